@@ -1,0 +1,3 @@
+//! supervisor
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! vgpuctl
+
+fn main() {}
