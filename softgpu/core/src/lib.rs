@@ -1,1 +1,4 @@
 //! softgpu-core
+
+pub mod exec;
+pub mod ptx;
