@@ -1,1 +1,20 @@
-//! cuda-abi
+//! The CUDA Driver API as data.
+//!
+//! `decl/` holds the one declaration of each function, `data/` the facts of the pinned header (names,
+//! versions, signatures, enumerations); `cargo xtask codegen` derives everything else from the two.
+//! This crate carries what all sides share: types, signatures, exported names, the resolver and, behind
+//! the feature `cudart-handshake`, the private tables that NVIDIA's runtime asks for.
+
+mod generated;
+pub mod function;
+pub mod handshake;
+pub mod handshake;
+pub mod resolver;
+pub mod types;
+
+/// C signatures of the declared functions: `sig::cuMemAlloc_v2` and so on.
+pub use generated::signatures as sig;
+pub use generated::enums::CUDA_VERSION;
+
+// Records carry lengths as 64-bit words, and device and host addresses share one space.
+const _: () = assert!(size_of::<usize>() == 8, "the Driver API is remoted on 64-bit targets only");

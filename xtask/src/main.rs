@@ -1,3 +1,66 @@
-//! xtask
+//! Code generation and checks.
+//!
+//! `cargo xtask codegen` turns the declarations in `cuda-abi/decl/` and the facts in `cuda-abi/data/`
+//! into the checked-in `generated` files of every crate; `--check` says whether they are up to date.
+//! `cargo xtask header DIR` extracts those facts anew from a CUDA header directory and is only needed
+//! when the pinned CUDA version moves.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod codegen;
+mod coverage;
+mod decl;
+mod emit;
+mod facts;
+mod header;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Code generation and checks for the workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Write every generated file from the declarations.
+    Codegen {
+        /// Change nothing; fail when a generated file differs from what would be written.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Extract function and enum facts from a CUDA header directory into cuda-abi/data.
+    Header {
+        /// The folder that holds cuda.h and cudaTypedefs.h.
+        directory: PathBuf,
+    },
+    /// Write docs/coverage.md and docs/coverage.json.
+    Coverage {
+        /// Change nothing; fail when a file differs from what would be written.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(PathBuf::from)
+        .unwrap_or_default();
+    let result = match Arguments::parse().task {
+        Task::Codegen { check } => codegen::run(&root, check),
+        Task::Header { directory } => header::run(&root, &directory),
+        Task::Coverage { check } => coverage::run(&root, check),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

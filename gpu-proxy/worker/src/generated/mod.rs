@@ -1,0 +1,4 @@
+//! Files written by `cargo xtask codegen`.
+
+pub mod dispatch;
+pub mod driver;

@@ -1,0 +1,41 @@
+//! Request and reply structures: the bytes that follow a record's header and make up a reply.
+//!
+//! The structures are generated from the declarations in `cuda-abi/decl`; what a few of them carry
+//! besides (device descriptions, flags) is written here.
+
+mod generated;
+pub mod snapshot;
+
+pub use generated::*;
+
+/// Bits of a record header's `flags`.
+pub mod flags {
+    /// The client waits for a reply even though the function is posted without one by default.
+    pub const REPLY: u8 = 1;
+    /// The record may block: the lane's own worker thread runs it, not the dispatcher.
+    pub const LANE: u8 = 2;
+    /// The tail lies in the lane's side buffer and not behind the request.
+    pub const SIDE: u8 = 4;
+}
+
+/// `kind` of a `vgpuCopy` record: which side of the copy is device memory.
+pub mod copy_kind {
+    /// Pinned host memory of the client's arena to device memory.
+    pub const HOST_TO_DEVICE: u32 = 1;
+    /// Device memory to pinned host memory of the client's arena.
+    pub const DEVICE_TO_HOST: u32 = 2;
+    /// Device memory to device memory.
+    pub const DEVICE_TO_DEVICE: u32 = 3;
+    /// Pinned host memory to pinned host memory, in stream order.
+    pub const HOST_TO_HOST: u32 = 4;
+}
+
+/// `kind` of an image in a load record, as the client sniffed it; the worker checks.
+pub mod image_kind {
+    /// NUL-terminated PTX text.
+    pub const PTX: u32 = 1;
+    /// An ELF cubin.
+    pub const CUBIN: u32 = 2;
+    /// A fat binary, without the wrapper.
+    pub const FATBIN: u32 = 3;
+}

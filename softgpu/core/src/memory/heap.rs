@@ -1,0 +1,231 @@
+//! The allocator of one device's slice of the window.
+//!
+//! Small requests share 2 MiB granules, larger ones take granules of their own. Every allocation starts on
+//! 256 bytes and is followed by a gap that belongs to nobody, so that an overrun by a little is caught and
+//! does not reach a neighbour. Addresses are given out lowest first.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Error, Result};
+use crate::os;
+
+/// Alignment of every allocation.
+pub const ALIGNMENT: u64 = 256;
+/// Unit in which a device's memory is taken and counted.
+pub const GRANULE: u64 = 2 << 20;
+/// Requests up to this size share granules.
+const SMALL_MAX: u64 = 1 << 20;
+/// What separates small neighbours.
+const GAP: u64 = ALIGNMENT;
+
+/// Address space of one device and what is taken of it.
+#[derive(Debug)]
+pub(super) struct Heap {
+    capacity: u64,
+    used: u64,
+    /// Free address space: start to length, in granules' multiples, neighbours merged.
+    free: BTreeMap<u64, u64>,
+    /// Granules that small allocations share, by start.
+    shared: BTreeMap<u64, Shared>,
+    /// (largest free piece, granule): finds the fullest granule that still fits.
+    by_room: BTreeSet<(u64, u64)>,
+}
+
+/// One granule shared by small allocations: its free pieces, start to length.
+#[derive(Debug)]
+struct Shared {
+    free: BTreeMap<u64, u64>,
+}
+
+impl Shared {
+    fn room(&self) -> u64 {
+        self.free.values().copied().max().unwrap_or(0)
+    }
+}
+
+impl Heap {
+    /// Takes charge of `[base, base + size)`, all of it reserved and inaccessible, and hands out at most
+    /// `capacity` bytes at a time.
+    pub(super) fn new(base: u64, size: u64, capacity: u64) -> Self {
+        Self {
+            capacity: capacity / GRANULE * GRANULE,
+            used: 0,
+            free: BTreeMap::from([(base, size / GRANULE * GRANULE)]),
+            shared: BTreeMap::new(),
+            by_room: BTreeSet::new(),
+        }
+    }
+
+    /// Bytes not taken, and bytes in all.
+    pub(super) fn room(&self) -> (u64, u64) {
+        (self.capacity - self.used, self.capacity)
+    }
+
+    /// Address of a new allocation of `size` bytes.
+    pub(super) fn allocate(&mut self, size: u64) -> Result<u64> {
+        if size == 0 {
+            return Err(Error::InvalidValue);
+        }
+        if size <= SMALL_MAX { self.allocate_small(size) } else { self.take(size, true) }
+    }
+
+    /// Takes back what [`Self::allocate`] gave for the same size.
+    pub(super) fn release(&mut self, address: u64, size: u64) {
+        if size > SMALL_MAX {
+            self.give_back(address, size);
+            return;
+        }
+        let granule = address / GRANULE * GRANULE;
+        let Some(shared) = self.shared.get_mut(&granule) else {
+            debug_assert!(false, "release of {address:#x}, which is not allocated");
+            return;
+        };
+        self.by_room.remove(&(shared.room(), granule));
+        insert_merged(&mut shared.free, address, small_footprint(size));
+        if shared.room() == GRANULE {
+            self.shared.remove(&granule);
+            self.give_back(granule, GRANULE - GAP);
+        } else {
+            let room = shared.room();
+            self.by_room.insert((room, granule));
+        }
+    }
+
+    fn allocate_small(&mut self, size: u64) -> Result<u64> {
+        let need = small_footprint(size);
+        let granule = match self.by_room.range((need, 0)..).next() {
+            Some(&(room, granule)) => {
+                self.by_room.remove(&(room, granule));
+                granule
+            }
+            None => {
+                let granule = self.take(GRANULE - GAP, false)?;
+                let free = BTreeMap::from([(granule, GRANULE)]);
+                self.shared.insert(granule, Shared { free });
+                granule
+            }
+        };
+        let shared = self.shared.get_mut(&granule).ok_or(Error::Unknown)?;
+        let found = shared.free.iter().find(|(_, room)| **room >= need).map(|(a, n)| (*a, *n));
+        let (address, room) = found.ok_or(Error::Unknown)?;
+        shared.free.remove(&address);
+        if room > need {
+            shared.free.insert(address + need, room - need);
+        }
+        let room = shared.room();
+        self.by_room.insert((room, granule));
+        Ok(address)
+    }
+
+    /// Takes whole granules for `size` bytes, with an untouched granule behind large ones.
+    fn take(&mut self, size: u64, huge: bool) -> Result<u64> {
+        let bytes = granules(size)?;
+        if bytes > self.capacity - self.used {
+            return Err(Error::OutOfMemory);
+        }
+        let span = span(bytes);
+        let found = self.free.iter().find(|(_, room)| **room >= span).map(|(a, n)| (*a, *n));
+        let (address, room) = found.ok_or(Error::OutOfMemory)?;
+        os::commit(address, bytes).map_err(|_| Error::OutOfMemory)?;
+        if huge {
+            os::advise_huge(address, bytes);
+        }
+        self.free.remove(&address);
+        if room > span {
+            self.free.insert(address + span, room - span);
+        }
+        self.used += bytes;
+        Ok(address)
+    }
+
+    fn give_back(&mut self, address: u64, size: u64) {
+        // The size was accepted when it was taken, so the sum fits now too.
+        let bytes = granules(size).unwrap_or(GRANULE);
+        os::decommit(address, bytes);
+        self.used -= bytes;
+        insert_merged(&mut self.free, address, span(bytes));
+    }
+}
+
+fn small_footprint(size: u64) -> u64 {
+    size.next_multiple_of(ALIGNMENT) + GAP
+}
+
+fn granules(size: u64) -> Result<u64> {
+    size.checked_next_multiple_of(GRANULE).ok_or(Error::OutOfMemory)
+}
+
+fn span(bytes: u64) -> u64 {
+    bytes.saturating_add(GRANULE)
+}
+
+fn insert_merged(free: &mut BTreeMap<u64, u64>, mut start: u64, mut length: u64) {
+    if let Some((&before, &room)) = free.range(..start).next_back()
+        && before + room == start
+    {
+        free.remove(&before);
+        start = before;
+        length += room;
+    }
+    if let Some(after) = free.remove(&(start + length)) {
+        length += after;
+    }
+    free.insert(start, length);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::space::reserve_window;
+
+    fn heap(capacity: u64) -> Heap {
+        let size = 64 * GRANULE;
+        Heap::new(reserve_window(size).unwrap(), size, capacity)
+    }
+
+    #[test]
+    fn allocations_are_aligned_apart_and_writable() {
+        let mut heap = heap(32 * GRANULE);
+        let mut taken = Vec::new();
+        for size in [1, 255, 256, 257, 4096, 70_000, SMALL_MAX, SMALL_MAX + 1, 5 * GRANULE] {
+            let address = heap.allocate(size).unwrap();
+            assert_eq!(address % ALIGNMENT, 0);
+            for (other, length) in &taken {
+                assert!(
+                    address + size + GAP <= *other || other + length + GAP <= address,
+                    "{address:#x}+{size} touches {other:#x}+{length}"
+                );
+            }
+            taken.push((address, size));
+        }
+        for (address, size) in taken {
+            heap.release(address, size);
+        }
+        assert_eq!(heap.room(), (32 * GRANULE, 32 * GRANULE));
+        assert_eq!(heap.free.len(), 1, "free space is whole again");
+        assert!(heap.shared.is_empty() && heap.by_room.is_empty());
+    }
+
+    #[test]
+    fn more_than_the_capacity_is_out_of_memory_and_changes_nothing() {
+        let mut heap = heap(4 * GRANULE);
+        let first = heap.allocate(3 * GRANULE).unwrap();
+        assert_eq!(heap.allocate(2 * GRANULE), Err(Error::OutOfMemory));
+        assert_eq!(heap.allocate(u64::MAX), Err(Error::OutOfMemory));
+        assert_eq!(heap.allocate(0), Err(Error::InvalidValue));
+        assert_eq!(heap.room().0, GRANULE);
+        heap.release(first, 3 * GRANULE);
+        assert!(heap.allocate(4 * GRANULE).is_ok());
+    }
+
+    #[test]
+    fn freed_small_space_is_used_again() {
+        let mut heap = heap(GRANULE);
+        let blocks: Vec<u64> = std::iter::from_fn(|| heap.allocate(1000).ok()).collect();
+        assert_eq!(blocks.len() as u64, GRANULE / small_footprint(1000));
+        heap.release(blocks[7], 1000);
+        assert_eq!(heap.allocate(1024), Ok(blocks[7]));
+        assert_eq!(heap.allocate(1), Err(Error::OutOfMemory));
+    }
+}

@@ -1,0 +1,401 @@
+//! The map of valid addresses.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::heap::{GRANULE, Heap};
+use crate::error::{Error, Result};
+use crate::os;
+
+/// What an allocation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Device memory from an allocation call.
+    Device,
+    /// A module's global; kernels may write it unless it is constant.
+    Global {
+        /// Kernels must not write it.
+        constant: bool,
+    },
+    /// Pinned host memory that the device allocated, with the caller's flags.
+    HostAllocated(u32),
+    /// The program's own memory that it registered, with its flags.
+    HostRegistered(u32),
+}
+
+impl Kind {
+    /// Whether the bytes belong to the host.
+    #[must_use]
+    pub const fn is_host(self) -> bool {
+        matches!(self, Self::HostAllocated(_) | Self::HostRegistered(_))
+    }
+}
+
+/// The context an allocation belongs to.
+pub type Owner = u64;
+
+/// One valid range. Its memory goes back when the last user lets go of it.
+#[derive(Debug)]
+pub struct Allocation {
+    /// First address.
+    pub start: u64,
+    /// Bytes that were asked for; nothing beyond is valid.
+    pub size: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Context it was made in.
+    pub owner: Owner,
+    /// Device of that context.
+    pub device: u32,
+    /// Unique for the life of the process.
+    pub id: u64,
+    arena: Option<Arc<Arena>>,
+}
+
+impl Allocation {
+    /// One past the last valid address.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.start + self.size
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        match self.kind {
+            Kind::Device | Kind::Global { .. } => {
+                if let Some(arena) = &self.arena {
+                    arena.heap().release(self.start, self.size);
+                }
+            }
+            Kind::HostAllocated(_) => os::unmap(self.start, self.size.next_multiple_of(os::PAGE)),
+            Kind::HostRegistered(_) => {}
+        }
+    }
+}
+
+/// One device's slice of the window.
+#[derive(Debug)]
+struct Arena {
+    base: u64,
+    size: u64,
+    heap: Mutex<Heap>,
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        os::unmap(self.base, self.size);
+    }
+}
+
+impl Arena {
+    fn heap(&self) -> MutexGuard<'_, Heap> {
+        self.heap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every valid range of the process, by address.
+#[derive(Debug)]
+pub struct Space {
+    arenas: Vec<Arc<Arena>>,
+    ranges: RwLock<BTreeMap<u64, Arc<Allocation>>>,
+    next_id: AtomicU64,
+    /// First address of the window and one past the last.
+    window: (u64, u64),
+    poison: bool,
+}
+
+/// What new memory holds when poisoning is on: a signalling NaN as f32 and f64, a negative integer.
+const POISON: u32 = 0xfff5_a5a5;
+
+impl Space {
+    /// Reserves the window for `devices` devices of `memory` bytes each.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the process has no such address space.
+    pub fn new(devices: u32, memory: u64, poison: bool) -> Result<Self> {
+        // Room to spare, so that guard gaps and fragmentation never refuse what the memory would hold.
+        let slice = memory.checked_mul(4).map(|n| n.max(64 << 30)).map(u64::next_power_of_two);
+        let slice = slice.ok_or(Error::OutOfMemory)?;
+        let size = slice.checked_mul(u64::from(devices)).ok_or(Error::OutOfMemory)?;
+        let base = reserve_window(size)?;
+        let arena = |index: u32| {
+            let base = base + slice * u64::from(index);
+            Arc::new(Arena { base, size: slice, heap: Mutex::new(Heap::new(base, slice, memory)) })
+        };
+        Ok(Self {
+            arenas: (0..devices).map(arena).collect(),
+            ranges: RwLock::default(),
+            next_id: AtomicU64::new(1),
+            window: (base, base + size),
+            poison,
+        })
+    }
+
+    /// Whether an address is one that only device memory can have, allocated or not.
+    #[must_use]
+    pub fn is_device_address(&self, address: u64) -> bool {
+        (self.window.0..self.window.1).contains(&address)
+    }
+
+    /// Free and total bytes of a device.
+    ///
+    /// # Errors
+    /// [`Error::InvalidDevice`] for a device that is not there.
+    pub fn room(&self, device: u32) -> Result<(u64, u64)> {
+        Ok(self.arena(device)?.heap().room())
+    }
+
+    /// Allocates device memory of `size` bytes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for size 0, [`Error::OutOfMemory`] when it does not fit.
+    pub fn allocate(&self, device: u32, owner: Owner, size: u64, kind: Kind) -> Result<Arc<Allocation>> {
+        let arena = Arc::clone(self.arena(device)?);
+        let start = arena.heap().allocate(size)?;
+        let made = self.insert(Allocation {
+            start,
+            size,
+            kind,
+            owner,
+            device,
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            arena: Some(arena),
+        })?;
+        if self.poison {
+            crate::transfer::fill_owned(&made, POISON);
+        }
+        Ok(made)
+    }
+
+    /// Allocates pinned host memory, which every context may use.
+    ///
+    /// # Errors
+    /// As [`Self::allocate`].
+    pub fn allocate_host(&self, device: u32, owner: Owner, size: u64, flags: u32) -> Result<Arc<Allocation>> {
+        let bytes = size.checked_next_multiple_of(os::PAGE).filter(|n| *n != 0).ok_or(Error::InvalidValue)?;
+        let start = os::map_anywhere(bytes).map_err(|_| Error::OutOfMemory)?;
+        let kind = Kind::HostAllocated(flags);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.insert(Allocation { start, size, kind, owner, device, id, arena: None })
+    }
+
+    /// Makes the program's own memory known to the device.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for an empty or impossible range,
+    /// [`Error::HostMemoryAlreadyRegistered`] if any of it is known already.
+    pub fn register(
+        &self,
+        device: u32,
+        owner: Owner,
+        start: u64,
+        size: u64,
+        flags: u32,
+    ) -> Result<Arc<Allocation>> {
+        if start == 0 || size == 0 || start.checked_add(size).is_none() {
+            return Err(Error::InvalidValue);
+        }
+        let kind = Kind::HostRegistered(flags);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.insert(Allocation { start, size, kind, owner, device, id, arena: None })
+            .map_err(|_| Error::HostMemoryAlreadyRegistered)
+    }
+
+    /// The allocation that holds an address.
+    #[must_use]
+    pub fn find(&self, address: u64) -> Option<Arc<Allocation>> {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, found) = ranges.range(..=address).next_back()?;
+        (address < found.end()).then(|| Arc::clone(found))
+    }
+
+    /// The allocation that starts at an address.
+    #[must_use]
+    pub fn at(&self, start: u64) -> Option<Arc<Allocation>> {
+        self.ranges.read().unwrap_or_else(PoisonError::into_inner).get(&start).cloned()
+    }
+
+    /// Forgets the allocation that starts at an address, if `wanted` accepts it.
+    pub fn remove(&self, start: u64, wanted: impl Fn(&Allocation) -> bool) -> Option<Arc<Allocation>> {
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        if ranges.get(&start).is_some_and(|found| wanted(found)) { ranges.remove(&start) } else { None }
+    }
+
+    /// Forgets everything that belongs to a context.
+    pub fn remove_owned(&self, owner: Owner) {
+        let mut dropped = Vec::new();
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        ranges.retain(|_, allocation| {
+            let keep = allocation.owner != owner;
+            if !keep {
+                dropped.push(Arc::clone(allocation));
+            }
+            keep
+        });
+        // Memory goes back to the system outside the lock that kernels resolve addresses under.
+        drop(ranges);
+        drop(dropped);
+    }
+
+    /// The addresses that kernels of one context may touch.
+    #[must_use]
+    pub fn view(self: &Arc<Self>, owner: Owner) -> View {
+        View { space: Arc::clone(self), owner }
+    }
+
+    fn arena(&self, device: u32) -> Result<&Arc<Arena>> {
+        let index = usize::try_from(device).map_err(|_| Error::InvalidDevice)?;
+        self.arenas.get(index).ok_or(Error::InvalidDevice)
+    }
+
+    fn insert(&self, allocation: Allocation) -> Result<Arc<Allocation>> {
+        let made = Arc::new(allocation);
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        let overlaps = ranges
+            .range(..made.end())
+            .next_back()
+            .is_some_and(|(_, below)| below.end() > made.start);
+        if overlaps {
+            drop(ranges);
+            return Err(Error::InvalidValue);
+        }
+        ranges.insert(made.start, Arc::clone(&made));
+        Ok(made)
+    }
+}
+
+/// What one context's kernels may touch: its own device memory and all pinned host memory.
+#[derive(Clone, Debug)]
+pub struct View {
+    space: Arc<Space>,
+    owner: Owner,
+}
+
+impl View {
+    /// The valid range that holds `address`: start, end, and whether kernels may write it.
+    #[must_use]
+    pub fn range(&self, address: u64) -> Option<(u64, u64, bool)> {
+        let ranges = self.space.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, found) = ranges.range(..=address).next_back()?;
+        if address >= found.end() || !(found.kind.is_host() || found.owner == self.owner) {
+            return None;
+        }
+        Some((found.start, found.end(), !matches!(found.kind, Kind::Global { constant: true })))
+    }
+}
+
+/// Reserves `size` bytes of address space at the first of a fixed list of places that is free.
+///
+/// The places are fixed so that another process can reserve the same one and see device memory, or its
+/// absence, at the same addresses. They lie below where the system puts mappings of its own accord and
+/// above the heap and the program image.
+pub(super) fn reserve_window(size: u64) -> Result<u64> {
+    const TOP: u64 = 0x7e00_0000_0000;
+    const BOTTOM: u64 = 0x1000_0000_0000;
+    const STEP: u64 = 1 << 40;
+    let mut base = TOP.checked_sub(size).ok_or(Error::OutOfMemory)? / GRANULE * GRANULE;
+    while base >= BOTTOM {
+        if os::reserve_at(base, size).is_ok() {
+            return Ok(base);
+        }
+        base -= STEP;
+    }
+    Err(Error::OutOfMemory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(poison: bool) -> Arc<Space> {
+        Arc::new(Space::new(2, 16 * GRANULE, poison).unwrap())
+    }
+
+    #[test]
+    fn exactly_the_requested_bytes_are_valid() {
+        let space = space(false);
+        let made = space.allocate(0, 7, 1000, Kind::Device).unwrap();
+        let view = space.view(7);
+        assert_eq!(view.range(made.start), Some((made.start, made.start + 1000, true)));
+        assert_eq!(view.range(made.start + 999), Some((made.start, made.start + 1000, true)));
+        assert_eq!(view.range(made.start + 1000), None);
+        assert_eq!(view.range(made.start - 1), None);
+        assert_eq!(view.range(0), None);
+    }
+
+    #[test]
+    fn device_memory_of_another_context_is_not_valid_but_pinned_memory_is() {
+        let space = space(false);
+        let device = space.allocate(0, 7, 64, Kind::Device).unwrap();
+        let pinned = space.allocate_host(0, 7, 64, 0).unwrap();
+        assert_eq!(space.view(8).range(device.start), None);
+        assert!(space.view(8).range(pinned.start).is_some());
+    }
+
+    #[test]
+    fn constants_are_not_writable() {
+        let space = space(false);
+        let made = space.allocate(0, 1, 64, Kind::Global { constant: true }).unwrap();
+        assert_eq!(space.view(1).range(made.start).map(|r| r.2), Some(false));
+    }
+
+    #[test]
+    fn memory_goes_back_when_the_last_user_lets_go() {
+        let space = space(false);
+        let before = space.room(1).unwrap();
+        let made = space.allocate(1, 7, 3 * GRANULE, Kind::Device).unwrap();
+        assert_eq!(space.room(1).unwrap().0, before.0 - 3 * GRANULE);
+        let start = made.start;
+        assert!(space.remove(start, |a| a.kind == Kind::Device).is_some());
+        assert_eq!(space.view(7).range(start), None);
+        assert_ne!(space.room(1).unwrap(), before, "still held by `made`");
+        drop(made);
+        assert_eq!(space.room(1).unwrap(), before);
+    }
+
+    #[test]
+    fn a_context_takes_its_memory_with_it() {
+        let space = space(false);
+        let before = space.room(0).unwrap();
+        for size in [10, 1000, 4 * GRANULE] {
+            space.allocate(0, 3, size, Kind::Device).unwrap();
+        }
+        let other = space.allocate(0, 4, 10, Kind::Device).unwrap();
+        space.remove_owned(3);
+        assert_eq!(space.room(0).unwrap().0, before.0 - GRANULE);
+        assert!(space.view(4).range(other.start).is_some());
+    }
+
+    #[test]
+    fn registered_ranges_may_not_overlap() {
+        let space = space(false);
+        assert!(space.register(0, 1, 0x1000, 0x1000, 0).is_ok());
+        for (start, size) in [(0x1000, 1), (0x1fff, 1), (0xfff, 2), (0x800, 0x2000)] {
+            let again = space.register(0, 1, start, size, 0);
+            assert_eq!(again.err(), Some(Error::HostMemoryAlreadyRegistered), "{start:#x}");
+        }
+        assert!(space.register(0, 1, 0x2000, 8, 0).is_ok());
+        assert_eq!(space.register(0, 1, u64::MAX, 8, 0).err(), Some(Error::InvalidValue));
+        assert!(space.remove(0x1000, |a| a.kind.is_host()).is_some());
+        assert!(space.register(0, 1, 0x1800, 8, 0).is_ok());
+    }
+
+    #[test]
+    fn poisoned_memory_is_not_zero() {
+        let made = space(true).allocate(0, 1, 4099, Kind::Device).unwrap();
+        let bytes = crate::transfer::read_owned(&made);
+        assert!(bytes.iter().all(|b| *b != 0));
+    }
+
+    #[test]
+    fn devices_have_memory_of_their_own() {
+        let space = space(false);
+        let a = space.allocate(0, 1, 64, Kind::Device).unwrap();
+        let b = space.allocate(1, 2, 64, Kind::Device).unwrap();
+        assert_ne!(a.start, b.start);
+        assert_eq!(space.allocate(2, 1, 64, Kind::Device).err(), Some(Error::InvalidDevice));
+    }
+}

@@ -1,0 +1,729 @@
+//! Streams: work in order in each, concurrent among them, on threads that exist only while needed.
+//!
+//! A stream is a queue and two counters, not a thread. An operation runs when it is first in its queue and
+//! everything it waits for (its [`Ticket`]s) is done. Ready streams are served by a pool; it has a few
+//! threads, and grows when all of them are held by operations that do not end (a kernel that waits for a
+//! flag in pinned memory, a host function that sleeps) while other streams could run.
+//!
+//! The legacy default stream of a context waits for what was submitted before to the context's blocking
+//! streams, and they wait for it, by tickets captured at submission.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use crate::os;
+
+/// Names a stream for the life of the process; never used twice.
+pub type StreamId = u64;
+/// Names the context that streams belong to.
+pub type GroupId = u64;
+/// Work that a pool thread runs.
+pub type Work = Box<dyn FnOnce() + Send>;
+
+/// A place in a stream: reached when the operation submitted there is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    stream: StreamId,
+    sequence: u64,
+}
+
+/// When an operation was reached, in nanoseconds of the scheduler's clock.
+#[derive(Debug, Default)]
+pub struct Stamp(AtomicU64);
+
+impl Stamp {
+    /// Nanoseconds, or none while it is not reached.
+    #[must_use]
+    pub fn nanoseconds(&self) -> Option<u64> {
+        match self.0.load(Ordering::Acquire) {
+            0 => None,
+            n => Some(n),
+        }
+    }
+}
+
+/// What a stream is to its context's legacy default stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// It is that stream.
+    Legacy,
+    /// It waits for it and it waits for this.
+    Blocking,
+    /// It has nothing to do with it.
+    NonBlocking,
+}
+
+/// Threads that stay; more are added only while operations hold all of them.
+const STEADY_THREADS: usize = 2;
+/// Operations that may run at a time: what a large GPU runs, with room for host functions.
+const MOST_THREADS: usize = 256;
+/// How long all threads may be held before one is added.
+const PATIENCE: Duration = Duration::from_micros(300);
+/// How long an added thread waits for more work.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// All streams of a process.
+pub struct Scheduler {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler").finish_non_exhaustive()
+    }
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scheduler {
+    /// Without any thread yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let shared = Shared {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            pressure: Condvar::new(),
+            origin: Instant::now(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Nanoseconds since the scheduler was made, never 0.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.shared.now()
+    }
+
+    /// Makes a stream.
+    #[must_use]
+    pub fn create(&self, group: GroupId, order: Order) -> StreamId {
+        let mut state = self.shared.lock();
+        state.last_stream += 1;
+        let id = state.last_stream;
+        state.streams.insert(id, Stream::new(group, order));
+        if order == Order::Legacy {
+            state.groups.entry(group).or_default().legacy = Some(id);
+        }
+        id
+    }
+
+    /// Lets a stream end once its work is done.
+    pub fn close(&self, stream: StreamId) {
+        let mut state = self.shared.lock();
+        if let Some(found) = state.streams.get_mut(&stream) {
+            found.closing = true;
+            state.collect(stream);
+        }
+    }
+
+    /// Appends work to a stream; it runs after everything before it and after `after`.
+    /// A stream that is gone takes nothing and its ticket is reached.
+    pub fn submit(&self, stream: StreamId, after: &[Ticket], work: Work) -> Ticket {
+        self.shared.append(stream, after, Action::Run(work))
+    }
+
+    /// Appends a mark, which takes the time when it is reached.
+    pub fn mark(&self, stream: StreamId, after: &[Ticket], stamp: Arc<Stamp>) -> Ticket {
+        self.shared.append(stream, after, Action::Stamp(stamp))
+    }
+
+    /// Runs work at the stream's end and waits for it: on this thread if the stream is idle (no thread
+    /// needs to wake then), else on the pool.
+    pub fn run(&self, stream: StreamId, work: Work) {
+        let mut state = self.shared.lock();
+        let after = state.implied(stream, &[]);
+        match state.streams.get_mut(&stream) {
+            Some(found) if found.is_idle() && after.is_empty() => {
+                found.running = true;
+                found.submitted += 1;
+                state.note_busy(stream);
+                drop(state);
+                let finish = Finish { shared: &self.shared, stream };
+                work();
+                drop(finish);
+            }
+            _ => {
+                drop(state);
+                let ticket = self.submit(stream, &[], work);
+                self.wait(&[ticket]);
+            }
+        }
+    }
+
+    /// Everything submitted so far to a stream; for the legacy stream that includes what it waits for.
+    #[must_use]
+    pub fn tail(&self, stream: StreamId) -> Vec<Ticket> {
+        let state = self.shared.lock();
+        let mut tickets = state.implied(stream, &[]);
+        tickets.extend(state.streams.get(&stream).and_then(|s| s.tail(stream)));
+        tickets
+    }
+
+    /// Everything submitted so far to all streams of a context.
+    #[must_use]
+    pub fn group_tail(&self, group: GroupId) -> Vec<Ticket> {
+        let state = self.shared.lock();
+        let busy = state.groups.get(&group).into_iter().flat_map(|g| g.busy.iter());
+        busy.filter_map(|id| state.streams.get(id).and_then(|s| s.tail(*id))).collect()
+    }
+
+    /// Whether a place was reached.
+    #[must_use]
+    pub fn is_done(&self, ticket: Ticket) -> bool {
+        self.shared.lock().is_done(ticket)
+    }
+
+    /// Blocks until all places are reached.
+    pub fn wait(&self, tickets: &[Ticket]) {
+        for ticket in tickets {
+            self.wait_one(*ticket);
+        }
+    }
+
+    /// Forgets a context whose streams are all closed.
+    pub fn forget_group(&self, group: GroupId) {
+        self.shared.lock().groups.remove(&group);
+    }
+
+    fn wait_one(&self, ticket: Ticket) {
+        let waiter = {
+            let mut state = self.shared.lock();
+            if state.is_done(ticket) {
+                return;
+            }
+            let waiter = Arc::new(Waiter { done: AtomicBool::new(false), thread: std::thread::current() });
+            if let Some(stream) = state.streams.get_mut(&ticket.stream) {
+                stream.waiters.push((ticket.sequence, Arc::clone(&waiter)));
+            }
+            waiter
+        };
+        // Most waits are for something short: look a few times before asking the system to sleep.
+        for _ in 0..16 {
+            // SYNC: pairs with the release store in `Shared::finish`.
+            if waiter.done.load(Ordering::Acquire) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        while !waiter.done.load(Ordering::Acquire) {
+            std::thread::park();
+        }
+    }
+
+    #[cfg(test)]
+    fn thread_count(&self) -> usize {
+        self.shared.lock().threads
+    }
+}
+
+struct Waiter {
+    done: AtomicBool,
+    thread: Thread,
+}
+
+enum Action {
+    Run(Work),
+    Stamp(Arc<Stamp>),
+}
+
+struct Operation {
+    after: Vec<Ticket>,
+    action: Action,
+}
+
+struct Stream {
+    group: GroupId,
+    order: Order,
+    queue: VecDeque<Operation>,
+    submitted: u64,
+    completed: u64,
+    running: bool,
+    /// In the ready queue.
+    ready: bool,
+    closing: bool,
+    /// Streams whose first operation waits for this one to get this far.
+    dependents: Vec<(u64, StreamId)>,
+    waiters: Vec<(u64, Arc<Waiter>)>,
+}
+
+impl Stream {
+    fn new(group: GroupId, order: Order) -> Self {
+        Self {
+            group,
+            order,
+            queue: VecDeque::new(),
+            submitted: 0,
+            completed: 0,
+            running: false,
+            ready: false,
+            closing: false,
+            dependents: Vec::new(),
+            waiters: Vec::new(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.submitted == self.completed
+    }
+
+    fn tail(&self, id: StreamId) -> Option<Ticket> {
+        (!self.is_idle()).then_some(Ticket { stream: id, sequence: self.submitted })
+    }
+}
+
+#[derive(Default)]
+struct Group {
+    legacy: Option<StreamId>,
+    /// Streams with work in them.
+    busy: BTreeSet<StreamId>,
+}
+
+#[derive(Default)]
+struct State {
+    streams: HashMap<StreamId, Stream>,
+    groups: HashMap<GroupId, Group>,
+    ready: VecDeque<StreamId>,
+    last_stream: StreamId,
+    threads: usize,
+    idle: usize,
+    /// Operations handed to threads so far: tells whether the pool moves.
+    started: u64,
+    watched: bool,
+}
+
+impl State {
+    fn is_done(&self, ticket: Ticket) -> bool {
+        self.streams.get(&ticket.stream).is_none_or(|s| s.completed >= ticket.sequence)
+    }
+
+    /// What an operation appended to `stream` now has to wait for, beyond the stream's own order.
+    fn implied(&self, stream: StreamId, after: &[Ticket]) -> Vec<Ticket> {
+        let mut tickets: Vec<Ticket> = after.iter().copied().filter(|t| !self.is_done(*t)).collect();
+        let Some(found) = self.streams.get(&stream) else {
+            return tickets;
+        };
+        let Some(group) = self.groups.get(&found.group) else {
+            return tickets;
+        };
+        match found.order {
+            Order::Legacy => tickets.extend(group.busy.iter().filter_map(|id| {
+                let other = self.streams.get(id)?;
+                if other.order == Order::Blocking { other.tail(*id) } else { None }
+            })),
+            Order::Blocking => {
+                let legacy = group.legacy.and_then(|id| self.streams.get(&id)?.tail(id));
+                tickets.extend(legacy);
+            }
+            Order::NonBlocking => {}
+        }
+        tickets
+    }
+
+    fn note_busy(&mut self, stream: StreamId) {
+        if let Some(found) = self.streams.get(&stream) {
+            self.groups.entry(found.group).or_default().busy.insert(stream);
+        }
+    }
+
+    /// Drops a stream that is closed and done.
+    fn collect(&mut self, stream: StreamId) {
+        let Some(found) = self.streams.get(&stream) else {
+            return;
+        };
+        if !found.is_idle() {
+            return;
+        }
+        if let Some(group) = self.groups.get_mut(&found.group) {
+            group.busy.remove(&stream);
+        }
+        if found.closing {
+            self.streams.remove(&stream);
+        }
+    }
+}
+
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+    pressure: Condvar,
+    origin: Instant,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn append(self: &Arc<Self>, stream: StreamId, after: &[Ticket], action: Action) -> Ticket {
+        let mut state = self.lock();
+        let after = state.implied(stream, after);
+        let Some(found) = state.streams.get_mut(&stream) else {
+            return Ticket { stream, sequence: 0 };
+        };
+        found.submitted += 1;
+        found.queue.push_back(Operation { after, action });
+        let ticket = Ticket { stream, sequence: found.submitted };
+        state.note_busy(stream);
+        self.advance(&mut state, stream);
+        self.staff(&mut state);
+        ticket
+    }
+
+    /// Moves every stream on that can move: marks are passed here, work is handed to the pool.
+    fn advance(&self, state: &mut State, stream: StreamId) {
+        let mut look = vec![stream];
+        while let Some(id) = look.pop() {
+            while let Some(found) = state.streams.get(&id) {
+                if found.running || found.ready {
+                    break;
+                }
+                let Some(first) = found.queue.front() else {
+                    break;
+                };
+                if let Some(open) = first.after.iter().copied().find(|t| !state.is_done(*t)) {
+                    if let Some(other) = state.streams.get_mut(&open.stream) {
+                        other.dependents.push((open.sequence, id));
+                    }
+                    break;
+                }
+                let Some(found) = state.streams.get_mut(&id) else {
+                    break;
+                };
+                if matches!(found.queue.front(), Some(Operation { action: Action::Run(_), .. })) {
+                    found.ready = true;
+                    state.ready.push_back(id);
+                    self.work.notify_one();
+                    break;
+                }
+                if let Some(Operation { action: Action::Stamp(stamp), .. }) = found.queue.pop_front() {
+                    // SYNC: pairs with the acquire load in `Stamp::nanoseconds`.
+                    stamp.0.store(self.now(), Ordering::Release);
+                }
+                self.complete(state, id, &mut look);
+            }
+        }
+    }
+
+    /// Counts one operation of a stream as done and tells whoever waited for it.
+    fn complete(&self, state: &mut State, stream: StreamId, look: &mut Vec<StreamId>) {
+        let Some(found) = state.streams.get_mut(&stream) else {
+            return;
+        };
+        found.completed += 1;
+        let reached = found.completed;
+        found.dependents.retain(|(sequence, id)| {
+            if *sequence <= reached {
+                look.push(*id);
+            }
+            *sequence > reached
+        });
+        found.waiters.retain(|(sequence, waiter)| {
+            if *sequence <= reached {
+                // SYNC: pairs with the acquire loads in `Scheduler::wait_one`.
+                waiter.done.store(true, Ordering::Release);
+                waiter.thread.unpark();
+            }
+            *sequence > reached
+        });
+        state.collect(stream);
+    }
+
+    fn finish(self: &Arc<Self>, stream: StreamId) {
+        let mut state = self.lock();
+        if let Some(found) = state.streams.get_mut(&stream) {
+            found.running = false;
+        }
+        let mut look = Vec::new();
+        self.complete(&mut state, stream, &mut look);
+        look.push(stream);
+        for id in look {
+            self.advance(&mut state, id);
+        }
+        self.staff(&mut state);
+    }
+
+    /// Sees that there are threads for what is ready.
+    fn staff(self: &Arc<Self>, state: &mut State) {
+        while state.ready.len() > state.idle && state.threads < STEADY_THREADS {
+            if !self.hire(state, None) {
+                return;
+            }
+        }
+        if state.ready.len() > state.idle {
+            if !state.watched {
+                state.watched = true;
+                let shared = Arc::clone(self);
+                if os::spawn_quiet("softgpu-watch", move || shared.watch()).is_err() {
+                    state.watched = false;
+                }
+            }
+            self.pressure.notify_one();
+        }
+    }
+
+    fn hire(self: &Arc<Self>, state: &mut State, linger: Option<Duration>) -> bool {
+        let shared = Arc::clone(self);
+        let hired = os::spawn_quiet("softgpu-stream", move || shared.serve(linger)).is_ok();
+        if hired {
+            state.threads += 1;
+        }
+        hired
+    }
+
+    /// A pool thread: runs what is ready; with `linger` it leaves when nothing has come for so long.
+    fn serve(self: &Arc<Self>, linger: Option<Duration>) {
+        let mut state = self.lock();
+        loop {
+            if let Some(id) = state.ready.pop_front() {
+                let Some(found) = state.streams.get_mut(&id) else {
+                    continue;
+                };
+                found.ready = false;
+                found.running = true;
+                let operation = found.queue.pop_front();
+                state.started += 1;
+                drop(state);
+                let finish = Finish { shared: self, stream: id };
+                if let Some(Operation { action: Action::Run(work), .. }) = operation {
+                    // A panic in work is that work's defect; the stream and the thread go on.
+                    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)));
+                }
+                drop(finish);
+                state = self.lock();
+                continue;
+            }
+            state.idle += 1;
+            let timed_out;
+            (state, timed_out) = match linger {
+                None => (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false),
+                Some(time) => {
+                    let (state, result) =
+                        self.work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
+                    (state, result.timed_out())
+                }
+            };
+            state.idle -= 1;
+            if timed_out && state.ready.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+
+    /// Adds a thread whenever work has been ready for a while and no thread came free for it.
+    fn watch(self: &Arc<Self>) {
+        let mut state = self.lock();
+        loop {
+            if state.ready.len() <= state.idle || state.threads >= MOST_THREADS {
+                state = self.pressure.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let before = state.started;
+            drop(state);
+            std::thread::sleep(PATIENCE);
+            state = self.lock();
+            if state.started == before && state.ready.len() > state.idle && state.threads < MOST_THREADS {
+                self.hire(&mut state, Some(LINGER));
+            }
+        }
+    }
+}
+
+/// Ends an operation even if its work panics.
+struct Finish<'a> {
+    shared: &'a Arc<Shared>,
+    stream: StreamId,
+}
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.shared.finish(self.stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn recorder() -> (mpsc::Sender<u32>, mpsc::Receiver<u32>) {
+        mpsc::channel()
+    }
+
+    fn note(to: &mpsc::Sender<u32>, value: u32) -> Work {
+        let to = to.clone();
+        Box::new(move || to.send(value).unwrap())
+    }
+
+    /// Work that ends when the sender is dropped or sends.
+    fn held() -> (mpsc::Sender<()>, Work) {
+        let (release, gate) = mpsc::channel::<()>();
+        (release, Box::new(move || drop(gate.recv())))
+    }
+
+    #[test]
+    fn work_of_one_stream_runs_in_order() {
+        let scheduler = Scheduler::new();
+        let stream = scheduler.create(1, Order::Blocking);
+        let (tx, rx) = recorder();
+        for value in 0..1000 {
+            scheduler.submit(stream, &[], note(&tx, value));
+        }
+        scheduler.wait(&scheduler.tail(stream));
+        assert_eq!(rx.try_iter().collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_held_stream_delays_neither_submission_nor_other_streams() {
+        let scheduler = Scheduler::new();
+        let mut releases = Vec::new();
+        let (tx, rx) = recorder();
+        for _ in 0..40 {
+            let stream = scheduler.create(1, Order::Blocking);
+            let (release, work) = held();
+            scheduler.submit(stream, &[], work);
+            releases.push((stream, release));
+        }
+        let free = scheduler.create(1, Order::Blocking);
+        scheduler.submit(free, &[], note(&tx, 1));
+        scheduler.wait(&scheduler.tail(free));
+        assert_eq!(rx.try_recv(), Ok(1));
+        for (stream, release) in releases {
+            assert!(!scheduler.tail(stream).is_empty());
+            drop(release);
+            scheduler.wait(&scheduler.tail(stream));
+        }
+    }
+
+    #[test]
+    fn many_streams_with_short_work_need_few_threads() {
+        let scheduler = Scheduler::new();
+        let streams: Vec<_> = (0..300).map(|_| scheduler.create(1, Order::NonBlocking)).collect();
+        let (tx, rx) = recorder();
+        for stream in &streams {
+            scheduler.submit(*stream, &[], note(&tx, 0));
+        }
+        scheduler.wait(&scheduler.group_tail(1));
+        assert_eq!(rx.try_iter().count(), 300);
+        assert!(scheduler.thread_count() < 32, "{}", scheduler.thread_count());
+    }
+
+    #[test]
+    fn the_legacy_stream_waits_for_blocking_streams_and_they_for_it() {
+        let scheduler = Scheduler::new();
+        let legacy = scheduler.create(1, Order::Legacy);
+        let blocking = scheduler.create(1, Order::Blocking);
+        let other = scheduler.create(1, Order::Blocking);
+        let free = scheduler.create(1, Order::NonBlocking);
+        let foreign = scheduler.create(2, Order::Blocking);
+        let (tx, rx) = recorder();
+        let (release, work) = held();
+        scheduler.submit(blocking, &[], work);
+        scheduler.submit(legacy, &[], note(&tx, 2));
+        scheduler.submit(other, &[], note(&tx, 3));
+        for stream in [free, foreign] {
+            scheduler.submit(stream, &[], note(&tx, 1));
+            scheduler.wait(&scheduler.tail(stream));
+        }
+        assert_eq!(rx.try_iter().collect::<Vec<_>>(), [1, 1]);
+        assert!(!scheduler.tail(legacy).is_empty());
+        drop(release);
+        scheduler.wait(&scheduler.group_tail(1));
+        assert_eq!(rx.try_iter().collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn the_tail_of_an_idle_legacy_stream_holds_the_blocking_streams_work() {
+        let scheduler = Scheduler::new();
+        let legacy = scheduler.create(1, Order::Legacy);
+        let blocking = scheduler.create(1, Order::Blocking);
+        let (release, work) = held();
+        let ticket = scheduler.submit(blocking, &[], work);
+        assert_eq!(scheduler.tail(legacy), [ticket]);
+        drop(release);
+        scheduler.wait(&[ticket]);
+        assert_eq!(scheduler.tail(legacy), []);
+    }
+
+    #[test]
+    fn a_stream_waits_for_a_place_in_another_as_of_the_call() {
+        let scheduler = Scheduler::new();
+        let first = scheduler.create(1, Order::NonBlocking);
+        let second = scheduler.create(1, Order::NonBlocking);
+        let (tx, rx) = recorder();
+        let (release, work) = held();
+        scheduler.submit(first, &[], work);
+        let stamp = Arc::new(Stamp::default());
+        let place = scheduler.mark(first, &[], Arc::clone(&stamp));
+        let (release_later, work) = held();
+        scheduler.submit(first, &[], work);
+        let ticket = scheduler.submit(second, &[place], note(&tx, 9));
+        assert!(!scheduler.is_done(ticket) && stamp.nanoseconds().is_none());
+        drop(release);
+        scheduler.wait(&[ticket]);
+        assert_eq!(rx.try_recv(), Ok(9));
+        assert!(stamp.nanoseconds().is_some());
+        drop(release_later);
+        scheduler.wait(&scheduler.tail(first));
+    }
+
+    #[test]
+    fn a_closed_stream_finishes_its_work_and_is_done_afterwards() {
+        let scheduler = Scheduler::new();
+        let stream = scheduler.create(1, Order::Blocking);
+        let (tx, rx) = recorder();
+        let (release, work) = held();
+        scheduler.submit(stream, &[], work);
+        let ticket = scheduler.submit(stream, &[], note(&tx, 5));
+        scheduler.close(stream);
+        drop(release);
+        scheduler.wait(&[ticket]);
+        assert_eq!(rx.recv(), Ok(5));
+        assert!(scheduler.shared.lock().streams.is_empty());
+        let late = scheduler.submit(stream, &[], note(&tx, 6));
+        assert!(scheduler.is_done(late));
+    }
+
+    #[test]
+    fn run_executes_here_when_idle_and_in_order_when_not() {
+        let scheduler = Scheduler::new();
+        let stream = scheduler.create(1, Order::Blocking);
+        let here = std::thread::current().id();
+        let (tx, rx) = mpsc::channel();
+        let sender = tx.clone();
+        scheduler.run(stream, Box::new(move || sender.send(std::thread::current().id()).unwrap()));
+        assert_eq!(rx.recv(), Ok(here));
+        let (release, work) = held();
+        scheduler.submit(stream, &[], work);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(5));
+            drop(release);
+        });
+        scheduler.run(stream, Box::new(move || tx.send(std::thread::current().id()).unwrap()));
+        assert_ne!(rx.recv(), Ok(here));
+    }
+
+    #[test]
+    fn panicking_work_ends_and_the_stream_goes_on() {
+        let scheduler = Scheduler::new();
+        let stream = scheduler.create(1, Order::Blocking);
+        let (tx, rx) = recorder();
+        scheduler.submit(stream, &[], Box::new(|| std::panic::resume_unwind(Box::new("x"))));
+        scheduler.submit(stream, &[], note(&tx, 1));
+        scheduler.wait(&scheduler.tail(stream));
+        assert_eq!(rx.try_recv(), Ok(1));
+    }
+}

@@ -1,0 +1,187 @@
+//! Copies and fills of memory that was found valid.
+//!
+//! A [`Span`] is the proof: either a part of a known allocation, which it keeps alive, or host memory for
+//! which the caller of an unsafe constructor vouches. Everything that moves bytes takes spans, so the
+//! checks are in one place and the rest of the device model needs no unsafe code.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::memory::{Allocation, Space};
+use crate::os;
+
+/// A range of memory that may be read and written for as long as the value lives.
+#[derive(Clone, Debug)]
+pub struct Span {
+    address: u64,
+    length: u64,
+    /// Keeps the memory; none for host memory that the caller vouched for.
+    allocation: Option<Arc<Allocation>>,
+}
+
+impl Span {
+    /// Device-accessible memory: all of it must lie in one known allocation.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] otherwise.
+    pub fn device(space: &Space, address: u64, length: u64) -> Result<Self> {
+        let allocation = space.find(address).ok_or(Error::InvalidValue)?;
+        let end = address.checked_add(length).ok_or(Error::InvalidValue)?;
+        if end > allocation.end() {
+            return Err(Error::InvalidValue);
+        }
+        Ok(Self { address, length, allocation: Some(allocation) })
+    }
+
+    /// Memory of the host or, as all addresses are unified, of a device.
+    ///
+    /// # Safety
+    /// If the range is not device memory, it is readable and writable (as the transfer needs) until the
+    /// value is dropped.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for a null range, one that wraps, or one that only device memory could have
+    /// but that is not allocated.
+    pub unsafe fn any(space: &Space, address: u64, length: u64) -> Result<Self> {
+        let end = address.checked_add(length).ok_or(Error::InvalidValue)?;
+        if address == 0 {
+            return Err(Error::InvalidValue);
+        }
+        match space.find(address) {
+            Some(allocation) if end <= allocation.end() => {
+                Ok(Self { address, length, allocation: Some(allocation) })
+            }
+            Some(allocation) if !allocation.kind.is_host() => Err(Error::InvalidValue),
+            None if space.is_device_address(address) => Err(Error::InvalidValue),
+            _ => Ok(Self { address, length, allocation: None }),
+        }
+    }
+
+    /// Whether this is host memory that the device does not know, so that it may change or go away as
+    /// soon as an asynchronous call has returned.
+    #[must_use]
+    pub const fn is_pageable(&self) -> bool {
+        self.allocation.is_none()
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// A part of it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if it is not all inside.
+    pub fn part(&self, offset: u64, length: u64) -> Result<Self> {
+        let end = offset.checked_add(length).ok_or(Error::InvalidValue)?;
+        if end > self.length {
+            return Err(Error::InvalidValue);
+        }
+        Ok(Self { address: self.address + offset, length, allocation: self.allocation.clone() })
+    }
+
+    /// Its bytes now.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // SAFETY: a span is readable as long as it lives.
+        unsafe { os::read(self.address, self.length) }
+    }
+
+    /// Overwrites its beginning.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if there are more bytes than it has.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > self.length {
+            return Err(Error::InvalidValue);
+        }
+        // SAFETY: a span is writable as long as it lives, and the bytes fit.
+        unsafe { os::write(self.address, bytes) };
+        Ok(())
+    }
+
+    /// Copies `source` here; the two may overlap.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if the lengths differ.
+    pub fn copy_from(&self, source: &Self) -> Result<()> {
+        if source.length != self.length {
+            return Err(Error::InvalidValue);
+        }
+        // SAFETY: spans are accessible as long as they live; both have `length` bytes.
+        unsafe { os::copy(self.address, source.address, self.length) };
+        Ok(())
+    }
+
+    /// Fills it with an element of `width` 1, 2 or 4 bytes; a rest smaller than an element stays.
+    pub fn fill(&self, value: u32, width: u64) {
+        let width = width.clamp(1, 4);
+        // SAFETY: a span is writable as long as it lives; the count keeps inside.
+        unsafe { os::fill(self.address, value, width, self.length / width) };
+    }
+}
+
+/// Fills an allocation of the device's own making with a word.
+pub(crate) fn fill_owned(allocation: &Allocation, word: u32) {
+    // SAFETY: the device committed these bytes and they live as long as the allocation; small
+    // allocations end in a gap of at least one word, which nobody else uses.
+    unsafe { os::fill(allocation.start, word, 4, allocation.size.div_ceil(4)) };
+}
+
+#[cfg(test)]
+pub(crate) fn read_owned(allocation: &Allocation) -> Vec<u8> {
+    // SAFETY: as above.
+    unsafe { os::read(allocation.start, allocation.size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{GRANULE, Kind};
+
+    #[test]
+    fn spans_accept_exactly_what_is_allocated() {
+        let space = Space::new(1, 8 * GRANULE, false).unwrap();
+        let made = space.allocate(0, 1, 100, Kind::Device).unwrap();
+        assert!(Span::device(&space, made.start, 100).is_ok());
+        assert!(Span::device(&space, made.start + 50, 50).is_ok());
+        for (offset, length) in [(0, 101), (99, 2), (100, 1), (1, u64::MAX)] {
+            let span = Span::device(&space, made.start + offset, length);
+            assert_eq!(span.err(), Some(Error::InvalidValue), "{offset} {length}");
+            // SAFETY: refused or device memory.
+            let span = unsafe { Span::any(&space, made.start + offset, length) };
+            assert_eq!(span.err(), Some(Error::InvalidValue), "{offset} {length}");
+        }
+        // SAFETY: refused.
+        assert!(unsafe { Span::any(&space, 0, 4) }.is_err());
+    }
+
+    #[test]
+    fn a_span_keeps_freed_memory_alive() {
+        let space = Space::new(1, 8 * GRANULE, false).unwrap();
+        let start = space.allocate(0, 1, 4 * GRANULE, Kind::Device).unwrap().start;
+        let span = Span::device(&space, start, 4).unwrap();
+        space.remove(start, |_| true).unwrap();
+        span.write(&[1, 2, 3, 4]).unwrap();
+        assert_eq!(span.to_bytes(), [1, 2, 3, 4]);
+        drop(span);
+        assert_eq!(space.room(0).unwrap().0, 8 * GRANULE);
+    }
+
+    #[test]
+    fn copy_and_fill_touch_only_the_span() {
+        let space = Space::new(1, 8 * GRANULE, false).unwrap();
+        let made = space.allocate(0, 1, 64, Kind::Device).unwrap();
+        let all = Span::device(&space, made.start, 64).unwrap();
+        all.fill(0x11, 1);
+        all.part(8, 10).unwrap().fill(0x2233_4455, 4);
+        assert_eq!(&all.to_bytes()[6..18], [0x11, 0x11, 0x55, 0x44, 0x33, 0x22, 0x55, 0x44, 0x33, 0x22, 0x11, 0x11]);
+        all.part(32, 8).unwrap().copy_from(&all.part(6, 8).unwrap()).unwrap();
+        assert_eq!(&all.to_bytes()[32..36], [0x11, 0x11, 0x55, 0x44]);
+        assert!(all.part(60, 5).is_err());
+        assert!(all.write(&[0; 65]).is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! libvgpu: the generated client halves and the exported symbols.
+
+use std::fmt::Write as _;
+
+use super::abi::parameter_name;
+use super::wire::{needs_padding, reply_fields, request_fields};
+use super::{banner, from_wire, rust_type, to_wire, type_name};
+use crate::decl::{Argument, Class, Declaration, Declarations, Half, Role};
+use crate::facts::{Export, Facts};
+
+pub fn stubs(declarations: &Declarations) -> Result<String, String> {
+    let mut text = banner("Client halves of the plain functions: check, post, wait, return.");
+    text.push_str(
+        "#![allow(non_snake_case, unused_imports)]\n\nuse core::ffi::{c_char, c_int, c_uint, c_void};\n\nuse cuda_abi::function::Function;\nuse cuda_abi::types::*;\nuse idm_protocol::handle::Kind;\nuse idm_protocol::wire;\n\nuse crate::call::{Call, Outcome};\nuse crate::edge;\n\n",
+    );
+    for function in declarations.remote() {
+        if function.client == Half::Generated && !function.internal {
+            stub(&mut text, function)?;
+        }
+    }
+    Ok(text)
+}
+
+fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
+    let name = &function.name;
+    let _ = writeln!(
+        text,
+        "/// # Safety\n///\n/// As the Driver API's: pointers are null or valid for the access that `{name}` documents.\npub unsafe fn {name}({}) -> Outcome {{",
+        parameters(&function.arguments)
+    );
+    let _ = writeln!(text, "let mut call = Call::begin(Function::{name})?;");
+    for argument in &function.arguments {
+        let rust_name = parameter_name(&argument.name);
+        match &argument.role {
+            Role::Out { optional: false } | Role::New(_) => {
+                let _ = writeln!(text, "edge::require({rust_name})?;");
+            }
+            Role::Handle(kind) | Role::Destroy(kind) => {
+                let _ = writeln!(text, "let {rust_name} = call.handle(Kind::{kind}, {rust_name} as u64)?;");
+            }
+            Role::Device { length } => {
+                let _ = writeln!(text, "call.device_range({rust_name}, {length} as u64)?;");
+            }
+            Role::Value | Role::Out { .. } => {}
+        }
+    }
+    for argument in &function.arguments {
+        if let Role::New(kind) = &argument.role {
+            let _ = writeln!(text, "let {}_handle = call.mint(Kind::{kind})?;", argument.name);
+        }
+    }
+    let _ = writeln!(text, "let request = wire::{} {{", type_name(name));
+    let fields = request_fields(function);
+    for field in &fields {
+        let argument = function
+            .arguments
+            .iter()
+            .find(|argument| parameter_name(&argument.name) == field.name)
+            .ok_or_else(|| format!("{name}: no parameter for field {}", field.name))?;
+        let value = match argument.role {
+            Role::New(_) => format!("{}_handle.raw()", argument.name),
+            Role::Value => to_wire(&rust_type(&argument.c_type), &field.name),
+            _ => field.name.clone(),
+        };
+        let _ = writeln!(text, "{}: {value},", field.name);
+    }
+    if needs_padding(&fields) {
+        text.push_str("reserved: 0,\n");
+    }
+    text.push_str("};\n");
+    let reply = reply_fields(function);
+    match (function.class, reply.is_empty()) {
+        (Class::Async, true) => text.push_str("call.post(&request)?;\n"),
+        (Class::Async, false) => return Err(format!("{name}: an async function returns nothing from the worker")),
+        (_, true) => text.push_str("call.complete(&request)?;\n"),
+        (_, false) => {
+            let _ = writeln!(text, "let reply: wire::{}Reply = call.round_trip(&request)?;", type_name(name));
+        }
+    }
+    for argument in &function.arguments {
+        let rust_name = parameter_name(&argument.name);
+        match &argument.role {
+            Role::New(kind) => {
+                let _ = writeln!(
+                    text,
+                    "call.keep(Kind::{kind}, {0}_handle);\n// SAFETY: checked for null above; the caller vouches for the rest.\nunsafe {{ {rust_name}.write({0}_handle.raw() as {1}) }};",
+                    argument.name,
+                    rust_type(&argument.c_type).replacen("*mut ", "", 1)
+                );
+            }
+            Role::Destroy(kind) => {
+                let _ = writeln!(text, "call.retire(Kind::{kind}, {rust_name});");
+            }
+            Role::Out { optional } => {
+                let value = from_wire(&rust_type(&argument.c_type).replacen("*mut ", "", 1), &format!("reply.{rust_name}"));
+                let write = format!(
+                    "// SAFETY: not null (checked); the caller vouches for the rest.\nunsafe {{ {rust_name}.write({value}) }};"
+                );
+                if *optional {
+                    let _ = writeln!(text, "if !{rust_name}.is_null() {{ {write} }}");
+                } else {
+                    text.push_str(&write);
+                }
+            }
+            Role::Value | Role::Handle(_) | Role::Device { .. } => {}
+        }
+    }
+    text.push_str("Ok(())\n}\n\n");
+    Ok(())
+}
+
+pub fn parameters(arguments: &[Argument]) -> String {
+    arguments
+        .iter()
+        .map(|argument| format!("{}: {}", parameter_name(&argument.name), rust_type(&argument.c_type)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+pub fn exports(facts: &Facts, declarations: &Declarations) -> Result<String, String> {
+    let mut text = banner("Every exported symbol of libcuda.so.1, and the table the resolver hands addresses out of.");
+    text.push_str(EXPORTS_HEAD);
+    text.push_str("use vgpu_core::edge::{guard, refuse};\nuse vgpu_core::{api, generated::stubs};\n\n");
+    let mut table = String::new();
+    for (index, export) in facts.exports.values().enumerate() {
+        let plain = plain_name(export);
+        let declaration = declarations.exported().find(|function| function.name == plain);
+        let address = match declaration {
+            Some(function) => {
+                let implementation = match function.client {
+                    Half::Hand => format!("api::{}::{}", function.chapter, function.name),
+                    Half::Generated => format!("stubs::{}", function.name),
+                };
+                let info = format!("cuda_abi::function::Function::{}", function.name);
+                wrapper(&mut text, export, &function.arguments, function.takes_default_stream(), &implementation, &info);
+                Some(&export.name)
+            }
+            None => {
+                refusal(&mut text, &export.name, index);
+                let probe = declarations.probes.iter().any(|prefix| export.base.starts_with(prefix.as_str()));
+                (!probe).then_some(&export.name)
+            }
+        };
+        table_entry(&mut table, address.map(String::as_str));
+    }
+    address_table(&mut text, facts, &table);
+    Ok(text)
+}
+
+pub const EXPORTS_HEAD: &str = "#![allow(non_snake_case, unused_imports, clippy::missing_safety_doc)]\n\nuse core::ffi::{c_char, c_int, c_uint, c_void};\n\nuse cuda_abi::resolver::{Address, DefaultStream};\nuse cuda_abi::types::*;\n\n";
+
+/// The exported name without its per-thread suffix.
+pub fn plain_name(export: &Export) -> &str {
+    if export.form == "-" {
+        return &export.name;
+    }
+    export.name.trim_end_matches("_ptds").trim_end_matches("_ptsz")
+}
+
+/// An exported function that calls its half with the default stream its form means.
+pub fn wrapper(text: &mut String, export: &Export, arguments: &[Argument], takes_default_stream: bool, implementation: &str, info: &str) {
+    let per_thread = export.form != "-";
+    let mut values: Vec<String> = Vec::new();
+    if takes_default_stream {
+        values.push(format!("DefaultStream::{}", if per_thread { "PerThread" } else { "Legacy" }));
+    }
+    values.extend(arguments.iter().map(|argument| {
+        let name = parameter_name(&argument.name);
+        if per_thread && argument.c_type == "CUstream" {
+            format!("per_thread({name})")
+        } else {
+            name
+        }
+    }));
+    let _ = writeln!(
+        text,
+        "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {}({}) -> CUresult {{\n// SAFETY: the caller's promises are the Driver API's, which the half documents.\nguard({info}, || unsafe {{ {implementation}({}) }})\n}}\n",
+        export.name,
+        parameters(arguments),
+        values.join(", ")
+    );
+}
+
+pub fn refusal(text: &mut String, name: &str, index: usize) {
+    let _ = writeln!(
+        text,
+        "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {name}() -> CUresult {{\nrefuse({index})\n}}\n"
+    );
+}
+
+pub fn table_entry(table: &mut String, name: Option<&str>) {
+    match name {
+        Some(name) => {
+            let _ = writeln!(table, "Address::new({name} as *const c_void),");
+        }
+        None => table.push_str("Address::NULL,\n"),
+    }
+}
+
+pub fn address_table(text: &mut String, facts: &Facts, table: &str) {
+    let _ = writeln!(
+        text,
+        "/// The per-thread form's reading of a stream argument: NULL means the thread's own default stream.\nfn per_thread(stream: CUstream) -> CUstream {{\nif stream.is_null() {{ CU_STREAM_PER_THREAD }} else {{ stream }}\n}}\n\n/// Addresses in the order of `cuda_abi::resolver::EXPORTS`; NULL for what callers probe for and is absent.\npub static ADDRESSES: [Address; {}] = [\n{table}];",
+        facts.exports.len()
+    );
+}
