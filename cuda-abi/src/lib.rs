@@ -8,7 +8,6 @@
 mod generated;
 pub mod function;
 pub mod handshake;
-pub mod handshake;
 pub mod resolver;
 pub mod types;
 
