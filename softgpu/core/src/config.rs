@@ -89,9 +89,12 @@ impl Config {
         let default = Self::default();
         let read = Reader { lookup: &lookup };
         Ok(Self {
-            devices: read.value("SOFTGPU_DEVICES", "a number from 1 to 16", default.devices, |t| {
-                number(t, 1, 16)
-            })?,
+            devices: read.value(
+                "SOFTGPU_DEVICES",
+                "a number from 1 to 16",
+                default.devices,
+                |t| number(t, 1, 16),
+            )?,
             memory: read.value(
                 "SOFTGPU_MEMORY",
                 "bytes from 2M to 16T, for example 512M or 4G,",
@@ -133,11 +136,16 @@ impl Config {
                 default.instruction_limit,
                 |t| number::<u64>(t, 0, u64::MAX).map(|n| (n != 0).then_some(n)),
             )?,
-            log_errors: read.value("SOFTGPU_LOG", "error or off", default.log_errors, |t| match t {
-                "error" => Some(true),
-                "off" => Some(false),
-                _ => None,
-            })?,
+            log_errors: read.value(
+                "SOFTGPU_LOG",
+                "error or off",
+                default.log_errors,
+                |t| match t {
+                    "error" => Some(true),
+                    "off" => Some(false),
+                    _ => None,
+                },
+            )?,
         })
     }
 }
@@ -157,11 +165,13 @@ impl<F: Fn(&str) -> Option<OsString>> Reader<'_, F> {
         let Some(raw) = (self.lookup)(variable) else {
             return Ok(default);
         };
-        raw.to_str().and_then(|text| parse(text.trim())).ok_or_else(|| ConfigError {
-            variable,
-            value: raw.to_string_lossy().into_owned(),
-            expected,
-        })
+        raw.to_str()
+            .and_then(|text| parse(text.trim()))
+            .ok_or_else(|| ConfigError {
+                variable,
+                value: raw.to_string_lossy().into_owned(),
+                expected,
+            })
     }
 }
 
@@ -177,7 +187,11 @@ fn bytes(text: &str) -> Option<u64> {
         b'T' | b't' => (&text[..text.len() - 1], 40),
         _ => (text, 0),
     };
-    digits.trim_end().parse::<u64>().ok()?.checked_mul(1 << shift)
+    digits
+        .trim_end()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1 << shift)
 }
 
 fn compute_capability(text: &str) -> Option<(u32, u32)> {
@@ -191,7 +205,10 @@ mod tests {
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_variables(|name| {
-            pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v))
+            pairs
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| OsString::from(v))
         })
     }
 
@@ -232,10 +249,18 @@ mod tests {
 
     #[test]
     fn memory_accepts_plain_bytes_and_every_suffix() {
-        for (text, want) in
-            [("4194304", 4 << 20), ("4096K", 4 << 20), ("3m", 3 << 20), ("1G", GIB), ("2T", 2 << 40)]
-        {
-            assert_eq!(parse(&[("SOFTGPU_MEMORY", text)]).unwrap().memory, want, "{text}");
+        for (text, want) in [
+            ("4194304", 4 << 20),
+            ("4096K", 4 << 20),
+            ("3m", 3 << 20),
+            ("1G", GIB),
+            ("2T", 2 << 40),
+        ] {
+            assert_eq!(
+                parse(&[("SOFTGPU_MEMORY", text)]).unwrap().memory,
+                want,
+                "{text}"
+            );
         }
     }
 
@@ -256,7 +281,10 @@ mod tests {
         ] {
             let error = parse(&[(name, value)]).unwrap_err();
             let line = error.to_string();
-            assert!(line.contains(name) && line.contains(&format!("{value:?}")), "{line}");
+            assert!(
+                line.contains(name) && line.contains(&format!("{value:?}")),
+                "{line}"
+            );
             assert_eq!(line.lines().count(), 1);
         }
     }

@@ -1,4 +1,16 @@
-//! softgpu-core
+//! The software GPU: a PTX front end and executor, and around them the device as the CUDA Driver API shows
+//! it (memory, contexts, streams, events, modules). The driver's C interface is `softgpu-cuda`.
+//!
+//! Reading order: [`config`], [`memory`], [`schedule`], [`fatbin`], [`ptx`], [`exec`], then [`gpu`] and
+//! [`context`], which put them together.
 
+pub mod config;
+pub mod error;
 pub mod exec;
+pub mod fatbin;
+pub mod memory;
 pub mod ptx;
+pub mod schedule;
+pub mod transfer;
+
+mod os;

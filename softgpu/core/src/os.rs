@@ -23,9 +23,19 @@ pub(crate) fn usize_of(value: u64) -> usize {
 
 /// Reserves inaccessible address space exactly at `address`, or fails if anything is mapped there.
 pub(crate) fn reserve_at(address: u64, size: u64) -> io::Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let flags =
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
     // SAFETY: MAP_FIXED_NOREPLACE touches no existing mapping.
-    let got = unsafe { libc::mmap(pointer(address), usize_of(size), libc::PROT_NONE, flags, -1, 0) };
+    let got = unsafe {
+        libc::mmap(
+            pointer(address),
+            usize_of(size),
+            libc::PROT_NONE,
+            flags,
+            -1,
+            0,
+        )
+    };
     if got == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
@@ -47,8 +57,18 @@ pub(crate) fn unmap(address: u64, size: u64) {
 /// Makes a part of a reservation readable and writable; fresh pages read as zero.
 pub(crate) fn commit(address: u64, size: u64) -> io::Result<()> {
     // SAFETY: callers pass a part of their own reservation.
-    let rc = unsafe { libc::mprotect(pointer(address), usize_of(size), libc::PROT_READ | libc::PROT_WRITE) };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let rc = unsafe {
+        libc::mprotect(
+            pointer(address),
+            usize_of(size),
+            libc::PROT_READ | libc::PROT_WRITE,
+        )
+    };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Asks for huge pages where the system has them; a refusal changes nothing but speed.
@@ -61,7 +81,16 @@ pub(crate) fn advise_huge(address: u64, size: u64) {
 pub(crate) fn decommit(address: u64, size: u64) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: callers pass a part of their own reservation that no allocation uses any more.
-    unsafe { libc::mmap(pointer(address), usize_of(size), libc::PROT_NONE, flags, -1, 0) };
+    unsafe {
+        libc::mmap(
+            pointer(address),
+            usize_of(size),
+            libc::PROT_NONE,
+            flags,
+            -1,
+            0,
+        )
+    };
 }
 
 /// Maps new readable, writable, zeroed host memory anywhere.
@@ -69,8 +98,21 @@ pub(crate) fn map_anywhere(size: u64) -> io::Result<u64> {
     let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping at a place the system chooses.
-    let got = unsafe { libc::mmap(std::ptr::null_mut(), usize_of(size), protection, flags, -1, 0) };
-    if got == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address_of(got)) }
+    let got = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            usize_of(size),
+            protection,
+            flags,
+            -1,
+            0,
+        )
+    };
+    if got == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(address_of(got))
+    }
 }
 
 fn address_of(pointer: *mut c_void) -> u64 {
@@ -119,11 +161,22 @@ pub unsafe fn fill(destination: u64, value: u32, width: u64, count: u64) {
     let element = &bytes[..usize_of(width.clamp(1, 4))];
     if element.iter().all(|b| *b == element[0]) {
         // SAFETY: the caller's promise.
-        unsafe { libc::memset(pointer(destination), i32::from(element[0]), usize_of(length)) };
+        unsafe {
+            libc::memset(
+                pointer(destination),
+                i32::from(element[0]),
+                usize_of(length),
+            )
+        };
         return;
     }
     // A block of the pattern first, then block by block.
-    let block: Vec<u8> = element.iter().copied().cycle().take(usize_of(length.min(4096))).collect();
+    let block: Vec<u8> = element
+        .iter()
+        .copied()
+        .cycle()
+        .take(usize_of(length.min(4096)))
+        .collect();
     let mut done = 0;
     while done < length {
         let part = usize_of((length - done).min(4096));
@@ -163,7 +216,12 @@ mod tests {
         unsafe { fill(base, 0xabcd, 2, 5) };
         // SAFETY: as above.
         let halves = unsafe { read(base, 12) };
-        assert_eq!(halves, [0xcd, 0xab, 0xcd, 0xab, 0xcd, 0xab, 0xcd, 0xab, 0xcd, 0xab, 0x34, 0x12]);
+        assert_eq!(
+            halves,
+            [
+                0xcd, 0xab, 0xcd, 0xab, 0xcd, 0xab, 0xcd, 0xab, 0xcd, 0xab, 0x34, 0x12
+            ]
+        );
         unmap(base, 3 * PAGE);
     }
 

@@ -94,7 +94,9 @@ impl Scheduler {
             pressure: Condvar::new(),
             origin: Instant::now(),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Nanoseconds since the scheduler was made, never 0.
@@ -147,7 +149,10 @@ impl Scheduler {
                 found.submitted += 1;
                 state.note_busy(stream);
                 drop(state);
-                let finish = Finish { shared: &self.shared, stream };
+                let finish = Finish {
+                    shared: &self.shared,
+                    stream,
+                };
                 work();
                 drop(finish);
             }
@@ -172,8 +177,13 @@ impl Scheduler {
     #[must_use]
     pub fn group_tail(&self, group: GroupId) -> Vec<Ticket> {
         let state = self.shared.lock();
-        let busy = state.groups.get(&group).into_iter().flat_map(|g| g.busy.iter());
-        busy.filter_map(|id| state.streams.get(id).and_then(|s| s.tail(*id))).collect()
+        let busy = state
+            .groups
+            .get(&group)
+            .into_iter()
+            .flat_map(|g| g.busy.iter());
+        busy.filter_map(|id| state.streams.get(id).and_then(|s| s.tail(*id)))
+            .collect()
     }
 
     /// Whether a place was reached.
@@ -200,7 +210,10 @@ impl Scheduler {
             if state.is_done(ticket) {
                 return;
             }
-            let waiter = Arc::new(Waiter { done: AtomicBool::new(false), thread: std::thread::current() });
+            let waiter = Arc::new(Waiter {
+                done: AtomicBool::new(false),
+                thread: std::thread::current(),
+            });
             if let Some(stream) = state.streams.get_mut(&ticket.stream) {
                 stream.waiters.push((ticket.sequence, Arc::clone(&waiter)));
             }
@@ -276,7 +289,10 @@ impl Stream {
     }
 
     fn tail(&self, id: StreamId) -> Option<Ticket> {
-        (!self.is_idle()).then_some(Ticket { stream: id, sequence: self.submitted })
+        (!self.is_idle()).then_some(Ticket {
+            stream: id,
+            sequence: self.submitted,
+        })
     }
 }
 
@@ -302,12 +318,18 @@ struct State {
 
 impl State {
     fn is_done(&self, ticket: Ticket) -> bool {
-        self.streams.get(&ticket.stream).is_none_or(|s| s.completed >= ticket.sequence)
+        self.streams
+            .get(&ticket.stream)
+            .is_none_or(|s| s.completed >= ticket.sequence)
     }
 
     /// What an operation appended to `stream` now has to wait for, beyond the stream's own order.
     fn implied(&self, stream: StreamId, after: &[Ticket]) -> Vec<Ticket> {
-        let mut tickets: Vec<Ticket> = after.iter().copied().filter(|t| !self.is_done(*t)).collect();
+        let mut tickets: Vec<Ticket> = after
+            .iter()
+            .copied()
+            .filter(|t| !self.is_done(*t))
+            .collect();
         let Some(found) = self.streams.get(&stream) else {
             return tickets;
         };
@@ -317,7 +339,11 @@ impl State {
         match found.order {
             Order::Legacy => tickets.extend(group.busy.iter().filter_map(|id| {
                 let other = self.streams.get(id)?;
-                if other.order == Order::Blocking { other.tail(*id) } else { None }
+                if other.order == Order::Blocking {
+                    other.tail(*id)
+                } else {
+                    None
+                }
             })),
             Order::Blocking => {
                 let legacy = group.legacy.and_then(|id| self.streams.get(&id)?.tail(id));
@@ -330,7 +356,11 @@ impl State {
 
     fn note_busy(&mut self, stream: StreamId) {
         if let Some(found) = self.streams.get(&stream) {
-            self.groups.entry(found.group).or_default().busy.insert(stream);
+            self.groups
+                .entry(found.group)
+                .or_default()
+                .busy
+                .insert(stream);
         }
     }
 
@@ -364,18 +394,26 @@ impl Shared {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(self.origin.elapsed().as_nanos())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
     }
 
     fn append(self: &Arc<Self>, stream: StreamId, after: &[Ticket], action: Action) -> Ticket {
         let mut state = self.lock();
         let after = state.implied(stream, after);
         let Some(found) = state.streams.get_mut(&stream) else {
-            return Ticket { stream, sequence: 0 };
+            return Ticket {
+                stream,
+                sequence: 0,
+            };
         };
         found.submitted += 1;
         found.queue.push_back(Operation { after, action });
-        let ticket = Ticket { stream, sequence: found.submitted };
+        let ticket = Ticket {
+            stream,
+            sequence: found.submitted,
+        };
         state.note_busy(stream);
         self.advance(&mut state, stream);
         self.staff(&mut state);
@@ -402,13 +440,23 @@ impl Shared {
                 let Some(found) = state.streams.get_mut(&id) else {
                     break;
                 };
-                if matches!(found.queue.front(), Some(Operation { action: Action::Run(_), .. })) {
+                if matches!(
+                    found.queue.front(),
+                    Some(Operation {
+                        action: Action::Run(_),
+                        ..
+                    })
+                ) {
                     found.ready = true;
                     state.ready.push_back(id);
                     self.work.notify_one();
                     break;
                 }
-                if let Some(Operation { action: Action::Stamp(stamp), .. }) = found.queue.pop_front() {
+                if let Some(Operation {
+                    action: Action::Stamp(stamp),
+                    ..
+                }) = found.queue.pop_front()
+                {
                     // SYNC: pairs with the acquire load in `Stamp::nanoseconds`.
                     stamp.0.store(self.now(), Ordering::Release);
                 }
@@ -496,8 +544,15 @@ impl Shared {
                 let operation = found.queue.pop_front();
                 state.started += 1;
                 drop(state);
-                let finish = Finish { shared: self, stream: id };
-                if let Some(Operation { action: Action::Run(work), .. }) = operation {
+                let finish = Finish {
+                    shared: self,
+                    stream: id,
+                };
+                if let Some(Operation {
+                    action: Action::Run(work),
+                    ..
+                }) = operation
+                {
                     // A panic in work is that work's defect; the stream and the thread go on.
                     drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)));
                 }
@@ -508,10 +563,17 @@ impl Shared {
             state.idle += 1;
             let timed_out;
             (state, timed_out) = match linger {
-                None => (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false),
+                None => (
+                    self.work
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner),
+                    false,
+                ),
                 Some(time) => {
-                    let (state, result) =
-                        self.work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
+                    let (state, result) = self
+                        .work
+                        .wait_timeout(state, time)
+                        .unwrap_or_else(PoisonError::into_inner);
                     (state, result.timed_out())
                 }
             };
@@ -528,14 +590,20 @@ impl Shared {
         let mut state = self.lock();
         loop {
             if state.ready.len() <= state.idle || state.threads >= MOST_THREADS {
-                state = self.pressure.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .pressure
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             let before = state.started;
             drop(state);
             std::thread::sleep(PATIENCE);
             state = self.lock();
-            if state.started == before && state.ready.len() > state.idle && state.threads < MOST_THREADS {
+            if state.started == before
+                && state.ready.len() > state.idle
+                && state.threads < MOST_THREADS
+            {
                 self.hire(&mut state, Some(LINGER));
             }
         }
@@ -583,7 +651,10 @@ mod tests {
             scheduler.submit(stream, &[], note(&tx, value));
         }
         scheduler.wait(&scheduler.tail(stream));
-        assert_eq!(rx.try_iter().collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
+        assert_eq!(
+            rx.try_iter().collect::<Vec<_>>(),
+            (0..1000).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -611,14 +682,20 @@ mod tests {
     #[test]
     fn many_streams_with_short_work_need_few_threads() {
         let scheduler = Scheduler::new();
-        let streams: Vec<_> = (0..300).map(|_| scheduler.create(1, Order::NonBlocking)).collect();
+        let streams: Vec<_> = (0..300)
+            .map(|_| scheduler.create(1, Order::NonBlocking))
+            .collect();
         let (tx, rx) = recorder();
         for stream in &streams {
             scheduler.submit(*stream, &[], note(&tx, 0));
         }
         scheduler.wait(&scheduler.group_tail(1));
         assert_eq!(rx.try_iter().count(), 300);
-        assert!(scheduler.thread_count() < 32, "{}", scheduler.thread_count());
+        assert!(
+            scheduler.thread_count() < 32,
+            "{}",
+            scheduler.thread_count()
+        );
     }
 
     #[test]
@@ -704,7 +781,10 @@ mod tests {
         let here = std::thread::current().id();
         let (tx, rx) = mpsc::channel();
         let sender = tx.clone();
-        scheduler.run(stream, Box::new(move || sender.send(std::thread::current().id()).unwrap()));
+        scheduler.run(
+            stream,
+            Box::new(move || sender.send(std::thread::current().id()).unwrap()),
+        );
         assert_eq!(rx.recv(), Ok(here));
         let (release, work) = held();
         scheduler.submit(stream, &[], work);
@@ -712,7 +792,10 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
             drop(release);
         });
-        scheduler.run(stream, Box::new(move || tx.send(std::thread::current().id()).unwrap()));
+        scheduler.run(
+            stream,
+            Box::new(move || tx.send(std::thread::current().id()).unwrap()),
+        );
         assert_ne!(rx.recv(), Ok(here));
     }
 
@@ -721,7 +804,11 @@ mod tests {
         let scheduler = Scheduler::new();
         let stream = scheduler.create(1, Order::Blocking);
         let (tx, rx) = recorder();
-        scheduler.submit(stream, &[], Box::new(|| std::panic::resume_unwind(Box::new("x"))));
+        scheduler.submit(
+            stream,
+            &[],
+            Box::new(|| std::panic::resume_unwind(Box::new("x"))),
+        );
         scheduler.submit(stream, &[], note(&tx, 1));
         scheduler.wait(&scheduler.tail(stream));
         assert_eq!(rx.try_recv(), Ok(1));

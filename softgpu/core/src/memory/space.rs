@@ -117,13 +117,22 @@ impl Space {
     /// [`Error::OutOfMemory`] if the process has no such address space.
     pub fn new(devices: u32, memory: u64, poison: bool) -> Result<Self> {
         // Room to spare, so that guard gaps and fragmentation never refuse what the memory would hold.
-        let slice = memory.checked_mul(4).map(|n| n.max(64 << 30)).map(u64::next_power_of_two);
+        let slice = memory
+            .checked_mul(4)
+            .map(|n| n.max(64 << 30))
+            .map(u64::next_power_of_two);
         let slice = slice.ok_or(Error::OutOfMemory)?;
-        let size = slice.checked_mul(u64::from(devices)).ok_or(Error::OutOfMemory)?;
+        let size = slice
+            .checked_mul(u64::from(devices))
+            .ok_or(Error::OutOfMemory)?;
         let base = reserve_window(size)?;
         let arena = |index: u32| {
             let base = base + slice * u64::from(index);
-            Arc::new(Arena { base, size: slice, heap: Mutex::new(Heap::new(base, slice, memory)) })
+            Arc::new(Arena {
+                base,
+                size: slice,
+                heap: Mutex::new(Heap::new(base, slice, memory)),
+            })
         };
         Ok(Self {
             arenas: (0..devices).map(arena).collect(),
@@ -152,7 +161,13 @@ impl Space {
     ///
     /// # Errors
     /// [`Error::InvalidValue`] for size 0, [`Error::OutOfMemory`] when it does not fit.
-    pub fn allocate(&self, device: u32, owner: Owner, size: u64, kind: Kind) -> Result<Arc<Allocation>> {
+    pub fn allocate(
+        &self,
+        device: u32,
+        owner: Owner,
+        size: u64,
+        kind: Kind,
+    ) -> Result<Arc<Allocation>> {
         let arena = Arc::clone(self.arena(device)?);
         let start = arena.heap().allocate(size)?;
         let made = self.insert(Allocation {
@@ -174,12 +189,29 @@ impl Space {
     ///
     /// # Errors
     /// As [`Self::allocate`].
-    pub fn allocate_host(&self, device: u32, owner: Owner, size: u64, flags: u32) -> Result<Arc<Allocation>> {
-        let bytes = size.checked_next_multiple_of(os::PAGE).filter(|n| *n != 0).ok_or(Error::InvalidValue)?;
+    pub fn allocate_host(
+        &self,
+        device: u32,
+        owner: Owner,
+        size: u64,
+        flags: u32,
+    ) -> Result<Arc<Allocation>> {
+        let bytes = size
+            .checked_next_multiple_of(os::PAGE)
+            .filter(|n| *n != 0)
+            .ok_or(Error::InvalidValue)?;
         let start = os::map_anywhere(bytes).map_err(|_| Error::OutOfMemory)?;
         let kind = Kind::HostAllocated(flags);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.insert(Allocation { start, size, kind, owner, device, id, arena: None })
+        self.insert(Allocation {
+            start,
+            size,
+            kind,
+            owner,
+            device,
+            id,
+            arena: None,
+        })
     }
 
     /// Makes the program's own memory known to the device.
@@ -200,8 +232,16 @@ impl Space {
         }
         let kind = Kind::HostRegistered(flags);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.insert(Allocation { start, size, kind, owner, device, id, arena: None })
-            .map_err(|_| Error::HostMemoryAlreadyRegistered)
+        self.insert(Allocation {
+            start,
+            size,
+            kind,
+            owner,
+            device,
+            id,
+            arena: None,
+        })
+        .map_err(|_| Error::HostMemoryAlreadyRegistered)
     }
 
     /// The allocation that holds an address.
@@ -215,13 +255,25 @@ impl Space {
     /// The allocation that starts at an address.
     #[must_use]
     pub fn at(&self, start: u64) -> Option<Arc<Allocation>> {
-        self.ranges.read().unwrap_or_else(PoisonError::into_inner).get(&start).cloned()
+        self.ranges
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&start)
+            .cloned()
     }
 
     /// Forgets the allocation that starts at an address, if `wanted` accepts it.
-    pub fn remove(&self, start: u64, wanted: impl Fn(&Allocation) -> bool) -> Option<Arc<Allocation>> {
+    pub fn remove(
+        &self,
+        start: u64,
+        wanted: impl Fn(&Allocation) -> bool,
+    ) -> Option<Arc<Allocation>> {
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
-        if ranges.get(&start).is_some_and(|found| wanted(found)) { ranges.remove(&start) } else { None }
+        if ranges.get(&start).is_some_and(|found| wanted(found)) {
+            ranges.remove(&start)
+        } else {
+            None
+        }
     }
 
     /// Forgets everything that belongs to a context.
@@ -243,7 +295,10 @@ impl Space {
     /// The addresses that kernels of one context may touch.
     #[must_use]
     pub fn view(self: &Arc<Self>, owner: Owner) -> View {
-        View { space: Arc::clone(self), owner }
+        View {
+            space: Arc::clone(self),
+            owner,
+        }
     }
 
     fn arena(&self, device: u32) -> Result<&Arc<Arena>> {
@@ -278,12 +333,20 @@ impl View {
     /// The valid range that holds `address`: start, end, and whether kernels may write it.
     #[must_use]
     pub fn range(&self, address: u64) -> Option<(u64, u64, bool)> {
-        let ranges = self.space.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let ranges = self
+            .space
+            .ranges
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let (_, found) = ranges.range(..=address).next_back()?;
         if address >= found.end() || !(found.kind.is_host() || found.owner == self.owner) {
             return None;
         }
-        Some((found.start, found.end(), !matches!(found.kind, Kind::Global { constant: true })))
+        Some((
+            found.start,
+            found.end(),
+            !matches!(found.kind, Kind::Global { constant: true }),
+        ))
     }
 }
 
@@ -319,8 +382,14 @@ mod tests {
         let space = space(false);
         let made = space.allocate(0, 7, 1000, Kind::Device).unwrap();
         let view = space.view(7);
-        assert_eq!(view.range(made.start), Some((made.start, made.start + 1000, true)));
-        assert_eq!(view.range(made.start + 999), Some((made.start, made.start + 1000, true)));
+        assert_eq!(
+            view.range(made.start),
+            Some((made.start, made.start + 1000, true))
+        );
+        assert_eq!(
+            view.range(made.start + 999),
+            Some((made.start, made.start + 1000, true))
+        );
         assert_eq!(view.range(made.start + 1000), None);
         assert_eq!(view.range(made.start - 1), None);
         assert_eq!(view.range(0), None);
@@ -338,7 +407,9 @@ mod tests {
     #[test]
     fn constants_are_not_writable() {
         let space = space(false);
-        let made = space.allocate(0, 1, 64, Kind::Global { constant: true }).unwrap();
+        let made = space
+            .allocate(0, 1, 64, Kind::Global { constant: true })
+            .unwrap();
         assert_eq!(space.view(1).range(made.start).map(|r| r.2), Some(false));
     }
 
@@ -375,10 +446,17 @@ mod tests {
         assert!(space.register(0, 1, 0x1000, 0x1000, 0).is_ok());
         for (start, size) in [(0x1000, 1), (0x1fff, 1), (0xfff, 2), (0x800, 0x2000)] {
             let again = space.register(0, 1, start, size, 0);
-            assert_eq!(again.err(), Some(Error::HostMemoryAlreadyRegistered), "{start:#x}");
+            assert_eq!(
+                again.err(),
+                Some(Error::HostMemoryAlreadyRegistered),
+                "{start:#x}"
+            );
         }
         assert!(space.register(0, 1, 0x2000, 8, 0).is_ok());
-        assert_eq!(space.register(0, 1, u64::MAX, 8, 0).err(), Some(Error::InvalidValue));
+        assert_eq!(
+            space.register(0, 1, u64::MAX, 8, 0).err(),
+            Some(Error::InvalidValue)
+        );
         assert!(space.remove(0x1000, |a| a.kind.is_host()).is_some());
         assert!(space.register(0, 1, 0x1800, 8, 0).is_ok());
     }
@@ -396,6 +474,9 @@ mod tests {
         let a = space.allocate(0, 1, 64, Kind::Device).unwrap();
         let b = space.allocate(1, 2, 64, Kind::Device).unwrap();
         assert_ne!(a.start, b.start);
-        assert_eq!(space.allocate(2, 1, 64, Kind::Device).err(), Some(Error::InvalidDevice));
+        assert_eq!(
+            space.allocate(2, 1, 64, Kind::Device).err(),
+            Some(Error::InvalidDevice)
+        );
     }
 }
