@@ -1,0 +1,69 @@
+# One command per habit; `make help` lists them.
+#
+# demo and test are for a newcomer and install what they need. Everything else is for those who work here.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PART ?= 0
+FUZZ_SECONDS ?= 20
+
+.PHONY: help demo test test-full bench lint loom miri fuzz docs device-check programs build clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: ## Run an unmodified CUDA program through the whole system on the software GPU
+	@tests/demo.sh
+
+build: ## Build every crate
+	$(CARGO) build --workspace
+
+programs: ## Fetch the CUDA toolchain (test-time download) and build the test programs
+	@tests/programs/build.sh
+
+test: programs build ## Run the tests
+	$(CARGO) test --workspace
+	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
+	@echo "make test: all tests passed"
+
+test-full: lint programs build ## Everything, however long: all tests, both builds, loom, Miri, fuzzing
+	$(CARGO) test --workspace -- --include-ignored
+	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
+	@tests/without-handshake.sh
+	$(MAKE) loom
+	$(MAKE) miri
+	$(MAKE) fuzz FUZZ_SECONDS=120
+	@echo "make test-full: all tests passed"
+
+bench: ## Measure against the goals; writes docs/results and target/bench.json
+	$(CARGO) build --release --workspace
+	$(CARGO) run --release -p bench
+
+lint: ## Formatting, clippy, generated files, licences
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p cuda-abi -p vgpu-core --no-default-features -- -D warnings
+	$(CARGO) xtask codegen --check
+	$(CARGO) xtask coverage --check
+	@.ci/licences
+
+loom: ## Model-check the ring and its waits
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test -p idm-protocol --release --test loom
+
+miri: ## Run the unsafe code on heap memory under Miri
+	@.ci/miri
+
+fuzz: ## Fuzz the decoders, FUZZ_SECONDS each
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) .ci/fuzz
+
+docs: ## API documentation and the generated coverage table
+	$(CARGO) xtask coverage
+	$(CARGO) doc --workspace --no-deps
+
+device-check: ## On a machine with a GPU: compare the real driver with what the design assumes
+	@PART=$(PART) tests/device-check/run.sh
+
+clean: ## Remove everything that was built or fetched
+	$(CARGO) clean
+	rm -rf fuzz/target
