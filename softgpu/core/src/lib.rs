@@ -5,10 +5,15 @@
 //! [`context`], which put them together.
 
 pub mod config;
+pub mod context;
+pub mod device;
 pub mod error;
 pub mod exec;
 pub mod fatbin;
+pub mod gpu;
+pub mod handle;
 pub mod memory;
+pub mod module;
 pub mod ptx;
 pub mod schedule;
 pub mod transfer;

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::memory::{Allocation, Space};
+use crate::exec::{AddressSpace, Range};
+use crate::memory::{Allocation, Space, View};
 use crate::os;
 
 /// A range of memory that may be read and written for as long as the value lives.
@@ -135,6 +136,30 @@ impl Span {
         let width = width.clamp(1, 4);
         // SAFETY: a span is writable as long as it lives; the count keeps inside.
         unsafe { os::fill(self.address, value, width, self.length / width) };
+    }
+}
+
+/// The addresses that a launch may touch.
+#[derive(Debug)]
+pub(crate) struct LaunchSpace(View);
+
+impl LaunchSpace {
+    pub(crate) const fn new(view: View) -> Self {
+        Self(view)
+    }
+}
+
+// SAFETY: the view names ranges of the process's own map. Device memory is unmapped only after its
+// context's work is done (`Context::free`, `Context::destroy`), pinned memory likewise; registered host
+// memory is the program's promise to the Driver API. No Rust reference into any of it exists.
+unsafe impl AddressSpace for LaunchSpace {
+    fn resolve(&self, address: u64) -> Option<Range> {
+        let (start, end, writable) = self.0.range(address)?;
+        Some(Range {
+            start,
+            end,
+            writable,
+        })
     }
 }
 

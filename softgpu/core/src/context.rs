@@ -1,0 +1,549 @@
+//! A context: streams, memory and a first error that stays.
+//!
+//! Every operation of a context is submitted here. Once a kernel of it has faulted nothing more of it runs,
+//! and every call in it returns the fault's error; other contexts and the process go on.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::device::{self, Device};
+use crate::error::{Error, Result};
+use crate::exec::{self, Fault, FaultKind, Launch};
+use crate::gpu::Gpu;
+use crate::memory::{Allocation, Kind};
+use crate::module::{KernelRef, LoadError, Module};
+use crate::schedule::{Order, Stamp, StreamId, Ticket, Work};
+use crate::transfer::{LaunchSpace, Span};
+
+/// A context.
+#[derive(Debug)]
+pub struct Context {
+    gpu: Arc<Gpu>,
+    id: u64,
+    device: Device,
+    flags: u32,
+    legacy: StreamId,
+    fault: Arc<FaultState>,
+    destroyed: AtomicBool,
+    limits: Mutex<Limits>,
+    output: Arc<Mutex<Vec<u8>>>,
+}
+
+/// What a program may set on a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of stack of each thread, where a kernel's call graph does not bound it.
+    pub stack_bytes: u32,
+    /// Bytes of `printf` output that are kept until the next synchronisation.
+    pub printf_bytes: usize,
+    /// Bytes of the device-side heap; kept and reported, kernels have no heap.
+    pub heap_bytes: usize,
+    /// Preferred cache configuration; kept and reported.
+    pub cache_config: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            stack_bytes: 1024,
+            printf_bytes: 1 << 20,
+            heap_bytes: 8 << 20,
+            cache_config: 0,
+        }
+    }
+}
+
+/// The first fault of a context, shared with its operations in flight.
+#[derive(Debug, Default)]
+struct FaultState {
+    code: AtomicU32,
+    error: Mutex<Option<Error>>,
+    /// Ends whatever else of the context is running.
+    cancel: AtomicBool,
+}
+
+impl FaultState {
+    fn get(&self) -> Option<Error> {
+        // SYNC: pairs with the release store in `set`.
+        if self.code.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, error: Error) -> bool {
+        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_some() {
+            return false;
+        }
+        *first = Some(error);
+        // SYNC: pairs with the acquire load in `get`.
+        self.code.store(error.code(), Ordering::Release);
+        self.cancel.store(true, Ordering::Relaxed);
+        true
+    }
+}
+
+/// A kernel launch, as asked for.
+#[derive(Debug)]
+pub struct LaunchRequest {
+    /// The kernel.
+    pub kernel: KernelRef,
+    /// Blocks by axis.
+    pub grid: [u32; 3],
+    /// Threads of a block by axis.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of each block.
+    pub shared_bytes: u32,
+    /// The parameter block.
+    pub params: Vec<u8>,
+}
+
+impl LaunchRequest {
+    /// Whether it can run.
+    ///
+    /// # Errors
+    /// What the driver reports at the launch itself; such errors do not stay.
+    pub fn check(&self) -> Result<()> {
+        let code = self.kernel.code();
+        let within = |shape: &[u32; 3], most: &[u32; 3]| {
+            shape
+                .iter()
+                .zip(most)
+                .all(|(n, max)| (1..=*max).contains(n))
+        };
+        let threads: u64 = self.block.iter().map(|n| u64::from(*n)).product();
+        if !within(&self.grid, &device::MAX_GRID)
+            || !within(&self.block, &device::MAX_BLOCK)
+            || threads > u64::from(device::MAX_BLOCK_THREADS)
+            || code
+                .required_block
+                .is_some_and(|required| required != self.block)
+        {
+            return Err(Error::InvalidValue);
+        }
+        if self.shared_bytes
+            > self
+                .kernel
+                .settings()
+                .max_dynamic_shared
+                .load(Ordering::Relaxed)
+        {
+            return Err(Error::InvalidValue);
+        }
+        if threads > u64::from(self.kernel.max_threads()) {
+            return Err(Error::LaunchOutOfResources);
+        }
+        if self.params.len() as u64 != u64::from(code.param_bytes) {
+            return Err(Error::InvalidValue);
+        }
+        Ok(())
+    }
+}
+
+impl Context {
+    pub(crate) fn new(gpu: &Arc<Gpu>, id: u64, device: Device, flags: u32) -> Arc<Self> {
+        Arc::new(Self {
+            gpu: Arc::clone(gpu),
+            id,
+            device,
+            flags,
+            legacy: gpu.scheduler().create(id, Order::Legacy),
+            fault: Arc::default(),
+            destroyed: AtomicBool::new(false),
+            limits: Mutex::default(),
+            output: Arc::default(),
+        })
+    }
+
+    /// Unique for the life of the process.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The device it is on.
+    #[must_use]
+    pub const fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The flags it was made with.
+    #[must_use]
+    pub const fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    /// The GPU it is on.
+    #[must_use]
+    pub const fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Its legacy default stream.
+    #[must_use]
+    pub const fn legacy_stream(&self) -> StreamId {
+        self.legacy
+    }
+
+    /// What may be set on it.
+    pub fn limits(&self) -> MutexGuard<'_, Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether calls in it can go on.
+    ///
+    /// # Errors
+    /// The first fault of the context, or [`Error::ContextIsDestroyed`].
+    pub fn check(&self) -> Result<()> {
+        if self.destroyed.load(Ordering::Acquire) {
+            return Err(Error::ContextIsDestroyed);
+        }
+        self.fault.get().map_or(Ok(()), Err)
+    }
+
+    /// Makes a stream.
+    #[must_use]
+    pub fn create_stream(&self, non_blocking: bool) -> StreamId {
+        let order = if non_blocking {
+            Order::NonBlocking
+        } else {
+            Order::Blocking
+        };
+        self.gpu.scheduler().create(self.id, order)
+    }
+
+    /// Compiles and places a module.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load_module(&self, text: &str) -> Result<Arc<Module>, LoadError> {
+        Module::load(self.gpu.space(), &self.device, self.id, text)
+    }
+
+    /// Allocates device memory.
+    ///
+    /// # Errors
+    /// As [`crate::memory::Space::allocate`].
+    pub fn allocate(&self, size: u64) -> Result<Arc<Allocation>> {
+        self.gpu
+            .space()
+            .allocate(self.device.ordinal, self.id, size, Kind::Device)
+    }
+
+    /// Frees device memory, once the context's work is done.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if no allocation call returned this address, or the context's fault.
+    pub fn free(&self, address: u64) -> Result<()> {
+        let space = self.gpu.space();
+        let found = space
+            .at(address)
+            .filter(|a| a.kind == Kind::Device)
+            .ok_or(Error::InvalidValue)?;
+        // Work of the owner may still touch it, whoever frees it.
+        self.gpu
+            .scheduler()
+            .wait(&self.gpu.scheduler().group_tail(found.owner));
+        self.check()?;
+        let freed = space.remove(address, |a| a.id == found.id);
+        freed.map(drop).ok_or(Error::InvalidValue)
+    }
+
+    /// Frees or unregisters host memory that `wanted` accepts, once the work that may use it is done.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if there is none at this address, or the context's fault.
+    pub fn release_host(&self, address: u64, wanted: impl Fn(Kind) -> bool) -> Result<()> {
+        let space = self.gpu.space();
+        let found = space
+            .at(address)
+            .filter(|a| wanted(a.kind))
+            .ok_or(Error::InvalidValue)?;
+        self.gpu
+            .scheduler()
+            .wait(&self.gpu.scheduler().group_tail(self.id));
+        if found.owner != self.id {
+            self.gpu
+                .scheduler()
+                .wait(&self.gpu.scheduler().group_tail(found.owner));
+        }
+        let freed = space.remove(address, |a| a.id == found.id);
+        freed.map(drop).ok_or(Error::InvalidValue)
+    }
+
+    /// Submits a kernel launch; returns before it has run.
+    ///
+    /// # Errors
+    /// [`LaunchRequest::check`]'s, or the context's fault.
+    pub fn launch(&self, stream: StreamId, request: LaunchRequest) -> Result<()> {
+        self.check()?;
+        request.check()?;
+        let job = Job {
+            gpu: Arc::clone(&self.gpu),
+            space: LaunchSpace::new(self.gpu.space().view(self.id)),
+            fault: Arc::clone(&self.fault),
+            output: Arc::clone(&self.output),
+            limits: *self.limits(),
+            request,
+        };
+        self.gpu
+            .scheduler()
+            .submit(stream, &[], Box::new(move || job.run()));
+        Ok(())
+    }
+
+    /// Submits work that is skipped once the context has a fault.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn submit(&self, stream: StreamId, work: Work) -> Result<()> {
+        self.check()?;
+        self.gpu
+            .scheduler()
+            .submit(stream, &[], self.unless_faulted(work));
+        Ok(())
+    }
+
+    /// Submits work that runs in any case and is told whether the context has a fault.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn submit_always(
+        &self,
+        stream: StreamId,
+        work: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        self.check()?;
+        let fault = Arc::clone(&self.fault);
+        let work = Box::new(move || work(fault.get().map_or(Ok(()), Err)));
+        self.gpu.scheduler().submit(stream, &[], work);
+        Ok(())
+    }
+
+    /// Runs work at the stream's end and waits for it.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn run(&self, stream: StreamId, work: Work) -> Result<()> {
+        self.check()?;
+        self.gpu.scheduler().run(stream, self.unless_faulted(work));
+        self.check()
+    }
+
+    /// Copies in stream order. With `wait` it returns when the copy is done; without it, host memory that
+    /// the device does not know is read before, and written before, it returns.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if the lengths differ, or the context's fault.
+    pub fn copy(&self, stream: StreamId, to: Span, from: Span, wait: bool) -> Result<()> {
+        /// Pageable bytes that are set aside for an asynchronous copy rather than waited for.
+        const MOST_STAGED: u64 = 64 << 20;
+        if to.length() != from.length() {
+            return Err(Error::InvalidValue);
+        }
+        self.check()?;
+        if !wait && !to.is_pageable() {
+            if !from.is_pageable() {
+                return self.submit(stream, Box::new(move || drop(to.copy_from(&from))));
+            }
+            if from.length() <= MOST_STAGED {
+                let staged = from.to_bytes();
+                return self.submit(stream, Box::new(move || drop(to.write(&staged))));
+            }
+        }
+        self.run(stream, Box::new(move || drop(to.copy_from(&from))))
+    }
+
+    /// Marks a place in a stream.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn record(&self, stream: StreamId) -> Result<Record> {
+        self.check()?;
+        let stamp = Arc::new(Stamp::default());
+        let ticket = self.gpu.scheduler().mark(stream, &[], Arc::clone(&stamp));
+        Ok(Record { ticket, stamp })
+    }
+
+    /// Makes what is submitted to a stream from now on wait for a place in another.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn wait_for(&self, stream: StreamId, record: &Record) -> Result<()> {
+        self.check()?;
+        self.gpu
+            .scheduler()
+            .mark(stream, &[record.ticket], Arc::default());
+        Ok(())
+    }
+
+    /// Whether a stream's work is done.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] if not, or the context's fault.
+    pub fn query(&self, stream: StreamId) -> Result<()> {
+        self.check()?;
+        if self.gpu.scheduler().tail(stream).is_empty() {
+            self.check()
+        } else {
+            Err(Error::NotReady)
+        }
+    }
+
+    /// Waits for a stream's work.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn synchronize_stream(&self, stream: StreamId) -> Result<()> {
+        self.check()?;
+        self.gpu
+            .scheduler()
+            .wait(&self.gpu.scheduler().tail(stream));
+        self.check()
+    }
+
+    /// Waits for all work of the context.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn synchronize(&self) -> Result<()> {
+        self.check()?;
+        self.gpu
+            .scheduler()
+            .wait(&self.gpu.scheduler().group_tail(self.id));
+        self.check()
+    }
+
+    /// What kernels have printed since the last time this was asked.
+    #[must_use]
+    pub fn take_output(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.output.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the context: waits for its work, closes its streams, gives its memory back.
+    pub fn destroy(&self, streams: impl IntoIterator<Item = StreamId>) {
+        self.destroyed.store(true, Ordering::Release);
+        let scheduler = self.gpu.scheduler();
+        scheduler.wait(&scheduler.group_tail(self.id));
+        for stream in streams {
+            scheduler.close(stream);
+        }
+        scheduler.close(self.legacy);
+        scheduler.forget_group(self.id);
+        self.gpu.space().remove_owned(self.id);
+    }
+
+    fn unless_faulted(&self, work: Work) -> Work {
+        let fault = Arc::clone(&self.fault);
+        Box::new(move || {
+            if fault.get().is_none() {
+                work();
+            }
+        })
+    }
+}
+
+/// A place in a stream that an event remembers.
+#[derive(Clone, Debug)]
+pub struct Record {
+    ticket: Ticket,
+    stamp: Arc<Stamp>,
+}
+
+impl Record {
+    /// Whether it was reached.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stamp.nanoseconds().is_some()
+    }
+
+    /// When it was reached.
+    #[must_use]
+    pub fn nanoseconds(&self) -> Option<u64> {
+        self.stamp.nanoseconds()
+    }
+
+    /// Waits until it is reached.
+    pub fn wait(&self, gpu: &Gpu) {
+        gpu.scheduler().wait(&[self.ticket]);
+    }
+}
+
+/// A launch on its way.
+struct Job {
+    gpu: Arc<Gpu>,
+    space: LaunchSpace,
+    fault: Arc<FaultState>,
+    output: Arc<Mutex<Vec<u8>>>,
+    limits: Limits,
+    request: LaunchRequest,
+}
+
+impl Job {
+    fn run(self) {
+        if self.fault.get().is_some() {
+            return;
+        }
+        let kernel = &self.request.kernel;
+        let config = self.gpu.config();
+        let launch = Launch {
+            module: kernel.module().code(),
+            kernel: kernel.code(),
+            grid: self.request.grid,
+            block: self.request.block,
+            dynamic_shared_bytes: self.request.shared_bytes,
+            params: &self.request.params,
+            global_addresses: kernel.module().addresses(),
+            stack_bytes: self.limits.stack_bytes,
+            instruction_limit: config.instruction_limit,
+            workers: config.threads,
+            sm_count: config.sm_count,
+            grid_id: self.gpu.next_grid(),
+            cancel: &self.fault.cancel,
+            clock: &|| self.gpu.scheduler().now(),
+            output: &|text| self.print(text),
+        };
+        // A defect in the executor must not pass for a kernel that ran.
+        let run = std::panic::AssertUnwindSafe(|| exec::run(&launch, &self.space));
+        match std::panic::catch_unwind(run) {
+            Ok(Ok(_)) => {}
+            Ok(Err(fault)) => {
+                let error = error_of(&fault);
+                if self.fault.set(error) {
+                    self.gpu.report(format_args!("{fault}"));
+                }
+            }
+            Err(_) => {
+                self.fault.set(Error::Unknown);
+            }
+        }
+    }
+
+    fn print(&self, text: &[u8]) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        // As on a GPU, the buffer is bounded and what does not fit is lost.
+        if output.len() + text.len() <= self.limits.printf_bytes {
+            output.extend_from_slice(text);
+        }
+    }
+}
+
+/// The driver's error for a fault.
+fn error_of(fault: &Fault) -> Error {
+    match fault.kind {
+        FaultKind::IllegalAddress { .. } => Error::IllegalAddress,
+        FaultKind::MisalignedAddress { .. } => Error::MisalignedAddress,
+        FaultKind::IllegalInstruction => Error::IllegalInstruction,
+        FaultKind::Assert { .. } => Error::Assert,
+        FaultKind::StackOverflow => Error::HardwareStackError,
+        FaultKind::RunAway => Error::LaunchTimeout,
+        FaultKind::InvalidAddressSpace { .. } => Error::InvalidAddressSpace,
+        FaultKind::InvalidPc { .. } => Error::InvalidPc,
+        // `Cancelled` follows an earlier fault of the context, which is the one that stays.
+        FaultKind::Trap | FaultKind::Cancelled | FaultKind::InvalidLaunch { .. } => {
+            Error::LaunchFailed
+        }
+    }
+}

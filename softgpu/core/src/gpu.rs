@@ -1,0 +1,98 @@
+//! The software GPU of a process: its devices, the memory they share addresses in, its streams.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::memory::Space;
+use crate::schedule::Scheduler;
+
+/// All devices of a process.
+#[derive(Debug)]
+pub struct Gpu {
+    config: Config,
+    devices: Vec<Device>,
+    space: Arc<Space>,
+    scheduler: Scheduler,
+    contexts: AtomicU64,
+    grids: AtomicU64,
+}
+
+impl Gpu {
+    /// Makes the devices that a configuration describes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the process has no address space for them.
+    pub fn new(config: Config) -> Result<Arc<Self>> {
+        let space = Arc::new(Space::new(config.devices, config.memory, config.poison)?);
+        Ok(Arc::new(Self {
+            devices: (0..config.devices)
+                .map(|ordinal| Device::new(&config, ordinal))
+                .collect(),
+            config,
+            space,
+            scheduler: Scheduler::new(),
+            contexts: AtomicU64::new(1),
+            grids: AtomicU64::new(1),
+        }))
+    }
+
+    /// How it was configured.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The devices in order.
+    #[must_use]
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// One device.
+    ///
+    /// # Errors
+    /// [`Error::InvalidDevice`].
+    pub fn device(&self, ordinal: i32) -> Result<&Device> {
+        let index = usize::try_from(ordinal).map_err(|_| Error::InvalidDevice)?;
+        self.devices.get(index).ok_or(Error::InvalidDevice)
+    }
+
+    /// Every valid address.
+    #[must_use]
+    pub const fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    /// The streams.
+    #[must_use]
+    pub const fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Makes a context on a device.
+    ///
+    /// # Errors
+    /// [`Error::InvalidDevice`].
+    pub fn create_context(self: &Arc<Self>, device: u32, flags: u32) -> Result<Arc<Context>> {
+        let index = usize::try_from(device).map_err(|_| Error::InvalidDevice)?;
+        let device = self.devices.get(index).ok_or(Error::InvalidDevice)?;
+        let id = self.contexts.fetch_add(1, Ordering::Relaxed);
+        Ok(Context::new(self, id, device.clone(), flags))
+    }
+
+    pub(crate) fn next_grid(&self) -> u64 {
+        self.grids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells a person what went wrong, unless the configuration says not to.
+    pub fn report(&self, what: std::fmt::Arguments<'_>) {
+        if self.config.log_errors {
+            eprintln!("softgpu: {what}");
+        }
+    }
+}
