@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x21a8d00aa91604ae;
+pub const TABLE_HASH: u64 = 0x3fd45d5d800ee11a;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -61,8 +61,10 @@ const _: () = assert!(size_of::<VgpuCreditReply>() == 8);
 pub struct VgpuUpload {
     pub upload: u64,
     pub total: u64,
+    pub chunk_count: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<VgpuUpload>() == 16);
+const _: () = assert!(size_of::<VgpuUpload>() == 24);
 
 impl Request for VgpuUpload {
     const OPCODE: u16 = 4;
@@ -226,8 +228,10 @@ pub struct CuModuleLoadDataEx {
     pub image_bytes: u64,
     pub kind: u32,
     pub log_bytes: u32,
+    pub option_count: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<CuModuleLoadDataEx>() == 32);
+const _: () = assert!(size_of::<CuModuleLoadDataEx>() == 40);
 
 impl Request for CuModuleLoadDataEx {
     const OPCODE: u16 = 32;
@@ -352,8 +356,10 @@ pub struct CuLibraryLoadData {
     pub image_bytes: u64,
     pub kind: u32,
     pub log_bytes: u32,
+    pub option_count: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<CuLibraryLoadData>() == 32);
+const _: () = assert!(size_of::<CuLibraryLoadData>() == 40);
 
 impl Request for CuLibraryLoadData {
     const OPCODE: u16 = 48;
@@ -630,8 +636,10 @@ pub struct VgpuCopyInBulk {
     pub destination: u64,
     pub bytes: u64,
     pub stream: u64,
+    pub chunk_count: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<VgpuCopyInBulk>() == 24);
+const _: () = assert!(size_of::<VgpuCopyInBulk>() == 32);
 
 impl Request for VgpuCopyInBulk {
     const OPCODE: u16 = 74;
@@ -656,8 +664,10 @@ pub struct VgpuCopyOutBulk {
     pub source: u64,
     pub bytes: u64,
     pub stream: u64,
+    pub chunk_count: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<VgpuCopyOutBulk>() == 24);
+const _: () = assert!(size_of::<VgpuCopyOutBulk>() == 32);
 
 impl Request for VgpuCopyOutBulk {
     const OPCODE: u16 = 76;
