@@ -5,15 +5,18 @@
 //! This crate carries what all sides share: types, signatures, exported names, the resolver and, behind
 //! the feature `cudart-handshake`, the private tables that NVIDIA's runtime asks for.
 
-mod generated;
 pub mod function;
+mod generated;
 pub mod handshake;
 pub mod resolver;
 pub mod types;
 
+pub use generated::enums::CUDA_VERSION;
 /// C signatures of the declared functions: `sig::cuMemAlloc_v2` and so on.
 pub use generated::signatures as sig;
-pub use generated::enums::CUDA_VERSION;
 
 // Records carry lengths as 64-bit words, and device and host addresses share one space.
-const _: () = assert!(size_of::<usize>() == 8, "the Driver API is remoted on 64-bit targets only");
+const _: () = assert!(
+    size_of::<usize>() == 8,
+    "the Driver API is remoted on 64-bit targets only"
+);

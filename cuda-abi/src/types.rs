@@ -45,8 +45,8 @@ pub const CU_STREAM_PER_THREAD: CUstream = 2 as CUstream;
 
 /// Ends the `extra` array of `cuLaunchKernel`, and names its two entries.
 pub const CU_LAUNCH_PARAM_END: *mut c_void = core::ptr::null_mut();
-pub const CU_LAUNCH_PARAM_BUFFER_POINTER: *mut c_void = 1 as *mut c_void;
-pub const CU_LAUNCH_PARAM_BUFFER_SIZE: *mut c_void = 2 as *mut c_void;
+pub const CU_LAUNCH_PARAM_BUFFER_POINTER: *mut c_void = core::ptr::without_provenance_mut(1);
+pub const CU_LAUNCH_PARAM_BUFFER_SIZE: *mut c_void = core::ptr::without_provenance_mut(2);
 
 pub type CUhostFn = Option<unsafe extern "C" fn(userData: *mut c_void)>;
 pub type CUstreamCallback =

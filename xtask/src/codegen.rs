@@ -15,15 +15,42 @@ pub fn run(root: &Path, check: bool) -> Result<(), String> {
     let softgpu = emit::softgpu::implemented(root)?;
     let files: Vec<(&str, String)> = vec![
         ("cuda-abi/src/generated/enums.rs", emit::abi::enums(&facts)),
-        ("cuda-abi/src/generated/exports.rs", emit::abi::exports(&facts)),
-        ("cuda-abi/src/generated/functions.rs", emit::abi::functions(&declarations)),
-        ("cuda-abi/src/generated/signatures.rs", emit::abi::signatures(&facts, &declarations, &softgpu)?),
-        ("idm-protocol/src/wire/generated.rs", emit::wire::records(&declarations)?),
-        ("libvgpu/core/src/generated/stubs.rs", emit::client::stubs(&declarations)?),
-        ("libvgpu/cuda/src/generated/exports.rs", emit::client::exports(&facts, &declarations)?),
-        ("gpu-proxy/worker/src/generated/driver.rs", emit::worker::driver(&declarations)),
-        ("gpu-proxy/worker/src/generated/dispatch.rs", emit::worker::dispatch(&declarations)?),
-        ("softgpu/cuda/src/generated/exports.rs", emit::softgpu::exports(&facts, &softgpu)?),
+        (
+            "cuda-abi/src/generated/exports.rs",
+            emit::abi::exports(&facts),
+        ),
+        (
+            "cuda-abi/src/generated/functions.rs",
+            emit::abi::functions(&declarations),
+        ),
+        (
+            "cuda-abi/src/generated/signatures.rs",
+            emit::abi::signatures(&facts, &declarations, &softgpu)?,
+        ),
+        (
+            "idm-protocol/src/wire/generated.rs",
+            emit::wire::records(&declarations)?,
+        ),
+        (
+            "libvgpu/core/src/generated/stubs.rs",
+            emit::client::stubs(&declarations)?,
+        ),
+        (
+            "libvgpu/cuda/src/generated/exports.rs",
+            emit::client::exports(&facts, &declarations)?,
+        ),
+        (
+            "gpu-proxy/worker/src/generated/driver.rs",
+            emit::worker::driver(&declarations),
+        ),
+        (
+            "gpu-proxy/worker/src/generated/dispatch.rs",
+            emit::worker::dispatch(&declarations)?,
+        ),
+        (
+            "softgpu/cuda/src/generated/exports.rs",
+            emit::softgpu::exports(&facts, &softgpu)?,
+        ),
     ];
     let mut stale = Vec::new();
     for (name, text) in files {
@@ -55,8 +82,14 @@ pub fn finish(stale: Vec<PathBuf>, task: &str) -> Result<(), String> {
     if stale.is_empty() {
         return Ok(());
     }
-    let names: Vec<String> = stale.iter().map(|path| path.display().to_string()).collect();
-    Err(format!("out of date, run `cargo xtask {task}`: {}", names.join(", ")))
+    let names: Vec<String> = stale
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    Err(format!(
+        "out of date, run `cargo xtask {task}`: {}",
+        names.join(", ")
+    ))
 }
 
 fn format_rust(text: &str) -> Result<String, String> {
@@ -69,8 +102,13 @@ fn format_rust(text: &str) -> Result<String, String> {
     let mut input = child.stdin.take().ok_or("rustfmt has no standard input")?;
     let text = text.to_owned();
     let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    writer.join().map_err(|_| "the writer panicked")?.map_err(|error| error.to_string())?;
+    let output = child
+        .wait_with_output()
+        .map_err(|error| error.to_string())?;
+    writer
+        .join()
+        .map_err(|_| "the writer panicked")?
+        .map_err(|error| error.to_string())?;
     if !output.status.success() {
         return Err("rustfmt refused the generated text".to_owned());
     }

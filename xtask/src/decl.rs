@@ -112,7 +112,9 @@ pub struct Declaration {
 
 impl Declaration {
     pub fn has_stream(&self) -> bool {
-        self.arguments.iter().any(|argument| argument.c_type == "CUstream")
+        self.arguments
+            .iter()
+            .any(|argument| argument.c_type == "CUstream")
     }
 
     /// Per-thread forms of functions without a stream parameter tell the half which default stream is meant.
@@ -140,7 +142,10 @@ impl Declarations {
         let mut paths: Vec<_> = fs::read_dir(&folder)
             .map_err(|error| format!("cannot list {}: {error}", folder.display()))?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "toml")
+            })
             .collect();
         paths.sort();
         let mut functions = Vec::new();
@@ -148,10 +153,14 @@ impl Declarations {
         for path in paths {
             let text = fs::read_to_string(&path)
                 .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-            let chapter = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let chapter = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if chapter == "unsupported" {
-                let unsupported: Unsupported =
-                    toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+                let unsupported: Unsupported = toml::from_str(&text)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
                 probes = unsupported.probes;
                 continue;
             }
@@ -169,7 +178,9 @@ impl Declarations {
     }
 
     pub fn remote(&self) -> impl Iterator<Item = &Declaration> {
-        self.functions.iter().filter(|function| function.op.is_some())
+        self.functions
+            .iter()
+            .filter(|function| function.op.is_some())
     }
 
     pub fn exported(&self) -> impl Iterator<Item = &Declaration> {
@@ -192,16 +203,23 @@ fn check_opcodes(functions: &[Declaration]) -> Result<(), String> {
     Ok(())
 }
 
-fn resolve(name: &str, chapter: &str, raw: RawDeclaration, facts: &Facts) -> Result<Declaration, String> {
+fn resolve(
+    name: &str,
+    chapter: &str,
+    raw: RawDeclaration,
+    facts: &Facts,
+) -> Result<Declaration, String> {
     let internal = name.starts_with("vgpu");
     let export = facts.exports.get(name);
     let arguments = match (internal, export) {
         (true, _) => Vec::new(),
         (false, Some(export)) => arguments(export, &raw)?,
-        (false, None) => return Err("no such exported name in cuda-abi/data/functions.tsv".to_owned()),
+        (false, None) => {
+            return Err("no such exported name in cuda-abi/data/functions.tsv".to_owned());
+        }
     };
-    let generated_half =
-        !internal && (raw.client == Half::Generated || (raw.op.is_some() && raw.worker == Half::Generated));
+    let generated_half = !internal
+        && (raw.client == Half::Generated || (raw.op.is_some() && raw.worker == Half::Generated));
     if generated_half && !raw.record.is_empty() {
         return Err("a declared record needs both halves written by hand".to_owned());
     }
@@ -233,20 +251,28 @@ fn fields(items: &[String]) -> Result<Vec<Field>, String> {
     items
         .iter()
         .map(|item| {
-            let (name, rust_type) =
-                item.split_once(':').ok_or_else(|| format!("write {item:?} as \"name: type\""))?;
+            let (name, rust_type) = item
+                .split_once(':')
+                .ok_or_else(|| format!("write {item:?} as \"name: type\""))?;
             let (name, rust_type) = (name.trim(), rust_type.trim());
             if !["u64", "i64", "u32", "i32", "f32"].contains(&rust_type) {
                 return Err(format!("{item:?}: records hold u64, i64, u32, i32 and f32"));
             }
-            Ok(Field { name: name.to_owned(), rust_type: rust_type.to_owned() })
+            Ok(Field {
+                name: name.to_owned(),
+                rust_type: rust_type.to_owned(),
+            })
         })
         .collect()
 }
 
 fn arguments(export: &Export, raw: &RawDeclaration) -> Result<Vec<Argument>, String> {
     for name in raw.args.keys() {
-        if !export.parameters.iter().any(|parameter| parameter.name == *name) {
+        if !export
+            .parameters
+            .iter()
+            .any(|parameter| parameter.name == *name)
+        {
             return Err(format!("args.{name}: the function has no such parameter"));
         }
     }
@@ -268,7 +294,11 @@ fn arguments(export: &Export, raw: &RawDeclaration) -> Result<Vec<Argument>, Str
                     None => Role::Value,
                 },
             };
-            Ok(Argument { name: parameter.name.clone(), c_type: parameter.c_type.clone(), role })
+            Ok(Argument {
+                name: parameter.name.clone(),
+                c_type: parameter.c_type.clone(),
+                role,
+            })
         })
         .collect()
 }
@@ -286,8 +316,13 @@ fn parse_role(text: &str, c_type: &str) -> Result<Role, String> {
         "new" => Role::New(kind()?),
         "out" => Role::Out { optional: false },
         "out?" => Role::Out { optional: true },
-        _ => match text.strip_prefix("device(").and_then(|rest| rest.strip_suffix(')')) {
-            Some(length) => Role::Device { length: length.to_owned() },
+        _ => match text
+            .strip_prefix("device(")
+            .and_then(|rest| rest.strip_suffix(')'))
+        {
+            Some(length) => Role::Device {
+                length: length.to_owned(),
+            },
             None => return Err(format!("unknown role {text:?}")),
         },
     })

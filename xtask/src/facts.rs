@@ -42,7 +42,8 @@ impl Facts {
     pub fn read(root: &Path) -> Result<Self, String> {
         let read = |name: &str| {
             let path = root.join("cuda-abi/data").join(name);
-            fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+            fs::read_to_string(&path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))
         };
         let version = read("version.txt")?;
         let mut exports = BTreeMap::new();
@@ -53,7 +54,9 @@ impl Facts {
                 Export {
                     name: name.to_owned(),
                     base: base.to_owned(),
-                    since: since.parse().map_err(|_| format!("bad version in {line:?}"))?,
+                    since: since
+                        .parse()
+                        .map_err(|_| format!("bad version in {line:?}"))?,
                     form: form.to_owned(),
                     parameters: parse_parameters(parameters),
                 },
@@ -65,11 +68,16 @@ impl Facts {
             constants.push(Constant {
                 enumeration: enumeration.to_owned(),
                 name: name.to_owned(),
-                value: value.parse().map_err(|_| format!("bad value in {line:?}"))?,
+                value: value
+                    .parse()
+                    .map_err(|_| format!("bad value in {line:?}"))?,
             });
         }
         Ok(Self {
-            version: version.trim().parse().map_err(|_| "bad version.txt".to_owned())?,
+            version: version
+                .trim()
+                .parse()
+                .map_err(|_| "bad version.txt".to_owned())?,
             exports,
             constants,
         })
@@ -77,17 +85,22 @@ impl Facts {
 
     /// The per-thread form of an exported name, where the API has one.
     pub fn per_thread_form(&self, name: &str) -> Option<&Export> {
-        ["ptds", "ptsz"].iter().find_map(|form| self.exports.get(&format!("{name}_{form}")))
+        ["ptds", "ptsz"]
+            .iter()
+            .find_map(|form| self.exports.get(&format!("{name}_{form}")))
     }
 }
 
 fn rows(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn columns<const N: usize>(line: &str) -> Result<[&str; N], String> {
     let columns: Vec<&str> = line.split('\t').collect();
-    columns.try_into().map_err(|_| format!("expected {N} columns in {line:?}"))
+    columns
+        .try_into()
+        .map_err(|_| format!("expected {N} columns in {line:?}"))
 }
 
 fn parse_parameters(text: &str) -> Vec<Parameter> {
@@ -101,7 +114,10 @@ fn parse_parameters(text: &str) -> Vec<Parameter> {
                 .rfind(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
                 .map_or(0, |position| position + 1);
             let (c_type, name) = item.split_at(start);
-            Parameter { name: name.to_owned(), c_type: c_type.replace("CUDAAPI", "").trim().to_owned() }
+            Parameter {
+                name: name.to_owned(),
+                c_type: c_type.replace("CUDAAPI", "").trim().to_owned(),
+            }
         })
         .collect()
 }

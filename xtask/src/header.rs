@@ -24,8 +24,8 @@ pub fn run(root: &Path, directory: &Path) -> Result<(), String> {
             .map_err(|error| format!("cannot read {}: {error}", directory.join(name).display()))
     };
     let header = strip_comments(&read("cuda.h")?);
-    let version = capture(&header, r"#define CUDA_VERSION (\d+)")
-        .ok_or("cuda.h defines no CUDA_VERSION")?;
+    let version =
+        capture(&header, r"#define CUDA_VERSION (\d+)").ok_or("cuda.h defines no CUDA_VERSION")?;
     let exported_path = root.join("cuda-abi/data/exported-names.txt");
     let exported: BTreeSet<String> = fs::read_to_string(&exported_path)
         .map_err(|error| format!("cannot read {}: {error}", exported_path.display()))?
@@ -55,7 +55,10 @@ pub fn run(root: &Path, directory: &Path) -> Result<(), String> {
         let _ = writeln!(text, "{name}\t{constant}\t{value}");
     }
     write(&root.join("cuda-abi/data/enums.tsv"), &text)?;
-    write(&root.join("cuda-abi/data/version.txt"), &format!("{version}\n"))
+    write(
+        &root.join("cuda-abi/data/version.txt"),
+        &format!("{version}\n"),
+    )
 }
 
 struct Typedef {
@@ -90,14 +93,21 @@ fn parse_typedefs(text: &str) -> Vec<Typedef> {
 fn name_exports(typedefs: &[Typedef], exported: &BTreeSet<String>) -> BTreeSet<String> {
     let mut groups: BTreeMap<(&str, &str), Vec<&Typedef>> = BTreeMap::new();
     for typedef in typedefs {
-        groups.entry((&typedef.base, typedef.form)).or_default().push(typedef);
+        groups
+            .entry((&typedef.base, typedef.form))
+            .or_default()
+            .push(typedef);
     }
     let mut lines = BTreeSet::new();
     let mut named = BTreeSet::new();
     for ((base, form), mut group) in groups {
         group.sort_by_key(|typedef| typedef.version);
         group.dedup_by_key(|typedef| typedef.version);
-        let tail = if form == "-" { String::new() } else { format!("_{form}") };
+        let tail = if form == "-" {
+            String::new()
+        } else {
+            format!("_{form}")
+        };
         let mut names: Vec<String> = std::iter::once(format!("{base}{tail}"))
             .chain((2..8).map(|suffix| format!("{base}_v{suffix}{tail}")))
             .filter(|name| exported.contains(name))
@@ -110,7 +120,10 @@ fn name_exports(typedefs: &[Typedef], exported: &BTreeSet<String>) -> BTreeSet<S
             ));
         }
         for typedef in group {
-            eprintln!("no exported name for {base} version {} ({form})", typedef.version);
+            eprintln!(
+                "no exported name for {base} version {} ({form})",
+                typedef.version
+            );
         }
     }
     for name in exported.difference(&named) {
@@ -121,7 +134,8 @@ fn name_exports(typedefs: &[Typedef], exported: &BTreeSet<String>) -> BTreeSet<S
 }
 
 fn parse_enums(header: &str) -> Result<Vec<(String, String, i64)>, String> {
-    let block = Regex::new(r"typedef\s+enum\s+\w*\s*\{([^}]*)\}\s*(\w+)\s*;").expect("the pattern is constant");
+    let block = Regex::new(r"typedef\s+enum\s+\w*\s*\{([^}]*)\}\s*(\w+)\s*;")
+        .expect("the pattern is constant");
     let define = Regex::new(r"#define\s+(CU_\w+)\s+\(?((?:0x[0-9a-fA-F]+|-?\d+))\)?\s*\n")
         .expect("the pattern is constant");
     let mut constants: BTreeMap<String, i64> = BTreeMap::new();
@@ -139,7 +153,11 @@ fn parse_enums(header: &str) -> Result<Vec<(String, String, i64)>, String> {
             .filter(|line| !line.trim_start().starts_with('#'))
             .collect::<Vec<_>>()
             .join("\n");
-        for item in body.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in body
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
             let (constant, value) = match item.split_once('=') {
                 Some((constant, expression)) => (
                     constant.trim(),
@@ -158,7 +176,11 @@ fn parse_enums(header: &str) -> Result<Vec<(String, String, i64)>, String> {
 
 /// Values in cuda.h are numbers, names of earlier constants, and shifts, ors and sums of those.
 fn evaluate(expression: &str, constants: &BTreeMap<String, i64>) -> Option<i64> {
-    let expression = expression.trim().trim_start_matches('(').trim_end_matches(')').trim();
+    let expression = expression
+        .trim()
+        .trim_start_matches('(')
+        .trim_end_matches(')')
+        .trim();
     if let Some((left, right)) = expression.split_once('|') {
         return Some(evaluate(left, constants)? | evaluate(right, constants)?);
     }
@@ -182,7 +204,8 @@ fn number(text: &str) -> Option<i64> {
 fn strip_comments(text: &str) -> String {
     let block = Regex::new(r"(?s)/\*.*?\*/").expect("the pattern is constant");
     let line = Regex::new(r"//[^\n]*").expect("the pattern is constant");
-    line.replace_all(&block.replace_all(text, " "), " ").into_owned()
+    line.replace_all(&block.replace_all(text, " "), " ")
+        .into_owned()
 }
 
 fn squeeze(text: &str) -> String {
@@ -191,7 +214,10 @@ fn squeeze(text: &str) -> String {
 }
 
 fn capture(text: &str, pattern: &str) -> Option<String> {
-    Regex::new(pattern).ok()?.captures(text).map(|found| found[1].to_owned())
+    Regex::new(pattern)
+        .ok()?
+        .captures(text)
+        .map(|found| found[1].to_owned())
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {

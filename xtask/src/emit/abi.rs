@@ -10,9 +10,13 @@ use crate::facts::{Constant, Export, Facts};
 pub fn enums(facts: &Facts) -> String {
     let mut groups: BTreeMap<&str, Vec<&Constant>> = BTreeMap::new();
     for constant in &facts.constants {
-        groups.entry(&constant.enumeration).or_default().push(constant);
+        groups
+            .entry(&constant.enumeration)
+            .or_default()
+            .push(constant);
     }
-    let mut text = banner("Enumerations of the Driver API as integer newtypes: unknown values survive.");
+    let mut text =
+        banner("Enumerations of the Driver API as integer newtypes: unknown values survive.");
     text.push_str("#![allow(non_camel_case_types, non_upper_case_globals, missing_docs)]\n\n");
     let _ = writeln!(
         text,
@@ -32,7 +36,11 @@ pub fn enums(facts: &Facts) -> String {
         let mut seen = BTreeSet::new();
         let mut names = Vec::new();
         for constant in constants {
-            let _ = writeln!(text, "pub const {}: Self = Self({});", constant.name, constant.value);
+            let _ = writeln!(
+                text,
+                "pub const {}: Self = Self({});",
+                constant.name, constant.value
+            );
             if seen.insert(constant.value) {
                 names.push(constant);
             }
@@ -53,8 +61,19 @@ pub fn enums(facts: &Facts) -> String {
 pub fn exports(facts: &Facts) -> String {
     let mut text = banner("Every exported name of the Driver API, sorted by name.");
     text.push_str("use crate::resolver::{DefaultStream, Export};\n\n");
-    let _ = writeln!(text, "/// All names, sorted; an entry's index is its slot in an address table.\npub static EXPORTS: [Export; {}] = [", facts.exports.len());
-    for Export { name, base, since, form, .. } in facts.exports.values() {
+    let _ = writeln!(
+        text,
+        "/// All names, sorted; an entry's index is its slot in an address table.\npub static EXPORTS: [Export; {}] = [",
+        facts.exports.len()
+    );
+    for Export {
+        name,
+        base,
+        since,
+        form,
+        ..
+    } in facts.exports.values()
+    {
         let form = match form.as_str() {
             "-" => "Legacy",
             _ => "PerThread",
@@ -69,12 +88,18 @@ pub fn exports(facts: &Facts) -> String {
 }
 
 pub fn functions(declarations: &Declarations) -> String {
-    let mut text = banner("What is declared about each function: class, capability group, audit class, opcode.");
+    let mut text = banner(
+        "What is declared about each function: class, capability group, audit class, opcode.",
+    );
     text.push_str("#![allow(non_upper_case_globals, missing_docs)]\n\nuse crate::function::{Class, Function, FunctionInfo};\n\nimpl Function {\n");
     for (index, function) in declarations.functions.iter().enumerate() {
         let _ = writeln!(text, "pub const {}: Self = Self({index});", function.name);
     }
-    let _ = writeln!(text, "}}\n\n/// Indexed by `Function`.\npub static FUNCTIONS: [FunctionInfo; {}] = [", declarations.functions.len());
+    let _ = writeln!(
+        text,
+        "}}\n\n/// Indexed by `Function`.\npub static FUNCTIONS: [FunctionInfo; {}] = [",
+        declarations.functions.len()
+    );
     for function in &declarations.functions {
         let class = match function.class {
             Class::Local => "Local",
@@ -97,25 +122,50 @@ pub fn functions(declarations: &Declarations) -> String {
     let mut remote: Vec<_> = declarations.remote().collect();
     remote.sort_by_key(|function| function.op);
     for function in remote {
-        let _ = writeln!(text, "({}, Function::{}),", function.op.unwrap_or(0), function.name);
+        let _ = writeln!(
+            text,
+            "({}, Function::{}),",
+            function.op.unwrap_or(0),
+            function.name
+        );
     }
     text.push_str("];\n");
     text
 }
 
-pub fn signatures(facts: &Facts, declarations: &Declarations, softgpu: &BTreeMap<String, String>) -> Result<String, String> {
+pub fn signatures(
+    facts: &Facts,
+    declarations: &Declarations,
+    softgpu: &BTreeMap<String, String>,
+) -> Result<String, String> {
     let mut text = banner("C signatures of the declared functions.");
     text.push_str("#![allow(non_camel_case_types, non_snake_case, missing_docs)]\n\nuse core::ffi::{c_char, c_int, c_uint, c_void};\n\nuse crate::types::*;\n\n");
-    let mut names: BTreeSet<&str> = declarations.exported().map(|function| function.name.as_str()).collect();
+    let mut names: BTreeSet<&str> = declarations
+        .exported()
+        .map(|function| function.name.as_str())
+        .collect();
     names.extend(softgpu.keys().map(String::as_str));
     for name in names {
-        let export = facts.exports.get(name).ok_or_else(|| format!("{name} is no exported name"))?;
+        let export = facts
+            .exports
+            .get(name)
+            .ok_or_else(|| format!("{name} is no exported name"))?;
         let parameters: Vec<String> = export
             .parameters
             .iter()
-            .map(|parameter| format!("{}: {}", parameter_name(&parameter.name), rust_type(&parameter.c_type)))
+            .map(|parameter| {
+                format!(
+                    "{}: {}",
+                    parameter_name(&parameter.name),
+                    rust_type(&parameter.c_type)
+                )
+            })
             .collect();
-        let _ = writeln!(text, "pub type {name} = unsafe extern \"C\" fn({}) -> CUresult;", parameters.join(", "));
+        let _ = writeln!(
+            text,
+            "pub type {name} = unsafe extern \"C\" fn({}) -> CUresult;",
+            parameters.join(", ")
+        );
     }
     Ok(text)
 }

@@ -36,7 +36,10 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
                 let _ = writeln!(text, "edge::require({rust_name})?;");
             }
             Role::Handle(kind) | Role::Destroy(kind) => {
-                let _ = writeln!(text, "let {rust_name} = call.handle(Kind::{kind}, {rust_name} as u64)?;");
+                let _ = writeln!(
+                    text,
+                    "let {rust_name} = call.handle(Kind::{kind}, {rust_name} as u64)?;"
+                );
             }
             Role::Device { length } => {
                 let _ = writeln!(text, "call.device_range({rust_name}, {length} as u64)?;");
@@ -46,7 +49,11 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
     }
     for argument in &function.arguments {
         if let Role::New(kind) = &argument.role {
-            let _ = writeln!(text, "let {}_handle = call.mint(Kind::{kind})?;", argument.name);
+            let _ = writeln!(
+                text,
+                "let {}_handle = call.mint(Kind::{kind})?;",
+                argument.name
+            );
         }
     }
     let _ = writeln!(text, "let request = wire::{} {{", type_name(name));
@@ -71,10 +78,18 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
     let reply = reply_fields(function);
     match (function.class, reply.is_empty()) {
         (Class::Async, true) => text.push_str("call.post(&request)?;\n"),
-        (Class::Async, false) => return Err(format!("{name}: an async function returns nothing from the worker")),
+        (Class::Async, false) => {
+            return Err(format!(
+                "{name}: an async function returns nothing from the worker"
+            ));
+        }
         (_, true) => text.push_str("call.complete(&request)?;\n"),
         (_, false) => {
-            let _ = writeln!(text, "let reply: wire::{}Reply = call.round_trip(&request)?;", type_name(name));
+            let _ = writeln!(
+                text,
+                "let reply: wire::{}Reply = call.round_trip(&request)?;",
+                type_name(name)
+            );
         }
     }
     for argument in &function.arguments {
@@ -92,7 +107,10 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
                 let _ = writeln!(text, "call.retire(Kind::{kind}, {rust_name});");
             }
             Role::Out { optional } => {
-                let value = from_wire(&rust_type(&argument.c_type).replacen("*mut ", "", 1), &format!("reply.{rust_name}"));
+                let value = from_wire(
+                    &rust_type(&argument.c_type).replacen("*mut ", "", 1),
+                    &format!("reply.{rust_name}"),
+                );
                 let write = format!(
                     "// SAFETY: not null (checked); the caller vouches for the rest.\nunsafe {{ {rust_name}.write({value}) }};"
                 );
@@ -112,19 +130,31 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
 pub fn parameters(arguments: &[Argument]) -> String {
     arguments
         .iter()
-        .map(|argument| format!("{}: {}", parameter_name(&argument.name), rust_type(&argument.c_type)))
+        .map(|argument| {
+            format!(
+                "{}: {}",
+                parameter_name(&argument.name),
+                rust_type(&argument.c_type)
+            )
+        })
         .collect::<Vec<_>>()
         .join(", ")
 }
 
 pub fn exports(facts: &Facts, declarations: &Declarations) -> Result<String, String> {
-    let mut text = banner("Every exported symbol of libcuda.so.1, and the table the resolver hands addresses out of.");
+    let mut text = banner(
+        "Every exported symbol of libcuda.so.1, and the table the resolver hands addresses out of.",
+    );
     text.push_str(EXPORTS_HEAD);
-    text.push_str("use vgpu_core::edge::{guard, refuse};\nuse vgpu_core::{api, generated::stubs};\n\n");
+    text.push_str(
+        "use vgpu_core::edge::{guard, refuse};\nuse vgpu_core::{api, generated::stubs};\n\n",
+    );
     let mut table = String::new();
     for (index, export) in facts.exports.values().enumerate() {
         let plain = plain_name(export);
-        let declaration = declarations.exported().find(|function| function.name == plain);
+        let declaration = declarations
+            .exported()
+            .find(|function| function.name == plain);
         let address = match declaration {
             Some(function) => {
                 let implementation = match function.client {
@@ -132,12 +162,22 @@ pub fn exports(facts: &Facts, declarations: &Declarations) -> Result<String, Str
                     Half::Generated => format!("stubs::{}", function.name),
                 };
                 let info = format!("cuda_abi::function::Function::{}", function.name);
-                wrapper(&mut text, export, &function.arguments, function.takes_default_stream(), &implementation, &info);
+                wrapper(
+                    &mut text,
+                    export,
+                    &function.arguments,
+                    function.takes_default_stream(),
+                    &implementation,
+                    &info,
+                );
                 Some(&export.name)
             }
             None => {
                 refusal(&mut text, &export.name, index);
-                let probe = declarations.probes.iter().any(|prefix| export.base.starts_with(prefix.as_str()));
+                let probe = declarations
+                    .probes
+                    .iter()
+                    .any(|prefix| export.base.starts_with(prefix.as_str()));
                 (!probe).then_some(&export.name)
             }
         };
@@ -154,15 +194,28 @@ pub fn plain_name(export: &Export) -> &str {
     if export.form == "-" {
         return &export.name;
     }
-    export.name.trim_end_matches("_ptds").trim_end_matches("_ptsz")
+    export
+        .name
+        .trim_end_matches("_ptds")
+        .trim_end_matches("_ptsz")
 }
 
 /// An exported function that calls its half with the default stream its form means.
-pub fn wrapper(text: &mut String, export: &Export, arguments: &[Argument], takes_default_stream: bool, implementation: &str, info: &str) {
+pub fn wrapper(
+    text: &mut String,
+    export: &Export,
+    arguments: &[Argument],
+    takes_default_stream: bool,
+    implementation: &str,
+    info: &str,
+) {
     let per_thread = export.form != "-";
     let mut values: Vec<String> = Vec::new();
     if takes_default_stream {
-        values.push(format!("DefaultStream::{}", if per_thread { "PerThread" } else { "Legacy" }));
+        values.push(format!(
+            "DefaultStream::{}",
+            if per_thread { "PerThread" } else { "Legacy" }
+        ));
     }
     values.extend(arguments.iter().map(|argument| {
         let name = parameter_name(&argument.name);

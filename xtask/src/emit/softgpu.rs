@@ -21,13 +21,20 @@ pub fn implemented(root: &Path) -> Result<BTreeMap<String, String>, String> {
     let folder = root.join("softgpu/cuda/src/api");
     let pattern = Regex::new(r"(?m)^pub unsafe fn (cu\w+)\s*\(").expect("the pattern is constant");
     let mut found = BTreeMap::new();
-    let Ok(entries) = fs::read_dir(&folder) else { return Ok(found) };
+    let Ok(entries) = fs::read_dir(&folder) else {
+        return Ok(found);
+    };
     for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
-        let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let chapter = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text =
+            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let chapter = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         for item in pattern.captures_iter(&text) {
             found.insert(item[1].to_owned(), chapter.clone());
         }
@@ -36,7 +43,9 @@ pub fn implemented(root: &Path) -> Result<BTreeMap<String, String>, String> {
 }
 
 pub fn exports(facts: &Facts, implemented: &BTreeMap<String, String>) -> Result<String, String> {
-    let mut text = banner("Every exported symbol of the software GPU's driver library, and its address table.");
+    let mut text = banner(
+        "Every exported symbol of the software GPU's driver library, and its address table.",
+    );
     text.push_str(EXPORTS_HEAD);
     text.push_str("use crate::api;\nuse crate::edge::{guard, refuse};\n\n");
     let mut table = String::new();
@@ -46,8 +55,17 @@ pub fn exports(facts: &Facts, implemented: &BTreeMap<String, String>) -> Result<
             Some(chapter) => {
                 let arguments = arguments(export, facts);
                 let takes_default_stream = facts.per_thread_form(plain).is_some()
-                    && !arguments.iter().any(|argument| argument.c_type == "CUstream");
-                wrapper(&mut text, export, &arguments, takes_default_stream, &format!("api::{chapter}::{plain}"), &format!("{:?}", export.name));
+                    && !arguments
+                        .iter()
+                        .any(|argument| argument.c_type == "CUstream");
+                wrapper(
+                    &mut text,
+                    export,
+                    &arguments,
+                    takes_default_stream,
+                    &format!("api::{chapter}::{plain}"),
+                    &format!("{:?}", export.name),
+                );
                 table_entry(&mut table, Some(&export.name));
             }
             None => {

@@ -11,10 +11,20 @@ pub fn records(declarations: &Declarations) -> Result<String, String> {
     let mut remote: Vec<_> = declarations.remote().collect();
     remote.sort_by_key(|function| function.op);
     for function in &remote {
-        structure(&mut body, &type_name(&function.name), &request_fields(function), Some(function));
+        structure(
+            &mut body,
+            &type_name(&function.name),
+            &request_fields(function),
+            Some(function),
+        );
         let reply = reply_fields(function);
         if !reply.is_empty() {
-            structure(&mut body, &format!("{}Reply", type_name(&function.name)), &reply, None);
+            structure(
+                &mut body,
+                &format!("{}Reply", type_name(&function.name)),
+                &reply,
+                None,
+            );
         }
     }
     let mut text = banner("Requests and replies: the bytes that follow a record's header.");
@@ -45,7 +55,10 @@ pub fn request_fields(function: &Declaration) -> Vec<Field> {
                 Role::Handle(_) | Role::Destroy(_) | Role::New(_) | Role::Device { .. } => "u64",
                 Role::Out { .. } => return None,
             };
-            Some(Field { name: parameter_name(&argument.name), rust_type: rust_type.to_owned() })
+            Some(Field {
+                name: parameter_name(&argument.name),
+                rust_type: rust_type.to_owned(),
+            })
         })
         .collect();
     ordered(fields)
@@ -61,7 +74,10 @@ pub fn reply_fields(function: &Declaration) -> Vec<Field> {
         .filter(|argument| matches!(argument.role, Role::Out { .. }))
         .map(|argument| {
             let pointee = rust_type(&argument.c_type).replacen("*mut ", "", 1);
-            Field { name: parameter_name(&argument.name), rust_type: wire_type(&pointee).to_owned() }
+            Field {
+                name: parameter_name(&argument.name),
+                rust_type: wire_type(&pointee).to_owned(),
+            }
         })
         .collect();
     ordered(fields)
@@ -74,11 +90,25 @@ fn ordered(mut fields: Vec<Field>) -> Vec<Field> {
 
 /// Whether a structure needs four bytes at its end to be a multiple of eight.
 pub fn needs_padding(fields: &[Field]) -> bool {
-    fields.iter().filter(|field| !field.rust_type.ends_with("64")).count() % 2 == 1
+    fields
+        .iter()
+        .filter(|field| !field.rust_type.ends_with("64"))
+        .count()
+        % 2
+        == 1
 }
 
 fn structure(text: &mut String, name: &str, fields: &[Field], request: Option<&Declaration>) {
-    let size: usize = fields.iter().map(|field| if field.rust_type.ends_with("64") { 8 } else { 4 }).sum();
+    let size: usize = fields
+        .iter()
+        .map(|field| {
+            if field.rust_type.ends_with("64") {
+                8
+            } else {
+                4
+            }
+        })
+        .sum();
     let _ = writeln!(
         text,
         "#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]\n#[repr(C)]\npub struct {name} {{"
@@ -89,9 +119,17 @@ fn structure(text: &mut String, name: &str, fields: &[Field], request: Option<&D
     if needs_padding(fields) {
         text.push_str("pub reserved: u32,\n");
     }
-    let _ = writeln!(text, "}}\nconst _: () = assert!(size_of::<{name}>() == {});\n", size.next_multiple_of(8));
+    let _ = writeln!(
+        text,
+        "}}\nconst _: () = assert!(size_of::<{name}>() == {});\n",
+        size.next_multiple_of(8)
+    );
     if let Some(function) = request {
-        let _ = writeln!(text, "impl Request for {name} {{\nconst OPCODE: u16 = {};\n}}\n", function.op.unwrap_or(0));
+        let _ = writeln!(
+            text,
+            "impl Request for {name} {{\nconst OPCODE: u16 = {};\n}}\n",
+            function.op.unwrap_or(0)
+        );
     }
 }
 

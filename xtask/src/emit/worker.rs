@@ -8,7 +8,9 @@ use super::{banner, from_wire, rust_type, to_wire, type_name};
 use crate::decl::{Declaration, Declarations, Half, Role};
 
 pub fn driver(declarations: &Declarations) -> String {
-    let mut text = banner("The driver library's functions, each looked up by its exported name; absent ones refuse.");
+    let mut text = banner(
+        "The driver library's functions, each looked up by its exported name; absent ones refuse.",
+    );
     text.push_str("#![allow(non_snake_case)]\n\nuse cuda_abi::{sig, types::CUresult};\n\nuse crate::driver::Symbols;\n\n");
     text.push_str("/// Functions of the loaded driver. `None`: this driver does not have it.\n#[derive(Debug)]\npub struct Table {\n");
     let functions: Vec<&Declaration> = declarations.exported().collect();
@@ -36,7 +38,9 @@ pub fn driver(declarations: &Declarations) -> String {
 }
 
 pub fn dispatch(declarations: &Declarations) -> Result<String, String> {
-    let mut text = banner("From opcode to driver call. Every handle and range is checked before the driver sees it.");
+    let mut text = banner(
+        "From opcode to driver call. Every handle and range is checked before the driver sees it.",
+    );
     text.push_str(
         "#![allow(non_snake_case, unused_imports, unused_variables)]\n\nuse core::ffi::{c_char, c_int, c_uint, c_void};\n\nuse cuda_abi::function::Function;\nuse cuda_abi::types::*;\nuse idm_protocol::handle::Kind;\nuse idm_protocol::wire;\n\nuse crate::api;\nuse crate::session::{Frame, Outcome, Session};\n\n",
     );
@@ -56,7 +60,10 @@ pub fn dispatch(declarations: &Declarations) -> Result<String, String> {
         );
     }
     text.push_str("_ => frame.unknown_opcode(),\n}\n}\n\n");
-    for function in remote.iter().filter(|function| function.worker == Half::Generated) {
+    for function in remote
+        .iter()
+        .filter(|function| function.worker == Half::Generated)
+    {
         body(&mut text, function)?;
     }
     Ok(text)
@@ -65,7 +72,9 @@ pub fn dispatch(declarations: &Declarations) -> Result<String, String> {
 fn body(text: &mut String, function: &Declaration) -> Result<(), String> {
     let name = &function.name;
     if function.internal {
-        return Err(format!("{name}: an internal record has no generated worker half"));
+        return Err(format!(
+            "{name}: an internal record has no generated worker half"
+        ));
     }
     let _ = writeln!(
         text,
@@ -80,20 +89,32 @@ fn body(text: &mut String, function: &Declaration) -> Result<(), String> {
         match &argument.role {
             Role::Value => values.push(from_wire(&target, &format!("request.{rust_name}"))),
             Role::Handle(kind) => {
-                let _ = writeln!(text, "let {rust_name} = session.resolve(frame, Kind::{kind}, request.{rust_name})?;");
+                let _ = writeln!(
+                    text,
+                    "let {rust_name} = session.resolve(frame, Kind::{kind}, request.{rust_name})?;"
+                );
                 values.push(format!("{rust_name} as {target}"));
             }
             Role::Destroy(kind) => {
-                let _ = writeln!(text, "let {rust_name} = session.take(frame, Kind::{kind}, request.{rust_name})?;");
+                let _ = writeln!(
+                    text,
+                    "let {rust_name} = session.take(frame, Kind::{kind}, request.{rust_name})?;"
+                );
                 values.push(format!("{rust_name} as {target}"));
             }
             Role::Device { length } => {
-                let _ = writeln!(text, "session.check_range(request.{rust_name}, u64::from(request.{length}))?;");
+                let _ = writeln!(
+                    text,
+                    "session.check_range(request.{rust_name}, u64::from(request.{length}))?;"
+                );
                 values.push(format!("request.{rust_name}"));
             }
             Role::New(kind) => {
                 let pointee = target.replacen("*mut ", "", 1);
-                let _ = writeln!(text, "session.check_free(Kind::{kind}, request.{rust_name})?;\nlet mut {rust_name}: {pointee} = core::ptr::null_mut();");
+                let _ = writeln!(
+                    text,
+                    "session.check_free(Kind::{kind}, request.{rust_name})?;\nlet mut {rust_name}: {pointee} = core::ptr::null_mut();"
+                );
                 values.push(format!("&raw mut {rust_name}"));
             }
             Role::Out { .. } => {
@@ -111,7 +132,10 @@ fn body(text: &mut String, function: &Declaration) -> Result<(), String> {
     for argument in &function.arguments {
         if let Role::New(kind) = &argument.role {
             let rust_name = parameter_name(&argument.name);
-            let _ = writeln!(text, "session.bind(frame, Kind::{kind}, request.{rust_name}, {rust_name} as usize, status)?;");
+            let _ = writeln!(
+                text,
+                "session.bind(frame, Kind::{kind}, request.{rust_name}, {rust_name} as usize, status)?;"
+            );
         }
     }
     text.push_str("session.checked(status)?;\n");
