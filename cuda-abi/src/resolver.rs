@@ -76,7 +76,11 @@ pub fn lookup(base: &str, version: u32, per_thread: bool) -> Lookup {
         known = true;
         let slot = usize::from(export.default_stream == DefaultStream::PerThread);
         // A per-thread form carries a version of its own (7000 at least); what counts is the legacy one.
-        let since = if slot == 1 { legacy_version(export) } else { export.since };
+        let since = if slot == 1 {
+            legacy_version(export)
+        } else {
+            export.since
+        };
         if since <= version && best[slot].is_none_or(|(newest, _)| newest < since) {
             best[slot] = Some((since, index));
         }
@@ -99,11 +103,16 @@ pub fn lookup(base: &str, version: u32, per_thread: bool) -> Lookup {
 /// Index of an exported name in [`EXPORTS`].
 #[must_use]
 pub fn index_of(name: &str) -> Option<usize> {
-    EXPORTS.binary_search_by_key(&name, |export| export.name).ok()
+    EXPORTS
+        .binary_search_by_key(&name, |export| export.name)
+        .ok()
 }
 
 fn legacy_version(export: &Export) -> u32 {
-    let plain = export.name.trim_end_matches("_ptds").trim_end_matches("_ptsz");
+    let plain = export
+        .name
+        .trim_end_matches("_ptds")
+        .trim_end_matches("_ptsz");
     index_of(plain).map_or(export.since, |index| EXPORTS[index].since)
 }
 
@@ -126,7 +135,10 @@ mod tests {
         assert_eq!(name("cuCtxGetDevice", 12090, false), "cuCtxGetDevice");
         assert_eq!(name("cuCtxGetDevice", 13000, false), "cuCtxGetDevice_v2");
         assert_eq!(name("cuCtxCreate", 11040, false), "cuCtxCreate_v3");
-        assert_eq!(name("cuStreamGetCaptureInfo", 11030, false), "cuStreamGetCaptureInfo_v2");
+        assert_eq!(
+            name("cuStreamGetCaptureInfo", 11030, false),
+            "cuStreamGetCaptureInfo_v2"
+        );
     }
 
     #[test]
@@ -141,7 +153,10 @@ mod tests {
     fn lookup_tells_unknown_names_from_versions_that_are_too_old() {
         assert_eq!(lookup("", 0, false), Lookup::Unknown);
         assert_eq!(lookup("cuNoSuchThing", 13000, false), Lookup::Unknown);
-        assert_eq!(lookup("cuLaunchKernelEx", 11000, false), Lookup::VersionTooOld);
+        assert_eq!(
+            lookup("cuLaunchKernelEx", 11000, false),
+            Lookup::VersionTooOld
+        );
     }
 
     #[test]

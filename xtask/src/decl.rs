@@ -103,7 +103,7 @@ pub struct Declaration {
     pub arguments: Vec<Argument>,
     pub record: Vec<Field>,
     pub reply: Vec<Field>,
-    /// Shown in the coverage table of `docs/declarations.md`.
+    /// Becomes the documentation of the request.
     pub note: String,
     /// Records of our own protocol (`vgpu*`) that no exported function stands behind.
     pub internal: bool,

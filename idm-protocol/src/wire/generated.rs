@@ -9,8 +9,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x3fd45d5d800ee11a;
+pub const TABLE_HASH: u64 = 0xdae72f5f015ac622;
 
+/// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuNop {}
@@ -20,6 +21,7 @@ impl Request for VgpuNop {
     const OPCODE: u16 = 1;
 }
 
+/// Request of `vgpuSnapshot`. The side buffer holds one wire::snapshot::Device per device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuSnapshot {}
@@ -29,6 +31,7 @@ impl Request for VgpuSnapshot {
     const OPCODE: u16 = 2;
 }
 
+/// What comes back of [`VgpuSnapshot`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuSnapshotReply {
@@ -37,6 +40,7 @@ pub struct VgpuSnapshotReply {
 }
 const _: () = assert!(size_of::<VgpuSnapshotReply>() == 8);
 
+/// Request of `vgpuCredit`. Waits until launches of the stream have completed, so that the client may post more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCredit {
@@ -49,6 +53,7 @@ impl Request for VgpuCredit {
     const OPCODE: u16 = 3;
 }
 
+/// What comes back of [`VgpuCredit`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCreditReply {
@@ -56,6 +61,7 @@ pub struct VgpuCreditReply {
 }
 const _: () = assert!(size_of::<VgpuCreditReply>() == 8);
 
+/// Request of `vgpuUpload`. Moves bytes of the client into the worker by the bulk pipe, through the chunks of staging whose indices (u32) are the tail; a later record of the same lane names the upload (not 0) and uses it up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuUpload {
@@ -70,6 +76,7 @@ impl Request for VgpuUpload {
     const OPCODE: u16 = 4;
 }
 
+/// Request of `cuDevicePrimaryCtxRetain`. Posted when the count goes from 0 to 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuDevicePrimaryCtxRetain {
@@ -83,6 +90,7 @@ impl Request for CuDevicePrimaryCtxRetain {
     const OPCODE: u16 = 16;
 }
 
+/// Request of `cuDevicePrimaryCtxRelease_v2`. Posted when the count goes from 1 to 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuDevicePrimaryCtxReleaseV2 {
@@ -96,6 +104,7 @@ impl Request for CuDevicePrimaryCtxReleaseV2 {
     const OPCODE: u16 = 17;
 }
 
+/// Request of `cuDevicePrimaryCtxReset_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuDevicePrimaryCtxResetV2 {
@@ -109,6 +118,7 @@ impl Request for CuDevicePrimaryCtxResetV2 {
     const OPCODE: u16 = 18;
 }
 
+/// Request of `cuCtxCreate_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxCreateV2 {
@@ -122,6 +132,7 @@ impl Request for CuCtxCreateV2 {
     const OPCODE: u16 = 19;
 }
 
+/// Request of `cuCtxDestroy_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxDestroyV2 {
@@ -133,6 +144,7 @@ impl Request for CuCtxDestroyV2 {
     const OPCODE: u16 = 20;
 }
 
+/// Request of `cuCtxSynchronize`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxSynchronize {}
@@ -142,6 +154,7 @@ impl Request for CuCtxSynchronize {
     const OPCODE: u16 = 21;
 }
 
+/// Request of `cuCtxGetLimit`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxGetLimit {
@@ -154,6 +167,7 @@ impl Request for CuCtxGetLimit {
     const OPCODE: u16 = 22;
 }
 
+/// What comes back of [`CuCtxGetLimit`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxGetLimitReply {
@@ -161,6 +175,7 @@ pub struct CuCtxGetLimitReply {
 }
 const _: () = assert!(size_of::<CuCtxGetLimitReply>() == 8);
 
+/// Request of `cuCtxSetLimit`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxSetLimit {
@@ -174,6 +189,7 @@ impl Request for CuCtxSetLimit {
     const OPCODE: u16 = 23;
 }
 
+/// Request of `cuCtxGetStreamPriorityRange`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxGetStreamPriorityRange {}
@@ -183,6 +199,7 @@ impl Request for CuCtxGetStreamPriorityRange {
     const OPCODE: u16 = 24;
 }
 
+/// What comes back of [`CuCtxGetStreamPriorityRange`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxGetStreamPriorityRangeReply {
@@ -191,6 +208,7 @@ pub struct CuCtxGetStreamPriorityRangeReply {
 }
 const _: () = assert!(size_of::<CuCtxGetStreamPriorityRangeReply>() == 8);
 
+/// Request of `cuCtxGetCacheConfig`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxGetCacheConfig {}
@@ -200,6 +218,7 @@ impl Request for CuCtxGetCacheConfig {
     const OPCODE: u16 = 25;
 }
 
+/// What comes back of [`CuCtxGetCacheConfig`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxGetCacheConfigReply {
@@ -208,6 +227,7 @@ pub struct CuCtxGetCacheConfigReply {
 }
 const _: () = assert!(size_of::<CuCtxGetCacheConfigReply>() == 8);
 
+/// Request of `cuCtxSetCacheConfig`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuCtxSetCacheConfig {
@@ -220,6 +240,7 @@ impl Request for CuCtxSetCacheConfig {
     const OPCODE: u16 = 26;
 }
 
+/// Request of `cuModuleLoadDataEx`. The tail: scalar JIT options (16 bytes each: id, a zero word, u64 value), then the image, unless an upload holds it. Logs of up to log_bytes each come back in the side buffer, info first, also on failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleLoadDataEx {
@@ -237,6 +258,7 @@ impl Request for CuModuleLoadDataEx {
     const OPCODE: u16 = 32;
 }
 
+/// What comes back of [`CuModuleLoadDataEx`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleLoadDataExReply {
@@ -247,6 +269,7 @@ pub struct CuModuleLoadDataExReply {
 }
 const _: () = assert!(size_of::<CuModuleLoadDataExReply>() == 16);
 
+/// Request of `cuModuleUnload`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleUnload {
@@ -258,6 +281,7 @@ impl Request for CuModuleUnload {
     const OPCODE: u16 = 33;
 }
 
+/// Request of `cuModuleGetFunction`. Parameter offsets and sizes come back in the side buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleGetFunction {
@@ -272,6 +296,7 @@ impl Request for CuModuleGetFunction {
     const OPCODE: u16 = 34;
 }
 
+/// What comes back of [`CuModuleGetFunction`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleGetFunctionReply {
@@ -280,6 +305,7 @@ pub struct CuModuleGetFunctionReply {
 }
 const _: () = assert!(size_of::<CuModuleGetFunctionReply>() == 8);
 
+/// Request of `cuModuleGetGlobal_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleGetGlobalV2 {
@@ -293,6 +319,7 @@ impl Request for CuModuleGetGlobalV2 {
     const OPCODE: u16 = 35;
 }
 
+/// What comes back of [`CuModuleGetGlobalV2`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleGetGlobalV2Reply {
@@ -301,6 +328,7 @@ pub struct CuModuleGetGlobalV2Reply {
 }
 const _: () = assert!(size_of::<CuModuleGetGlobalV2Reply>() == 16);
 
+/// Request of `cuFuncGetAttribute`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuFuncGetAttribute {
@@ -314,6 +342,7 @@ impl Request for CuFuncGetAttribute {
     const OPCODE: u16 = 36;
 }
 
+/// What comes back of [`CuFuncGetAttribute`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuFuncGetAttributeReply {
@@ -322,6 +351,7 @@ pub struct CuFuncGetAttributeReply {
 }
 const _: () = assert!(size_of::<CuFuncGetAttributeReply>() == 8);
 
+/// Request of `cuFuncSetAttribute`. Inline and not async: the driver reports a bad value at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuFuncSetAttribute {
@@ -335,6 +365,7 @@ impl Request for CuFuncSetAttribute {
     const OPCODE: u16 = 37;
 }
 
+/// Request of `cuFuncSetCacheConfig`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuFuncSetCacheConfig {
@@ -348,6 +379,7 @@ impl Request for CuFuncSetCacheConfig {
     const OPCODE: u16 = 38;
 }
 
+/// Request of `cuLibraryLoadData`. As cuModuleLoadDataEx.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryLoadData {
@@ -365,6 +397,7 @@ impl Request for CuLibraryLoadData {
     const OPCODE: u16 = 48;
 }
 
+/// What comes back of [`CuLibraryLoadData`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryLoadDataReply {
@@ -375,6 +408,7 @@ pub struct CuLibraryLoadDataReply {
 }
 const _: () = assert!(size_of::<CuLibraryLoadDataReply>() == 16);
 
+/// Request of `cuLibraryUnload`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryUnload {
@@ -386,6 +420,7 @@ impl Request for CuLibraryUnload {
     const OPCODE: u16 = 49;
 }
 
+/// Request of `cuLibraryGetKernel`. As cuModuleGetFunction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryGetKernel {
@@ -400,6 +435,7 @@ impl Request for CuLibraryGetKernel {
     const OPCODE: u16 = 50;
 }
 
+/// What comes back of [`CuLibraryGetKernel`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryGetKernelReply {
@@ -408,6 +444,7 @@ pub struct CuLibraryGetKernelReply {
 }
 const _: () = assert!(size_of::<CuLibraryGetKernelReply>() == 8);
 
+/// Request of `cuLibraryGetModule`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryGetModule {
@@ -420,6 +457,7 @@ impl Request for CuLibraryGetModule {
     const OPCODE: u16 = 51;
 }
 
+/// Request of `cuLibraryGetGlobal`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryGetGlobal {
@@ -433,6 +471,7 @@ impl Request for CuLibraryGetGlobal {
     const OPCODE: u16 = 52;
 }
 
+/// What comes back of [`CuLibraryGetGlobal`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryGetGlobalReply {
@@ -441,6 +480,7 @@ pub struct CuLibraryGetGlobalReply {
 }
 const _: () = assert!(size_of::<CuLibraryGetGlobalReply>() == 16);
 
+/// Request of `cuLibraryGetKernelCount`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryGetKernelCount {
@@ -452,6 +492,7 @@ impl Request for CuLibraryGetKernelCount {
     const OPCODE: u16 = 53;
 }
 
+/// What comes back of [`CuLibraryGetKernelCount`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLibraryGetKernelCountReply {
@@ -460,6 +501,7 @@ pub struct CuLibraryGetKernelCountReply {
 }
 const _: () = assert!(size_of::<CuLibraryGetKernelCountReply>() == 8);
 
+/// Request of `cuKernelGetFunction`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuKernelGetFunction {
@@ -472,6 +514,7 @@ impl Request for CuKernelGetFunction {
     const OPCODE: u16 = 54;
 }
 
+/// Request of `cuKernelGetAttribute`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuKernelGetAttribute {
@@ -485,6 +528,7 @@ impl Request for CuKernelGetAttribute {
     const OPCODE: u16 = 55;
 }
 
+/// What comes back of [`CuKernelGetAttribute`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuKernelGetAttributeReply {
@@ -493,6 +537,7 @@ pub struct CuKernelGetAttributeReply {
 }
 const _: () = assert!(size_of::<CuKernelGetAttributeReply>() == 8);
 
+/// Request of `cuKernelSetAttribute`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuKernelSetAttribute {
@@ -508,6 +553,7 @@ impl Request for CuKernelSetAttribute {
     const OPCODE: u16 = 56;
 }
 
+/// Request of `cuMemAlloc_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemAllocV2 {
@@ -519,6 +565,7 @@ impl Request for CuMemAllocV2 {
     const OPCODE: u16 = 64;
 }
 
+/// What comes back of [`CuMemAllocV2`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemAllocV2Reply {
@@ -526,6 +573,7 @@ pub struct CuMemAllocV2Reply {
 }
 const _: () = assert!(size_of::<CuMemAllocV2Reply>() == 8);
 
+/// Request of `cuMemAllocPitch_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemAllocPitchV2 {
@@ -540,6 +588,7 @@ impl Request for CuMemAllocPitchV2 {
     const OPCODE: u16 = 65;
 }
 
+/// What comes back of [`CuMemAllocPitchV2`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemAllocPitchV2Reply {
@@ -548,6 +597,7 @@ pub struct CuMemAllocPitchV2Reply {
 }
 const _: () = assert!(size_of::<CuMemAllocPitchV2Reply>() == 16);
 
+/// Request of `cuMemFree_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemFreeV2 {
@@ -559,6 +609,7 @@ impl Request for CuMemFreeV2 {
     const OPCODE: u16 = 66;
 }
 
+/// Request of `cuMemGetInfo_v2`. The zone's quota, not the device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemGetInfoV2 {}
@@ -568,6 +619,7 @@ impl Request for CuMemGetInfoV2 {
     const OPCODE: u16 = 67;
 }
 
+/// What comes back of [`CuMemGetInfoV2`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemGetInfoV2Reply {
@@ -576,6 +628,7 @@ pub struct CuMemGetInfoV2Reply {
 }
 const _: () = assert!(size_of::<CuMemGetInfoV2Reply>() == 16);
 
+/// Request of `cuMemHostAlloc`. The client chooses the place in its arena; the worker checks, zeroes and registers it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemHostAlloc {
@@ -590,6 +643,7 @@ impl Request for CuMemHostAlloc {
     const OPCODE: u16 = 68;
 }
 
+/// Request of `cuMemFreeHost`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemFreeHost {
@@ -601,6 +655,7 @@ impl Request for CuMemFreeHost {
     const OPCODE: u16 = 69;
 }
 
+/// Request of `vgpuCopy`. Between ranges that both sides map or the device holds; blocking when the record asks for a reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopy {
@@ -617,6 +672,7 @@ impl Request for VgpuCopy {
     const OPCODE: u16 = 72;
 }
 
+/// Request of `vgpuCopyIn`. The bytes follow as a tail, or lie in the side buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyIn {
@@ -630,6 +686,7 @@ impl Request for VgpuCopyIn {
     const OPCODE: u16 = 73;
 }
 
+/// Request of `vgpuCopyInBulk`. The bytes follow by the bulk pipe, through the chunks of staging whose indices (u32) are the tail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyInBulk {
@@ -645,6 +702,7 @@ impl Request for VgpuCopyInBulk {
     const OPCODE: u16 = 74;
 }
 
+/// Request of `vgpuCopyOut`. The bytes come back in the reply, or in the side buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyOut {
@@ -658,6 +716,7 @@ impl Request for VgpuCopyOut {
     const OPCODE: u16 = 75;
 }
 
+/// Request of `vgpuCopyOutBulk`. The bytes come back by the bulk pipe, through the chunks of staging whose indices (u32) are the tail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyOutBulk {
@@ -673,6 +732,7 @@ impl Request for VgpuCopyOutBulk {
     const OPCODE: u16 = 76;
 }
 
+/// Request of `vgpuMemset`. Every memset, one- and two-dimensional.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuMemset {
@@ -690,6 +750,7 @@ impl Request for VgpuMemset {
     const OPCODE: u16 = 77;
 }
 
+/// Request of `cuStreamCreate`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamCreate {
@@ -703,6 +764,7 @@ impl Request for CuStreamCreate {
     const OPCODE: u16 = 96;
 }
 
+/// Request of `cuStreamCreateWithPriority`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamCreateWithPriority {
@@ -716,6 +778,7 @@ impl Request for CuStreamCreateWithPriority {
     const OPCODE: u16 = 97;
 }
 
+/// Request of `cuStreamDestroy_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamDestroyV2 {
@@ -727,6 +790,7 @@ impl Request for CuStreamDestroyV2 {
     const OPCODE: u16 = 98;
 }
 
+/// Request of `cuStreamSynchronize`. Waits on an event recorded at its place in the ring, so never for a later call of another thread.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamSynchronize {
@@ -738,6 +802,7 @@ impl Request for CuStreamSynchronize {
     const OPCODE: u16 = 99;
 }
 
+/// Request of `cuStreamQuery`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamQuery {
@@ -749,6 +814,7 @@ impl Request for CuStreamQuery {
     const OPCODE: u16 = 100;
 }
 
+/// Request of `cuStreamWaitEvent`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamWaitEvent {
@@ -763,6 +829,7 @@ impl Request for CuStreamWaitEvent {
     const OPCODE: u16 = 101;
 }
 
+/// Request of `cuStreamGetFlags`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamGetFlags {
@@ -774,6 +841,7 @@ impl Request for CuStreamGetFlags {
     const OPCODE: u16 = 102;
 }
 
+/// What comes back of [`CuStreamGetFlags`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamGetFlagsReply {
@@ -782,6 +850,7 @@ pub struct CuStreamGetFlagsReply {
 }
 const _: () = assert!(size_of::<CuStreamGetFlagsReply>() == 8);
 
+/// Request of `cuStreamGetPriority`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamGetPriority {
@@ -793,6 +862,7 @@ impl Request for CuStreamGetPriority {
     const OPCODE: u16 = 103;
 }
 
+/// What comes back of [`CuStreamGetPriority`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamGetPriorityReply {
@@ -801,6 +871,7 @@ pub struct CuStreamGetPriorityReply {
 }
 const _: () = assert!(size_of::<CuStreamGetPriorityReply>() == 8);
 
+/// Request of `cuStreamGetId`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamGetId {
@@ -812,6 +883,7 @@ impl Request for CuStreamGetId {
     const OPCODE: u16 = 104;
 }
 
+/// What comes back of [`CuStreamGetId`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamGetIdReply {
@@ -819,6 +891,7 @@ pub struct CuStreamGetIdReply {
 }
 const _: () = assert!(size_of::<CuStreamGetIdReply>() == 8);
 
+/// Request of `cuLaunchHostFunc`. The worker enqueues a trampoline that rings the callback ring and waits for the acknowledgement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLaunchHostFunc {
@@ -833,6 +906,7 @@ impl Request for CuLaunchHostFunc {
     const OPCODE: u16 = 105;
 }
 
+/// Request of `cuEventCreate`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventCreate {
@@ -846,6 +920,7 @@ impl Request for CuEventCreate {
     const OPCODE: u16 = 112;
 }
 
+/// Request of `cuEventDestroy_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventDestroyV2 {
@@ -857,6 +932,7 @@ impl Request for CuEventDestroyV2 {
     const OPCODE: u16 = 113;
 }
 
+/// Request of `cuEventRecord`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventRecord {
@@ -869,6 +945,7 @@ impl Request for CuEventRecord {
     const OPCODE: u16 = 114;
 }
 
+/// Request of `cuEventRecordWithFlags`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventRecordWithFlags {
@@ -883,6 +960,7 @@ impl Request for CuEventRecordWithFlags {
     const OPCODE: u16 = 115;
 }
 
+/// Request of `cuEventQuery`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventQuery {
@@ -894,6 +972,7 @@ impl Request for CuEventQuery {
     const OPCODE: u16 = 116;
 }
 
+/// Request of `cuEventSynchronize`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventSynchronize {
@@ -905,6 +984,7 @@ impl Request for CuEventSynchronize {
     const OPCODE: u16 = 117;
 }
 
+/// Request of `cuEventElapsedTime`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventElapsedTime {
@@ -917,6 +997,7 @@ impl Request for CuEventElapsedTime {
     const OPCODE: u16 = 118;
 }
 
+/// What comes back of [`CuEventElapsedTime`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventElapsedTimeReply {
@@ -925,6 +1006,7 @@ pub struct CuEventElapsedTimeReply {
 }
 const _: () = assert!(size_of::<CuEventElapsedTimeReply>() == 8);
 
+/// Request of `cuEventElapsedTime_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventElapsedTimeV2 {
@@ -937,6 +1019,7 @@ impl Request for CuEventElapsedTimeV2 {
     const OPCODE: u16 = 119;
 }
 
+/// What comes back of [`CuEventElapsedTimeV2`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventElapsedTimeV2Reply {
@@ -945,6 +1028,7 @@ pub struct CuEventElapsedTimeV2Reply {
 }
 const _: () = assert!(size_of::<CuEventElapsedTimeV2Reply>() == 8);
 
+/// Request of `cuLaunchKernel`. Attributes (72 bytes each) and then the parameters follow as a tail, or lie in the side buffer. The first launch of a function asks for a reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLaunchKernel {
@@ -967,6 +1051,7 @@ impl Request for CuLaunchKernel {
     const OPCODE: u16 = 128;
 }
 
+/// Request of `cuOccupancyMaxActiveBlocksPerMultiprocessor`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuOccupancyMaxActiveBlocksPerMultiprocessor {
@@ -981,6 +1066,7 @@ impl Request for CuOccupancyMaxActiveBlocksPerMultiprocessor {
     const OPCODE: u16 = 144;
 }
 
+/// What comes back of [`CuOccupancyMaxActiveBlocksPerMultiprocessor`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuOccupancyMaxActiveBlocksPerMultiprocessorReply {
@@ -989,6 +1075,7 @@ pub struct CuOccupancyMaxActiveBlocksPerMultiprocessorReply {
 }
 const _: () = assert!(size_of::<CuOccupancyMaxActiveBlocksPerMultiprocessorReply>() == 8);
 
+/// Request of `cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags {
@@ -1003,6 +1090,7 @@ impl Request for CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags {
     const OPCODE: u16 = 145;
 }
 
+/// What comes back of [`CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlagsReply {
@@ -1011,6 +1099,7 @@ pub struct CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlagsReply {
 }
 const _: () = assert!(size_of::<CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlagsReply>() == 8);
 
+/// Request of `cuOccupancyAvailableDynamicSMemPerBlock`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuOccupancyAvailableDynamicSMemPerBlock {
@@ -1024,6 +1113,7 @@ impl Request for CuOccupancyAvailableDynamicSMemPerBlock {
     const OPCODE: u16 = 146;
 }
 
+/// What comes back of [`CuOccupancyAvailableDynamicSMemPerBlock`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuOccupancyAvailableDynamicSMemPerBlockReply {

@@ -8,16 +8,23 @@ use crate::decl::{Declaration, Declarations, Field, Half, Role};
 
 pub fn records(declarations: &Declarations) -> Result<String, String> {
     let mut body = String::new();
+    let mut table = String::new();
     let mut remote: Vec<_> = declarations.remote().collect();
     remote.sort_by_key(|function| function.op);
     for function in &remote {
+        let request = request_fields(function);
+        let reply = reply_fields(function);
+        let _ = writeln!(
+            table,
+            "{:?} {} {request:?} {reply:?}",
+            function.op, function.name
+        );
         structure(
             &mut body,
             &type_name(&function.name),
-            &request_fields(function),
+            &request,
             Some(function),
         );
-        let reply = reply_fields(function);
         if !reply.is_empty() {
             structure(
                 &mut body,
@@ -32,7 +39,7 @@ pub fn records(declarations: &Declarations) -> Result<String, String> {
     let _ = writeln!(
         text,
         "/// Hash over every opcode and layout below; both sides must agree on it at attach.\npub const TABLE_HASH: u64 = {:#018x};\n",
-        fnv1a(&body)
+        fnv1a(&table)
     );
     text.push_str(&body);
     Ok(text)
@@ -109,6 +116,19 @@ fn structure(text: &mut String, name: &str, fields: &[Field], request: Option<&D
             }
         })
         .sum();
+    if let Some(function) = request {
+        let _ = writeln!(
+            text,
+            "/// Request of `{}`. {}",
+            function.name, function.note
+        );
+    } else {
+        let _ = writeln!(
+            text,
+            "/// What comes back of [`{}`].",
+            name.trim_end_matches("Reply")
+        );
+    }
     let _ = writeln!(
         text,
         "#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]\n#[repr(C)]\npub struct {name} {{"
