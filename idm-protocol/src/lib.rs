@@ -14,6 +14,7 @@
 
 #[cfg(not(loom))]
 pub mod attach;
+pub mod bulk;
 pub mod callback;
 pub mod control;
 pub mod handle;
