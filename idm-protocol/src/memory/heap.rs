@@ -1,0 +1,34 @@
+//! Shared words on the heap: what loom, Miri and the unit tests run the rings over.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::Memory;
+use crate::sync::Word;
+
+/// Zeroed words of this process, with a doorbell that works between its threads.
+#[derive(Clone, Debug)]
+pub struct Heap {
+    words: Arc<[Word]>,
+    #[cfg(loom)]
+    pub(crate) bell: Arc<crate::wait::LoomBell>,
+}
+
+impl Heap {
+    /// `count` words, all zero: the valid empty state of everything in this crate.
+    pub fn zeroed(count: usize) -> Self {
+        Self {
+            words: (0..count).map(|_| Word::new(0)).collect(),
+            #[cfg(loom)]
+            bell: Arc::default(),
+        }
+    }
+}
+
+impl Memory for Heap {
+    #[inline]
+    fn words(&self) -> &[Word] {
+        &self.words
+    }
+}
