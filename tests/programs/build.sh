@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Builds the test programs: fetches the CUDA toolchain where it can, does without where it cannot.
+#
+# Environment: OUT (default target/programs), CUDA_TOOLCHAIN_DIR; arguments go to make.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+export OUT=${OUT:-$root/target/programs}
+targets=(driver cuda)
+
+status=0
+"$root/tests/toolchain/fetch.sh" || status=$?
+case $status in
+0) ;;
+4)
+    echo "programs: no CUDA toolchain, so no CUDA C programs; the Driver API programs need none" >&2
+    targets=(driver)
+    ;;
+*) exit "$status" ;;
+esac
+
+# Compilers say nothing unless something is wrong.
+make --no-print-directory --silent -C "$root/tests/programs" -j "$(nproc)" "$@" "${targets[@]}"
+echo "programs: $(find "$OUT/driver" -type f | wc -l) Driver API programs in $OUT/driver$(
+    [[ ${#targets[@]} -eq 1 ]] || echo ", $(find "$OUT/objects" -type f | wc -l) CUDA C programs in four builds beside it")"
