@@ -18,6 +18,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::layout::Limits;
+
 pub mod client;
 pub mod socket;
 mod text;
@@ -138,123 +140,6 @@ impl Capabilities {
     pub const ALL: u64 = Self::COMPUTE | Self::PINNED | Self::GRAPHS | Self::POOLS | Self::VMM;
 }
 
-/// The sizes both sides compute the shared layout from. They travel in [`Welcome`] and are never read from
-/// shared memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Limits {
-    /// Bytes of the arena memfd: the zone's pinned quota, staging included.
-    pub arena_bytes: u64,
-    /// 64-byte lines in the submission ring; a power of two.
-    pub ring_lines: u32,
-    /// Lanes, that is client threads that can wait for a reply at one time.
-    pub lanes: u32,
-    /// Bytes of one lane's side buffer; whole pages.
-    pub side_bytes: u32,
-    /// 64-byte lines in the callback ring; a power of two.
-    pub callback_lines: u32,
-    /// Streams (each has a credit word).
-    pub streams: u32,
-    /// Contexts (each has a sticky-error word).
-    pub contexts: u32,
-    /// Handles of any other one kind.
-    pub handles: u32,
-    /// 256 KiB chunks at the start of the arena that stage pageable copies.
-    pub staging_chunks: u32,
-}
-
-const _: () = assert!(size_of::<Limits>() == 40);
-
-/// Bytes of one staging chunk.
-pub const STAGING_CHUNK_BYTES: u64 = 256 << 10;
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            arena_bytes: 1 << 30,
-            ring_lines: 8192,
-            lanes: 256,
-            side_bytes: 64 << 10,
-            callback_lines: 1024,
-            streams: 4096,
-            contexts: 64,
-            handles: 1 << 20,
-            staging_chunks: 64,
-        }
-    }
-}
-
-impl Limits {
-    /// Checks each size against what the layout can hold. Both sides call this before they compute
-    /// anything from limits that came from elsewhere.
-    pub fn check(&self) -> Result<(), BadLimits> {
-        let bad = |what, value: u64, wanted| {
-            Err(BadLimits {
-                what,
-                value,
-                wanted,
-            })
-        };
-        let power_of_two = |what, value: u32, low: u32, high: u32| {
-            if value.is_power_of_two() && (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                bad(
-                    what,
-                    value.into(),
-                    "a power of two within the documented range",
-                )
-            }
-        };
-        let within = |what, value: u32, low: u32, high: u32| {
-            if (low..=high).contains(&value) {
-                Ok(())
-            } else {
-                bad(what, value.into(), "a value within the documented range")
-            }
-        };
-        power_of_two("ring_lines", self.ring_lines, 128, 1 << 20)?;
-        power_of_two("callback_lines", self.callback_lines, 128, 1 << 16)?;
-        within("lanes", self.lanes, 1, 4096)?;
-        within("streams", self.streams, 1, 1 << 16)?;
-        within("contexts", self.contexts, 1, 4096)?;
-        within("handles", self.handles, 1, 1 << 24)?;
-        within("side_bytes", self.side_bytes, 4096, 16 << 20)?;
-        if !self.side_bytes.is_multiple_of(4096) {
-            return bad("side_bytes", self.side_bytes.into(), "whole 4 KiB pages");
-        }
-        within("staging_chunks", self.staging_chunks, 1, 4096)?;
-        if !self.arena_bytes.is_multiple_of(4096) || self.arena_bytes > 1 << 40 {
-            return bad(
-                "arena_bytes",
-                self.arena_bytes,
-                "whole 4 KiB pages, at most 1 TiB",
-            );
-        }
-        if self.arena_bytes < u64::from(self.staging_chunks) * STAGING_CHUNK_BYTES {
-            return bad(
-                "arena_bytes",
-                self.arena_bytes,
-                "room for the staging chunks",
-            );
-        }
-        Ok(())
-    }
-}
-
-/// A size that no layout can be made from. It comes from the supervisor's configuration or from a
-/// supervisor that lies; either way the attach ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("limit {what} is {value}; it must be {wanted}")]
-pub struct BadLimits {
-    /// Which size.
-    pub what: &'static str,
-    /// Its value.
-    pub value: u64,
-    /// What it should have been.
-    pub wanted: &'static str,
-}
-
 /// Which driver a worker loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
@@ -301,7 +186,7 @@ pub struct Welcome {
     pub device_count: u32,
 }
 
-const _: () = assert!(size_of::<Welcome>() == 96);
+const _: () = assert!(size_of::<Welcome>() == 104);
 
 impl Welcome {
     /// Reads a welcome from one received packet.
@@ -540,83 +425,5 @@ mod tests {
         let mut sent = Refusal::new(RefusalCode::WRONG_VERSION, "rebuild");
         sent.header.protocol_version = 99;
         assert_eq!(Answer::decode(sent.as_bytes()), Ok(Answer::Refusal(sent)));
-    }
-
-    #[test]
-    fn default_limits_pass_their_own_check() {
-        assert_eq!(Limits::default().check(), Ok(()));
-    }
-
-    #[test]
-    fn limits_outside_what_a_layout_can_hold_are_named() {
-        let default = Limits::default();
-        let cases: [(&str, Limits); 9] = [
-            (
-                "ring_lines",
-                Limits {
-                    ring_lines: 8191,
-                    ..default
-                },
-            ),
-            (
-                "ring_lines",
-                Limits {
-                    ring_lines: 1 << 21,
-                    ..default
-                },
-            ),
-            (
-                "callback_lines",
-                Limits {
-                    callback_lines: 0,
-                    ..default
-                },
-            ),
-            (
-                "lanes",
-                Limits {
-                    lanes: 0,
-                    ..default
-                },
-            ),
-            (
-                "streams",
-                Limits {
-                    streams: 1 << 17,
-                    ..default
-                },
-            ),
-            (
-                "side_bytes",
-                Limits {
-                    side_bytes: 4097,
-                    ..default
-                },
-            ),
-            (
-                "staging_chunks",
-                Limits {
-                    staging_chunks: 0,
-                    ..default
-                },
-            ),
-            (
-                "arena_bytes",
-                Limits {
-                    arena_bytes: 4096,
-                    ..default
-                },
-            ),
-            (
-                "arena_bytes",
-                Limits {
-                    arena_bytes: u64::MAX,
-                    ..default
-                },
-            ),
-        ];
-        for (what, limits) in cases {
-            assert_eq!(limits.check().map_err(|bad| bad.what), Err(what));
-        }
     }
 }

@@ -12,22 +12,25 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use zerocopy::IntoBytes;
 
+use crate::layout::{Layout, LimitsError, PAGE_BYTES};
+use crate::memory::{FileError, SealedFile};
+
 use super::socket::{receive_with_descriptors, send};
-use super::{
-    Answer, BadLimits, Hello, MAX_PACKET_LEN, Malformed, RefusalCode, WELCOME_DESCRIPTORS, Welcome,
-};
+use super::{Answer, Hello, MAX_PACKET_LEN, Malformed, RefusalCode, WELCOME_DESCRIPTORS, Welcome};
 
 /// What a successful attach hands over.
 #[derive(Debug)]
 pub struct Attachment {
-    /// The supervisor's consent; its limits have passed [`super::Limits::check`].
+    /// The supervisor's consent.
     pub welcome: Welcome,
+    /// Where everything lies in the control region, computed from the welcome's limits.
+    pub layout: Layout,
     /// Rings, lanes, latches: read and write.
-    pub control: OwnedFd,
+    pub control: SealedFile,
     /// Pinned host memory: read and write, never executable.
-    pub arena: OwnedFd,
+    pub arena: SealedFile,
     /// The supervisor's word on this client: read only.
-    pub status: OwnedFd,
+    pub status: SealedFile,
     /// The sign of life. Keep it open; when it becomes readable the worker is gone.
     pub lifeline: Lifeline,
 }
@@ -86,17 +89,20 @@ pub fn attach(path: &Path, hello: &Hello, timeout: Duration) -> Result<Attachmen
             text: refusal.text.to_string(),
         }),
         Answer::Welcome(welcome) => {
-            welcome.limits.check()?;
+            let layout = Layout::new(&welcome.limits)?;
+            let arena_len = usize::try_from(welcome.limits.arena_bytes)
+                .map_err(|_| FileError::Size(usize::MAX))?;
             let count = packet.descriptors.len();
             let [control, arena, status] =
                 <[OwnedFd; WELCOME_DESCRIPTORS]>::try_from(packet.descriptors)
                     .map_err(|_| AttachError::Descriptors(count))?;
             Ok(Attachment {
-                welcome,
-                control,
-                arena,
-                status,
+                control: SealedFile::receive(control, layout.byte_len())?,
+                arena: SealedFile::receive(arena, arena_len)?,
+                status: SealedFile::receive(status, PAGE_BYTES)?,
                 lifeline: Lifeline(link),
+                welcome,
+                layout,
             })
         }
     }
@@ -139,7 +145,10 @@ pub enum AttachError {
     Malformed(#[from] Malformed),
     /// The answer asks for a layout that cannot be.
     #[error("the GPU proxy's answer is not usable: {0}")]
-    Limits(#[from] BadLimits),
+    Limits(#[from] LimitsError),
+    /// The answer came with memory that is not what it announced.
+    #[error("the GPU proxy's answer is not usable: {0}")]
+    Memory(#[from] FileError),
     /// The answer came without its memory.
     #[error("the GPU proxy sent {0} descriptors where {WELCOME_DESCRIPTORS} were due")]
     Descriptors(usize),
@@ -204,10 +213,11 @@ mod tests {
 
     use super::*;
     use crate::attach::socket::{accept, receive};
-    use crate::attach::{Limits, MessageKind, Refusal};
+    use crate::attach::{MessageKind, Refusal};
+    use crate::layout::Limits;
 
     /// A supervisor that answers one client with `answer` and as many copies of its own socket as asked.
-    fn answer_once(answer: Vec<u8>, descriptors: usize) -> (tempfile::TempDir, PathBuf) {
+    fn answer_once(answer: Vec<u8>, files: Vec<SealedFile>) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gpu.sock");
         let listener = socket(
@@ -225,15 +235,34 @@ mod tests {
             let packet = receive(link.as_fd(), &mut buffer).unwrap();
             Hello::decode(&buffer[..packet.len]).unwrap();
             if !answer.is_empty() {
-                send(link.as_fd(), &answer, &vec![listener.as_fd(); descriptors]).unwrap();
+                send(
+                    link.as_fd(),
+                    &answer,
+                    &files.iter().map(AsFd::as_fd).collect::<Vec<_>>(),
+                )
+                .unwrap();
             }
         });
         (folder, path)
     }
 
-    fn attach_to(answer: &[u8], descriptors: usize) -> Result<Attachment, AttachError> {
-        let (_folder, path) = answer_once(answer.to_vec(), descriptors);
+    fn attach_to(answer: &[u8], lens: &[usize]) -> Result<Attachment, AttachError> {
+        let files = lens
+            .iter()
+            .map(|&len| SealedFile::create(c"test", len).unwrap())
+            .collect();
+        let (_folder, path) = answer_once(answer.to_vec(), files);
         attach(&path, &Hello::new(1, 0, 1, "test"), Duration::from_secs(20))
+    }
+
+    fn lens() -> [usize; 3] {
+        let limits = Limits::default();
+        let control = Layout::new(&limits).unwrap().byte_len();
+        [
+            control,
+            usize::try_from(limits.arena_bytes).unwrap(),
+            PAGE_BYTES,
+        ]
     }
 
     fn welcome() -> Welcome {
@@ -252,7 +281,7 @@ mod tests {
 
     #[test]
     fn welcome_with_three_descriptors_attaches_and_the_lifeline_shows_the_end() {
-        let attached = attach_to(welcome().as_bytes(), 3).unwrap();
+        let attached = attach_to(welcome().as_bytes(), &lens()).unwrap();
         assert_eq!(attached.welcome, welcome());
         attached.lifeline.wait_cut();
         assert!(attached.lifeline.is_cut());
@@ -262,7 +291,7 @@ mod tests {
     fn welcome_with_too_few_or_too_many_descriptors_is_an_error() {
         for count in [0, 2, 4] {
             assert!(matches!(
-                attach_to(welcome().as_bytes(), count),
+                attach_to(welcome().as_bytes(), &[PAGE_BYTES; 4][..count]),
                 Err(AttachError::Descriptors(found)) if found == count
             ));
         }
@@ -273,15 +302,29 @@ mod tests {
         let mut bad = welcome();
         bad.limits.lanes = 0;
         assert!(matches!(
-            attach_to(bad.as_bytes(), 3),
+            attach_to(bad.as_bytes(), &lens()),
             Err(AttachError::Limits(_))
         ));
     }
 
     #[test]
+    fn welcome_with_memory_of_another_size_is_an_error() {
+        let [control, arena, status] = lens();
+        for wrong in [
+            [control + PAGE_BYTES, arena, status],
+            [control, PAGE_BYTES, status],
+        ] {
+            assert!(matches!(
+                attach_to(welcome().as_bytes(), &wrong),
+                Err(AttachError::Memory(FileError::WrongSize { .. }))
+            ));
+        }
+    }
+
+    #[test]
     fn refusal_reaches_the_user_as_one_line() {
         let refusal = Refusal::new(RefusalCode::ZONE_FULL, "zone \"a\" has its 4 clients");
-        let error = attach_to(refusal.as_bytes(), 0).unwrap_err();
+        let error = attach_to(refusal.as_bytes(), &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the GPU proxy refused this program: zone \"a\" has its 4 clients"
@@ -290,9 +333,9 @@ mod tests {
 
     #[test]
     fn hang_up_and_nonsense_are_told_apart() {
-        assert!(matches!(attach_to(&[], 0), Err(AttachError::HungUp)));
+        assert!(matches!(attach_to(&[], &[]), Err(AttachError::HungUp)));
         assert!(matches!(
-            attach_to(&[1; 40], 0),
+            attach_to(&[1; 40], &[]),
             Err(AttachError::Malformed(_))
         ));
     }
