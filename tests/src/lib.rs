@@ -1,1 +1,15 @@
-//! e2e
+//! Harness of the end-to-end tests: the built system, seen from outside.
+//!
+//! A test starts its own [`Proxy`] in its own directory and runs ordinary programs against it, or
+//! directly on the software GPU. Nothing here judges by the clock: a [`Watchdog`] only ends what hangs
+//! and then shows every log there is.
+
+pub mod driver;
+pub mod place;
+pub mod process;
+pub mod proxy;
+pub mod system;
+
+pub use driver::Gpu;
+pub use process::{Finished, Program, Running, Watchdog};
+pub use proxy::{Proxy, Setup, Zone};

@@ -1,0 +1,63 @@
+//! Where the things under test lie: binaries and libraries beside the test, programs under `target/`.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+/// Directory of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The profile directory (`target/debug`, say) that the running test was built into, or
+/// `VGPU_TEST_BINARIES`.
+pub fn profile() -> PathBuf {
+    if let Some(chosen) = std::env::var_os("VGPU_TEST_BINARIES") {
+        return PathBuf::from(chosen);
+    }
+    let executable = std::env::current_exe().expect("/proc is mounted");
+    let mut directory = executable
+        .parent()
+        .expect("an executable lies in a directory");
+    if directory.ends_with("deps") {
+        directory = directory
+            .parent()
+            .expect("deps lies in the profile directory");
+    }
+    directory.to_path_buf()
+}
+
+/// A file that `cargo build --workspace` makes.
+///
+/// # Panics
+/// If it is missing, with what to do.
+pub fn built(name: &str) -> PathBuf {
+    let path = profile().join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: build everything first with `cargo build --workspace` (same profile and target \
+         directory as the tests), or run `make test`",
+        path.display()
+    );
+    path
+}
+
+/// The `libcuda.so.1` under test.
+pub fn libvgpu() -> PathBuf {
+    built("libcuda.so")
+}
+
+/// The software GPU's driver library.
+pub fn softgpu() -> PathBuf {
+    built("libsoftcuda.so")
+}
+
+/// The test client in Rust, `src/bin/client.rs`.
+pub fn client() -> PathBuf {
+    built("vgpu-test-client")
+}
+
+/// Where the programs of `tests/programs` are built to.
+pub fn programs() -> PathBuf {
+    std::env::var_os("VGPU_TEST_PROGRAMS")
+        .map_or_else(|| repository().join("target/programs"), PathBuf::from)
+}

@@ -1,0 +1,427 @@
+//! A proxy of a test's own: directory, sockets, configuration, log; stopped and checked at the end.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::place;
+use crate::process::{Program, Watchdog};
+use crate::system::{self, Identity};
+
+/// One zone of the configuration.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    name: String,
+    lines: Vec<(String, String)>,
+}
+
+impl Zone {
+    /// A zone with modest quotas and one warm worker.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            lines: Vec::new(),
+        }
+        .set("memory", "\"1GiB\"")
+        .set("pinned", "\"64MiB\"")
+        .set("clients", "8")
+        .set("warm_workers", "1")
+    }
+
+    /// Sets a key of the zone to a TOML value.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.lines.retain(|(known, _)| known != key);
+        self.lines.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn memory(self, size: &str) -> Self {
+        self.set("memory", &format!("\"{size}\""))
+    }
+
+    #[must_use]
+    pub fn pinned(self, size: &str) -> Self {
+        self.set("pinned", &format!("\"{size}\""))
+    }
+
+    #[must_use]
+    pub fn clients(self, count: u32) -> Self {
+        self.set("clients", &count.to_string())
+    }
+
+    #[must_use]
+    pub fn warm(self, count: u32) -> Self {
+        self.set("warm_workers", &count.to_string())
+    }
+}
+
+/// What a proxy is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    zones: Vec<Zone>,
+    driver_environment: Vec<(String, String)>,
+    driver_library: Option<PathBuf>,
+    proxy_lines: Vec<(String, String)>,
+    watchdog: Watchdog,
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    #[must_use]
+    pub fn zone(mut self, zone: Zone) -> Self {
+        self.zones.push(zone);
+        self
+    }
+
+    /// A variable of the workers' environment, for the software GPU's settings.
+    #[must_use]
+    pub fn driver_env(mut self, name: &str, value: &str) -> Self {
+        self.driver_environment
+            .push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another driver library than the software GPU beside the tests.
+    #[must_use]
+    pub fn driver_library(mut self, path: impl AsRef<Path>) -> Self {
+        self.driver_library = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Sets a key of the section `[proxy]` to a TOML value.
+    #[must_use]
+    pub fn proxy(mut self, key: &str, value: &str) -> Self {
+        self.proxy_lines.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn configuration(&self, directory: &Path) -> String {
+        let mut text = String::from("[proxy]\n");
+        let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+        let library = self.driver_library.clone().unwrap_or_else(place::softgpu);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "runtime_dir = {}", quoted(&directory.join("run")));
+        let _ = writeln!(text, "worker = {}", quoted(&place::built("vgpu-worker")));
+        for (key, value) in &self.proxy_lines {
+            let _ = writeln!(text, "{key} = {value}");
+        }
+        let _ = writeln!(
+            text,
+            "\n[driver]\nkind = \"softgpu\"\nlibrary = {}",
+            quoted(&library)
+        );
+        if !self.driver_environment.is_empty() {
+            let _ = writeln!(text, "\n[driver.env]");
+            for (name, value) in &self.driver_environment {
+                let _ = writeln!(text, "{name} = {value:?}");
+            }
+        }
+        for zone in &self.zones {
+            let _ = writeln!(text, "\n[[zone]]\nname = {:?}", zone.name);
+            for (key, value) in &zone.lines {
+                let _ = writeln!(text, "{key} = {value}");
+            }
+        }
+        text
+    }
+
+    /// Starts `gpu-proxy serve` and waits until every zone accepts clients.
+    ///
+    /// # Panics
+    /// If it does not come up, with its log.
+    pub fn start(mut self) -> Proxy {
+        if self.zones.is_empty() {
+            self = self.zone(Zone::new("default"));
+        }
+        let directory = tempfile::Builder::new()
+            .prefix("vgpu-")
+            .tempdir()
+            .expect("the temporary directory is writable");
+        let configuration = directory.path().join("gpu-proxy.toml");
+        fs::create_dir(directory.path().join("run")).expect("the directory is ours");
+        fs::write(&configuration, self.configuration(directory.path()))
+            .expect("the directory is ours");
+        link_library(&directory.path().join("remoted"), &place::libvgpu());
+        let log_path = directory.path().join("proxy.log");
+        let log = fs::File::create(&log_path).expect("the directory is ours");
+        let child = Command::new(place::built("gpu-proxy"))
+            .arg("serve")
+            .arg("--config")
+            .arg(&configuration)
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor is to be had"))
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .expect("gpu-proxy starts");
+        let mut proxy = Proxy {
+            directory,
+            log_path,
+            child,
+            zones: self.zones.iter().map(|zone| zone.name.clone()).collect(),
+            watchdog: self.watchdog,
+            stopped: None,
+        };
+        proxy.wait_until_ready(&self.zones);
+        proxy
+    }
+}
+
+/// Makes `directory` one that holds `library` as `libcuda.so.1`.
+pub fn link_library(directory: &Path, library: &Path) {
+    fs::create_dir_all(directory).expect("the directory is ours");
+    for name in ["libcuda.so.1", "libcuda.so"] {
+        let link = directory.join(name);
+        let _ = fs::remove_file(&link);
+        symlink(library, link).expect("the directory is ours");
+    }
+}
+
+/// A program that runs directly on the software GPU, with no proxy.
+pub fn direct(program: impl AsRef<Path>) -> Program {
+    let directory = place::profile().join("vgpu-test-direct");
+    if !directory.join("libcuda.so.1").exists() {
+        // Several tests may come here at once; whoever renames last wins with the same content.
+        let draft =
+            tempfile::tempdir_in(place::profile()).expect("the profile directory is writable");
+        link_library(&draft.path().join("links"), &place::softgpu());
+        let _ = fs::rename(draft.path().join("links"), &directory);
+    }
+    Program::new(program).env("LD_LIBRARY_PATH", &directory)
+}
+
+/// A running proxy. Dropped, it is stopped, and the test fails if it did not stop cleanly.
+#[derive(Debug)]
+pub struct Proxy {
+    directory: tempfile::TempDir,
+    log_path: PathBuf,
+    child: Child,
+    zones: Vec<String>,
+    watchdog: Watchdog,
+    stopped: Option<ExitStatus>,
+}
+
+impl Proxy {
+    /// A proxy with one zone, `default`.
+    pub fn start() -> Self {
+        Setup::new().start()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn socket(&self, zone: &str) -> PathBuf {
+        self.directory
+            .path()
+            .join("run")
+            .join(zone)
+            .join("gpu.sock")
+    }
+
+    /// The directory that holds `libcuda.so.1`, ours.
+    pub fn library_directory(&self) -> PathBuf {
+        self.directory.path().join("remoted")
+    }
+
+    /// A program that runs in the first zone.
+    pub fn program(&self, program: impl AsRef<Path>) -> Program {
+        self.program_in(&self.zones[0], program)
+    }
+
+    pub fn program_in(&self, zone: &str, program: impl AsRef<Path>) -> Program {
+        Program::new(program)
+            .env("LD_LIBRARY_PATH", self.library_directory())
+            .env("VGPU_SOCKET", self.socket(zone))
+            .log(&self.log_path)
+    }
+
+    /// The Rust test client in the first zone.
+    pub fn client(&self, scenario: &str) -> Program {
+        self.program(place::client()).arg(scenario)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log_path).unwrap_or_default()
+    }
+
+    /// What `vgpuctl status --json` says.
+    pub fn status(&self) -> Value {
+        let finished = Program::new(place::built("vgpuctl"))
+            .args(["status", "--json", "--socket"])
+            .arg(self.directory.path().join("run/admin.sock"))
+            .log(&self.log_path)
+            .run()
+            .expect_success();
+        serde_json::from_str(&finished.stdout)
+            .unwrap_or_else(|error| panic!("status is not JSON ({error}):\n{}", finished.stdout))
+    }
+
+    /// Its processes: the proxy itself first, then what it started.
+    pub fn family(&self) -> Vec<Identity> {
+        system::family(self.pid())
+    }
+
+    /// Waits until `condition` holds.
+    ///
+    /// # Panics
+    /// If it never does, with `what` and the log.
+    pub fn wait_until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + self.watchdog.0;
+        while !condition(self) {
+            assert!(
+                Instant::now() < deadline,
+                "never: {what}\n--- log\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a process id fits"));
+        let _ = kill(pid, signal);
+    }
+
+    /// Ends it with SIGTERM and checks that it took everything with it.
+    ///
+    /// # Panics
+    /// If it hangs, fails or leaves a process or a socket behind.
+    pub fn stop(mut self) {
+        self.stop_checked();
+    }
+
+    /// Kills it with SIGKILL and waits until its workers are gone too.
+    pub fn kill(mut self) {
+        let family = self.family();
+        self.signal(Signal::SIGKILL);
+        self.stopped = Some(self.child.wait().expect("the proxy is ours to wait for"));
+        self.expect_gone(&family);
+    }
+
+    fn stop_checked(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
+        let family = self.family();
+        self.signal(Signal::SIGTERM);
+        let status = self.wait_for_end();
+        assert!(
+            status.code() == Some(0),
+            "the proxy ended with code {:?} signal {:?}\n--- log\n{}",
+            status.code(),
+            status.signal(),
+            self.log()
+        );
+        self.expect_gone(&family);
+        for zone in &self.zones {
+            let socket = self.socket(zone);
+            assert!(
+                !socket.exists(),
+                "{} was left behind\n--- log\n{}",
+                socket.display(),
+                self.log()
+            );
+        }
+    }
+
+    fn wait_for_end(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + self.watchdog.0;
+        loop {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .expect("the proxy is ours to wait for")
+            {
+                self.stopped = Some(status);
+                return status;
+            }
+            if Instant::now() > deadline {
+                let threads = system::thread_report(self.pid());
+                self.end_by_force();
+                panic!(
+                    "the proxy did not end on SIGTERM\nthreads:\n{threads}--- log\n{}",
+                    self.log()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn expect_gone(&self, family: &[Identity]) {
+        self.wait_until("the proxy's processes are gone", |_| {
+            !family.iter().any(Identity::is_alive)
+        });
+    }
+
+    fn wait_until_ready(&mut self, zones: &[Zone]) {
+        let deadline = Instant::now() + self.watchdog.0;
+        let admin = self.directory.path().join("run/admin.sock");
+        loop {
+            let sockets = zones.iter().all(|zone| self.socket(&zone.name).exists());
+            if sockets && admin.exists() {
+                break;
+            }
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .expect("the proxy is ours to wait for")
+            {
+                self.stopped = Some(status);
+                panic!(
+                    "the proxy ended at once ({status})\n--- log\n{}",
+                    self.log()
+                );
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the proxy does not come up\n--- log\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn end_by_force(&mut self) {
+        let family = self.family();
+        for process in family.iter().filter(|process| process.is_alive()) {
+            if let Ok(pid) = i32::try_from(process.pid) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        self.stopped = self.child.wait().ok();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
+        if std::thread::panicking() {
+            self.end_by_force();
+            eprintln!("--- log of the proxy\n{}", self.log());
+        } else {
+            self.stop_checked();
+        }
+    }
+}
