@@ -19,6 +19,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
+use crate::bulk::Pipe;
 use crate::layout::{LINE_WORDS, Layout, PAGE_WORDS};
 use crate::memory::{OutOfBounds, Region, View, WORD_BYTES, load_words, padded_write, store_bytes};
 use crate::record::{
@@ -36,6 +37,7 @@ pub const STATUS_UNKNOWN: u32 = 999;
 
 const BELL_WORD: usize = RECORD_WORDS;
 const RELEASE_WORD: usize = RECORD_WORDS + LINE_WORDS;
+const PIPE_WORD: usize = RECORD_WORDS + 2 * LINE_WORDS;
 
 /// Why a call over a lane failed. The call may or may not have been executed when the error is
 /// [`LaneError::Ended`] or [`LaneError::ReplyLength`]; otherwise it was not posted.
@@ -80,6 +82,7 @@ pub struct ClientLane<R> {
     slot: View<R>,
     bell: Bell<R>,
     side: View<R>,
+    pipe: Pipe<R>,
     patience: Patience,
     /// Sequence of the last record that took the side buffer along.
     side_handed: u64,
@@ -97,12 +100,18 @@ impl<R: Region> ClientLane<R> {
         index: u16,
         patience: Patience,
     ) -> Result<Self, OutOfBounds> {
-        let Parts { slot, bell, side } = Parts::new(region, layout, index)?;
+        let Parts {
+            slot,
+            bell,
+            side,
+            pipe,
+        } = Parts::new(region, layout, index)?;
         Ok(Self {
             index,
             slot,
             bell,
             side,
+            pipe,
             patience,
             side_handed: 0,
             reply: [0; RECORD_WORDS - 2],
@@ -220,6 +229,11 @@ impl<R: Region> ClientLane<R> {
         self.side.byte_len()
     }
 
+    /// The lane's pipe for large transfers.
+    pub fn pipe(&self) -> &Pipe<R> {
+        &self.pipe
+    }
+
     #[cold]
     fn send_aside<L: Liveness>(
         &mut self,
@@ -252,7 +266,8 @@ impl<R: Region> ClientLane<R> {
             ..head
         };
         // SYNC: the ring's publication orders these bytes before the record that announces them.
-        self.side_handed = ring.post(head, body, &[], live)?;
+        let len = u64::try_from(bytes).unwrap_or(u64::MAX).to_le_bytes();
+        self.side_handed = ring.post(head, &len, &[body], live)?;
         Ok(self.side_handed)
     }
 }
@@ -311,12 +326,12 @@ pub enum LaneViolation {
     /// A record does not hold what it says.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// Its lengths promise more parameters than a side buffer holds.
+    /// It claims more parameters than a side buffer holds.
     #[error("record {sequence} claims {len} bytes in a side buffer of {most}")]
     SideLength {
         /// The record.
         sequence: u64,
-        /// What its lengths add up to.
+        /// What it claims.
         len: usize,
         /// Size of the side buffer.
         most: usize,
@@ -343,6 +358,7 @@ pub struct WorkerLane<R> {
     slot: View<R>,
     bell: Bell<R>,
     side: View<R>,
+    pipe: Pipe<R>,
     /// Sequence of the request that is being answered, 0 if none. Private to the worker.
     awaited: Word,
 }
@@ -353,12 +369,18 @@ impl<R: Region> WorkerLane<R> {
     /// # Errors
     /// [`OutOfBounds`] if there is no such lane, or the region is smaller than the layout.
     pub fn new(region: &R, layout: &Layout, index: u16) -> Result<Self, OutOfBounds> {
-        let Parts { slot, bell, side } = Parts::new(region, layout, index)?;
+        let Parts {
+            slot,
+            bell,
+            side,
+            pipe,
+        } = Parts::new(region, layout, index)?;
         Ok(Self {
             index,
             slot,
             bell,
             side,
+            pipe,
             awaited: Word::new(0),
         })
     }
@@ -368,9 +390,7 @@ impl<R: Region> WorkerLane<R> {
         self.index
     }
 
-    /// Body and tail of a record of this lane, wherever the tail is. A tail in the side buffer is
-    /// copied into `scratch` and the side buffer given back at once. Call it once per record, in
-    /// the order of the ring.
+    /// Body and tail of a record of this lane, wherever the tail is; see [`WorkerLane::collect`].
     ///
     /// # Errors
     /// [`LaneViolation`].
@@ -379,34 +399,68 @@ impl<R: Region> WorkerLane<R> {
         record: &'a Record,
         scratch: &'a mut Vec<u8>,
     ) -> Result<(T, Tail<'a>), LaneViolation> {
-        if !record.head().flags.contains(Flags::SIDE) {
-            return Ok(record.decode()?);
+        match self.collect(record, scratch)? {
+            None => Ok(record.decode()?),
+            Some(tail) => Ok((record.body()?, Tail::new(record.head().opcode, tail))),
         }
-        let body = record.body::<T>()?;
+    }
+
+    /// The first `len` bytes of the tail of a record whose body is `T`, wherever they are; see
+    /// [`WorkerLane::collect`].
+    ///
+    /// # Errors
+    /// [`LaneViolation`] if the record promises more than is there.
+    pub fn tail<'a, T: Request>(
+        &self,
+        record: &'a Record,
+        len: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], LaneViolation> {
+        let start = size_of::<T>().next_multiple_of(WORD_BYTES);
+        let tail = match self.collect(record, scratch)? {
+            None => record.bytes().get(start..).unwrap_or_default(),
+            Some(tail) => tail,
+        };
+        let (opcode, have) = (record.head().opcode, tail.len());
+        Ok(tail
+            .get(..len)
+            .ok_or(DecodeError::ShortTail { opcode, have })?)
+    }
+
+    /// If the record's tail is in the side buffer, copies it into `scratch` and gives the side
+    /// buffer back at once; `None` if it is inline. To be called once per record, in the order of
+    /// the ring, best before anything else is known about the record: a side buffer that is never
+    /// given back stops its client's thread.
+    ///
+    /// # Errors
+    /// [`LaneViolation::SideLength`].
+    pub fn collect<'a>(
+        &self,
+        record: &Record,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>, LaneViolation> {
+        let Some(claimed) = record.side_len() else {
+            return Ok(None);
+        };
         let (sequence, most) = (record.sequence(), self.side.byte_len());
-        let len = body.tail_len().unwrap_or(usize::MAX);
+        let len = usize::try_from(claimed).unwrap_or(usize::MAX);
+        let too_long = LaneViolation::SideLength {
+            sequence,
+            len,
+            most,
+        };
         if len > most {
-            return Err(LaneViolation::SideLength {
-                sequence,
-                len,
-                most,
-            });
+            return Err(too_long);
         }
         if scratch.len() < len {
             scratch.resize(len, 0);
         }
         let tail = &mut scratch[..len];
-        self.side
-            .read(0, tail)
-            .map_err(|_| LaneViolation::SideLength {
-                sequence,
-                len,
-                most,
-            })?;
+        self.side.read(0, tail).map_err(|_| too_long)?;
         // SYNC: pairs with the Acquire in `ClientLane::send_aside`.
         self.slot.words()[RELEASE_WORD].store(sequence, Ordering::Release);
         self.bell.ring();
-        Ok((body, Tail::new(record.head().opcode, tail)))
+        Ok(Some(tail))
     }
 
     /// Undertakes to answer the request that has `sequence`.
@@ -509,6 +563,7 @@ struct Parts<R> {
     slot: View<R>,
     bell: Bell<R>,
     side: View<R>,
+    pipe: Pipe<R>,
 }
 
 impl<R: Region> Parts<R> {
@@ -519,12 +574,14 @@ impl<R: Region> Parts<R> {
             size: usize::try_from(layout.limits().lanes).unwrap_or(usize::MAX),
         })?;
         let bell = Bell::new(region, place.start + BELL_WORD)?;
+        let pipe = Pipe::new(region, place.start + PIPE_WORD)?;
         let lane = View::new(region, place)?;
         let side = lane.part(PAGE_WORDS..lane.words().len())?;
         Ok(Self {
             slot: lane.part(0..PAGE_WORDS)?,
             bell,
             side,
+            pipe,
         })
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A record is a 16-byte header, a fixed-size body (a generated struct), and a tail of parts whose
 //! lengths the body holds. Body and parts each start on an eight-byte boundary and are padded with
-//! zeros. A tail that does not fit inline goes through the lane's side buffer, with
-//! [`Flags::SIDE`] set; the body is always inline.
+//! zeros. A tail that does not fit inline goes through the lane's side buffer: [`Flags::SIDE`] is
+//! set, a word with the tail's length stands before the body, and the body is still inline.
 //!
 //! All of this module is parsing of private memory: nothing here reads what the other side can
 //! still change.
@@ -35,10 +35,12 @@ pub const PAD: u16 = 0;
 pub struct Flags(pub u8);
 
 impl Flags {
-    /// The tail is in the lane's side buffer.
-    pub const SIDE: Self = Self(1);
     /// The sender waits on its lane for a reply.
-    pub const REPLY: Self = Self(2);
+    pub const REPLY: Self = Self(1);
+    /// The record may block: the lane's own worker thread runs it, not the dispatcher.
+    pub const LANE: Self = Self(2);
+    /// The tail is in the lane's side buffer.
+    pub const SIDE: Self = Self(4);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
@@ -91,16 +93,7 @@ impl Head {
 pub trait Request: FromBytes + IntoBytes + Immutable + KnownLayout {
     /// The opcode that announces this body; explicit, stable, never reused, never [`PAD`].
     const OPCODE: u16;
-
-    /// Bytes of the tail, each part padded to eight bytes, computed from the lengths in the body, or
-    /// `None` if they overflow. Bodies without a tail keep the default.
-    fn tail_len(&self) -> Option<usize> {
-        Some(0)
-    }
 }
-
-/// A fixed-size body of a reply.
-pub trait Response: FromBytes + IntoBytes + Immutable + KnownLayout {}
 
 /// Bytes that a part of `len` bytes takes in a tail.
 pub const fn padded(len: usize) -> Option<usize> {
@@ -200,9 +193,20 @@ impl Record {
         self.head
     }
 
-    /// All bytes after the header, padding included.
+    /// Body and inline tail, padding of the last line included.
     pub fn bytes(&self) -> &[u8] {
-        &self.words.as_bytes()[HEADER_BYTES..self.lines * LINE_BYTES]
+        let start = match self.side_len() {
+            Some(_) => HEADER_BYTES + WORD_BYTES,
+            None => HEADER_BYTES,
+        };
+        let end = (self.lines * LINE_BYTES).max(start);
+        &self.words.as_bytes()[start..end]
+    }
+
+    /// Bytes that the tail has in the side buffer, as the sender claims; `None` if it is inline.
+    pub fn side_len(&self) -> Option<u64> {
+        let side = self.head.flags.contains(Flags::SIDE);
+        side.then_some(self.words[HEADER_BYTES / WORD_BYTES])
     }
 
     /// The body alone.
@@ -231,31 +235,16 @@ impl Record {
         }
     }
 
-    /// Body and inline tail. For a record with [`Flags::SIDE`] use
+    /// Body and inline tail. For records that may have [`Flags::SIDE`] use
     /// [`WorkerLane::open`](crate::lane::WorkerLane::open), which does both.
     ///
     /// # Errors
-    /// [`DecodeError`] if the record has another opcode or is shorter than it says.
+    /// [`DecodeError`] if the record has another opcode or is shorter than its body.
     pub fn decode<T: Request>(&self) -> Result<(T, Tail<'_>), DecodeError> {
         let body = self.body::<T>()?;
-        let opcode = self.head.opcode;
-        let start = size_of::<T>()
-            .next_multiple_of(WORD_BYTES)
-            .min(self.bytes().len());
-        let tail = &self.bytes()[start..];
-        let short = DecodeError::ShortTail {
-            opcode,
-            have: tail.len(),
-        };
-        let len = body.tail_len().ok_or(short)?;
-        let tail = tail.get(..len).ok_or(short)?;
-        Ok((
-            body,
-            Tail {
-                opcode,
-                bytes: tail,
-            },
-        ))
+        let start = size_of::<T>().next_multiple_of(WORD_BYTES);
+        let tail = self.bytes().get(start..).unwrap_or_default();
+        Ok((body, Tail::new(self.head.opcode, tail)))
     }
 
     /// Room for `lines` lines: what a ring copies into.
@@ -277,7 +266,8 @@ impl std::fmt::Debug for Record {
     }
 }
 
-/// The variable part of a record: parts in order, each on an eight-byte boundary.
+/// The variable part of a record: parts in order, each on an eight-byte boundary. What it has beyond
+/// the parts is padding.
 #[derive(Clone, Copy, Debug)]
 pub struct Tail<'a> {
     opcode: u16,
@@ -313,7 +303,7 @@ impl<'a> Tail<'a> {
 
 /// Reads the fixed-size body at the start of a reply, and what follows it.
 /// `None` if the reply is shorter than that.
-pub fn decode_response<T: Response>(bytes: &[u8]) -> Option<(T, &[u8])> {
+pub fn decode_response<T: FromBytes>(bytes: &[u8]) -> Option<(T, &[u8])> {
     let (body, _) = T::read_from_prefix(bytes).ok()?;
     let rest = bytes
         .get(size_of::<T>().next_multiple_of(WORD_BYTES)..)
@@ -335,11 +325,6 @@ mod tests {
 
     impl Request for Probe {
         const OPCODE: u16 = 7;
-
-        fn tail_len(&self) -> Option<usize> {
-            padded(self.first_len.try_into().ok()?)?
-                .checked_add(padded(self.second_len.try_into().ok()?)?)
-        }
     }
 
     fn encode(probe: Probe, parts: &[&[u8]]) -> Vec<u8> {
@@ -366,26 +351,46 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_promise_more_than_is_there_are_refused() {
+    fn parts_longer_than_what_is_there_are_refused() {
         let head = Head {
             opcode: 7,
             ..Head::default()
         };
-        for (first_len, second_len) in [(u32::MAX, u32::MAX), (41, 0), (40, 1), (0, 1000)] {
-            let bytes = encode(
-                Probe {
-                    first_len,
-                    second_len,
-                },
-                &[],
-            );
-            let record = Record::from_bytes(1, head, &bytes).unwrap();
+        let record = Record::from_bytes(1, head, &[0; 8]).unwrap();
+        for len in [41, 48, 1000, usize::MAX] {
+            let (_, mut tail) = record.decode::<Probe>().unwrap();
             let short = DecodeError::ShortTail {
                 opcode: 7,
                 have: 40,
             };
-            assert_eq!(record.decode::<Probe>().unwrap_err(), short);
+            assert_eq!(tail.take(len).unwrap_err(), short);
         }
+        let (_, mut tail) = record.decode::<Probe>().unwrap();
+        assert_eq!(tail.take(33).unwrap(), &[0; 33]);
+        assert!(tail.bytes().is_empty());
+    }
+
+    #[test]
+    fn a_body_that_does_not_fit_its_record_is_refused() {
+        #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Debug)]
+        #[repr(C)]
+        struct Long([u64; 6]);
+        impl Request for Long {
+            const OPCODE: u16 = 7;
+        }
+        let head = Head {
+            opcode: 7,
+            flags: Flags::SIDE,
+            ..Head::default()
+        };
+        let record = Record::from_bytes(1, head, &[0; 48]).unwrap();
+        let short = DecodeError::ShortBody {
+            opcode: 7,
+            have: 40,
+            need: 48,
+        };
+        assert_eq!(record.body::<Long>().unwrap_err(), short);
+        assert_eq!(record.side_len(), Some(0));
     }
 
     #[test]
@@ -417,8 +422,7 @@ mod tests {
             prop_assert_eq!(body, probe);
             prop_assert_eq!(tail.take(first.len()).unwrap(), &first[..]);
             prop_assert_eq!(tail.take(second.len()).unwrap(), &second[..]);
-            prop_assert!(tail.bytes().is_empty());
-            prop_assert!(tail.take(1).is_err());
+            prop_assert!(tail.bytes().iter().all(|byte| *byte == 0));
         }
 
         #[test]
@@ -426,8 +430,9 @@ mod tests {
             let head = Head { opcode: 7, ..Head::default() };
             let record = Record::from_bytes(1, head, &bytes).unwrap();
             if let Ok((body, mut tail)) = record.decode::<Probe>() {
-                prop_assert!(tail.take(body.first_len.try_into().unwrap()).is_ok());
-                prop_assert!(tail.take(body.second_len.try_into().unwrap()).is_ok());
+                let len = usize::try_from(body.first_len).unwrap();
+                let part = tail.take(len);
+                prop_assert!(part.map_or(len > 0, |part| part.len() == len));
             }
         }
     }

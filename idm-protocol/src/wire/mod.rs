@@ -8,14 +8,43 @@ pub mod snapshot;
 
 pub use generated::*;
 
-/// Bits of a record header's `flags`.
+/// Bits of a record header's `flags`, as [`Flags`](crate::record::Flags) has them.
 pub mod flags {
-    /// The client waits for a reply even though the function is posted without one by default.
-    pub const REPLY: u8 = 1;
+    use crate::record::Flags;
+
+    /// The sender waits on its lane for a reply; without it nobody is answered.
+    pub const REPLY: u8 = Flags::REPLY.0;
     /// The record may block: the lane's own worker thread runs it, not the dispatcher.
-    pub const LANE: u8 = 2;
+    pub const LANE: u8 = Flags::LANE.0;
     /// The tail lies in the lane's side buffer and not behind the request.
-    pub const SIDE: u8 = 4;
+    pub const SIDE: u8 = Flags::SIDE.0;
+}
+
+/// Requests of the callback ring, worker to client (D8).
+pub mod callback {
+    use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+    use crate::record::Request;
+
+    /// Run a host function or stream callback, then acknowledge.
+    #[derive(
+        Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct HostFunction {
+        /// The number that the client gave with `cuLaunchHostFunc`.
+        pub callback: u64,
+        /// What a stream callback is told; 0 for a host function.
+        pub status: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+
+    const _: () = assert!(size_of::<HostFunction>() == 16);
+
+    impl Request for HostFunction {
+        const OPCODE: u16 = 1;
+    }
 }
 
 /// `kind` of a `vgpuCopy` record: which side of the copy is device memory.
