@@ -463,6 +463,11 @@ impl<R: Region> WorkerLane<R> {
         Ok(Some(tail))
     }
 
+    /// The lane's pipe for large transfers.
+    pub fn pipe(&self) -> &Pipe<R> {
+        &self.pipe
+    }
+
     /// Undertakes to answer the request that has `sequence`.
     ///
     /// # Errors

@@ -28,3 +28,4 @@ pub mod status;
 pub mod sync;
 pub mod wait;
 pub mod window;
+pub mod wire;

@@ -499,6 +499,6 @@ impl Shape {
     /// Whether `lines` and one more are free.
     #[inline]
     fn fits(&self, tail: u64, head: u64, lines: usize) -> bool {
-        tail - head + lines as u64 + 1 <= self.count as u64
+        tail - head + (lines as u64) < self.count as u64
     }
 }

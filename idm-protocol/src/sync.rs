@@ -11,7 +11,7 @@ use std::time::Instant;
 #[cfg(not(loom))]
 #[allow(clippy::disallowed_types, reason = "this module is the door")]
 mod primitives {
-    pub(super) use core::sync::atomic::AtomicU64;
+    pub(super) type Atomic64 = core::sync::atomic::AtomicU64;
     pub(super) use core::sync::atomic::fence;
     pub(super) use std::hint::spin_loop;
     pub(super) use std::sync::{Mutex, MutexGuard};
@@ -21,7 +21,7 @@ mod primitives {
 #[cfg(loom)]
 mod primitives {
     pub(super) use loom::hint::spin_loop;
-    pub(super) use loom::sync::atomic::AtomicU64;
+    pub(super) type Atomic64 = loom::sync::atomic::AtomicU64;
     pub(super) use loom::sync::atomic::fence;
     pub(super) use loom::sync::{Mutex, MutexGuard};
     pub(super) use loom::thread::yield_now;
@@ -37,12 +37,12 @@ pub use core::sync::atomic::Ordering;
 #[repr(transparent)]
 #[derive(Debug, Default)]
 #[allow(clippy::disallowed_types, reason = "this module is the door")]
-pub struct Word(primitives::AtomicU64);
+pub struct Word(primitives::Atomic64);
 
 impl Word {
     /// A word that holds `value`.
     pub fn new(value: u64) -> Self {
-        Self(primitives::AtomicU64::new(value))
+        Self(primitives::Atomic64::new(value))
     }
 
     /// Reads the word.

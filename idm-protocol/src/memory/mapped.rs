@@ -204,6 +204,11 @@ struct Mapping {
     len: NonZeroUsize,
 }
 
+// SAFETY: it owns addresses; only its handles touch the memory there.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
 impl Mapping {
     fn new(file: &SealedFile, access: ProtFlags) -> Result<Self, FileError> {
         let len = file.byte_len();
