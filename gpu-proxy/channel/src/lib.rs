@@ -1,1 +1,29 @@
-//! proxy-channel
+//! What the supervisor and a worker say to each other, and what the supervisor says to an administrator.
+//!
+//! A worker is presumed compromised (D16), so everything it sends is hostile input to the supervisor:
+//! fixed-size packets, each checked as a private copy, a violation ends that worker.
+//!
+//! - [`message`]: the packets of both directions;
+//! - [`worker`]: the worker's end of the channel; [`supervisor`]: the other end;
+//! - [`credit`]: device memory that a worker may spend without asking (D18);
+//! - [`stats`]: counters that a worker publishes and the supervisor reads;
+//! - [`args`]: the command line a worker is started with;
+//! - `admin` (feature): the reply of the admin socket.
+
+#![warn(missing_docs)]
+#![deny(unsafe_code)]
+
+#[cfg(feature = "admin")]
+pub mod admin;
+pub mod args;
+pub mod credit;
+pub mod message;
+pub mod stats;
+pub mod supervisor;
+pub mod worker;
+
+pub use idm_protocol::attach::{DriverKind, Text};
+pub use idm_protocol::layout::Limits;
+
+/// The descriptor that a worker finds its channel on.
+pub const CHANNEL_FD: i32 = 3;

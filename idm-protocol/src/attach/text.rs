@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// At most `N` bytes of text. What lies in it may come from a hostile process; [`fmt::Display`] and
 /// therefore `to_string` show printable ASCII only, so that it can go to a terminal or a log.
-#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Text<const N: usize>([u8; N]);
 

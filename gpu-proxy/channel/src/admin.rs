@@ -1,0 +1,131 @@
+//! The admin socket: a `SOCK_STREAM` socket, one request line, one JSON document, end-of-file.
+//!
+//! The document is the documented, stable output of `vgpuctl status --json`. Within one [`SCHEMA`] number
+//! fields are only ever added. Counters under `clients` other than `id`, `pid`, `uid`, `attached_seconds` and
+//! `memory_granted` are claims of the client or of its worker.
+
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the document.
+pub const SCHEMA: u32 = 1;
+
+/// The one request, with its newline.
+pub const STATUS_REQUEST: &str = "status 1\n";
+
+/// No request is longer.
+pub const MAX_REQUEST_LEN: usize = 64;
+
+/// No reply is longer; whoever reads one may stop there.
+pub const MAX_REPLY_LEN: u64 = 64 << 20;
+
+/// Everything there is to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The supervisor itself.
+    pub proxy: Proxy,
+    /// In the order of the configuration.
+    pub zones: Vec<Zone>,
+}
+
+/// The supervisor itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// Its package version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// How long it has been running.
+    pub uptime_seconds: u64,
+    /// `running` or `stopping`.
+    pub state: String,
+    /// The driver its workers load.
+    pub driver: Driver,
+}
+
+/// A driver library.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Driver {
+    /// `nvidia` or `softgpu`.
+    pub kind: String,
+    /// The library's absolute path.
+    pub path: String,
+    /// Why this one.
+    pub why: String,
+    /// What `cuDriverGetVersion` said in the last worker that started; null before the first.
+    pub version: Option<u32>,
+    /// What `cuDeviceGetCount` said there.
+    pub device_count: Option<u32>,
+}
+
+/// One zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zone {
+    /// Its name.
+    pub name: String,
+    /// Its socket.
+    pub socket: String,
+    /// Its quota of device memory, in bytes.
+    pub memory_limit: u64,
+    /// What its workers have been granted of it.
+    pub memory_used: u64,
+    /// Its quota of pinned host memory per client, in bytes.
+    pub pinned_limit: u64,
+    /// Most clients at one time.
+    pub client_limit: u32,
+    /// Workers that wait for a client, driver initialised.
+    pub warm_workers: u32,
+    /// Workers that are starting.
+    pub starting_workers: u32,
+    /// Clients attached since the supervisor started.
+    pub attached_total: u64,
+    /// Clients refused since the supervisor started.
+    pub refused_total: u64,
+    /// Why no worker is being started at the moment, if so.
+    pub worker_failure: Option<String>,
+    /// By id.
+    pub clients: Vec<Client>,
+}
+
+/// One client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Unique while the supervisor runs.
+    pub id: u64,
+    /// Its process, as the kernel told.
+    pub pid: i32,
+    /// Its user, as the kernel told.
+    pub uid: u32,
+    /// Its program, as it claims.
+    pub program: String,
+    /// The process of its worker.
+    pub worker_pid: u32,
+    /// `attaching`, `running` or `ending`.
+    pub state: String,
+    /// How long it has been attached.
+    pub attached_seconds: u64,
+    /// Device memory granted to its worker, in bytes.
+    pub memory_granted: u64,
+    /// Device memory held, in bytes.
+    pub memory_held: u64,
+    /// Forwarded calls.
+    pub calls: u64,
+    /// Kernel launches.
+    pub launches: u64,
+    /// Calls that the driver answered with an error.
+    pub errors: u64,
+    /// Most launched kernels.
+    pub kernels: Vec<Kernel>,
+}
+
+/// Launches of one kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Its name.
+    pub name: String,
+    /// How often.
+    pub launches: u64,
+}

@@ -1,0 +1,520 @@
+//! The packets of the worker channel.
+//!
+//! The life of a worker, seen from the channel: it starts, loads and initialises the driver, and says
+//! [`Ready`] (or `Failed` and exits). It may then wait for long. [`Assign`] makes it one client's worker; it
+//! maps what came along and says `Attached` or `AttachFailed`. From then on it charges device memory before
+//! it allocates and releases it afterwards. `Stop`, or the end of the channel, ends it; `Ended` tells why it
+//! ends of its own accord.
+//!
+//! Both ends are built together; a version in every packet catches an installation that is not.
+
+#![forbid(unsafe_code)]
+
+use idm_protocol::attach::{DriverKind, Text};
+use idm_protocol::layout::Limits;
+use thiserror::Error;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
+
+/// Version of this channel; supervisor and worker must agree exactly.
+pub const CHANNEL_VERSION: u32 = 1;
+
+/// A receive buffer of this size never truncates an honest packet.
+pub const MAX_PACKET_LEN: usize = 1024;
+
+/// Descriptors that travel with [`Assign`]: control region, arena, status page, statistics page.
+pub const ASSIGN_DESCRIPTORS: usize = 4;
+
+/// What a packet is. An unknown value is a violation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+struct Kind(u32);
+
+impl Kind {
+    const READY: Self = Self(1);
+    const FAILED: Self = Self(2);
+    const ATTACHED: Self = Self(3);
+    const ATTACH_FAILED: Self = Self(4);
+    const CHARGE: Self = Self(5);
+    const RELEASE: Self = Self(6);
+    const ENDED: Self = Self(7);
+    const ASSIGN: Self = Self(64);
+    const VERDICT: Self = Self(65);
+    const STOP: Self = Self(66);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Header {
+    kind: Kind,
+    version: u32,
+}
+
+/// The driver is loaded and initialised; no context exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ready {
+    /// Hash of the call table the worker was generated from; a client must have the same.
+    pub table_hash: u64,
+    /// Time from the worker's start to this message, in microseconds.
+    pub init_micros: u64,
+    /// Which driver.
+    pub driver_kind: DriverKind,
+    /// What `cuDriverGetVersion` said.
+    pub driver_version: u32,
+    /// What `cuDeviceGetCount` said.
+    pub device_count: u32,
+    /// Bit `i`: the worker could reserve window candidate `i`.
+    pub window_mask: u32,
+    /// The file that was loaded.
+    pub driver_path: Text<256>,
+    /// Why this driver.
+    pub why: Text<160>,
+}
+
+/// Become the worker of one client. Four descriptors travel with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Assign {
+    /// Names the client in logs and status.
+    pub client_id: u64,
+    /// Capability groups granted to it.
+    pub capabilities: u64,
+    /// Device memory its zone may hold, in bytes.
+    pub memory_limit: u64,
+    /// How much to ask for at a time, in bytes; see [`crate::credit`].
+    pub credit_chunk: u64,
+    /// Sizes of the shared layout.
+    pub limits: Limits,
+    /// Window candidate that both sides use.
+    pub window: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The zone, for log lines.
+    pub zone: Text<64>,
+    /// The client's program, as it claims, for log lines.
+    pub program: Text<64>,
+}
+
+/// May this much device memory be spent?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Charge {
+    /// Comes back in the [`Verdict`].
+    pub request_id: u64,
+    /// Bytes asked for.
+    pub bytes: u64,
+}
+
+/// The answer to a [`Charge`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// From the charge.
+    pub request_id: u64,
+    /// Whether the bytes may be spent.
+    pub outcome: Outcome,
+}
+
+/// What became of a [`Charge`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// They may be spent.
+    Granted,
+    /// They would go beyond the zone's quota; nothing was granted.
+    Refused {
+        /// The zone's quota in bytes.
+        limit: u64,
+        /// What the zone's workers hold of it.
+        used: u64,
+    },
+}
+
+/// What a worker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made and taken apart a few times in a worker's life"
+)]
+pub enum FromWorker {
+    /// See [`Ready`].
+    Ready(Ready),
+    /// The driver could not be loaded or initialised; the worker exits.
+    Failed {
+        /// Why, in one line.
+        text: Text<400>,
+    },
+    /// The client's memory is mapped and its ring is served.
+    Attached,
+    /// It could not be; the worker exits.
+    AttachFailed {
+        /// Why, in one line.
+        text: Text<400>,
+    },
+    /// See [`Charge`].
+    Charge(Charge),
+    /// This many granted bytes are no longer needed.
+    Release {
+        /// How many.
+        bytes: u64,
+    },
+    /// The worker ends of its own accord.
+    Ended {
+        /// Why, in one line.
+        text: Text<400>,
+        /// Whether the client broke the protocol.
+        violation: bool,
+    },
+}
+
+/// What the supervisor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made and taken apart a few times in a worker's life"
+)]
+pub enum ToWorker {
+    /// See [`Assign`].
+    Assign(Assign),
+    /// See [`Verdict`].
+    Verdict(Verdict),
+    /// Free everything and exit.
+    Stop,
+}
+
+/// A packet that is none of ours. From a worker it is a violation that ends the worker; from the supervisor
+/// it means that the builds do not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Malformed {
+    /// Too short for a header, or not exactly as long as its kind demands, or a field that cannot be.
+    #[error("a packet of kind {kind} with {len} bytes is not understood")]
+    Body {
+        /// Its kind, zero if it is too short to have one.
+        kind: u32,
+        /// Its length.
+        len: usize,
+    },
+    /// The other end was built from another version.
+    #[error(
+        "worker channel version {found}, this side speaks {CHANNEL_VERSION}: install gpu-proxy and vgpu-worker of one build"
+    )]
+    Version {
+        /// Its version.
+        found: u32,
+    },
+    /// No such message in this direction.
+    #[error("message kind {0} is not one that this side receives")]
+    Kind(u32),
+    /// Longer than any message of ours, or with descriptors that do not belong to it.
+    #[error("a packet that was cut short or carries {0} descriptors that are not its own")]
+    Descriptors(usize),
+}
+
+/// A packet ready to send.
+#[derive(Clone, Debug)]
+pub struct Packet(Vec<u8>);
+
+impl Packet {
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn new(kind: Kind, body: &(impl IntoBytes + Immutable)) -> Self {
+        let mut bytes = Header {
+            kind,
+            version: CHANNEL_VERSION,
+        }
+        .as_bytes()
+        .to_vec();
+        bytes.extend_from_slice(body.as_bytes());
+        Self(bytes)
+    }
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawVerdict {
+    request_id: u64,
+    refused: u64,
+    limit: u64,
+    used: u64,
+}
+
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawEnded {
+    text: Text<400>,
+    violation: bool,
+}
+
+const _: () = assert!(size_of::<Header>() + size_of::<Ready>() <= MAX_PACKET_LEN);
+const _: () = assert!(size_of::<Header>() + size_of::<Assign>() <= MAX_PACKET_LEN);
+const _: () = assert!(size_of::<Header>() + size_of::<RawEnded>() <= MAX_PACKET_LEN);
+
+impl FromWorker {
+    /// The packet of this message.
+    #[must_use]
+    pub fn encode(&self) -> Packet {
+        match self {
+            Self::Ready(ready) => Packet::new(Kind::READY, ready),
+            Self::Failed { text } => Packet::new(Kind::FAILED, text),
+            Self::Attached => Packet::new(Kind::ATTACHED, &()),
+            Self::AttachFailed { text } => Packet::new(Kind::ATTACH_FAILED, text),
+            Self::Charge(charge) => Packet::new(Kind::CHARGE, charge),
+            Self::Release { bytes } => Packet::new(Kind::RELEASE, bytes),
+            &Self::Ended { text, violation } => {
+                Packet::new(Kind::ENDED, &RawEnded { text, violation })
+            }
+        }
+    }
+
+    /// Reads one received packet.
+    pub fn decode(packet: &[u8]) -> Result<Self, Malformed> {
+        let (kind, body) = open(packet)?;
+        Ok(match kind {
+            Kind::READY => Self::Ready(exact(kind, body)?),
+            Kind::FAILED => Self::Failed {
+                text: exact(kind, body)?,
+            },
+            Kind::ATTACHED => {
+                exact::<()>(kind, body)?;
+                Self::Attached
+            }
+            Kind::ATTACH_FAILED => Self::AttachFailed {
+                text: exact(kind, body)?,
+            },
+            Kind::CHARGE => Self::Charge(exact(kind, body)?),
+            Kind::RELEASE => Self::Release {
+                bytes: exact(kind, body)?,
+            },
+            Kind::ENDED => {
+                let RawEnded { text, violation } = exact(kind, body)?;
+                Self::Ended { text, violation }
+            }
+            Kind(other) => return Err(Malformed::Kind(other)),
+        })
+    }
+}
+
+impl ToWorker {
+    /// The packet of this message.
+    #[must_use]
+    pub fn encode(&self) -> Packet {
+        match self {
+            Self::Assign(assign) => Packet::new(Kind::ASSIGN, assign),
+            &Self::Verdict(Verdict {
+                request_id,
+                outcome,
+            }) => {
+                let raw = match outcome {
+                    Outcome::Granted => RawVerdict {
+                        request_id,
+                        refused: 0,
+                        limit: 0,
+                        used: 0,
+                    },
+                    Outcome::Refused { limit, used } => RawVerdict {
+                        request_id,
+                        refused: 1,
+                        limit,
+                        used,
+                    },
+                };
+                Packet::new(Kind::VERDICT, &raw)
+            }
+            Self::Stop => Packet::new(Kind::STOP, &()),
+        }
+    }
+
+    /// Reads one received packet.
+    pub fn decode(packet: &[u8]) -> Result<Self, Malformed> {
+        let (kind, body) = open(packet)?;
+        Ok(match kind {
+            Kind::ASSIGN => Self::Assign(exact(kind, body)?),
+            Kind::VERDICT => {
+                let RawVerdict {
+                    request_id,
+                    refused,
+                    limit,
+                    used,
+                } = exact(kind, body)?;
+                let outcome = if refused == 0 {
+                    Outcome::Granted
+                } else {
+                    Outcome::Refused { limit, used }
+                };
+                Self::Verdict(Verdict {
+                    request_id,
+                    outcome,
+                })
+            }
+            Kind::STOP => {
+                exact::<()>(kind, body)?;
+                Self::Stop
+            }
+            Kind(other) => return Err(Malformed::Kind(other)),
+        })
+    }
+
+    /// Descriptors that must come with this message.
+    #[must_use]
+    pub const fn descriptors(&self) -> usize {
+        match self {
+            Self::Assign(_) => ASSIGN_DESCRIPTORS,
+            Self::Verdict(_) | Self::Stop => 0,
+        }
+    }
+}
+
+fn open(packet: &[u8]) -> Result<(Kind, &[u8]), Malformed> {
+    let (header, body) = Header::read_from_prefix(packet).map_err(|_| Malformed::Body {
+        kind: 0,
+        len: packet.len(),
+    })?;
+    if header.version != CHANNEL_VERSION {
+        return Err(Malformed::Version {
+            found: header.version,
+        });
+    }
+    Ok((header.kind, body))
+}
+
+fn exact<T: TryFromBytes>(kind: Kind, body: &[u8]) -> Result<T, Malformed> {
+    T::try_read_from_bytes(body).map_err(|_| Malformed::Body {
+        kind: kind.0,
+        len: body.len(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text<const N: usize>() -> impl Strategy<Value = Text<N>> {
+        "[ -~]{0,500}".prop_map(|text| Text::new(&text))
+    }
+
+    fn from_worker() -> impl Strategy<Value = FromWorker> {
+        let ready = (any::<[u64; 2]>(), any::<[u32; 4]>(), text(), text()).prop_map(
+            |([table_hash, init_micros], [kind, version, device_count, window_mask], path, why)| {
+                FromWorker::Ready(Ready {
+                    table_hash,
+                    init_micros,
+                    driver_kind: DriverKind(kind),
+                    driver_version: version,
+                    device_count,
+                    window_mask,
+                    driver_path: path,
+                    why,
+                })
+            },
+        );
+        prop_oneof![
+            ready,
+            text().prop_map(|text| FromWorker::Failed { text }),
+            Just(FromWorker::Attached),
+            text().prop_map(|text| FromWorker::AttachFailed { text }),
+            any::<[u64; 2]>()
+                .prop_map(|[request_id, bytes]| FromWorker::Charge(Charge { request_id, bytes })),
+            any::<u64>().prop_map(|bytes| FromWorker::Release { bytes }),
+            (text(), any::<bool>())
+                .prop_map(|(text, violation)| FromWorker::Ended { text, violation }),
+        ]
+    }
+
+    fn to_worker() -> impl Strategy<Value = ToWorker> {
+        let assign = (any::<[u64; 4]>(), any::<u32>(), text(), text()).prop_map(
+            |([client_id, capabilities, memory_limit, credit_chunk], window, zone, program)| {
+                ToWorker::Assign(Assign {
+                    client_id,
+                    capabilities,
+                    memory_limit,
+                    credit_chunk,
+                    limits: Limits::default(),
+                    window,
+                    reserved: 0,
+                    zone,
+                    program,
+                })
+            },
+        );
+        prop_oneof![
+            assign,
+            any::<u64>().prop_map(|request_id| ToWorker::Verdict(Verdict {
+                request_id,
+                outcome: Outcome::Granted
+            })),
+            any::<[u64; 3]>().prop_map(|[request_id, limit, used]| ToWorker::Verdict(Verdict {
+                request_id,
+                outcome: Outcome::Refused { limit, used }
+            })),
+            Just(ToWorker::Stop),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_of_a_worker_survives_a_round_trip(message in from_worker()) {
+            prop_assert_eq!(FromWorker::decode(message.encode().as_bytes()), Ok(message));
+        }
+
+        #[test]
+        fn every_message_to_a_worker_survives_a_round_trip(message in to_worker()) {
+            prop_assert_eq!(ToWorker::decode(message.encode().as_bytes()), Ok(message));
+        }
+
+        #[test]
+        fn a_packet_of_any_other_length_is_refused(message in from_worker(), cut in 1usize..64, more in any::<bool>()) {
+            let mut bytes = message.encode().as_bytes().to_vec();
+            if more { bytes.extend(vec![0; cut]) } else { bytes.truncate(bytes.len().saturating_sub(cut)) }
+            prop_assert!(FromWorker::decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = FromWorker::decode(&bytes);
+            let _ = ToWorker::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn each_direction_refuses_the_messages_of_the_other() {
+        let stop = ToWorker::Stop.encode();
+        assert_eq!(
+            FromWorker::decode(stop.as_bytes()),
+            Err(Malformed::Kind(66))
+        );
+        let attached = FromWorker::Attached.encode();
+        assert_eq!(
+            ToWorker::decode(attached.as_bytes()),
+            Err(Malformed::Kind(3))
+        );
+    }
+
+    #[test]
+    fn a_boolean_that_is_none_is_refused() {
+        let ended = FromWorker::Ended {
+            text: Text::EMPTY,
+            violation: true,
+        }
+        .encode();
+        let mut bytes = ended.as_bytes().to_vec();
+        *bytes.last_mut().unwrap() = 2;
+        assert!(matches!(
+            FromWorker::decode(&bytes),
+            Err(Malformed::Body { kind: 7, .. })
+        ));
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut bytes = FromWorker::Attached.encode().as_bytes().to_vec();
+        bytes[4] = 9;
+        assert_eq!(
+            FromWorker::decode(&bytes),
+            Err(Malformed::Version { found: 9 })
+        );
+    }
+}
