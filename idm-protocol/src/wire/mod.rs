@@ -47,6 +47,44 @@ pub mod callback {
     }
 }
 
+/// Credits of streams (D9): which records take one, and of which slot.
+pub mod credit {
+    use super::{
+        CuLaunchHostFunc, CuLaunchKernel, VgpuCopy, VgpuCopyIn, VgpuMemset,
+    };
+    use crate::handle::{Handle, Kind};
+    use crate::record::Request;
+
+    /// The slot that all default streams share: 0, 1 and 2, of every context and lane. The client never
+    /// mints a stream in it.
+    pub const DEFAULT_STREAMS: usize = 0;
+
+    /// Whether a record of this opcode takes a credit of its stream when it is posted, with or without a
+    /// reply. The worker returns it when the work is done, has failed, or never began.
+    #[must_use]
+    pub const fn takes(opcode: u16) -> bool {
+        matches!(
+            opcode,
+            CuLaunchKernel::OPCODE
+                | CuLaunchHostFunc::OPCODE
+                | VgpuCopy::OPCODE
+                | VgpuCopyIn::OPCODE
+                | VgpuMemset::OPCODE
+        )
+    }
+
+    /// The credit slot of a `stream` in a record. What is no stream handle counts as a default stream.
+    #[must_use]
+    pub fn slot(stream: u64) -> usize {
+        match Handle::from_value(stream) {
+            Some(handle) if handle.kind() == Kind::STREAM => {
+                usize::try_from(handle.slot()).unwrap_or(DEFAULT_STREAMS)
+            }
+            _ => DEFAULT_STREAMS,
+        }
+    }
+}
+
 /// `kind` of a `vgpuCopy` record: which side of the copy is device memory.
 pub mod copy_kind {
     /// Pinned host memory of the client's arena to device memory.

@@ -65,7 +65,7 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
             .find(|argument| parameter_name(&argument.name) == field.name)
             .ok_or_else(|| format!("{name}: no parameter for field {}", field.name))?;
         let value = match argument.role {
-            Role::New(_) => format!("{}_handle.raw()", argument.name),
+            Role::New(_) => format!("{}_handle.value()", argument.name),
             Role::Value => to_wire(&rust_type(&argument.c_type), &field.name),
             _ => field.name.clone(),
         };
@@ -98,7 +98,7 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
             Role::New(kind) => {
                 let _ = writeln!(
                     text,
-                    "call.keep(Kind::{kind}, {0}_handle);\n// SAFETY: checked for null above; the caller vouches for the rest.\nunsafe {{ {rust_name}.write({0}_handle.raw() as {1}) }};",
+                    "call.keep(Kind::{kind}, {0}_handle);\n// SAFETY: checked for null above; the caller vouches for the rest.\nunsafe {{ {rust_name}.write({0}_handle.value() as {1}) }};",
                     argument.name,
                     rust_type(&argument.c_type).replacen("*mut ", "", 1)
                 );

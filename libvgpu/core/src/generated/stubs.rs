@@ -109,14 +109,14 @@ pub unsafe fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> Outcome {
     edge::require(phEvent)?;
     let phEvent_handle = call.mint(Kind::EVENT)?;
     let request = wire::CuEventCreate {
-        phEvent: phEvent_handle.raw(),
+        phEvent: phEvent_handle.value(),
         Flags: Flags,
         reserved: 0,
     };
     call.post(&request)?;
     call.keep(Kind::EVENT, phEvent_handle);
     // SAFETY: checked for null above; the caller vouches for the rest.
-    unsafe { phEvent.write(phEvent_handle.raw() as CUevent) };
+    unsafe { phEvent.write(phEvent_handle.value() as CUevent) };
     Ok(())
 }
 
@@ -427,14 +427,14 @@ pub unsafe fn cuStreamCreate(phStream: *mut CUstream, Flags: c_uint) -> Outcome 
     edge::require(phStream)?;
     let phStream_handle = call.mint(Kind::STREAM)?;
     let request = wire::CuStreamCreate {
-        phStream: phStream_handle.raw(),
+        phStream: phStream_handle.value(),
         Flags: Flags,
         reserved: 0,
     };
     call.post(&request)?;
     call.keep(Kind::STREAM, phStream_handle);
     // SAFETY: checked for null above; the caller vouches for the rest.
-    unsafe { phStream.write(phStream_handle.raw() as CUstream) };
+    unsafe { phStream.write(phStream_handle.value() as CUstream) };
     Ok(())
 }
 
@@ -450,14 +450,14 @@ pub unsafe fn cuStreamCreateWithPriority(
     edge::require(phStream)?;
     let phStream_handle = call.mint(Kind::STREAM)?;
     let request = wire::CuStreamCreateWithPriority {
-        phStream: phStream_handle.raw(),
+        phStream: phStream_handle.value(),
         flags: flags,
         priority: priority,
     };
     call.post(&request)?;
     call.keep(Kind::STREAM, phStream_handle);
     // SAFETY: checked for null above; the caller vouches for the rest.
-    unsafe { phStream.write(phStream_handle.raw() as CUstream) };
+    unsafe { phStream.write(phStream_handle.value() as CUstream) };
     Ok(())
 }
 

@@ -1,0 +1,168 @@
+//! Which addresses are what: the ranges that the client holds on the device, pinned, or registered.
+//!
+//! An address belongs to one range at most. The map answers what a copy or a pointer query needs; the
+//! worker has the authority over device and pinned ranges and checks each again.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
+
+/// What lies at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Device memory.
+    Device,
+    /// Host memory of the arena: one address in this process, the worker and on the device.
+    Pinned {
+        /// The flags it was asked for with.
+        flags: u32,
+    },
+    /// Memory of the program's own that it registered. Its copies are staged.
+    Registered {
+        /// The flags it was registered with.
+        flags: u32,
+    },
+    /// A variable of a loaded module.
+    Global,
+}
+
+/// One range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// Bytes; at least one.
+    pub bytes: u64,
+    /// What it is.
+    pub place: Place,
+    /// Handle of the context it belongs to.
+    pub context: u64,
+    /// Ordinal of the context's device.
+    pub device: i32,
+    /// Names the range for its life, and none after it.
+    pub id: u64,
+}
+
+impl Range {
+    /// Whether `bytes` from `address` all lie inside.
+    pub fn holds(&self, address: u64, bytes: u64) -> bool {
+        // Ranges never end past the last address: `insert` refuses those.
+        address >= self.start && bytes <= self.bytes && address - self.start <= self.bytes - bytes
+    }
+
+    /// Whether kernels see it.
+    pub fn on_device(&self) -> bool {
+        matches!(self.place, Place::Device | Place::Global)
+    }
+}
+
+/// The range overlaps one that is already there, is empty, or ends past the last address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a range that overlaps another, is empty or wraps around")]
+pub struct Overlap;
+
+/// All ranges of a session.
+#[derive(Debug, Default)]
+pub struct Ranges(RwLock<Map>);
+
+#[derive(Debug, Default)]
+struct Map {
+    by_start: BTreeMap<u64, Range>,
+    last_id: u64,
+}
+
+impl Ranges {
+    /// Enters a range and returns the name it got.
+    pub fn insert(&self, mut range: Range) -> Result<u64, Overlap> {
+        let end = range.start.checked_add(range.bytes).ok_or(Overlap)?;
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let clash = map.by_start.range(..end).next_back().is_some_and(|(_, last)| last.start + last.bytes > range.start);
+        if range.bytes == 0 || clash {
+            return Err(Overlap);
+        }
+        map.last_id += 1;
+        range.id = map.last_id;
+        map.by_start.insert(range.start, range);
+        Ok(range.id)
+    }
+
+    /// The range that holds `address`.
+    #[inline]
+    pub fn find(&self, address: u64) -> Option<Range> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, range) = map.by_start.range(..=address).next_back()?;
+        range.holds(address, 1).then_some(*range)
+    }
+
+    /// Takes out the range that starts at `start` if `wanted` agrees.
+    pub fn remove(&self, start: u64, wanted: impl FnOnce(&Range) -> bool) -> Option<Range> {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let range = *map.by_start.get(&start)?;
+        if !wanted(&range) {
+            return None;
+        }
+        map.by_start.remove(&start)
+    }
+
+    /// Takes out every range that `gone` names, as when a context ends.
+    pub fn remove_all(&self, mut gone: impl FnMut(&Range) -> bool) -> Vec<Range> {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        map.by_start.extract_if(.., |_, range| gone(range)).map(|(_, range)| range).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, bytes: u64) -> Range {
+        Range { start, bytes, place: Place::Device, context: 1, device: 0, id: 0 }
+    }
+
+    #[test]
+    fn address_is_found_from_the_first_to_the_last_byte_and_no_further() {
+        let ranges = Ranges::default();
+        ranges.insert(range(0x1000, 0x100)).unwrap();
+        assert_eq!(ranges.find(0xfff), None);
+        assert_eq!(ranges.find(0x1000).map(|found| found.start), Some(0x1000));
+        assert!(ranges.find(0x10ff).is_some());
+        assert_eq!(ranges.find(0x1100), None);
+    }
+
+    #[test]
+    fn overlaps_empty_and_wrapping_ranges_are_refused_and_neighbours_are_not() {
+        let ranges = Ranges::default();
+        ranges.insert(range(0x1000, 0x100)).unwrap();
+        for bad in [range(0x1000, 1), range(0xf00, 0x101), range(0x10ff, 2), range(0xf00, 0x1000), range(0x2000, 0), range(u64::MAX, 2)] {
+            assert_eq!(ranges.insert(bad), Err(Overlap), "{bad:x?}");
+        }
+        ranges.insert(range(0xf00, 0x100)).unwrap();
+        ranges.insert(range(0x1100, 0x100)).unwrap();
+    }
+
+    #[test]
+    fn holds_refuses_lengths_that_reach_past_the_end_or_around() {
+        let found = range(0x1000, 0x100);
+        assert!(found.holds(0x1000, 0x100) && found.holds(0x1080, 0x80) && found.holds(0x1100, 0));
+        assert!(!found.holds(0x1001, 0x100) && !found.holds(0x1080, u64::MAX) && !found.holds(0xfff, 1));
+    }
+
+    #[test]
+    fn remove_takes_only_a_start_and_only_what_is_wanted() {
+        let ranges = Ranges::default();
+        let id = ranges.insert(range(0x1000, 0x100)).unwrap();
+        assert_eq!(ranges.remove(0x1001, |_| true), None);
+        assert_eq!(ranges.remove(0x1000, |range| !range.on_device()), None);
+        assert_eq!(ranges.remove(0x1000, Range::on_device).map(|range| range.id), Some(id));
+        assert_eq!(ranges.remove(0x1000, |_| true), None);
+    }
+
+    #[test]
+    fn names_of_ranges_are_never_used_again() {
+        let ranges = Ranges::default();
+        let first = ranges.insert(range(0x1000, 1)).unwrap();
+        assert_eq!(ranges.remove_all(|range| range.context == 1).len(), 1);
+        assert_ne!(ranges.insert(range(0x1000, 1)).unwrap(), first);
+    }
+}
