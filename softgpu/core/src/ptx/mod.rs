@@ -7,9 +7,18 @@
 //! run time. Text comes from untrusted programs: every pass is bounded in nesting, time and memory.
 #![forbid(unsafe_code)]
 
+mod allocate;
+mod ast;
 pub mod ir;
+mod lexer;
+mod lower;
+mod parser;
+mod types;
 
 use std::fmt;
+
+/// Longest text that is compiled.
+const MAX_TEXT_BYTES: usize = 64 << 20;
 
 /// What the module is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +76,27 @@ impl std::error::Error for CompileError {}
 /// # Errors
 /// The first thing in the text that is wrong or not supported.
 pub fn compile(text: &str, target: &Target) -> Result<ir::Module, CompileError> {
-    let _ = (text, target);
-    Ok(ir::Module::default())
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(CompileError {
+            kind: ErrorKind::InvalidPtx,
+            line: 0,
+            column: 0,
+            instruction: String::new(),
+            reason: format!("text is longer than {MAX_TEXT_BYTES} bytes"),
+        });
+    }
+    let tree = parser::parse(text)?;
+    lower::lower(&tree, target)
+}
+
+/// Feeds arbitrary bytes to the compiler: the body of a fuzz target.
+pub fn fuzz_compile(bytes: &[u8]) {
+    let target = Target {
+        compute_capability: (9, 0),
+        max_ptx_version: (9, 9),
+    };
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        // Whether it compiles does not matter, only that it returns.
+        let _ = compile(text, &target);
+    }
 }

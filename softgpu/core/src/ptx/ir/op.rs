@@ -173,6 +173,7 @@ operations! {
     /// `d` holds `lo` in its low and `hi` in its high half.
     PackD { in lo: W, in hi: W, out d: D }
     UnpackD { in a: D, out lo: Option<W>, out hi: Option<W> }
+    ExtendD { imm signed: bool, in a: W, out d: D }
     /// The same for the 16-bit halves of a 32-bit register.
     PackW { in lo: W, in hi: W, out d: W }
     UnpackW { in a: W, out lo: Option<W>, out hi: Option<W> }
@@ -350,6 +351,8 @@ pub enum BinW {
     CNot,
     Bmsk,
     BmskWrap,
+    Mul24LoS,
+    Mul24LoU,
     Mul24HiS,
     Mul24HiU,
     Szext,
