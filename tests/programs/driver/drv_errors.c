@@ -1,0 +1,72 @@
+// Mistakes: bad launches, dead and forged handles, and the names of errors. None may harm the context.
+#include "program.h"
+
+EMBED_PTX(kernels, "kernels.ptx");
+
+static void names(void) {
+    static const CUresult known[] = {0, 1, 2, 3, 4, 100, 101, 200, 201, 218, 400, 500, 600, 700, 701, 719, 800, 801, 999};
+    for (size_t at = 0; at < sizeof known / sizeof *known; ++at) {
+        const char *name = NULL, *text = NULL;
+        CHECK(cuGetErrorName(known[at], &name));
+        CHECK(cuGetErrorString(known[at], &text));
+        CHECK_THAT(name != NULL && text != NULL && strlen(text) > 0);
+        printf("%d %s\n", known[at], name);
+    }
+    const char *name = "";
+    CHECK_THAT(cuGetErrorName(123456, &name) == CUDA_ERROR_INVALID_VALUE);
+    CHECK_THAT(name == NULL);
+}
+
+static void launches(CUmodule module, CUdeviceptr data) {
+    const CUfunction step = function_of(module, "step");
+    unsigned n = 1, factor = 1, term = 1;
+    void *parameters[] = {&data, &n, &factor, &term};
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(step, 0, 1, 1, 1, 1, 1, 0, NULL, parameters, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(step, 1, 1, 1, 0, 1, 1, 0, NULL, parameters, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(step, 1, 1, 1, 2048, 1, 1, 0, NULL, parameters, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(step, 1, 1, 1, 32, 32, 2, 0, NULL, parameters, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(step, 1, 70000, 1, 1, 1, 1, 0, NULL, parameters, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(step, 1, 1, 1, 1, 1, 1, 1 << 20, NULL, parameters, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(step, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
+    CHECK_ERROR(CUDA_SUCCESS, cuLaunchKernel(step, 1, 1, 1, 1, 1, 1, 0, NULL, parameters, NULL));
+}
+
+// Null handles, and a destroyed one. What the driver does with a made-up pointer is its own affair, so
+// forged handles are tried where ours is the driver (see the hostile tests).
+static void handles(void) {
+    CUstream stream;
+    CUevent event, none = NULL;
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, cuEventRecord(none, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, cuEventQuery(none));
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, cuEventDestroy(none));
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, cuModuleUnload(NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, cuLibraryUnload(NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuStreamCreate(NULL, 0));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuEventCreate(NULL, 0));
+
+    // An event may be destroyed while work that records it is pending.
+    CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CHECK(cuEventCreate(&event, CU_EVENT_DEFAULT));
+    CHECK(cuEventRecord(event, stream));
+    CHECK(cuEventDestroy(event));
+    CHECK(cuStreamSynchronize(stream));
+    CHECK(cuStreamDestroy(stream));
+}
+
+int main(void) {
+    start();
+    CUmodule module;
+    CUdeviceptr data;
+    CHECK(cuModuleLoadData(&module, kernels));
+    CHECK(cuMemAlloc(&data, 4));
+    CHECK(cuMemsetD32(data, 41, 1));
+    names();
+    launches(module, data);
+    handles();
+    unsigned value = 0;
+    CHECK(cuMemcpyDtoH(&value, data, 4));
+    CHECK_THAT(value == 42);
+    printf("value %u\n", value);
+    return result("drv_errors");
+}
