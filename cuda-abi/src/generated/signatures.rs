@@ -90,6 +90,8 @@ pub type cuFuncGetAttribute = unsafe extern "C" fn(
 pub type cuFuncGetModule = unsafe extern "C" fn(hmod: *mut CUmodule, hfunc: CUfunction) -> CUresult;
 pub type cuFuncGetName =
     unsafe extern "C" fn(name: *mut *const c_char, hfunc: CUfunction) -> CUresult;
+pub type cuFuncGetParamCount =
+    unsafe extern "C" fn(func: CUfunction, paramCount: *mut usize) -> CUresult;
 pub type cuFuncGetParamInfo = unsafe extern "C" fn(
     func: CUfunction,
     paramIndex: usize,
@@ -130,8 +132,12 @@ pub type cuKernelGetAttribute = unsafe extern "C" fn(
 ) -> CUresult;
 pub type cuKernelGetFunction =
     unsafe extern "C" fn(pFunc: *mut CUfunction, kernel: CUkernel) -> CUresult;
+pub type cuKernelGetLibrary =
+    unsafe extern "C" fn(pLib: *mut CUlibrary, kernel: CUkernel) -> CUresult;
 pub type cuKernelGetName =
     unsafe extern "C" fn(name: *mut *const c_char, hfunc: CUkernel) -> CUresult;
+pub type cuKernelGetParamCount =
+    unsafe extern "C" fn(kernel: CUkernel, paramCount: *mut usize) -> CUresult;
 pub type cuKernelGetParamInfo = unsafe extern "C" fn(
     kernel: CUkernel,
     paramIndex: usize,
@@ -144,6 +150,8 @@ pub type cuKernelSetAttribute = unsafe extern "C" fn(
     kernel: CUkernel,
     dev: CUdevice,
 ) -> CUresult;
+pub type cuKernelSetCacheConfig =
+    unsafe extern "C" fn(kernel: CUkernel, config: CUfunc_cache, dev: CUdevice) -> CUresult;
 pub type cuLaunchCooperativeKernel = unsafe extern "C" fn(
     f: CUfunction,
     gridDimX: c_uint,
@@ -177,6 +185,8 @@ pub type cuLaunchKernelEx = unsafe extern "C" fn(
     kernelParams: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> CUresult;
+pub type cuLibraryEnumerateKernels =
+    unsafe extern "C" fn(kernels: *mut CUkernel, numKernels: c_uint, lib: CUlibrary) -> CUresult;
 pub type cuLibraryGetGlobal = unsafe extern "C" fn(
     dptr: *mut CUdeviceptr,
     bytes: *mut usize,
@@ -238,6 +248,10 @@ pub type cuMemHostRegister_v2 =
 pub type cuMemHostUnregister = unsafe extern "C" fn(p: *mut c_void) -> CUresult;
 pub type cuMemcpy =
     unsafe extern "C" fn(dst: CUdeviceptr, src: CUdeviceptr, ByteCount: usize) -> CUresult;
+pub type cuMemcpy2DAsync_v2 =
+    unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D, hStream: CUstream) -> CUresult;
+pub type cuMemcpy2DUnaligned_v2 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D) -> CUresult;
+pub type cuMemcpy2D_v2 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D) -> CUresult;
 pub type cuMemcpyAsync = unsafe extern "C" fn(
     dst: CUdeviceptr,
     src: CUdeviceptr,
@@ -275,6 +289,13 @@ pub type cuMemcpyHtoDAsync_v2 = unsafe extern "C" fn(
 pub type cuMemcpyHtoD_v2 = unsafe extern "C" fn(
     dstDevice: CUdeviceptr,
     srcHost: *const c_void,
+    ByteCount: usize,
+) -> CUresult;
+pub type cuMemcpyPeer = unsafe extern "C" fn(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
     ByteCount: usize,
 ) -> CUresult;
 pub type cuMemsetD16Async =
@@ -339,6 +360,8 @@ pub type cuMemsetD8Async =
 pub type cuMemsetD8_v2 = unsafe extern "C" fn(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult;
 pub type cuModuleGetFunction =
     unsafe extern "C" fn(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char) -> CUresult;
+pub type cuModuleGetFunctionCount =
+    unsafe extern "C" fn(count: *mut c_uint, hmod: CUmodule) -> CUresult;
 pub type cuModuleGetGlobal_v2 = unsafe extern "C" fn(
     dptr: *mut CUdeviceptr,
     bytes: *mut usize,
@@ -417,6 +440,14 @@ pub type cuStreamCreate = unsafe extern "C" fn(phStream: *mut CUstream, Flags: c
 pub type cuStreamCreateWithPriority =
     unsafe extern "C" fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) -> CUresult;
 pub type cuStreamDestroy_v2 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type cuStreamGetCaptureInfo_v2 = unsafe extern "C" fn(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    numDependencies_out: *mut usize,
+) -> CUresult;
 pub type cuStreamGetCtx = unsafe extern "C" fn(hStream: CUstream, pctx: *mut CUcontext) -> CUresult;
 pub type cuStreamGetFlags = unsafe extern "C" fn(hStream: CUstream, flags: *mut c_uint) -> CUresult;
 pub type cuStreamGetId = unsafe extern "C" fn(hStream: CUstream, streamId: *mut u64) -> CUresult;
@@ -428,3 +459,5 @@ pub type cuStreamQuery = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamSynchronize = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamWaitEvent =
     unsafe extern "C" fn(hStream: CUstream, hEvent: CUevent, Flags: c_uint) -> CUresult;
+pub type cuThreadExchangeStreamCaptureMode =
+    unsafe extern "C" fn(mode: *mut CUstreamCaptureMode) -> CUresult;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::exec::{self, Fault, FaultKind, Launch};
 use crate::gpu::Gpu;
 use crate::memory::{Allocation, Kind};
-use crate::module::{KernelRef, LoadError, Module};
+use crate::module::{Code, Kernel, Module};
 use crate::schedule::{Order, Stamp, StreamId, Ticket, Work};
 use crate::transfer::{LaunchSpace, Span};
 
@@ -88,8 +88,10 @@ impl FaultState {
 /// A kernel launch, as asked for.
 #[derive(Debug)]
 pub struct LaunchRequest {
+    /// The module that the kernel is in, in this context.
+    pub module: Arc<Module>,
     /// The kernel.
-    pub kernel: KernelRef,
+    pub kernel: Kernel,
     /// Blocks by axis.
     pub grid: [u32; 3],
     /// Threads of a block by axis.
@@ -214,12 +216,12 @@ impl Context {
         self.gpu.scheduler().create(self.id, order)
     }
 
-    /// Compiles and places a module.
+    /// Places a module in the context's memory.
     ///
     /// # Errors
-    /// [`LoadError`].
-    pub fn load_module(&self, text: &str) -> Result<Arc<Module>, LoadError> {
-        Module::load(self.gpu.space(), &self.device, self.id, text)
+    /// As [`Module::place`].
+    pub fn load_module(&self, code: &Arc<Code>) -> Result<Arc<Module>> {
+        Module::place(self.gpu.space(), self.device.ordinal, self.id, code)
     }
 
     /// Allocates device memory.
@@ -346,14 +348,14 @@ impl Context {
         self.check()?;
         if !wait && !to.is_pageable() {
             if !from.is_pageable() {
-                return self.submit(stream, Box::new(move || drop(to.copy_from(&from))));
+                return self.submit(stream, Box::new(move || to.copy_from(&from)));
             }
             if from.length() <= MOST_STAGED {
                 let staged = from.to_bytes();
-                return self.submit(stream, Box::new(move || drop(to.write(&staged))));
+                return self.submit(stream, Box::new(move || to.write(&staged)));
             }
         }
-        self.run(stream, Box::new(move || drop(to.copy_from(&from))))
+        self.run(stream, Box::new(move || to.copy_from(&from)))
     }
 
     /// Marks a place in a stream.
@@ -489,13 +491,13 @@ impl Job {
         let kernel = &self.request.kernel;
         let config = self.gpu.config();
         let launch = Launch {
-            module: kernel.module().code(),
+            module: kernel.module(),
             kernel: kernel.code(),
             grid: self.request.grid,
             block: self.request.block,
             dynamic_shared_bytes: self.request.shared_bytes,
             params: &self.request.params,
-            global_addresses: kernel.module().addresses(),
+            global_addresses: self.request.module.addresses(),
             stack_bytes: self.limits.stack_bytes,
             instruction_limit: config.instruction_limit,
             workers: config.threads,

@@ -96,6 +96,14 @@ impl<T> Table<T> {
         Some(object)
     }
 
+    /// The handle of the first object that `wanted` accepts.
+    pub fn find(&self, wanted: impl Fn(&T) -> bool) -> Option<u64> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = slots.entries.iter().enumerate();
+        let found = taken.find(|(_, slot)| slot.object.as_deref().is_some_and(&wanted));
+        found.map(|(index, slot)| self.encode(index, slot.generation))
+    }
+
     /// Takes out every object that `wanted` accepts.
     pub fn remove_where(&self, wanted: impl Fn(&T) -> bool) -> Vec<(u64, Arc<T>)> {
         let found: Vec<u64> = {

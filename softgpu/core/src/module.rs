@@ -23,14 +23,20 @@ pub struct LoadError {
     pub log: String,
 }
 
-/// A module in one context.
+/// Compiled code, independent of any context.
+#[derive(Debug)]
+pub struct Code {
+    module: ir::Module,
+    kernels: Vec<KernelSettings>,
+}
+
+/// A module in one context: code, and its globals in that context's memory.
 #[derive(Debug)]
 pub struct Module {
-    code: ir::Module,
+    code: Arc<Code>,
     /// One per global; none for external ones, which have no memory here.
     places: Vec<Option<Arc<Allocation>>>,
     addresses: Vec<u64>,
-    kernels: Vec<KernelSettings>,
     space: Arc<Space>,
 }
 
@@ -45,22 +51,17 @@ pub struct KernelSettings {
     pub cache_config: AtomicU32,
 }
 
-impl Module {
-    /// Compiles PTX and places its globals.
+impl Code {
+    /// Compiles PTX for a device.
     ///
     /// # Errors
-    /// [`LoadError`]: the text is wrong, or memory is short.
-    pub fn load(
-        space: &Arc<Space>,
-        device: &Device,
-        owner: Owner,
-        text: &str,
-    ) -> Result<Arc<Self>, LoadError> {
+    /// [`LoadError`]: what is wrong with the text.
+    pub fn compile(device: &Device, text: &str) -> Result<Arc<Self>, LoadError> {
         let target = Target {
             compute_capability: device.compute_capability,
             max_ptx_version: MAX_PTX_VERSION,
         };
-        let code = ptx::compile(text, &target).map_err(|refusal| LoadError {
+        let module = ptx::compile(text, &target).map_err(|refusal| LoadError {
             error: match refusal.kind {
                 ErrorKind::InvalidPtx => Error::InvalidPtx,
                 ErrorKind::UnsupportedVersion => Error::UnsupportedPtxVersion,
@@ -68,43 +69,67 @@ impl Module {
             },
             log: refusal.to_string(),
         })?;
-        Self::place(space, device.ordinal, owner, code)
-            .map(Arc::new)
-            .map_err(|error| LoadError {
-                error,
-                log: format!("module data: {error}"),
-            })
+        let kernels = module.kernels.iter().map(KernelSettings::new).collect();
+        Ok(Arc::new(Self { module, kernels }))
     }
 
-    fn place(space: &Arc<Space>, device: u32, owner: Owner, code: ir::Module) -> Result<Self> {
+    /// What was compiled.
+    #[must_use]
+    pub const fn module(&self) -> &ir::Module {
+        &self.module
+    }
+
+    /// Index of a kernel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn kernel_index(&self, name: &str) -> Result<usize> {
+        self.module
+            .kernels
+            .iter()
+            .position(|k| k.name == name)
+            .ok_or(Error::NotFound)
+    }
+}
+
+impl Module {
+    /// Places the globals of compiled code in a context's memory and fills them in.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], or [`Error::InvalidImage`] for data that cannot be placed.
+    pub fn place(
+        space: &Arc<Space>,
+        device: u32,
+        owner: Owner,
+        code: &Arc<Code>,
+    ) -> Result<Arc<Self>> {
+        let globals = &code.module.globals;
         let mut module = Self {
-            kernels: code.kernels.iter().map(KernelSettings::new).collect(),
-            places: Vec::with_capacity(code.globals.len()),
-            addresses: Vec::with_capacity(code.globals.len()),
-            code,
+            code: Arc::clone(code),
+            places: Vec::with_capacity(globals.len()),
+            addresses: Vec::with_capacity(globals.len()),
             space: Arc::clone(space),
         };
         // On an error the half-placed module is dropped, and with it what was placed.
-        for index in 0..module.code.globals.len() {
-            let place = module.place_one(device, owner, index)?;
+        for global in globals {
+            let place = module.place_one(device, owner, global)?;
             module.addresses.push(place.as_ref().map_or(0, |p| p.start));
             module.places.push(place);
         }
-        for (global, address) in module.code.globals.iter().zip(&module.addresses) {
+        for (global, address) in globals.iter().zip(&module.addresses) {
             if *address != 0 {
                 module.initialise(global, *address)?;
             }
         }
-        Ok(module)
+        Ok(Arc::new(module))
     }
 
     fn place_one(
         &self,
         device: u32,
         owner: Owner,
-        index: usize,
+        global: &ir::Global,
     ) -> Result<Option<Arc<Allocation>>> {
-        let global = self.code.globals.get(index).ok_or(Error::Unknown)?;
         if global.linkage == ir::Linkage::Extern {
             return Ok(None);
         }
@@ -122,7 +147,7 @@ impl Module {
     fn initialise(&self, global: &ir::Global, address: u64) -> Result<()> {
         let all = Span::device(&self.space, address, global.size.max(1))?;
         all.fill(0, 1);
-        all.write(&global.init)?;
+        all.write(&global.init);
         for relocation in &global.relocations {
             let target = match relocation.target {
                 ir::RelocationTarget::Global(index) => {
@@ -136,14 +161,14 @@ impl Module {
                 .get(..usize::from(relocation.bytes))
                 .ok_or(Error::InvalidImage)?;
             all.part(relocation.offset, u64::from(relocation.bytes))?
-                .write(bytes)?;
+                .write(bytes);
         }
         Ok(())
     }
 
     /// The compiled code.
     #[must_use]
-    pub const fn code(&self) -> &ir::Module {
+    pub const fn code(&self) -> &Arc<Code> {
         &self.code
     }
 
@@ -158,21 +183,9 @@ impl Module {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn global(&self, name: &str) -> Result<(u64, u64)> {
-        let (index, global) = self.code.global(name).ok_or(Error::NotFound)?;
+        let (index, global) = self.code.module.global(name).ok_or(Error::NotFound)?;
         let address = self.addresses.get(index).copied().filter(|a| *a != 0);
         Ok((address.ok_or(Error::NotFound)?, global.size))
-    }
-
-    /// Index of a kernel.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub fn kernel_index(&self, name: &str) -> Result<usize> {
-        self.code
-            .kernels
-            .iter()
-            .position(|k| k.name == name)
-            .ok_or(Error::NotFound)
     }
 }
 
@@ -197,44 +210,44 @@ impl KernelSettings {
     }
 }
 
-/// One kernel of a module.
+/// One kernel of compiled code.
 #[derive(Clone, Debug)]
-pub struct KernelRef {
-    module: Arc<Module>,
+pub struct Kernel {
+    code: Arc<Code>,
     index: usize,
 }
 
-impl KernelRef {
-    /// The kernel at an index of a module.
+impl Kernel {
+    /// The kernel at an index.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn new(module: &Arc<Module>, index: usize) -> Result<Self> {
-        if index >= module.code.kernels.len() {
+    pub fn new(code: &Arc<Code>, index: usize) -> Result<Self> {
+        if index >= code.module.kernels.len() {
             return Err(Error::NotFound);
         }
         Ok(Self {
-            module: Arc::clone(module),
+            code: Arc::clone(code),
             index,
         })
-    }
-
-    /// Its module.
-    #[must_use]
-    pub const fn module(&self) -> &Arc<Module> {
-        &self.module
     }
 
     /// What was compiled.
     #[must_use]
     pub fn code(&self) -> &ir::Kernel {
-        &self.module.code.kernels[self.index] // `new` checked the index and modules never change.
+        &self.code.module.kernels[self.index] // `new` checked the index and code never changes.
+    }
+
+    /// The code it is part of.
+    #[must_use]
+    pub fn module(&self) -> &ir::Module {
+        &self.code.module
     }
 
     /// What was set on it.
     #[must_use]
     pub fn settings(&self) -> &KernelSettings {
-        &self.module.kernels[self.index] // As above; both lists have one entry per kernel.
+        &self.code.kernels[self.index] // As above; both lists have one entry per kernel.
     }
 
     /// Threads that a block of it may have.

@@ -105,30 +105,18 @@ impl Span {
         unsafe { os::read(self.address, self.length) }
     }
 
-    /// Overwrites its beginning.
-    ///
-    /// # Errors
-    /// [`Error::InvalidValue`] if there are more bytes than it has.
-    pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        if bytes.len() as u64 > self.length {
-            return Err(Error::InvalidValue);
-        }
+    /// Overwrites its beginning, with no more than fits.
+    pub fn write(&self, bytes: &[u8]) {
+        let fitting = os::usize_of(self.length).min(bytes.len());
         // SAFETY: a span is writable as long as it lives, and the bytes fit.
-        unsafe { os::write(self.address, bytes) };
-        Ok(())
+        unsafe { os::write(self.address, &bytes[..fitting]) };
     }
 
-    /// Copies `source` here; the two may overlap.
-    ///
-    /// # Errors
-    /// [`Error::InvalidValue`] if the lengths differ.
-    pub fn copy_from(&self, source: &Self) -> Result<()> {
-        if source.length != self.length {
-            return Err(Error::InvalidValue);
-        }
+    /// Copies as much of `source` here as both have; the two may overlap.
+    pub fn copy_from(&self, source: &Self) {
+        let length = self.length.min(source.length);
         // SAFETY: spans are accessible as long as they live; both have `length` bytes.
-        unsafe { os::copy(self.address, source.address, self.length) };
-        Ok(())
+        unsafe { os::copy(self.address, source.address, length) };
     }
 
     /// Fills it with an element of `width` 1, 2 or 4 bytes; a rest smaller than an element stays.
@@ -207,7 +195,7 @@ mod tests {
             .start;
         let span = Span::device(&space, start, 4).unwrap();
         space.remove(start, |_| true).unwrap();
-        span.write(&[1, 2, 3, 4]).unwrap();
+        span.write(&[1, 2, 3, 4]);
         assert_eq!(span.to_bytes(), [1, 2, 3, 4]);
         drop(span);
         assert_eq!(space.room(0).unwrap().0, 8 * GRANULE);
@@ -226,12 +214,10 @@ mod tests {
                 0x11, 0x11, 0x55, 0x44, 0x33, 0x22, 0x55, 0x44, 0x33, 0x22, 0x11, 0x11
             ]
         );
-        all.part(32, 8)
-            .unwrap()
-            .copy_from(&all.part(6, 8).unwrap())
-            .unwrap();
+        all.part(32, 8).unwrap().copy_from(&all.part(6, 8).unwrap());
         assert_eq!(&all.to_bytes()[32..36], [0x11, 0x11, 0x55, 0x44]);
         assert!(all.part(60, 5).is_err());
-        assert!(all.write(&[0; 65]).is_err());
+        all.part(56, 8).unwrap().write(&[7; 9]);
+        assert_eq!(all.to_bytes()[56..], [7; 8]);
     }
 }

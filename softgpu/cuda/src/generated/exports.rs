@@ -158,18 +158,42 @@ pub unsafe extern "C" fn cuCtxCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxCreate_v2() -> CUresult {
-    refuse(29)
+pub unsafe extern "C" fn cuCtxCreate_v2(
+    pctx: *mut CUcontext,
+    flags: c_uint,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxCreate_v2", || unsafe {
+        api::context::cuCtxCreate_v2(pctx, flags, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxCreate_v3() -> CUresult {
-    refuse(30)
+pub unsafe extern "C" fn cuCtxCreate_v3(
+    pctx: *mut CUcontext,
+    paramsArray: *mut CUexecAffinityParam,
+    numParams: c_int,
+    flags: c_uint,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxCreate_v3", || unsafe {
+        api::context::cuCtxCreate_v3(pctx, paramsArray, numParams, flags, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxCreate_v4() -> CUresult {
-    refuse(31)
+pub unsafe extern "C" fn cuCtxCreate_v4(
+    pctx: *mut CUcontext,
+    ctxCreateParams: *mut CUctxCreateParams,
+    flags: c_uint,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxCreate_v4", || unsafe {
+        api::context::cuCtxCreate_v4(pctx, ctxCreateParams, flags, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -178,8 +202,11 @@ pub unsafe extern "C" fn cuCtxDestroy() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxDestroy_v2() -> CUresult {
-    refuse(33)
+pub unsafe extern "C" fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxDestroy_v2", || unsafe {
+        api::context::cuCtxDestroy_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -203,18 +230,27 @@ pub unsafe extern "C" fn cuCtxFromGreenCtx() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetApiVersion() -> CUresult {
-    refuse(38)
+pub unsafe extern "C" fn cuCtxGetApiVersion(ctx: CUcontext, version: *mut c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetApiVersion", || unsafe {
+        api::context::cuCtxGetApiVersion(ctx, version)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetCacheConfig() -> CUresult {
-    refuse(39)
+pub unsafe extern "C" fn cuCtxGetCacheConfig(pconfig: *mut CUfunc_cache) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetCacheConfig", || unsafe {
+        api::context::cuCtxGetCacheConfig(pconfig)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetCurrent() -> CUresult {
-    refuse(40)
+pub unsafe extern "C" fn cuCtxGetCurrent(pctx: *mut CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetCurrent", || unsafe {
+        api::context::cuCtxGetCurrent(pctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -223,13 +259,19 @@ pub unsafe extern "C" fn cuCtxGetDevResource() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetDevice() -> CUresult {
-    refuse(42)
+pub unsafe extern "C" fn cuCtxGetDevice(device: *mut CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetDevice", || unsafe {
+        api::context::cuCtxGetDevice(device)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetDevice_v2() -> CUresult {
-    refuse(43)
+pub unsafe extern "C" fn cuCtxGetDevice_v2(device: *mut CUdevice, ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetDevice_v2", || unsafe {
+        api::context::cuCtxGetDevice_v2(device, ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -238,18 +280,27 @@ pub unsafe extern "C" fn cuCtxGetExecAffinity() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetFlags() -> CUresult {
-    refuse(45)
+pub unsafe extern "C" fn cuCtxGetFlags(flags: *mut c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetFlags", || unsafe {
+        api::context::cuCtxGetFlags(flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetId() -> CUresult {
-    refuse(46)
+pub unsafe extern "C" fn cuCtxGetId(ctx: CUcontext, ctxId: *mut u64) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetId", || unsafe {
+        api::context::cuCtxGetId(ctx, ctxId)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetLimit() -> CUresult {
-    refuse(47)
+pub unsafe extern "C" fn cuCtxGetLimit(pvalue: *mut usize, limit: CUlimit) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetLimit", || unsafe {
+        api::context::cuCtxGetLimit(pvalue, limit)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -258,8 +309,14 @@ pub unsafe extern "C" fn cuCtxGetSharedMemConfig() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetStreamPriorityRange() -> CUresult {
-    refuse(49)
+pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(
+    leastPriority: *mut c_int,
+    greatestPriority: *mut c_int,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetStreamPriorityRange", || unsafe {
+        api::context::cuCtxGetStreamPriorityRange(leastPriority, greatestPriority)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -268,8 +325,11 @@ pub unsafe extern "C" fn cuCtxPopCurrent() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxPopCurrent_v2() -> CUresult {
-    refuse(51)
+pub unsafe extern "C" fn cuCtxPopCurrent_v2(pctx: *mut CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxPopCurrent_v2", || unsafe {
+        api::context::cuCtxPopCurrent_v2(pctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -278,8 +338,11 @@ pub unsafe extern "C" fn cuCtxPushCurrent() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxPushCurrent_v2() -> CUresult {
-    refuse(53)
+pub unsafe extern "C" fn cuCtxPushCurrent_v2(ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxPushCurrent_v2", || unsafe {
+        api::context::cuCtxPushCurrent_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -293,13 +356,19 @@ pub unsafe extern "C" fn cuCtxResetPersistingL2Cache() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSetCacheConfig() -> CUresult {
-    refuse(56)
+pub unsafe extern "C" fn cuCtxSetCacheConfig(config: CUfunc_cache) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSetCacheConfig", || unsafe {
+        api::context::cuCtxSetCacheConfig(config)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSetCurrent() -> CUresult {
-    refuse(57)
+pub unsafe extern "C" fn cuCtxSetCurrent(ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSetCurrent", || unsafe {
+        api::context::cuCtxSetCurrent(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -308,8 +377,11 @@ pub unsafe extern "C" fn cuCtxSetFlags() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSetLimit() -> CUresult {
-    refuse(59)
+pub unsafe extern "C" fn cuCtxSetLimit(limit: CUlimit, value: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSetLimit", || unsafe {
+        api::context::cuCtxSetLimit(limit, value)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -319,12 +391,18 @@ pub unsafe extern "C" fn cuCtxSetSharedMemConfig() -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSynchronize() -> CUresult {
-    refuse(61)
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSynchronize", || unsafe {
+        api::context::cuCtxSynchronize()
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSynchronize_v2() -> CUresult {
-    refuse(62)
+pub unsafe extern "C" fn cuCtxSynchronize_v2(ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSynchronize_v2", || unsafe {
+        api::context::cuCtxSynchronize_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -358,28 +436,58 @@ pub unsafe extern "C" fn cuDevSmResourceSplitByCount() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceCanAccessPeer() -> CUresult {
-    refuse(69)
+pub unsafe extern "C" fn cuDeviceCanAccessPeer(
+    canAccessPeer: *mut c_int,
+    dev: CUdevice,
+    peerDev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceCanAccessPeer", || unsafe {
+        api::device::cuDeviceCanAccessPeer(canAccessPeer, dev, peerDev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceComputeCapability() -> CUresult {
-    refuse(70)
+pub unsafe extern "C" fn cuDeviceComputeCapability(
+    major: *mut c_int,
+    minor: *mut c_int,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceComputeCapability", || unsafe {
+        api::device::cuDeviceComputeCapability(major, minor, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGet() -> CUresult {
-    refuse(71)
+pub unsafe extern "C" fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGet", || unsafe {
+        api::device::cuDeviceGet(device, ordinal)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetAttribute() -> CUresult {
-    refuse(72)
+pub unsafe extern "C" fn cuDeviceGetAttribute(
+    pi: *mut c_int,
+    attrib: CUdevice_attribute,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetAttribute", || unsafe {
+        api::device::cuDeviceGetAttribute(pi, attrib, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetByPCIBusId() -> CUresult {
-    refuse(73)
+pub unsafe extern "C" fn cuDeviceGetByPCIBusId(
+    dev: *mut CUdevice,
+    pciBusId: *const c_char,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetByPCIBusId", || unsafe {
+        api::device::cuDeviceGetByPCIBusId(dev, pciBusId)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -393,8 +501,11 @@ pub unsafe extern "C" fn cuDeviceGetCliqueInfo() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetCount() -> CUresult {
-    refuse(76)
+pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetCount", || unsafe {
+        api::device::cuDeviceGetCount(count)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -438,8 +549,11 @@ pub unsafe extern "C" fn cuDeviceGetMemPool() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetName() -> CUresult {
-    refuse(85)
+pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetName", || unsafe {
+        api::device::cuDeviceGetName(name, len, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -458,13 +572,23 @@ pub unsafe extern "C" fn cuDeviceGetP2PAttribute() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetPCIBusId() -> CUresult {
-    refuse(89)
+pub unsafe extern "C" fn cuDeviceGetPCIBusId(
+    pciBusId: *mut c_char,
+    len: c_int,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetPCIBusId", || unsafe {
+        api::device::cuDeviceGetPCIBusId(pciBusId, len, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetProperties() -> CUresult {
-    refuse(90)
+pub unsafe extern "C" fn cuDeviceGetProperties(prop: *mut CUdevprop, dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetProperties", || unsafe {
+        api::device::cuDeviceGetProperties(prop, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -473,13 +597,19 @@ pub unsafe extern "C" fn cuDeviceGetTexture1DLinearMaxWidth() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetUuid() -> CUresult {
-    refuse(92)
+pub unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetUuid", || unsafe {
+        api::device::cuDeviceGetUuid(uuid, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetUuid_v2() -> CUresult {
-    refuse(93)
+pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut CUuuid, dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetUuid_v2", || unsafe {
+        api::device::cuDeviceGetUuid_v2(uuid, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -488,8 +618,15 @@ pub unsafe extern "C" fn cuDeviceGraphMemTrim() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxGetState() -> CUresult {
-    refuse(95)
+pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(
+    dev: CUdevice,
+    flags: *mut c_uint,
+    active: *mut c_int,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDevicePrimaryCtxGetState", || unsafe {
+        api::context::cuDevicePrimaryCtxGetState(dev, flags, active)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -498,8 +635,11 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRelease() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2() -> CUresult {
-    refuse(97)
+pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDevicePrimaryCtxRelease_v2", || unsafe {
+        api::context::cuDevicePrimaryCtxRelease_v2(dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -508,13 +648,19 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxReset() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxReset_v2() -> CUresult {
-    refuse(99)
+pub unsafe extern "C" fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDevicePrimaryCtxReset_v2", || unsafe {
+        api::context::cuDevicePrimaryCtxReset_v2(dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxRetain() -> CUresult {
-    refuse(100)
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDevicePrimaryCtxRetain", || unsafe {
+        api::context::cuDevicePrimaryCtxRetain(pctx, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -523,8 +669,11 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags_v2() -> CUresult {
-    refuse(102)
+pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags_v2(dev: CUdevice, flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDevicePrimaryCtxSetFlags_v2", || unsafe {
+        api::context::cuDevicePrimaryCtxSetFlags_v2(dev, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -548,8 +697,11 @@ pub unsafe extern "C" fn cuDeviceTotalMem() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceTotalMem_v2() -> CUresult {
-    refuse(107)
+pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceTotalMem_v2", || unsafe {
+        api::device::cuDeviceTotalMem_v2(bytes, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -558,8 +710,11 @@ pub unsafe extern "C" fn cuDeviceUnregisterAsyncNotification() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDriverGetVersion() -> CUresult {
-    refuse(109)
+pub unsafe extern "C" fn cuDriverGetVersion(driverVersion: *mut c_int) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDriverGetVersion", || unsafe {
+        api::resolver::cuDriverGetVersion(driverVersion)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -608,8 +763,11 @@ pub unsafe extern "C" fn cuEGLStreamProducerReturnFrame() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventCreate() -> CUresult {
-    refuse(119)
+pub unsafe extern "C" fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventCreate", || unsafe {
+        api::event::cuEventCreate(phEvent, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -623,48 +781,91 @@ pub unsafe extern "C" fn cuEventDestroy() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventDestroy_v2() -> CUresult {
-    refuse(122)
+pub unsafe extern "C" fn cuEventDestroy_v2(hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventDestroy_v2", || unsafe {
+        api::event::cuEventDestroy_v2(hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventElapsedTime() -> CUresult {
-    refuse(123)
+pub unsafe extern "C" fn cuEventElapsedTime(
+    pMilliseconds: *mut f32,
+    hStart: CUevent,
+    hEnd: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventElapsedTime", || unsafe {
+        api::event::cuEventElapsedTime(pMilliseconds, hStart, hEnd)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventElapsedTime_v2() -> CUresult {
-    refuse(124)
+pub unsafe extern "C" fn cuEventElapsedTime_v2(
+    pMilliseconds: *mut f32,
+    hStart: CUevent,
+    hEnd: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventElapsedTime_v2", || unsafe {
+        api::event::cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventQuery() -> CUresult {
-    refuse(125)
+pub unsafe extern "C" fn cuEventQuery(hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventQuery", || unsafe {
+        api::event::cuEventQuery(hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventRecord() -> CUresult {
-    refuse(126)
+pub unsafe extern "C" fn cuEventRecord(hEvent: CUevent, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventRecord", || unsafe {
+        api::event::cuEventRecord(hEvent, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventRecordWithFlags() -> CUresult {
-    refuse(127)
+pub unsafe extern "C" fn cuEventRecordWithFlags(
+    hEvent: CUevent,
+    hStream: CUstream,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventRecordWithFlags", || unsafe {
+        api::event::cuEventRecordWithFlags(hEvent, hStream, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventRecordWithFlags_ptsz() -> CUresult {
-    refuse(128)
+pub unsafe extern "C" fn cuEventRecordWithFlags_ptsz(
+    hEvent: CUevent,
+    hStream: CUstream,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventRecordWithFlags_ptsz", || unsafe {
+        api::event::cuEventRecordWithFlags(hEvent, per_thread(hStream), flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventRecord_ptsz() -> CUresult {
-    refuse(129)
+pub unsafe extern "C" fn cuEventRecord_ptsz(hEvent: CUevent, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventRecord_ptsz", || unsafe {
+        api::event::cuEventRecord(hEvent, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventSynchronize() -> CUresult {
-    refuse(130)
+pub unsafe extern "C" fn cuEventSynchronize(hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventSynchronize", || unsafe {
+        api::event::cuEventSynchronize(hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -693,28 +894,52 @@ pub unsafe extern "C" fn cuFlushGPUDirectRDMAWrites() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetAttribute() -> CUresult {
-    refuse(136)
+pub unsafe extern "C" fn cuFuncGetAttribute(
+    pi: *mut c_int,
+    attrib: CUfunction_attribute,
+    hfunc: CUfunction,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncGetAttribute", || unsafe {
+        api::module::cuFuncGetAttribute(pi, attrib, hfunc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetModule() -> CUresult {
-    refuse(137)
+pub unsafe extern "C" fn cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncGetModule", || unsafe {
+        api::module::cuFuncGetModule(hmod, hfunc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetName() -> CUresult {
-    refuse(138)
+pub unsafe extern "C" fn cuFuncGetName(name: *mut *const c_char, hfunc: CUfunction) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncGetName", || unsafe {
+        api::module::cuFuncGetName(name, hfunc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetParamCount() -> CUresult {
-    refuse(139)
+pub unsafe extern "C" fn cuFuncGetParamCount(func: CUfunction, paramCount: *mut usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncGetParamCount", || unsafe {
+        api::module::cuFuncGetParamCount(func, paramCount)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetParamInfo() -> CUresult {
-    refuse(140)
+pub unsafe extern "C" fn cuFuncGetParamInfo(
+    func: CUfunction,
+    paramIndex: usize,
+    paramOffset: *mut usize,
+    paramSize: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncGetParamInfo", || unsafe {
+        api::module::cuFuncGetParamInfo(func, paramIndex, paramOffset, paramSize)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -728,8 +953,15 @@ pub unsafe extern "C" fn cuFuncLoad() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncSetAttribute() -> CUresult {
-    refuse(143)
+pub unsafe extern "C" fn cuFuncSetAttribute(
+    hfunc: CUfunction,
+    attrib: CUfunction_attribute,
+    value: c_int,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncSetAttribute", || unsafe {
+        api::module::cuFuncSetAttribute(hfunc, attrib, value)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -738,8 +970,11 @@ pub unsafe extern "C" fn cuFuncSetBlockShape() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncSetCacheConfig() -> CUresult {
-    refuse(145)
+pub unsafe extern "C" fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_cache) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncSetCacheConfig", || unsafe {
+        api::module::cuFuncSetCacheConfig(hfunc, config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -833,28 +1068,64 @@ pub unsafe extern "C" fn cuGLUnregisterBufferObject() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetErrorName() -> CUresult {
-    refuse(164)
+pub unsafe extern "C" fn cuGetErrorName(error: CUresult, pStr: *mut *const c_char) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGetErrorName", || unsafe {
+        api::error::cuGetErrorName(error, pStr)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetErrorString() -> CUresult {
-    refuse(165)
+pub unsafe extern "C" fn cuGetErrorString(error: CUresult, pStr: *mut *const c_char) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGetErrorString", || unsafe {
+        api::error::cuGetErrorString(error, pStr)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetExportTable() -> CUresult {
-    refuse(166)
+pub unsafe extern "C" fn cuGetExportTable(
+    ppExportTable: *mut *const c_void,
+    pExportTableId: *const CUuuid,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGetExportTable", || unsafe {
+        api::resolver::cuGetExportTable(ppExportTable, pExportTableId)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetProcAddress() -> CUresult {
-    refuse(167)
+pub unsafe extern "C" fn cuGetProcAddress(
+    symbol: *const c_char,
+    pfn: *mut *mut c_void,
+    driverVersion: c_int,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGetProcAddress", || unsafe {
+        api::resolver::cuGetProcAddress(symbol, pfn, driverVersion, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetProcAddress_v2() -> CUresult {
-    refuse(168)
+pub unsafe extern "C" fn cuGetProcAddress_v2(
+    symbol: *const c_char,
+    pfn: *mut *mut c_void,
+    driverVersion: c_int,
+    flags: u64,
+    symbolFound: *mut CUdriverProcAddressQueryResult,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGetProcAddress_v2", || unsafe {
+        api::resolver::cuGetProcAddress_v2(
+            DefaultStream::Legacy,
+            symbol,
+            pfn,
+            driverVersion,
+            flags,
+            symbolFound,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1493,8 +1764,9 @@ pub unsafe extern "C" fn cuImportExternalSemaphore() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuInit() -> CUresult {
-    refuse(296)
+pub unsafe extern "C" fn cuInit(Flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuInit", || unsafe { api::resolver::cuInit(Flags) })
 }
 
 #[unsafe(no_mangle)]
@@ -1528,43 +1800,89 @@ pub unsafe extern "C" fn cuIpcOpenMemHandle_v2() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetAttribute() -> CUresult {
-    refuse(303)
+pub unsafe extern "C" fn cuKernelGetAttribute(
+    pi: *mut c_int,
+    attrib: CUfunction_attribute,
+    kernel: CUkernel,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelGetAttribute", || unsafe {
+        api::library::cuKernelGetAttribute(pi, attrib, kernel, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetFunction() -> CUresult {
-    refuse(304)
+pub unsafe extern "C" fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelGetFunction", || unsafe {
+        api::library::cuKernelGetFunction(pFunc, kernel)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetLibrary() -> CUresult {
-    refuse(305)
+pub unsafe extern "C" fn cuKernelGetLibrary(pLib: *mut CUlibrary, kernel: CUkernel) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelGetLibrary", || unsafe {
+        api::library::cuKernelGetLibrary(pLib, kernel)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetName() -> CUresult {
-    refuse(306)
+pub unsafe extern "C" fn cuKernelGetName(name: *mut *const c_char, hfunc: CUkernel) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelGetName", || unsafe {
+        api::library::cuKernelGetName(name, hfunc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetParamCount() -> CUresult {
-    refuse(307)
+pub unsafe extern "C" fn cuKernelGetParamCount(
+    kernel: CUkernel,
+    paramCount: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelGetParamCount", || unsafe {
+        api::library::cuKernelGetParamCount(kernel, paramCount)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetParamInfo() -> CUresult {
-    refuse(308)
+pub unsafe extern "C" fn cuKernelGetParamInfo(
+    kernel: CUkernel,
+    paramIndex: usize,
+    paramOffset: *mut usize,
+    paramSize: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelGetParamInfo", || unsafe {
+        api::library::cuKernelGetParamInfo(kernel, paramIndex, paramOffset, paramSize)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelSetAttribute() -> CUresult {
-    refuse(309)
+pub unsafe extern "C" fn cuKernelSetAttribute(
+    attrib: CUfunction_attribute,
+    val: c_int,
+    kernel: CUkernel,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelSetAttribute", || unsafe {
+        api::library::cuKernelSetAttribute(attrib, val, kernel, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelSetCacheConfig() -> CUresult {
-    refuse(310)
+pub unsafe extern "C" fn cuKernelSetCacheConfig(
+    kernel: CUkernel,
+    config: CUfunc_cache,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelSetCacheConfig", || unsafe {
+        api::library::cuKernelSetCacheConfig(kernel, config, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1598,13 +1916,27 @@ pub unsafe extern "C" fn cuLaunchGridAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchHostFunc() -> CUresult {
-    refuse(317)
+pub unsafe extern "C" fn cuLaunchHostFunc(
+    hStream: CUstream,
+    fn_: CUhostFn,
+    userData: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchHostFunc", || unsafe {
+        api::launch::cuLaunchHostFunc(hStream, fn_, userData)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchHostFunc_ptsz() -> CUresult {
-    refuse(318)
+pub unsafe extern "C" fn cuLaunchHostFunc_ptsz(
+    hStream: CUstream,
+    fn_: CUhostFn,
+    userData: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchHostFunc_ptsz", || unsafe {
+        api::launch::cuLaunchHostFunc(per_thread(hStream), fn_, userData)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1618,43 +1950,138 @@ pub unsafe extern "C" fn cuLaunchHostFunc_v2_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchKernel() -> CUresult {
-    refuse(321)
+pub unsafe extern "C" fn cuLaunchKernel(
+    f: CUfunction,
+    gridDimX: c_uint,
+    gridDimY: c_uint,
+    gridDimZ: c_uint,
+    blockDimX: c_uint,
+    blockDimY: c_uint,
+    blockDimZ: c_uint,
+    sharedMemBytes: c_uint,
+    hStream: CUstream,
+    kernelParams: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchKernel", || unsafe {
+        api::launch::cuLaunchKernel(
+            f,
+            gridDimX,
+            gridDimY,
+            gridDimZ,
+            blockDimX,
+            blockDimY,
+            blockDimZ,
+            sharedMemBytes,
+            hStream,
+            kernelParams,
+            extra,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchKernelEx() -> CUresult {
-    refuse(322)
+pub unsafe extern "C" fn cuLaunchKernelEx(
+    config: *const CUlaunchConfig,
+    f: CUfunction,
+    kernelParams: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchKernelEx", || unsafe {
+        api::launch::cuLaunchKernelEx(DefaultStream::Legacy, config, f, kernelParams, extra)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchKernelEx_ptsz() -> CUresult {
-    refuse(323)
+pub unsafe extern "C" fn cuLaunchKernelEx_ptsz(
+    config: *const CUlaunchConfig,
+    f: CUfunction,
+    kernelParams: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchKernelEx_ptsz", || unsafe {
+        api::launch::cuLaunchKernelEx(DefaultStream::PerThread, config, f, kernelParams, extra)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchKernel_ptsz() -> CUresult {
-    refuse(324)
+pub unsafe extern "C" fn cuLaunchKernel_ptsz(
+    f: CUfunction,
+    gridDimX: c_uint,
+    gridDimY: c_uint,
+    gridDimZ: c_uint,
+    blockDimX: c_uint,
+    blockDimY: c_uint,
+    blockDimZ: c_uint,
+    sharedMemBytes: c_uint,
+    hStream: CUstream,
+    kernelParams: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchKernel_ptsz", || unsafe {
+        api::launch::cuLaunchKernel(
+            f,
+            gridDimX,
+            gridDimY,
+            gridDimZ,
+            blockDimX,
+            blockDimY,
+            blockDimZ,
+            sharedMemBytes,
+            per_thread(hStream),
+            kernelParams,
+            extra,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryEnumerateKernels() -> CUresult {
-    refuse(325)
+pub unsafe extern "C" fn cuLibraryEnumerateKernels(
+    kernels: *mut CUkernel,
+    numKernels: c_uint,
+    lib: CUlibrary,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryEnumerateKernels", || unsafe {
+        api::library::cuLibraryEnumerateKernels(kernels, numKernels, lib)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryGetGlobal() -> CUresult {
-    refuse(326)
+pub unsafe extern "C" fn cuLibraryGetGlobal(
+    dptr: *mut CUdeviceptr,
+    bytes: *mut usize,
+    library: CUlibrary,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryGetGlobal", || unsafe {
+        api::library::cuLibraryGetGlobal(dptr, bytes, library, name)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryGetKernel() -> CUresult {
-    refuse(327)
+pub unsafe extern "C" fn cuLibraryGetKernel(
+    pKernel: *mut CUkernel,
+    library: CUlibrary,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryGetKernel", || unsafe {
+        api::library::cuLibraryGetKernel(pKernel, library, name)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryGetKernelCount() -> CUresult {
-    refuse(328)
+pub unsafe extern "C" fn cuLibraryGetKernelCount(count: *mut c_uint, lib: CUlibrary) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryGetKernelCount", || unsafe {
+        api::library::cuLibraryGetKernelCount(count, lib)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1663,8 +2090,11 @@ pub unsafe extern "C" fn cuLibraryGetManaged() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryGetModule() -> CUresult {
-    refuse(330)
+pub unsafe extern "C" fn cuLibraryGetModule(pMod: *mut CUmodule, library: CUlibrary) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryGetModule", || unsafe {
+        api::library::cuLibraryGetModule(pMod, library)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1673,18 +2103,63 @@ pub unsafe extern "C" fn cuLibraryGetUnifiedFunction() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryLoadData() -> CUresult {
-    refuse(332)
+pub unsafe extern "C" fn cuLibraryLoadData(
+    library: *mut CUlibrary,
+    code: *const c_void,
+    jitOptions: *mut CUjit_option,
+    jitOptionsValues: *mut *mut c_void,
+    numJitOptions: c_uint,
+    libraryOptions: *mut CUlibraryOption,
+    libraryOptionValues: *mut *mut c_void,
+    numLibraryOptions: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryLoadData", || unsafe {
+        api::library::cuLibraryLoadData(
+            library,
+            code,
+            jitOptions,
+            jitOptionsValues,
+            numJitOptions,
+            libraryOptions,
+            libraryOptionValues,
+            numLibraryOptions,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryLoadFromFile() -> CUresult {
-    refuse(333)
+pub unsafe extern "C" fn cuLibraryLoadFromFile(
+    library: *mut CUlibrary,
+    fileName: *const c_char,
+    jitOptions: *mut CUjit_option,
+    jitOptionsValues: *mut *mut c_void,
+    numJitOptions: c_uint,
+    libraryOptions: *mut CUlibraryOption,
+    libraryOptionValues: *mut *mut c_void,
+    numLibraryOptions: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryLoadFromFile", || unsafe {
+        api::library::cuLibraryLoadFromFile(
+            library,
+            fileName,
+            jitOptions,
+            jitOptionsValues,
+            numJitOptions,
+            libraryOptions,
+            libraryOptionValues,
+            numLibraryOptions,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryUnload() -> CUresult {
-    refuse(334)
+pub unsafe extern "C" fn cuLibraryUnload(library: CUlibrary) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryUnload", || unsafe {
+        api::library::cuLibraryUnload(library)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1863,8 +2338,11 @@ pub unsafe extern "C" fn cuMemAllocHost() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocHost_v2() -> CUresult {
-    refuse(370)
+pub unsafe extern "C" fn cuMemAllocHost_v2(pp: *mut *mut c_void, bytesize: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocHost_v2", || unsafe {
+        api::memory::cuMemAllocHost_v2(pp, bytesize)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1878,13 +2356,25 @@ pub unsafe extern "C" fn cuMemAllocPitch() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocPitch_v2() -> CUresult {
-    refuse(373)
+pub unsafe extern "C" fn cuMemAllocPitch_v2(
+    dptr: *mut CUdeviceptr,
+    pPitch: *mut usize,
+    WidthInBytes: usize,
+    Height: usize,
+    ElementSizeBytes: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocPitch_v2", || unsafe {
+        api::memory::cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAlloc_v2() -> CUresult {
-    refuse(374)
+pub unsafe extern "C" fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAlloc_v2", || unsafe {
+        api::memory::cuMemAlloc_v2(dptr, bytesize)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1943,13 +2433,17 @@ pub unsafe extern "C" fn cuMemFreeAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFreeHost() -> CUresult {
-    refuse(386)
+pub unsafe extern "C" fn cuMemFreeHost(p: *mut c_void) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemFreeHost", || unsafe { api::memory::cuMemFreeHost(p) })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFree_v2() -> CUresult {
-    refuse(387)
+pub unsafe extern "C" fn cuMemFree_v2(dptr: CUdeviceptr) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemFree_v2", || unsafe {
+        api::memory::cuMemFree_v2(dptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1963,8 +2457,15 @@ pub unsafe extern "C" fn cuMemGetAddressRange() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAddressRange_v2() -> CUresult {
-    refuse(390)
+pub unsafe extern "C" fn cuMemGetAddressRange_v2(
+    pbase: *mut CUdeviceptr,
+    psize: *mut usize,
+    dptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetAddressRange_v2", || unsafe {
+        api::memory::cuMemGetAddressRange_v2(pbase, psize, dptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1993,8 +2494,11 @@ pub unsafe extern "C" fn cuMemGetInfo() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetInfo_v2() -> CUresult {
-    refuse(396)
+pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetInfo_v2", || unsafe {
+        api::memory::cuMemGetInfo_v2(free, total)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2008,8 +2512,15 @@ pub unsafe extern "C" fn cuMemGetMemPool() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostAlloc() -> CUresult {
-    refuse(399)
+pub unsafe extern "C" fn cuMemHostAlloc(
+    pp: *mut *mut c_void,
+    bytesize: usize,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemHostAlloc", || unsafe {
+        api::memory::cuMemHostAlloc(pp, bytesize, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2018,13 +2529,23 @@ pub unsafe extern "C" fn cuMemHostGetDevicePointer() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2() -> CUresult {
-    refuse(401)
+pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2(
+    pdptr: *mut CUdeviceptr,
+    p: *mut c_void,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemHostGetDevicePointer_v2", || unsafe {
+        api::memory::cuMemHostGetDevicePointer_v2(pdptr, p, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostGetFlags() -> CUresult {
-    refuse(402)
+pub unsafe extern "C" fn cuMemHostGetFlags(pFlags: *mut c_uint, p: *mut c_void) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemHostGetFlags", || unsafe {
+        api::memory::cuMemHostGetFlags(pFlags, p)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2033,13 +2554,23 @@ pub unsafe extern "C" fn cuMemHostRegister() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostRegister_v2() -> CUresult {
-    refuse(404)
+pub unsafe extern "C" fn cuMemHostRegister_v2(
+    p: *mut c_void,
+    bytesize: usize,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemHostRegister_v2", || unsafe {
+        api::memory::cuMemHostRegister_v2(p, bytesize, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostUnregister() -> CUresult {
-    refuse(405)
+pub unsafe extern "C" fn cuMemHostUnregister(p: *mut c_void) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemHostUnregister", || unsafe {
+        api::memory::cuMemHostUnregister(p)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2183,8 +2714,15 @@ pub unsafe extern "C" fn cuMemUnmap() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy() -> CUresult {
-    refuse(434)
+pub unsafe extern "C" fn cuMemcpy(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy", || unsafe {
+        api::memory::cuMemcpy(DefaultStream::Legacy, dst, src, ByteCount)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2198,13 +2736,25 @@ pub unsafe extern "C" fn cuMemcpy2DAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2DAsync_v2() -> CUresult {
-    refuse(437)
+pub unsafe extern "C" fn cuMemcpy2DAsync_v2(
+    pCopy: *const CUDA_MEMCPY2D,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2DAsync_v2", || unsafe {
+        api::memory::cuMemcpy2DAsync_v2(pCopy, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2DAsync_v2_ptsz() -> CUresult {
-    refuse(438)
+pub unsafe extern "C" fn cuMemcpy2DAsync_v2_ptsz(
+    pCopy: *const CUDA_MEMCPY2D,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2DAsync_v2_ptsz", || unsafe {
+        api::memory::cuMemcpy2DAsync_v2(pCopy, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2213,23 +2763,35 @@ pub unsafe extern "C" fn cuMemcpy2DUnaligned() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2() -> CUresult {
-    refuse(440)
+pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2DUnaligned_v2", || unsafe {
+        api::memory::cuMemcpy2DUnaligned_v2(DefaultStream::Legacy, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2_ptds() -> CUresult {
-    refuse(441)
+pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2_ptds(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2DUnaligned_v2_ptds", || unsafe {
+        api::memory::cuMemcpy2DUnaligned_v2(DefaultStream::PerThread, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2D_v2() -> CUresult {
-    refuse(442)
+pub unsafe extern "C" fn cuMemcpy2D_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2D_v2", || unsafe {
+        api::memory::cuMemcpy2D_v2(DefaultStream::Legacy, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2D_v2_ptds() -> CUresult {
-    refuse(443)
+pub unsafe extern "C" fn cuMemcpy2D_v2_ptds(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2D_v2_ptds", || unsafe {
+        api::memory::cuMemcpy2D_v2(DefaultStream::PerThread, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2313,13 +2875,29 @@ pub unsafe extern "C" fn cuMemcpy3D_v2_ptds() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAsync() -> CUresult {
-    refuse(460)
+pub unsafe extern "C" fn cuMemcpyAsync(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAsync", || unsafe {
+        api::memory::cuMemcpyAsync(dst, src, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAsync_ptsz() -> CUresult {
-    refuse(461)
+pub unsafe extern "C" fn cuMemcpyAsync_ptsz(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAsync_ptsz", || unsafe {
+        api::memory::cuMemcpyAsync(dst, src, ByteCount, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2428,23 +3006,53 @@ pub unsafe extern "C" fn cuMemcpyDtoDAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2() -> CUresult {
-    refuse(483)
+pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(
+    dstDevice: CUdeviceptr,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoDAsync_v2", || unsafe {
+        api::memory::cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2_ptsz() -> CUresult {
-    refuse(484)
+pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2_ptsz(
+    dstDevice: CUdeviceptr,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoDAsync_v2_ptsz", || unsafe {
+        api::memory::cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoD_v2() -> CUresult {
-    refuse(485)
+pub unsafe extern "C" fn cuMemcpyDtoD_v2(
+    dstDevice: CUdeviceptr,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoD_v2", || unsafe {
+        api::memory::cuMemcpyDtoD_v2(DefaultStream::Legacy, dstDevice, srcDevice, ByteCount)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoD_v2_ptds() -> CUresult {
-    refuse(486)
+pub unsafe extern "C" fn cuMemcpyDtoD_v2_ptds(
+    dstDevice: CUdeviceptr,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoD_v2_ptds", || unsafe {
+        api::memory::cuMemcpyDtoD_v2(DefaultStream::PerThread, dstDevice, srcDevice, ByteCount)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2458,23 +3066,53 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2() -> CUresult {
-    refuse(489)
+pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
+    dstHost: *mut c_void,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoHAsync_v2", || unsafe {
+        api::memory::cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2_ptsz() -> CUresult {
-    refuse(490)
+pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2_ptsz(
+    dstHost: *mut c_void,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoHAsync_v2_ptsz", || unsafe {
+        api::memory::cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoH_v2() -> CUresult {
-    refuse(491)
+pub unsafe extern "C" fn cuMemcpyDtoH_v2(
+    dstHost: *mut c_void,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoH_v2", || unsafe {
+        api::memory::cuMemcpyDtoH_v2(DefaultStream::Legacy, dstHost, srcDevice, ByteCount)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoH_v2_ptds() -> CUresult {
-    refuse(492)
+pub unsafe extern "C" fn cuMemcpyDtoH_v2_ptds(
+    dstHost: *mut c_void,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoH_v2_ptds", || unsafe {
+        api::memory::cuMemcpyDtoH_v2(DefaultStream::PerThread, dstHost, srcDevice, ByteCount)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2518,28 +3156,74 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2() -> CUresult {
-    refuse(501)
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
+    dstDevice: CUdeviceptr,
+    srcHost: *const c_void,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoDAsync_v2", || unsafe {
+        api::memory::cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2_ptsz() -> CUresult {
-    refuse(502)
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2_ptsz(
+    dstDevice: CUdeviceptr,
+    srcHost: *const c_void,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoDAsync_v2_ptsz", || unsafe {
+        api::memory::cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoD_v2() -> CUresult {
-    refuse(503)
+pub unsafe extern "C" fn cuMemcpyHtoD_v2(
+    dstDevice: CUdeviceptr,
+    srcHost: *const c_void,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoD_v2", || unsafe {
+        api::memory::cuMemcpyHtoD_v2(DefaultStream::Legacy, dstDevice, srcHost, ByteCount)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoD_v2_ptds() -> CUresult {
-    refuse(504)
+pub unsafe extern "C" fn cuMemcpyHtoD_v2_ptds(
+    dstDevice: CUdeviceptr,
+    srcHost: *const c_void,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoD_v2_ptds", || unsafe {
+        api::memory::cuMemcpyHtoD_v2(DefaultStream::PerThread, dstDevice, srcHost, ByteCount)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyPeer() -> CUresult {
-    refuse(505)
+pub unsafe extern "C" fn cuMemcpyPeer(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyPeer", || unsafe {
+        api::memory::cuMemcpyPeer(
+            DefaultStream::Legacy,
+            dstDevice,
+            dstContext,
+            srcDevice,
+            srcContext,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2553,8 +3237,24 @@ pub unsafe extern "C" fn cuMemcpyPeerAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyPeer_ptds() -> CUresult {
-    refuse(508)
+pub unsafe extern "C" fn cuMemcpyPeer_ptds(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyPeer_ptds", || unsafe {
+        api::memory::cuMemcpyPeer(
+            DefaultStream::PerThread,
+            dstDevice,
+            dstContext,
+            srcDevice,
+            srcContext,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2568,8 +3268,15 @@ pub unsafe extern "C" fn cuMemcpyWithAttributesAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy_ptds() -> CUresult {
-    refuse(511)
+pub unsafe extern "C" fn cuMemcpy_ptds(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy_ptds", || unsafe {
+        api::memory::cuMemcpy(DefaultStream::PerThread, dst, src, ByteCount)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2578,23 +3285,49 @@ pub unsafe extern "C" fn cuMemsetD16() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD16Async() -> CUresult {
-    refuse(513)
+pub unsafe extern "C" fn cuMemsetD16Async(
+    dstDevice: CUdeviceptr,
+    us: u16,
+    N: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD16Async", || unsafe {
+        api::memset::cuMemsetD16Async(dstDevice, us, N, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD16Async_ptsz() -> CUresult {
-    refuse(514)
+pub unsafe extern "C" fn cuMemsetD16Async_ptsz(
+    dstDevice: CUdeviceptr,
+    us: u16,
+    N: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD16Async_ptsz", || unsafe {
+        api::memset::cuMemsetD16Async(dstDevice, us, N, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD16_v2() -> CUresult {
-    refuse(515)
+pub unsafe extern "C" fn cuMemsetD16_v2(dstDevice: CUdeviceptr, us: u16, N: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD16_v2", || unsafe {
+        api::memset::cuMemsetD16_v2(DefaultStream::Legacy, dstDevice, us, N)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD16_v2_ptds() -> CUresult {
-    refuse(516)
+pub unsafe extern "C" fn cuMemsetD16_v2_ptds(
+    dstDevice: CUdeviceptr,
+    us: u16,
+    N: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD16_v2_ptds", || unsafe {
+        api::memset::cuMemsetD16_v2(DefaultStream::PerThread, dstDevice, us, N)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2603,23 +3336,75 @@ pub unsafe extern "C" fn cuMemsetD2D16() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D16Async() -> CUresult {
-    refuse(518)
+pub unsafe extern "C" fn cuMemsetD2D16Async(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    us: u16,
+    Width: usize,
+    Height: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D16Async", || unsafe {
+        api::memset::cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D16Async_ptsz() -> CUresult {
-    refuse(519)
+pub unsafe extern "C" fn cuMemsetD2D16Async_ptsz(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    us: u16,
+    Width: usize,
+    Height: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D16Async_ptsz", || unsafe {
+        api::memset::cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D16_v2() -> CUresult {
-    refuse(520)
+pub unsafe extern "C" fn cuMemsetD2D16_v2(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    us: u16,
+    Width: usize,
+    Height: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D16_v2", || unsafe {
+        api::memset::cuMemsetD2D16_v2(
+            DefaultStream::Legacy,
+            dstDevice,
+            dstPitch,
+            us,
+            Width,
+            Height,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D16_v2_ptds() -> CUresult {
-    refuse(521)
+pub unsafe extern "C" fn cuMemsetD2D16_v2_ptds(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    us: u16,
+    Width: usize,
+    Height: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D16_v2_ptds", || unsafe {
+        api::memset::cuMemsetD2D16_v2(
+            DefaultStream::PerThread,
+            dstDevice,
+            dstPitch,
+            us,
+            Width,
+            Height,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2628,23 +3413,75 @@ pub unsafe extern "C" fn cuMemsetD2D32() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D32Async() -> CUresult {
-    refuse(523)
+pub unsafe extern "C" fn cuMemsetD2D32Async(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    ui: c_uint,
+    Width: usize,
+    Height: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D32Async", || unsafe {
+        api::memset::cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D32Async_ptsz() -> CUresult {
-    refuse(524)
+pub unsafe extern "C" fn cuMemsetD2D32Async_ptsz(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    ui: c_uint,
+    Width: usize,
+    Height: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D32Async_ptsz", || unsafe {
+        api::memset::cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D32_v2() -> CUresult {
-    refuse(525)
+pub unsafe extern "C" fn cuMemsetD2D32_v2(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    ui: c_uint,
+    Width: usize,
+    Height: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D32_v2", || unsafe {
+        api::memset::cuMemsetD2D32_v2(
+            DefaultStream::Legacy,
+            dstDevice,
+            dstPitch,
+            ui,
+            Width,
+            Height,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D32_v2_ptds() -> CUresult {
-    refuse(526)
+pub unsafe extern "C" fn cuMemsetD2D32_v2_ptds(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    ui: c_uint,
+    Width: usize,
+    Height: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D32_v2_ptds", || unsafe {
+        api::memset::cuMemsetD2D32_v2(
+            DefaultStream::PerThread,
+            dstDevice,
+            dstPitch,
+            ui,
+            Width,
+            Height,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2653,23 +3490,75 @@ pub unsafe extern "C" fn cuMemsetD2D8() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D8Async() -> CUresult {
-    refuse(528)
+pub unsafe extern "C" fn cuMemsetD2D8Async(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    uc: u8,
+    Width: usize,
+    Height: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D8Async", || unsafe {
+        api::memset::cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D8Async_ptsz() -> CUresult {
-    refuse(529)
+pub unsafe extern "C" fn cuMemsetD2D8Async_ptsz(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    uc: u8,
+    Width: usize,
+    Height: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D8Async_ptsz", || unsafe {
+        api::memset::cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D8_v2() -> CUresult {
-    refuse(530)
+pub unsafe extern "C" fn cuMemsetD2D8_v2(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    uc: u8,
+    Width: usize,
+    Height: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D8_v2", || unsafe {
+        api::memset::cuMemsetD2D8_v2(
+            DefaultStream::Legacy,
+            dstDevice,
+            dstPitch,
+            uc,
+            Width,
+            Height,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD2D8_v2_ptds() -> CUresult {
-    refuse(531)
+pub unsafe extern "C" fn cuMemsetD2D8_v2_ptds(
+    dstDevice: CUdeviceptr,
+    dstPitch: usize,
+    uc: u8,
+    Width: usize,
+    Height: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD2D8_v2_ptds", || unsafe {
+        api::memset::cuMemsetD2D8_v2(
+            DefaultStream::PerThread,
+            dstDevice,
+            dstPitch,
+            uc,
+            Width,
+            Height,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2678,23 +3567,49 @@ pub unsafe extern "C" fn cuMemsetD32() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD32Async() -> CUresult {
-    refuse(533)
+pub unsafe extern "C" fn cuMemsetD32Async(
+    dstDevice: CUdeviceptr,
+    ui: c_uint,
+    N: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD32Async", || unsafe {
+        api::memset::cuMemsetD32Async(dstDevice, ui, N, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD32Async_ptsz() -> CUresult {
-    refuse(534)
+pub unsafe extern "C" fn cuMemsetD32Async_ptsz(
+    dstDevice: CUdeviceptr,
+    ui: c_uint,
+    N: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD32Async_ptsz", || unsafe {
+        api::memset::cuMemsetD32Async(dstDevice, ui, N, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD32_v2() -> CUresult {
-    refuse(535)
+pub unsafe extern "C" fn cuMemsetD32_v2(dstDevice: CUdeviceptr, ui: c_uint, N: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD32_v2", || unsafe {
+        api::memset::cuMemsetD32_v2(DefaultStream::Legacy, dstDevice, ui, N)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD32_v2_ptds() -> CUresult {
-    refuse(536)
+pub unsafe extern "C" fn cuMemsetD32_v2_ptds(
+    dstDevice: CUdeviceptr,
+    ui: c_uint,
+    N: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD32_v2_ptds", || unsafe {
+        api::memset::cuMemsetD32_v2(DefaultStream::PerThread, dstDevice, ui, N)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2703,23 +3618,45 @@ pub unsafe extern "C" fn cuMemsetD8() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD8Async() -> CUresult {
-    refuse(538)
+pub unsafe extern "C" fn cuMemsetD8Async(
+    dstDevice: CUdeviceptr,
+    uc: u8,
+    N: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD8Async", || unsafe {
+        api::memset::cuMemsetD8Async(dstDevice, uc, N, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD8Async_ptsz() -> CUresult {
-    refuse(539)
+pub unsafe extern "C" fn cuMemsetD8Async_ptsz(
+    dstDevice: CUdeviceptr,
+    uc: u8,
+    N: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD8Async_ptsz", || unsafe {
+        api::memset::cuMemsetD8Async(dstDevice, uc, N, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD8_v2() -> CUresult {
-    refuse(540)
+pub unsafe extern "C" fn cuMemsetD8_v2(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD8_v2", || unsafe {
+        api::memset::cuMemsetD8_v2(DefaultStream::Legacy, dstDevice, uc, N)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemsetD8_v2_ptds() -> CUresult {
-    refuse(541)
+pub unsafe extern "C" fn cuMemsetD8_v2_ptds(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemsetD8_v2_ptds", || unsafe {
+        api::memset::cuMemsetD8_v2(DefaultStream::PerThread, dstDevice, uc, N)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2753,13 +3690,23 @@ pub unsafe extern "C" fn cuModuleEnumerateFunctions() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetFunction() -> CUresult {
-    refuse(548)
+pub unsafe extern "C" fn cuModuleGetFunction(
+    hfunc: *mut CUfunction,
+    hmod: CUmodule,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleGetFunction", || unsafe {
+        api::module::cuModuleGetFunction(hfunc, hmod, name)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetFunctionCount() -> CUresult {
-    refuse(549)
+pub unsafe extern "C" fn cuModuleGetFunctionCount(count: *mut c_uint, hmod: CUmodule) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleGetFunctionCount", || unsafe {
+        api::module::cuModuleGetFunctionCount(count, hmod)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2768,13 +3715,24 @@ pub unsafe extern "C" fn cuModuleGetGlobal() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetGlobal_v2() -> CUresult {
-    refuse(551)
+pub unsafe extern "C" fn cuModuleGetGlobal_v2(
+    dptr: *mut CUdeviceptr,
+    bytes: *mut usize,
+    hmod: CUmodule,
+    name: *const c_char,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleGetGlobal_v2", || unsafe {
+        api::module::cuModuleGetGlobal_v2(dptr, bytes, hmod, name)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetLoadingMode() -> CUresult {
-    refuse(552)
+pub unsafe extern "C" fn cuModuleGetLoadingMode(mode: *mut CUmoduleLoadingMode) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleGetLoadingMode", || unsafe {
+        api::module::cuModuleGetLoadingMode(mode)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2788,28 +3746,52 @@ pub unsafe extern "C" fn cuModuleGetTexRef() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoad() -> CUresult {
-    refuse(555)
+pub unsafe extern "C" fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleLoad", || unsafe {
+        api::module::cuModuleLoad(module, fname)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoadData() -> CUresult {
-    refuse(556)
+pub unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleLoadData", || unsafe {
+        api::module::cuModuleLoadData(module, image)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoadDataEx() -> CUresult {
-    refuse(557)
+pub unsafe extern "C" fn cuModuleLoadDataEx(
+    module: *mut CUmodule,
+    image: *const c_void,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleLoadDataEx", || unsafe {
+        api::module::cuModuleLoadDataEx(module, image, numOptions, options, optionValues)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoadFatBinary() -> CUresult {
-    refuse(558)
+pub unsafe extern "C" fn cuModuleLoadFatBinary(
+    module: *mut CUmodule,
+    fatCubin: *const c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleLoadFatBinary", || unsafe {
+        api::module::cuModuleLoadFatBinary(module, fatCubin)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleUnload() -> CUresult {
-    refuse(559)
+pub unsafe extern "C" fn cuModuleUnload(hmod: CUmodule) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleUnload", || unsafe {
+        api::module::cuModuleUnload(hmod)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2853,18 +3835,62 @@ pub unsafe extern "C" fn cuMulticastUnbind() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock() -> CUresult {
-    refuse(568)
+pub unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
+    dynamicSmemSize: *mut usize,
+    func: CUfunction,
+    numBlocks: c_int,
+    blockSize: c_int,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuOccupancyAvailableDynamicSMemPerBlock", || unsafe {
+        api::occupancy::cuOccupancyAvailableDynamicSMemPerBlock(
+            dynamicSmemSize,
+            func,
+            numBlocks,
+            blockSize,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor() -> CUresult {
-    refuse(569)
+pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
+    numBlocks: *mut c_int,
+    func: CUfunction,
+    blockSize: c_int,
+    dynamicSMemSize: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuOccupancyMaxActiveBlocksPerMultiprocessor", || unsafe {
+        api::occupancy::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+            numBlocks,
+            func,
+            blockSize,
+            dynamicSMemSize,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags() -> CUresult {
-    refuse(570)
+pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    numBlocks: *mut c_int,
+    func: CUfunction,
+    blockSize: c_int,
+    dynamicSMemSize: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
+        || unsafe {
+            api::occupancy::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+                numBlocks,
+                func,
+                blockSize,
+                dynamicSMemSize,
+                flags,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -2873,13 +3899,49 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveClusters() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize() -> CUresult {
-    refuse(572)
+pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
+    minGridSize: *mut c_int,
+    blockSize: *mut c_int,
+    func: CUfunction,
+    blockSizeToDynamicSMemSize: CUoccupancyB2DSize,
+    dynamicSMemSize: usize,
+    blockSizeLimit: c_int,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuOccupancyMaxPotentialBlockSize", || unsafe {
+        api::occupancy::cuOccupancyMaxPotentialBlockSize(
+            minGridSize,
+            blockSize,
+            func,
+            blockSizeToDynamicSMemSize,
+            dynamicSMemSize,
+            blockSizeLimit,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags() -> CUresult {
-    refuse(573)
+pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
+    minGridSize: *mut c_int,
+    blockSize: *mut c_int,
+    func: CUfunction,
+    blockSizeToDynamicSMemSize: CUoccupancyB2DSize,
+    dynamicSMemSize: usize,
+    blockSizeLimit: c_int,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuOccupancyMaxPotentialBlockSizeWithFlags", || unsafe {
+        api::occupancy::cuOccupancyMaxPotentialBlockSizeWithFlags(
+            minGridSize,
+            blockSize,
+            func,
+            blockSizeToDynamicSMemSize,
+            dynamicSMemSize,
+            blockSizeLimit,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2913,13 +3975,28 @@ pub unsafe extern "C" fn cuParamSetv() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuPointerGetAttribute() -> CUresult {
-    refuse(580)
+pub unsafe extern "C" fn cuPointerGetAttribute(
+    data: *mut c_void,
+    attribute: CUpointer_attribute,
+    ptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuPointerGetAttribute", || unsafe {
+        api::pointer::cuPointerGetAttribute(data, attribute, ptr)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuPointerGetAttributes() -> CUresult {
-    refuse(581)
+pub unsafe extern "C" fn cuPointerGetAttributes(
+    numAttributes: c_uint,
+    attributes: *mut CUpointer_attribute,
+    data: *mut *mut c_void,
+    ptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuPointerGetAttributes", || unsafe {
+        api::pointer::cuPointerGetAttributes(numAttributes, attributes, data, ptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2953,13 +4030,29 @@ pub unsafe extern "C" fn cuSignalExternalSemaphoresAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamAddCallback() -> CUresult {
-    refuse(588)
+pub unsafe extern "C" fn cuStreamAddCallback(
+    hStream: CUstream,
+    callback: CUstreamCallback,
+    userData: *mut c_void,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamAddCallback", || unsafe {
+        api::stream::cuStreamAddCallback(hStream, callback, userData, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamAddCallback_ptsz() -> CUresult {
-    refuse(589)
+pub unsafe extern "C" fn cuStreamAddCallback_ptsz(
+    hStream: CUstream,
+    callback: CUstreamCallback,
+    userData: *mut c_void,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamAddCallback_ptsz", || unsafe {
+        api::stream::cuStreamAddCallback(per_thread(hStream), callback, userData, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3053,13 +4146,23 @@ pub unsafe extern "C" fn cuStreamCopyAttributes_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCreate() -> CUresult {
-    refuse(608)
+pub unsafe extern "C" fn cuStreamCreate(phStream: *mut CUstream, Flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamCreate", || unsafe {
+        api::stream::cuStreamCreate(phStream, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCreateWithPriority() -> CUresult {
-    refuse(609)
+pub unsafe extern "C" fn cuStreamCreateWithPriority(
+    phStream: *mut CUstream,
+    flags: c_uint,
+    priority: c_int,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamCreateWithPriority", || unsafe {
+        api::stream::cuStreamCreateWithPriority(phStream, flags, priority)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3068,8 +4171,11 @@ pub unsafe extern "C" fn cuStreamDestroy() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamDestroy_v2() -> CUresult {
-    refuse(611)
+pub unsafe extern "C" fn cuStreamDestroy_v2(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamDestroy_v2", || unsafe {
+        api::stream::cuStreamDestroy_v2(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3113,13 +4219,47 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2() -> CUresult {
-    refuse(620)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    numDependencies_out: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCaptureInfo_v2", || unsafe {
+        api::stream::cuStreamGetCaptureInfo_v2(
+            hStream,
+            captureStatus_out,
+            id_out,
+            graph_out,
+            dependencies_out,
+            numDependencies_out,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2_ptsz() -> CUresult {
-    refuse(621)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2_ptsz(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    numDependencies_out: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCaptureInfo_v2_ptsz", || unsafe {
+        api::stream::cuStreamGetCaptureInfo_v2(
+            per_thread(hStream),
+            captureStatus_out,
+            id_out,
+            graph_out,
+            dependencies_out,
+            numDependencies_out,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3133,13 +4273,19 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCtx() -> CUresult {
-    refuse(624)
+pub unsafe extern "C" fn cuStreamGetCtx(hStream: CUstream, pctx: *mut CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCtx", || unsafe {
+        api::stream::cuStreamGetCtx(hStream, pctx)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCtx_ptsz() -> CUresult {
-    refuse(625)
+pub unsafe extern "C" fn cuStreamGetCtx_ptsz(hStream: CUstream, pctx: *mut CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCtx_ptsz", || unsafe {
+        api::stream::cuStreamGetCtx(per_thread(hStream), pctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3173,13 +4319,19 @@ pub unsafe extern "C" fn cuStreamGetDevice_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetFlags() -> CUresult {
-    refuse(632)
+pub unsafe extern "C" fn cuStreamGetFlags(hStream: CUstream, flags: *mut c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetFlags", || unsafe {
+        api::stream::cuStreamGetFlags(hStream, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetFlags_ptsz() -> CUresult {
-    refuse(633)
+pub unsafe extern "C" fn cuStreamGetFlags_ptsz(hStream: CUstream, flags: *mut c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetFlags_ptsz", || unsafe {
+        api::stream::cuStreamGetFlags(per_thread(hStream), flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3188,43 +4340,76 @@ pub unsafe extern "C" fn cuStreamGetGreenCtx() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetId() -> CUresult {
-    refuse(635)
+pub unsafe extern "C" fn cuStreamGetId(hStream: CUstream, streamId: *mut u64) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetId", || unsafe {
+        api::stream::cuStreamGetId(hStream, streamId)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetId_ptsz() -> CUresult {
-    refuse(636)
+pub unsafe extern "C" fn cuStreamGetId_ptsz(hStream: CUstream, streamId: *mut u64) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetId_ptsz", || unsafe {
+        api::stream::cuStreamGetId(per_thread(hStream), streamId)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetPriority() -> CUresult {
-    refuse(637)
+pub unsafe extern "C" fn cuStreamGetPriority(hStream: CUstream, priority: *mut c_int) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetPriority", || unsafe {
+        api::stream::cuStreamGetPriority(hStream, priority)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetPriority_ptsz() -> CUresult {
-    refuse(638)
+pub unsafe extern "C" fn cuStreamGetPriority_ptsz(
+    hStream: CUstream,
+    priority: *mut c_int,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetPriority_ptsz", || unsafe {
+        api::stream::cuStreamGetPriority(per_thread(hStream), priority)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamIsCapturing() -> CUresult {
-    refuse(639)
+pub unsafe extern "C" fn cuStreamIsCapturing(
+    hStream: CUstream,
+    captureStatus: *mut CUstreamCaptureStatus,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamIsCapturing", || unsafe {
+        api::stream::cuStreamIsCapturing(hStream, captureStatus)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamIsCapturing_ptsz() -> CUresult {
-    refuse(640)
+pub unsafe extern "C" fn cuStreamIsCapturing_ptsz(
+    hStream: CUstream,
+    captureStatus: *mut CUstreamCaptureStatus,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamIsCapturing_ptsz", || unsafe {
+        api::stream::cuStreamIsCapturing(per_thread(hStream), captureStatus)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamQuery() -> CUresult {
-    refuse(641)
+pub unsafe extern "C" fn cuStreamQuery(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamQuery", || unsafe {
+        api::stream::cuStreamQuery(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamQuery_ptsz() -> CUresult {
-    refuse(642)
+pub unsafe extern "C" fn cuStreamQuery_ptsz(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamQuery_ptsz", || unsafe {
+        api::stream::cuStreamQuery(per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3238,13 +4423,19 @@ pub unsafe extern "C" fn cuStreamSetAttribute_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamSynchronize() -> CUresult {
-    refuse(645)
+pub unsafe extern "C" fn cuStreamSynchronize(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamSynchronize", || unsafe {
+        api::stream::cuStreamSynchronize(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamSynchronize_ptsz() -> CUresult {
-    refuse(646)
+pub unsafe extern "C" fn cuStreamSynchronize_ptsz(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamSynchronize_ptsz", || unsafe {
+        api::stream::cuStreamSynchronize(per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3268,13 +4459,27 @@ pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2_ptsz() -> CUresult
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitEvent() -> CUresult {
-    refuse(651)
+pub unsafe extern "C" fn cuStreamWaitEvent(
+    hStream: CUstream,
+    hEvent: CUevent,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitEvent", || unsafe {
+        api::stream::cuStreamWaitEvent(hStream, hEvent, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitEvent_ptsz() -> CUresult {
-    refuse(652)
+pub unsafe extern "C" fn cuStreamWaitEvent_ptsz(
+    hStream: CUstream,
+    hEvent: CUevent,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitEvent_ptsz", || unsafe {
+        api::stream::cuStreamWaitEvent(per_thread(hStream), hEvent, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3588,8 +4793,13 @@ pub unsafe extern "C" fn cuTexRefSetMipmappedArray() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode() -> CUresult {
-    refuse(715)
+pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(
+    mode: *mut CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuThreadExchangeStreamCaptureMode", || unsafe {
+        api::context::cuThreadExchangeStreamCaptureMode(mode)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3632,6 +4842,154 @@ pub unsafe extern "C" fn cuWaitExternalSemaphoresAsync_ptsz() -> CUresult {
     refuse(723)
 }
 
+const _: cuda_abi::sig::cuCtxCreate_v2 = cuCtxCreate_v2;
+const _: cuda_abi::sig::cuCtxCreate_v3 = cuCtxCreate_v3;
+const _: cuda_abi::sig::cuCtxCreate_v4 = cuCtxCreate_v4;
+const _: cuda_abi::sig::cuCtxDestroy_v2 = cuCtxDestroy_v2;
+const _: cuda_abi::sig::cuCtxGetApiVersion = cuCtxGetApiVersion;
+const _: cuda_abi::sig::cuCtxGetCacheConfig = cuCtxGetCacheConfig;
+const _: cuda_abi::sig::cuCtxGetCurrent = cuCtxGetCurrent;
+const _: cuda_abi::sig::cuCtxGetDevice = cuCtxGetDevice;
+const _: cuda_abi::sig::cuCtxGetDevice_v2 = cuCtxGetDevice_v2;
+const _: cuda_abi::sig::cuCtxGetFlags = cuCtxGetFlags;
+const _: cuda_abi::sig::cuCtxGetId = cuCtxGetId;
+const _: cuda_abi::sig::cuCtxGetLimit = cuCtxGetLimit;
+const _: cuda_abi::sig::cuCtxGetStreamPriorityRange = cuCtxGetStreamPriorityRange;
+const _: cuda_abi::sig::cuCtxPopCurrent_v2 = cuCtxPopCurrent_v2;
+const _: cuda_abi::sig::cuCtxPushCurrent_v2 = cuCtxPushCurrent_v2;
+const _: cuda_abi::sig::cuCtxSetCacheConfig = cuCtxSetCacheConfig;
+const _: cuda_abi::sig::cuCtxSetCurrent = cuCtxSetCurrent;
+const _: cuda_abi::sig::cuCtxSetLimit = cuCtxSetLimit;
+const _: cuda_abi::sig::cuCtxSynchronize = cuCtxSynchronize;
+const _: cuda_abi::sig::cuCtxSynchronize_v2 = cuCtxSynchronize_v2;
+const _: cuda_abi::sig::cuDeviceCanAccessPeer = cuDeviceCanAccessPeer;
+const _: cuda_abi::sig::cuDeviceComputeCapability = cuDeviceComputeCapability;
+const _: cuda_abi::sig::cuDeviceGet = cuDeviceGet;
+const _: cuda_abi::sig::cuDeviceGetAttribute = cuDeviceGetAttribute;
+const _: cuda_abi::sig::cuDeviceGetByPCIBusId = cuDeviceGetByPCIBusId;
+const _: cuda_abi::sig::cuDeviceGetCount = cuDeviceGetCount;
+const _: cuda_abi::sig::cuDeviceGetName = cuDeviceGetName;
+const _: cuda_abi::sig::cuDeviceGetPCIBusId = cuDeviceGetPCIBusId;
+const _: cuda_abi::sig::cuDeviceGetProperties = cuDeviceGetProperties;
+const _: cuda_abi::sig::cuDeviceGetUuid = cuDeviceGetUuid;
+const _: cuda_abi::sig::cuDeviceGetUuid_v2 = cuDeviceGetUuid_v2;
+const _: cuda_abi::sig::cuDevicePrimaryCtxGetState = cuDevicePrimaryCtxGetState;
+const _: cuda_abi::sig::cuDevicePrimaryCtxRelease_v2 = cuDevicePrimaryCtxRelease_v2;
+const _: cuda_abi::sig::cuDevicePrimaryCtxReset_v2 = cuDevicePrimaryCtxReset_v2;
+const _: cuda_abi::sig::cuDevicePrimaryCtxRetain = cuDevicePrimaryCtxRetain;
+const _: cuda_abi::sig::cuDevicePrimaryCtxSetFlags_v2 = cuDevicePrimaryCtxSetFlags_v2;
+const _: cuda_abi::sig::cuDeviceTotalMem_v2 = cuDeviceTotalMem_v2;
+const _: cuda_abi::sig::cuDriverGetVersion = cuDriverGetVersion;
+const _: cuda_abi::sig::cuEventCreate = cuEventCreate;
+const _: cuda_abi::sig::cuEventDestroy_v2 = cuEventDestroy_v2;
+const _: cuda_abi::sig::cuEventElapsedTime = cuEventElapsedTime;
+const _: cuda_abi::sig::cuEventElapsedTime_v2 = cuEventElapsedTime_v2;
+const _: cuda_abi::sig::cuEventQuery = cuEventQuery;
+const _: cuda_abi::sig::cuEventRecord = cuEventRecord;
+const _: cuda_abi::sig::cuEventRecordWithFlags = cuEventRecordWithFlags;
+const _: cuda_abi::sig::cuEventSynchronize = cuEventSynchronize;
+const _: cuda_abi::sig::cuFuncGetAttribute = cuFuncGetAttribute;
+const _: cuda_abi::sig::cuFuncGetModule = cuFuncGetModule;
+const _: cuda_abi::sig::cuFuncGetName = cuFuncGetName;
+const _: cuda_abi::sig::cuFuncGetParamCount = cuFuncGetParamCount;
+const _: cuda_abi::sig::cuFuncGetParamInfo = cuFuncGetParamInfo;
+const _: cuda_abi::sig::cuFuncSetAttribute = cuFuncSetAttribute;
+const _: cuda_abi::sig::cuFuncSetCacheConfig = cuFuncSetCacheConfig;
+const _: cuda_abi::sig::cuGetErrorName = cuGetErrorName;
+const _: cuda_abi::sig::cuGetErrorString = cuGetErrorString;
+const _: cuda_abi::sig::cuGetExportTable = cuGetExportTable;
+const _: cuda_abi::sig::cuGetProcAddress = cuGetProcAddress;
+const _: cuda_abi::sig::cuGetProcAddress_v2 = cuGetProcAddress_v2;
+const _: cuda_abi::sig::cuInit = cuInit;
+const _: cuda_abi::sig::cuKernelGetAttribute = cuKernelGetAttribute;
+const _: cuda_abi::sig::cuKernelGetFunction = cuKernelGetFunction;
+const _: cuda_abi::sig::cuKernelGetLibrary = cuKernelGetLibrary;
+const _: cuda_abi::sig::cuKernelGetName = cuKernelGetName;
+const _: cuda_abi::sig::cuKernelGetParamCount = cuKernelGetParamCount;
+const _: cuda_abi::sig::cuKernelGetParamInfo = cuKernelGetParamInfo;
+const _: cuda_abi::sig::cuKernelSetAttribute = cuKernelSetAttribute;
+const _: cuda_abi::sig::cuKernelSetCacheConfig = cuKernelSetCacheConfig;
+const _: cuda_abi::sig::cuLaunchHostFunc = cuLaunchHostFunc;
+const _: cuda_abi::sig::cuLaunchKernel = cuLaunchKernel;
+const _: cuda_abi::sig::cuLaunchKernelEx = cuLaunchKernelEx;
+const _: cuda_abi::sig::cuLibraryEnumerateKernels = cuLibraryEnumerateKernels;
+const _: cuda_abi::sig::cuLibraryGetGlobal = cuLibraryGetGlobal;
+const _: cuda_abi::sig::cuLibraryGetKernel = cuLibraryGetKernel;
+const _: cuda_abi::sig::cuLibraryGetKernelCount = cuLibraryGetKernelCount;
+const _: cuda_abi::sig::cuLibraryGetModule = cuLibraryGetModule;
+const _: cuda_abi::sig::cuLibraryLoadData = cuLibraryLoadData;
+const _: cuda_abi::sig::cuLibraryLoadFromFile = cuLibraryLoadFromFile;
+const _: cuda_abi::sig::cuLibraryUnload = cuLibraryUnload;
+const _: cuda_abi::sig::cuMemAllocHost_v2 = cuMemAllocHost_v2;
+const _: cuda_abi::sig::cuMemAllocPitch_v2 = cuMemAllocPitch_v2;
+const _: cuda_abi::sig::cuMemAlloc_v2 = cuMemAlloc_v2;
+const _: cuda_abi::sig::cuMemFreeHost = cuMemFreeHost;
+const _: cuda_abi::sig::cuMemFree_v2 = cuMemFree_v2;
+const _: cuda_abi::sig::cuMemGetAddressRange_v2 = cuMemGetAddressRange_v2;
+const _: cuda_abi::sig::cuMemGetInfo_v2 = cuMemGetInfo_v2;
+const _: cuda_abi::sig::cuMemHostAlloc = cuMemHostAlloc;
+const _: cuda_abi::sig::cuMemHostGetDevicePointer_v2 = cuMemHostGetDevicePointer_v2;
+const _: cuda_abi::sig::cuMemHostGetFlags = cuMemHostGetFlags;
+const _: cuda_abi::sig::cuMemHostRegister_v2 = cuMemHostRegister_v2;
+const _: cuda_abi::sig::cuMemHostUnregister = cuMemHostUnregister;
+const _: cuda_abi::sig::cuMemcpy = cuMemcpy;
+const _: cuda_abi::sig::cuMemcpy2DAsync_v2 = cuMemcpy2DAsync_v2;
+const _: cuda_abi::sig::cuMemcpy2DUnaligned_v2 = cuMemcpy2DUnaligned_v2;
+const _: cuda_abi::sig::cuMemcpy2D_v2 = cuMemcpy2D_v2;
+const _: cuda_abi::sig::cuMemcpyAsync = cuMemcpyAsync;
+const _: cuda_abi::sig::cuMemcpyDtoDAsync_v2 = cuMemcpyDtoDAsync_v2;
+const _: cuda_abi::sig::cuMemcpyDtoD_v2 = cuMemcpyDtoD_v2;
+const _: cuda_abi::sig::cuMemcpyDtoHAsync_v2 = cuMemcpyDtoHAsync_v2;
+const _: cuda_abi::sig::cuMemcpyDtoH_v2 = cuMemcpyDtoH_v2;
+const _: cuda_abi::sig::cuMemcpyHtoDAsync_v2 = cuMemcpyHtoDAsync_v2;
+const _: cuda_abi::sig::cuMemcpyHtoD_v2 = cuMemcpyHtoD_v2;
+const _: cuda_abi::sig::cuMemcpyPeer = cuMemcpyPeer;
+const _: cuda_abi::sig::cuMemsetD16Async = cuMemsetD16Async;
+const _: cuda_abi::sig::cuMemsetD16_v2 = cuMemsetD16_v2;
+const _: cuda_abi::sig::cuMemsetD2D16Async = cuMemsetD2D16Async;
+const _: cuda_abi::sig::cuMemsetD2D16_v2 = cuMemsetD2D16_v2;
+const _: cuda_abi::sig::cuMemsetD2D32Async = cuMemsetD2D32Async;
+const _: cuda_abi::sig::cuMemsetD2D32_v2 = cuMemsetD2D32_v2;
+const _: cuda_abi::sig::cuMemsetD2D8Async = cuMemsetD2D8Async;
+const _: cuda_abi::sig::cuMemsetD2D8_v2 = cuMemsetD2D8_v2;
+const _: cuda_abi::sig::cuMemsetD32Async = cuMemsetD32Async;
+const _: cuda_abi::sig::cuMemsetD32_v2 = cuMemsetD32_v2;
+const _: cuda_abi::sig::cuMemsetD8Async = cuMemsetD8Async;
+const _: cuda_abi::sig::cuMemsetD8_v2 = cuMemsetD8_v2;
+const _: cuda_abi::sig::cuModuleGetFunction = cuModuleGetFunction;
+const _: cuda_abi::sig::cuModuleGetFunctionCount = cuModuleGetFunctionCount;
+const _: cuda_abi::sig::cuModuleGetGlobal_v2 = cuModuleGetGlobal_v2;
+const _: cuda_abi::sig::cuModuleGetLoadingMode = cuModuleGetLoadingMode;
+const _: cuda_abi::sig::cuModuleLoad = cuModuleLoad;
+const _: cuda_abi::sig::cuModuleLoadData = cuModuleLoadData;
+const _: cuda_abi::sig::cuModuleLoadDataEx = cuModuleLoadDataEx;
+const _: cuda_abi::sig::cuModuleLoadFatBinary = cuModuleLoadFatBinary;
+const _: cuda_abi::sig::cuModuleUnload = cuModuleUnload;
+const _: cuda_abi::sig::cuOccupancyAvailableDynamicSMemPerBlock =
+    cuOccupancyAvailableDynamicSMemPerBlock;
+const _: cuda_abi::sig::cuOccupancyMaxActiveBlocksPerMultiprocessor =
+    cuOccupancyMaxActiveBlocksPerMultiprocessor;
+const _: cuda_abi::sig::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags =
+    cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags;
+const _: cuda_abi::sig::cuOccupancyMaxPotentialBlockSize = cuOccupancyMaxPotentialBlockSize;
+const _: cuda_abi::sig::cuOccupancyMaxPotentialBlockSizeWithFlags =
+    cuOccupancyMaxPotentialBlockSizeWithFlags;
+const _: cuda_abi::sig::cuPointerGetAttribute = cuPointerGetAttribute;
+const _: cuda_abi::sig::cuPointerGetAttributes = cuPointerGetAttributes;
+const _: cuda_abi::sig::cuStreamAddCallback = cuStreamAddCallback;
+const _: cuda_abi::sig::cuStreamCreate = cuStreamCreate;
+const _: cuda_abi::sig::cuStreamCreateWithPriority = cuStreamCreateWithPriority;
+const _: cuda_abi::sig::cuStreamDestroy_v2 = cuStreamDestroy_v2;
+const _: cuda_abi::sig::cuStreamGetCaptureInfo_v2 = cuStreamGetCaptureInfo_v2;
+const _: cuda_abi::sig::cuStreamGetCtx = cuStreamGetCtx;
+const _: cuda_abi::sig::cuStreamGetFlags = cuStreamGetFlags;
+const _: cuda_abi::sig::cuStreamGetId = cuStreamGetId;
+const _: cuda_abi::sig::cuStreamGetPriority = cuStreamGetPriority;
+const _: cuda_abi::sig::cuStreamIsCapturing = cuStreamIsCapturing;
+const _: cuda_abi::sig::cuStreamQuery = cuStreamQuery;
+const _: cuda_abi::sig::cuStreamSynchronize = cuStreamSynchronize;
+const _: cuda_abi::sig::cuStreamWaitEvent = cuStreamWaitEvent;
+const _: cuda_abi::sig::cuThreadExchangeStreamCaptureMode = cuThreadExchangeStreamCaptureMode;
 /// The per-thread form's reading of a stream argument: NULL means the thread's own default stream.
 fn per_thread(stream: CUstream) -> CUstream {
     if stream.is_null() {
@@ -3672,28 +5030,54 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuCtxCreate_v2 as *const c_void),
+    Address::new(cuCtxCreate_v3 as *const c_void),
+    Address::new(cuCtxCreate_v4 as *const c_void),
     Address::NULL,
+    Address::new(cuCtxDestroy_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuCtxGetApiVersion as *const c_void),
+    Address::new(cuCtxGetCacheConfig as *const c_void),
+    Address::new(cuCtxGetCurrent as *const c_void),
     Address::NULL,
+    Address::new(cuCtxGetDevice as *const c_void),
+    Address::new(cuCtxGetDevice_v2 as *const c_void),
     Address::NULL,
+    Address::new(cuCtxGetFlags as *const c_void),
+    Address::new(cuCtxGetId as *const c_void),
+    Address::new(cuCtxGetLimit as *const c_void),
     Address::NULL,
+    Address::new(cuCtxGetStreamPriorityRange as *const c_void),
     Address::NULL,
+    Address::new(cuCtxPopCurrent_v2 as *const c_void),
     Address::NULL,
+    Address::new(cuCtxPushCurrent_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuCtxSetCacheConfig as *const c_void),
+    Address::new(cuCtxSetCurrent as *const c_void),
     Address::NULL,
+    Address::new(cuCtxSetLimit as *const c_void),
     Address::NULL,
+    Address::new(cuCtxSynchronize as *const c_void),
+    Address::new(cuCtxSynchronize_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuDeviceCanAccessPeer as *const c_void),
+    Address::new(cuDeviceComputeCapability as *const c_void),
+    Address::new(cuDeviceGet as *const c_void),
+    Address::new(cuDeviceGetAttribute as *const c_void),
+    Address::new(cuDeviceGetByPCIBusId as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuDeviceGetCount as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -3702,19 +5086,31 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuDeviceGetName as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuDeviceGetPCIBusId as *const c_void),
+    Address::new(cuDeviceGetProperties as *const c_void),
     Address::NULL,
+    Address::new(cuDeviceGetUuid as *const c_void),
+    Address::new(cuDeviceGetUuid_v2 as *const c_void),
     Address::NULL,
+    Address::new(cuDevicePrimaryCtxGetState as *const c_void),
     Address::NULL,
+    Address::new(cuDevicePrimaryCtxRelease_v2 as *const c_void),
     Address::NULL,
+    Address::new(cuDevicePrimaryCtxReset_v2 as *const c_void),
+    Address::new(cuDevicePrimaryCtxRetain as *const c_void),
     Address::NULL,
+    Address::new(cuDevicePrimaryCtxSetFlags_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuDeviceTotalMem_v2 as *const c_void),
     Address::NULL,
+    Address::new(cuDriverGetVersion as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -3724,16 +5120,33 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuEventCreate as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuEventDestroy_v2 as *const c_void),
+    Address::new(cuEventElapsedTime as *const c_void),
+    Address::new(cuEventElapsedTime_v2 as *const c_void),
+    Address::new(cuEventQuery as *const c_void),
+    Address::new(cuEventRecord as *const c_void),
+    Address::new(cuEventRecordWithFlags as *const c_void),
+    Address::new(cuEventRecordWithFlags_ptsz as *const c_void),
+    Address::new(cuEventRecord_ptsz as *const c_void),
+    Address::new(cuEventSynchronize as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuFuncGetAttribute as *const c_void),
+    Address::new(cuFuncGetModule as *const c_void),
+    Address::new(cuFuncGetName as *const c_void),
+    Address::new(cuFuncGetParamCount as *const c_void),
+    Address::new(cuFuncGetParamInfo as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuFuncSetAttribute as *const c_void),
     Address::NULL,
+    Address::new(cuFuncSetCacheConfig as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -3752,6 +5165,11 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuGetErrorName as *const c_void),
+    Address::new(cuGetErrorString as *const c_void),
+    Address::new(cuGetExportTable as *const c_void),
+    Address::new(cuGetProcAddress as *const c_void),
+    Address::new(cuGetProcAddress_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -3879,22 +5297,45 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuInit as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuKernelGetAttribute as *const c_void),
+    Address::new(cuKernelGetFunction as *const c_void),
+    Address::new(cuKernelGetLibrary as *const c_void),
+    Address::new(cuKernelGetName as *const c_void),
+    Address::new(cuKernelGetParamCount as *const c_void),
+    Address::new(cuKernelGetParamInfo as *const c_void),
+    Address::new(cuKernelSetAttribute as *const c_void),
+    Address::new(cuKernelSetCacheConfig as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuLaunchHostFunc as *const c_void),
+    Address::new(cuLaunchHostFunc_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuLaunchKernel as *const c_void),
+    Address::new(cuLaunchKernelEx as *const c_void),
+    Address::new(cuLaunchKernelEx_ptsz as *const c_void),
+    Address::new(cuLaunchKernel_ptsz as *const c_void),
+    Address::new(cuLibraryEnumerateKernels as *const c_void),
+    Address::new(cuLibraryGetGlobal as *const c_void),
+    Address::new(cuLibraryGetKernel as *const c_void),
+    Address::new(cuLibraryGetKernelCount as *const c_void),
     Address::NULL,
+    Address::new(cuLibraryGetModule as *const c_void),
     Address::NULL,
+    Address::new(cuLibraryLoadData as *const c_void),
+    Address::new(cuLibraryLoadFromFile as *const c_void),
+    Address::new(cuLibraryUnload as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -3930,8 +5371,11 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemAllocHost_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemAllocPitch_v2 as *const c_void),
+    Address::new(cuMemAlloc_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -3943,17 +5387,26 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemFreeHost as *const c_void),
+    Address::new(cuMemFree_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemGetAddressRange_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemGetInfo_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemHostAlloc as *const c_void),
     Address::NULL,
+    Address::new(cuMemHostGetDevicePointer_v2 as *const c_void),
+    Address::new(cuMemHostGetFlags as *const c_void),
     Address::NULL,
+    Address::new(cuMemHostRegister_v2 as *const c_void),
+    Address::new(cuMemHostUnregister as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -3982,9 +5435,16 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpy as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpy2DAsync_v2 as *const c_void),
+    Address::new(cuMemcpy2DAsync_v2_ptsz as *const c_void),
     Address::NULL,
+    Address::new(cuMemcpy2DUnaligned_v2 as *const c_void),
+    Address::new(cuMemcpy2DUnaligned_v2_ptds as *const c_void),
+    Address::new(cuMemcpy2D_v2 as *const c_void),
+    Address::new(cuMemcpy2D_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -4001,6 +5461,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpyAsync as *const c_void),
+    Address::new(cuMemcpyAsync_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -4022,8 +5484,16 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpyDtoDAsync_v2 as *const c_void),
+    Address::new(cuMemcpyDtoDAsync_v2_ptsz as *const c_void),
+    Address::new(cuMemcpyDtoD_v2 as *const c_void),
+    Address::new(cuMemcpyDtoD_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpyDtoHAsync_v2 as *const c_void),
+    Address::new(cuMemcpyDtoHAsync_v2_ptsz as *const c_void),
+    Address::new(cuMemcpyDtoH_v2 as *const c_void),
+    Address::new(cuMemcpyDtoH_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -4032,25 +5502,65 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpyHtoDAsync_v2 as *const c_void),
+    Address::new(cuMemcpyHtoDAsync_v2_ptsz as *const c_void),
+    Address::new(cuMemcpyHtoD_v2 as *const c_void),
+    Address::new(cuMemcpyHtoD_v2_ptds as *const c_void),
+    Address::new(cuMemcpyPeer as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpyPeer_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpy_ptds as *const c_void),
     Address::NULL,
+    Address::new(cuMemsetD16Async as *const c_void),
+    Address::new(cuMemsetD16Async_ptsz as *const c_void),
+    Address::new(cuMemsetD16_v2 as *const c_void),
+    Address::new(cuMemsetD16_v2_ptds as *const c_void),
     Address::NULL,
+    Address::new(cuMemsetD2D16Async as *const c_void),
+    Address::new(cuMemsetD2D16Async_ptsz as *const c_void),
+    Address::new(cuMemsetD2D16_v2 as *const c_void),
+    Address::new(cuMemsetD2D16_v2_ptds as *const c_void),
     Address::NULL,
+    Address::new(cuMemsetD2D32Async as *const c_void),
+    Address::new(cuMemsetD2D32Async_ptsz as *const c_void),
+    Address::new(cuMemsetD2D32_v2 as *const c_void),
+    Address::new(cuMemsetD2D32_v2_ptds as *const c_void),
     Address::NULL,
+    Address::new(cuMemsetD2D8Async as *const c_void),
+    Address::new(cuMemsetD2D8Async_ptsz as *const c_void),
+    Address::new(cuMemsetD2D8_v2 as *const c_void),
+    Address::new(cuMemsetD2D8_v2_ptds as *const c_void),
     Address::NULL,
+    Address::new(cuMemsetD32Async as *const c_void),
+    Address::new(cuMemsetD32Async_ptsz as *const c_void),
+    Address::new(cuMemsetD32_v2 as *const c_void),
+    Address::new(cuMemsetD32_v2_ptds as *const c_void),
     Address::NULL,
+    Address::new(cuMemsetD8Async as *const c_void),
+    Address::new(cuMemsetD8Async_ptsz as *const c_void),
+    Address::new(cuMemsetD8_v2 as *const c_void),
+    Address::new(cuMemsetD8_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuModuleGetFunction as *const c_void),
+    Address::new(cuModuleGetFunctionCount as *const c_void),
     Address::NULL,
+    Address::new(cuModuleGetGlobal_v2 as *const c_void),
+    Address::new(cuModuleGetLoadingMode as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuModuleLoad as *const c_void),
+    Address::new(cuModuleLoadData as *const c_void),
+    Address::new(cuModuleLoadDataEx as *const c_void),
+    Address::new(cuModuleLoadFatBinary as *const c_void),
+    Address::new(cuModuleUnload as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -4059,19 +5569,28 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuOccupancyAvailableDynamicSMemPerBlock as *const c_void),
+    Address::new(cuOccupancyMaxActiveBlocksPerMultiprocessor as *const c_void),
+    Address::new(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags as *const c_void),
     Address::NULL,
+    Address::new(cuOccupancyMaxPotentialBlockSize as *const c_void),
+    Address::new(cuOccupancyMaxPotentialBlockSizeWithFlags as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuPointerGetAttribute as *const c_void),
+    Address::new(cuPointerGetAttributes as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuStreamAddCallback as *const c_void),
+    Address::new(cuStreamAddCallback_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -4090,7 +5609,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuStreamCreate as *const c_void),
+    Address::new(cuStreamCreateWithPriority as *const c_void),
     Address::NULL,
+    Address::new(cuStreamDestroy_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -4099,21 +5621,39 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuStreamGetCaptureInfo_v2 as *const c_void),
+    Address::new(cuStreamGetCaptureInfo_v2_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuStreamGetCtx as *const c_void),
+    Address::new(cuStreamGetCtx_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuStreamGetFlags as *const c_void),
+    Address::new(cuStreamGetFlags_ptsz as *const c_void),
     Address::NULL,
+    Address::new(cuStreamGetId as *const c_void),
+    Address::new(cuStreamGetId_ptsz as *const c_void),
+    Address::new(cuStreamGetPriority as *const c_void),
+    Address::new(cuStreamGetPriority_ptsz as *const c_void),
+    Address::new(cuStreamIsCapturing as *const c_void),
+    Address::new(cuStreamIsCapturing_ptsz as *const c_void),
+    Address::new(cuStreamQuery as *const c_void),
+    Address::new(cuStreamQuery_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuStreamSynchronize as *const c_void),
+    Address::new(cuStreamSynchronize_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuStreamWaitEvent as *const c_void),
+    Address::new(cuStreamWaitEvent_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -4176,189 +5716,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuThreadExchangeStreamCaptureMode as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,

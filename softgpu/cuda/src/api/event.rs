@@ -1,0 +1,123 @@
+//! Events.
+
+use std::ffi::c_uint;
+use std::sync::Arc;
+
+use cuda_abi::types::{CUevent, CUstream};
+use softgpu_core::error::Error;
+
+use crate::driver::{self, Event, driver, place};
+use crate::edge::{self, Outcome, put};
+
+const BLOCKING_SYNC: c_uint = 1;
+const DISABLE_TIMING: c_uint = 2;
+const INTERPROCESS: c_uint = 4;
+
+pub unsafe fn cuEventCreate(event: *mut CUevent, flags: c_uint) -> Outcome {
+    let context = driver::context()?;
+    if event.is_null() || flags & !(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS) != 0 {
+        return Err(Error::InvalidValue);
+    }
+    if flags & INTERPROCESS != 0 {
+        // An event for other processes must not take the time; we have none of either kind.
+        let valid = flags & DISABLE_TIMING != 0;
+        return Err(if valid {
+            Error::NotSupported
+        } else {
+            Error::InvalidValue
+        });
+    }
+    let made = Arc::new(Event::new(context, flags));
+    let handle = driver()?.events.insert(made).ok_or(Error::OutOfMemory)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(event, handle as CUevent) }
+}
+
+pub unsafe fn cuEventDestroy_v2(event: CUevent) -> Outcome {
+    let gone = driver()?
+        .events
+        .remove(event as u64)
+        .ok_or(Error::InvalidHandle)?;
+    gone.context.check()
+}
+
+pub unsafe fn cuEventRecord(event: CUevent, stream: CUstream) -> Outcome {
+    let place = place(stream as u64)?;
+    let event = find(event)?;
+    if event.context.id() != place.context.id() {
+        return Err(Error::InvalidHandle);
+    }
+    event.set(place.context.record(place.stream)?);
+    Ok(())
+}
+
+pub unsafe fn cuEventRecordWithFlags(event: CUevent, stream: CUstream, flags: c_uint) -> Outcome {
+    // The one flag says that a capture does not own the event; there is no capture.
+    if flags > 1 {
+        return Err(Error::InvalidValue);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { cuEventRecord(event, stream) }
+}
+
+/// An event that was never recorded counts as done.
+pub unsafe fn cuEventQuery(event: CUevent) -> Outcome {
+    let event = find(event)?;
+    event.context.check()?;
+    match event.recorded() {
+        Some(record) if !record.is_done() => Err(Error::NotReady),
+        _ => event.context.check(),
+    }
+}
+
+pub unsafe fn cuEventSynchronize(event: CUevent) -> Outcome {
+    let event = find(event)?;
+    event.context.check()?;
+    if let Some(record) = event.recorded() {
+        record.wait(event.context.gpu());
+    }
+    edge::print(&event.context.take_output());
+    event.context.check()
+}
+
+pub unsafe fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> Outcome {
+    let (start, end) = (find(start)?, find(end)?);
+    start.context.check()?;
+    if (start.flags | end.flags) & DISABLE_TIMING != 0 || start.context.id() != end.context.id() {
+        return Err(Error::InvalidHandle);
+    }
+    let time = |event: &Event| {
+        let record = event.recorded().ok_or(Error::InvalidHandle)?;
+        record.nanoseconds().ok_or(Error::NotReady)
+    };
+    let (start, end) = (time(&start)?, time(&end)?);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a float is what the call returns"
+    )]
+    let elapsed = if end >= start {
+        (end - start) as f64
+    } else {
+        -((start - end) as f64)
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "as above")]
+    let elapsed = (elapsed / 1e6) as f32;
+    // SAFETY: the caller's promise.
+    unsafe { put(milliseconds, elapsed) }
+}
+
+pub unsafe fn cuEventElapsedTime_v2(
+    milliseconds: *mut f32,
+    start: CUevent,
+    end: CUevent,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuEventElapsedTime(milliseconds, start, end) }
+}
+
+fn find(event: CUevent) -> Result<Arc<Event>, Error> {
+    driver()?
+        .events
+        .get(event as u64)
+        .ok_or(Error::InvalidHandle)
+}

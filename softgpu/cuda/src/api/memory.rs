@@ -1,0 +1,519 @@
+//! Device memory, pinned host memory, copies.
+
+use std::ffi::{c_uint, c_void};
+
+use cuda_abi::resolver::DefaultStream;
+use cuda_abi::types::{CUDA_MEMCPY2D, CUdeviceptr, CUmemorytype, CUstream};
+use softgpu_core::error::Error;
+use softgpu_core::memory::Kind;
+use softgpu_core::transfer::Span;
+
+use crate::driver::{self, Place, default_place, driver, place};
+use crate::edge::{self, Outcome, put, put_if_wanted};
+
+/// Portable, mapped, write-combined.
+const HOST_ALLOC_FLAGS: c_uint = 7;
+/// Portable, mapped.
+const REGISTER_FLAGS: c_uint = 3;
+/// I/O memory and read-only memory.
+const REGISTER_UNSUPPORTED: c_uint = 0xc;
+/// Mapped, in both sets of flags.
+const MAPPED: c_uint = 2;
+/// Rows of pitched memory start on multiples of this.
+const PITCH: usize = 512;
+
+pub unsafe fn cuMemAlloc_v2(pointer: *mut CUdeviceptr, size: usize) -> Outcome {
+    let context = driver::context()?;
+    if pointer.is_null() {
+        return Err(Error::InvalidValue);
+    }
+    let made = context.allocate(size as u64)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(pointer, made.start) }
+}
+
+pub unsafe fn cuMemAllocPitch_v2(
+    pointer: *mut CUdeviceptr,
+    pitch: *mut usize,
+    width: usize,
+    height: usize,
+    element: c_uint,
+) -> Outcome {
+    let context = driver::context()?;
+    if pointer.is_null() || pitch.is_null() || !matches!(element, 4 | 8 | 16) {
+        return Err(Error::InvalidValue);
+    }
+    let row = width
+        .checked_next_multiple_of(PITCH)
+        .ok_or(Error::InvalidValue)?;
+    let size = row.checked_mul(height).ok_or(Error::InvalidValue)?;
+    let made = context.allocate(size as u64)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(pointer, made.start) }?;
+    // SAFETY: the caller's promise.
+    unsafe { put(pitch, row) }
+}
+
+pub unsafe fn cuMemFree_v2(pointer: CUdeviceptr) -> Outcome {
+    let context = driver::context()?;
+    if pointer == 0 {
+        return Ok(());
+    }
+    context.free(pointer)
+}
+
+pub unsafe fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Outcome {
+    let context = driver::context()?;
+    let (room, all) = context.gpu().space().room(context.device().ordinal)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(free, usize::try_from(room).map_err(|_| Error::Unknown)?) }?;
+    // SAFETY: the caller's promise.
+    unsafe { put(total, usize::try_from(all).map_err(|_| Error::Unknown)?) }
+}
+
+pub unsafe fn cuMemGetAddressRange_v2(
+    base: *mut CUdeviceptr,
+    size: *mut usize,
+    pointer: CUdeviceptr,
+) -> Outcome {
+    let context = driver::context()?;
+    let found = context.gpu().space().find(pointer).ok_or(Error::NotFound)?;
+    // SAFETY: the caller's promise.
+    unsafe { put_if_wanted(base, found.start) };
+    // SAFETY: the caller's promise.
+    unsafe {
+        put_if_wanted(
+            size,
+            usize::try_from(found.size).map_err(|_| Error::Unknown)?,
+        )
+    };
+    Ok(())
+}
+
+pub unsafe fn cuMemHostAlloc(pointer: *mut *mut c_void, size: usize, flags: c_uint) -> Outcome {
+    let context = driver::context()?;
+    if pointer.is_null() || flags & !HOST_ALLOC_FLAGS != 0 {
+        return Err(Error::InvalidValue);
+    }
+    if size == 0 {
+        // SAFETY: the caller's promise.
+        return unsafe { put(pointer, std::ptr::null_mut()) };
+    }
+    let space = context.gpu().space();
+    // All pinned memory is mapped, as always under unified addressing.
+    let made = space.allocate_host(
+        context.device().ordinal,
+        context.id(),
+        size as u64,
+        flags | MAPPED,
+    )?;
+    // SAFETY: the caller's promise.
+    unsafe { put(pointer, made.start as *mut c_void) }
+}
+
+pub unsafe fn cuMemAllocHost_v2(pointer: *mut *mut c_void, size: usize) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuMemHostAlloc(pointer, size, 0) }
+}
+
+pub unsafe fn cuMemFreeHost(pointer: *mut c_void) -> Outcome {
+    let context = driver::context()?;
+    if pointer.is_null() {
+        return Ok(());
+    }
+    context.release_host(pointer as u64, |kind| {
+        matches!(kind, Kind::HostAllocated(_))
+    })
+}
+
+pub unsafe fn cuMemHostGetDevicePointer_v2(
+    device: *mut CUdeviceptr,
+    pointer: *mut c_void,
+    flags: c_uint,
+) -> Outcome {
+    let context = driver::context()?;
+    let found = context
+        .gpu()
+        .space()
+        .find(pointer as u64)
+        .filter(|a| a.kind.is_host());
+    if flags != 0 || found.is_none() {
+        return Err(Error::InvalidValue);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { put(device, pointer as u64) }
+}
+
+pub unsafe fn cuMemHostGetFlags(flags: *mut c_uint, pointer: *mut c_void) -> Outcome {
+    let context = driver::context()?;
+    match context.gpu().space().find(pointer as u64).map(|a| a.kind) {
+        // SAFETY: the caller's promise.
+        Some(Kind::HostAllocated(own) | Kind::HostRegistered(own)) => unsafe { put(flags, own) },
+        _ => Err(Error::InvalidValue),
+    }
+}
+
+pub unsafe fn cuMemHostRegister_v2(pointer: *mut c_void, size: usize, flags: c_uint) -> Outcome {
+    let context = driver::context()?;
+    if flags & REGISTER_UNSUPPORTED != 0 {
+        return Err(Error::NotSupported);
+    }
+    if flags & !REGISTER_FLAGS != 0 {
+        return Err(Error::InvalidValue);
+    }
+    let space = context.gpu().space();
+    let device = context.device().ordinal;
+    space
+        .register(
+            device,
+            context.id(),
+            pointer as u64,
+            size as u64,
+            flags | MAPPED,
+        )
+        .map(drop)
+}
+
+pub unsafe fn cuMemHostUnregister(pointer: *mut c_void) -> Outcome {
+    let context = driver::context()?;
+    let released = context.release_host(pointer as u64, |kind| {
+        matches!(kind, Kind::HostRegistered(_))
+    });
+    released.map_err(|error| {
+        if error == Error::InvalidValue {
+            Error::HostMemoryNotRegistered
+        } else {
+            error
+        }
+    })
+}
+
+/// What one side of a copy is.
+#[derive(Clone, Copy)]
+enum Side {
+    /// Memory that the device knows.
+    Device(u64),
+    /// Host memory or, as addresses are unified, a device's.
+    Any(u64),
+}
+
+impl Side {
+    /// # Safety
+    /// Host memory is accessible until the copy is done.
+    unsafe fn span(self, place: &Place, length: u64) -> Result<Span, Error> {
+        let space = place.context.gpu().space();
+        match self {
+            Self::Device(address) => Span::device(space, address, length),
+            // SAFETY: the caller's promise.
+            Self::Any(address) => unsafe { Span::any(space, address, length) },
+        }
+    }
+}
+
+/// # Safety
+/// Host memory on either side is accessible until the copy is done: with `wait` that is during the call.
+unsafe fn copy(place: &Place, to: Side, from: Side, length: usize, wait: bool) -> Outcome {
+    place.context.check()?;
+    if length == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller's promise.
+    let to = unsafe { to.span(place, length as u64) }?;
+    // SAFETY: the caller's promise.
+    let from = unsafe { from.span(place, length as u64) }?;
+    let done = place.context.copy(place.stream, to, from, wait);
+    if wait {
+        edge::print(&place.context.take_output());
+    }
+    done
+}
+
+pub unsafe fn cuMemcpy(
+    default: DefaultStream,
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    length: usize,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy(
+            &default_place(default)?,
+            Side::Any(to),
+            Side::Any(from),
+            length,
+            true,
+        )
+    }
+}
+
+pub unsafe fn cuMemcpyHtoD_v2(
+    default: DefaultStream,
+    to: CUdeviceptr,
+    from: *const c_void,
+    length: usize,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy(
+            &default_place(default)?,
+            Side::Device(to),
+            Side::Any(from as u64),
+            length,
+            true,
+        )
+    }
+}
+
+pub unsafe fn cuMemcpyDtoH_v2(
+    default: DefaultStream,
+    to: *mut c_void,
+    from: CUdeviceptr,
+    length: usize,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy(
+            &default_place(default)?,
+            Side::Any(to as u64),
+            Side::Device(from),
+            length,
+            true,
+        )
+    }
+}
+
+/// Between two places on devices nobody waits, as on a GPU: what comes after is ordered behind it.
+pub unsafe fn cuMemcpyDtoD_v2(
+    default: DefaultStream,
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    length: usize,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy(
+            &default_place(default)?,
+            Side::Device(to),
+            Side::Device(from),
+            length,
+            false,
+        )
+    }
+}
+
+pub unsafe fn cuMemcpyAsync(
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    length: usize,
+    stream: CUstream,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy(
+            &place(stream as u64)?,
+            Side::Any(to),
+            Side::Any(from),
+            length,
+            false,
+        )
+    }
+}
+
+pub unsafe fn cuMemcpyHtoDAsync_v2(
+    to: CUdeviceptr,
+    from: *const c_void,
+    length: usize,
+    stream: CUstream,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy(
+            &place(stream as u64)?,
+            Side::Device(to),
+            Side::Any(from as u64),
+            length,
+            false,
+        )
+    }
+}
+
+pub unsafe fn cuMemcpyDtoHAsync_v2(
+    to: *mut c_void,
+    from: CUdeviceptr,
+    length: usize,
+    stream: CUstream,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy(
+            &place(stream as u64)?,
+            Side::Any(to as u64),
+            Side::Device(from),
+            length,
+            false,
+        )
+    }
+}
+
+pub unsafe fn cuMemcpyDtoDAsync_v2(
+    to: CUdeviceptr,
+    from: CUdeviceptr,
+    length: usize,
+    stream: CUstream,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe {
+        copy(
+            &place(stream as u64)?,
+            Side::Device(to),
+            Side::Device(from),
+            length,
+            false,
+        )
+    }
+}
+
+pub unsafe fn cuMemcpy2D_v2(default: DefaultStream, what: *const CUDA_MEMCPY2D) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { copy_2d(&default_place(default)?, what, true) }
+}
+
+pub unsafe fn cuMemcpy2DUnaligned_v2(
+    default: DefaultStream,
+    what: *const CUDA_MEMCPY2D,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { copy_2d(&default_place(default)?, what, true) }
+}
+
+pub unsafe fn cuMemcpy2DAsync_v2(what: *const CUDA_MEMCPY2D, stream: CUstream) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { copy_2d(&place(stream as u64)?, what, false) }
+}
+
+/// # Safety
+/// As [`copy`], and `what` is null or readable.
+unsafe fn copy_2d(place: &Place, what: *const CUDA_MEMCPY2D, wait: bool) -> Outcome {
+    place.context.check()?;
+    // SAFETY: the caller's promise.
+    let what = unsafe { edge::take(what) }?;
+    let (width, height) = (what.WidthInBytes, what.Height);
+    if width == 0 || height == 0 {
+        return Ok(());
+    }
+    let from = Rows {
+        side: side(what.srcMemoryType, what.srcHost as u64, what.srcDevice)?,
+        pitch: what.srcPitch,
+        x: what.srcXInBytes,
+        y: what.srcY,
+    };
+    let to = Rows {
+        side: side(what.dstMemoryType, what.dstHost as u64, what.dstDevice)?,
+        pitch: what.dstPitch,
+        x: what.dstXInBytes,
+        y: what.dstY,
+    };
+    // SAFETY: the caller's promise.
+    let to = unsafe { to.span(place, width, height) }?;
+    // SAFETY: the caller's promise.
+    let from = unsafe { from.span(place, width, height) }?;
+    // Host memory the device does not know may change once the call returns.
+    let wait = wait || to.0.is_pageable() || from.0.is_pageable();
+    let work = Box::new(move || {
+        for row in 0..height as u64 {
+            let parts = (
+                to.0.part(row * to.1, width as u64),
+                from.0.part(row * from.1, width as u64),
+            );
+            if let (Ok(to), Ok(from)) = parts {
+                to.copy_from(&from);
+            }
+        }
+    });
+    if wait {
+        let done = place.context.run(place.stream, work);
+        edge::print(&place.context.take_output());
+        done
+    } else {
+        place.context.submit(place.stream, work)
+    }
+}
+
+fn side(kind: CUmemorytype, host: u64, device: CUdeviceptr) -> Result<Side, Error> {
+    match kind {
+        CUmemorytype::CU_MEMORYTYPE_HOST => Ok(Side::Any(host)),
+        CUmemorytype::CU_MEMORYTYPE_DEVICE => Ok(Side::Device(device)),
+        CUmemorytype::CU_MEMORYTYPE_UNIFIED => Ok(Side::Any(device)),
+        CUmemorytype::CU_MEMORYTYPE_ARRAY => Err(Error::NotSupported),
+        _ => Err(Error::InvalidValue),
+    }
+}
+
+/// One side of a copy by rows.
+struct Rows {
+    side: Side,
+    pitch: usize,
+    x: usize,
+    y: usize,
+}
+
+impl Rows {
+    /// From the first byte of the first row to the last of the last, and the distance of rows.
+    ///
+    /// # Safety
+    /// As [`Side::span`].
+    unsafe fn span(
+        &self,
+        place: &Place,
+        width: usize,
+        height: usize,
+    ) -> Result<(Span, u64), Error> {
+        let pitch = if self.pitch == 0 { width } else { self.pitch };
+        let row_end = self.x.checked_add(width).ok_or(Error::InvalidValue)?;
+        if pitch < row_end && height > 1 {
+            return Err(Error::InvalidValue);
+        }
+        let offset = self
+            .y
+            .checked_mul(pitch)
+            .and_then(|n| n.checked_add(self.x));
+        let length = pitch
+            .checked_mul(height - 1)
+            .and_then(|n| n.checked_add(width));
+        let (Some(offset), Some(length)) = (offset, length) else {
+            return Err(Error::InvalidValue);
+        };
+        let moved = |base: u64| base.checked_add(offset as u64).ok_or(Error::InvalidValue);
+        let side = match self.side {
+            Side::Device(base) => Side::Device(moved(base)?),
+            Side::Any(0) => return Err(Error::InvalidValue),
+            Side::Any(base) => Side::Any(moved(base)?),
+        };
+        // SAFETY: the caller's promise.
+        let span = unsafe { side.span(place, length as u64) }?;
+        Ok((span, pitch as u64))
+    }
+}
+
+/// Peers are reached through unified addresses, so the contexts add nothing but a check.
+pub unsafe fn cuMemcpyPeer(
+    default: DefaultStream,
+    to: CUdeviceptr,
+    to_context: cuda_abi::types::CUcontext,
+    from: CUdeviceptr,
+    from_context: cuda_abi::types::CUcontext,
+    length: usize,
+) -> Outcome {
+    driver()?.context(to_context as u64)?.check()?;
+    driver()?.context(from_context as u64)?.check()?;
+    // SAFETY: both sides are device memory.
+    unsafe {
+        copy(
+            &default_place(default)?,
+            Side::Device(to),
+            Side::Device(from),
+            length,
+            false,
+        )
+    }
+}

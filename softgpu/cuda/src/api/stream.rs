@@ -1,0 +1,171 @@
+//! Streams.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::sync::Arc;
+
+use cuda_abi::types::{
+    CUcontext, CUevent, CUresult, CUstream, CUstreamCallback, CUstreamCaptureStatus,
+};
+use softgpu_core::error::Error;
+
+use crate::api::context::clamp_priority;
+use crate::current;
+use crate::driver::{self, NON_BLOCKING, Stream, driver, place};
+use crate::edge::{self, Outcome, put, put_if_wanted};
+
+pub unsafe fn cuStreamCreate(stream: *mut CUstream, flags: c_uint) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuStreamCreateWithPriority(stream, flags, 0) }
+}
+
+pub unsafe fn cuStreamCreateWithPriority(
+    stream: *mut CUstream,
+    flags: c_uint,
+    priority: c_int,
+) -> Outcome {
+    let context = driver::context()?;
+    if stream.is_null() || flags & !NON_BLOCKING != 0 {
+        return Err(Error::InvalidValue);
+    }
+    let id = context.create_stream(flags & NON_BLOCKING != 0);
+    let made = Stream {
+        context,
+        context_handle: current::top(),
+        id,
+        flags,
+        priority: clamp_priority(priority),
+    };
+    let handle = driver()?
+        .streams
+        .insert(Arc::new(made))
+        .ok_or(Error::OutOfMemory)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(stream, handle as CUstream) }
+}
+
+/// Returns at once; what was submitted is still done.
+pub unsafe fn cuStreamDestroy_v2(stream: CUstream) -> Outcome {
+    let driver = driver()?;
+    let gone = driver
+        .streams
+        .remove(stream as u64)
+        .ok_or(Error::InvalidHandle)?;
+    driver.gpu.scheduler().close(gone.id);
+    gone.context.check()
+}
+
+pub unsafe fn cuStreamSynchronize(stream: CUstream) -> Outcome {
+    let place = place(stream as u64)?;
+    let done = place.context.synchronize_stream(place.stream);
+    edge::print(&place.context.take_output());
+    done
+}
+
+pub unsafe fn cuStreamQuery(stream: CUstream) -> Outcome {
+    let place = place(stream as u64)?;
+    place.context.query(place.stream)
+}
+
+pub unsafe fn cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint) -> Outcome {
+    let place = place(stream as u64)?;
+    if flags > 1 {
+        return Err(Error::InvalidValue);
+    }
+    let event = driver()?
+        .events
+        .get(event as u64)
+        .ok_or(Error::InvalidHandle)?;
+    match event.recorded() {
+        Some(record) => place.context.wait_for(place.stream, &record),
+        // An event that was never recorded is waited for by nobody.
+        None => place.context.check(),
+    }
+}
+
+pub unsafe fn cuStreamGetFlags(stream: CUstream, flags: *mut c_uint) -> Outcome {
+    let place = place(stream as u64)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(flags, place.flags) }
+}
+
+pub unsafe fn cuStreamGetPriority(stream: CUstream, priority: *mut c_int) -> Outcome {
+    let place = place(stream as u64)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(priority, place.priority) }
+}
+
+pub unsafe fn cuStreamGetCtx(stream: CUstream, context: *mut CUcontext) -> Outcome {
+    let place = place(stream as u64)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(context, place.context_handle as CUcontext) }
+}
+
+pub unsafe fn cuStreamGetId(stream: CUstream, id: *mut u64) -> Outcome {
+    let place = place(stream as u64)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(id, place.stream) }
+}
+
+/// No stream captures: graphs are not supported, and beginning a capture says so.
+pub unsafe fn cuStreamIsCapturing(stream: CUstream, status: *mut CUstreamCaptureStatus) -> Outcome {
+    place(stream as u64)?.context.check()?;
+    // SAFETY: the caller's promise.
+    unsafe { put(status, CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) }
+}
+
+/// A callback of the program's and its arguments, on their way to another thread.
+struct Callback {
+    function: unsafe extern "C" fn(CUstream, CUresult, *mut c_void),
+    stream: CUstream,
+    argument: *mut c_void,
+}
+
+// SAFETY: the Driver API calls callbacks on threads of the driver's; that the argument may be used there is
+// the program's promise, and the stream is a handle.
+unsafe impl Send for Callback {}
+
+impl Callback {
+    fn run(self, status: Result<(), Error>) {
+        let status =
+            status.map_or_else(|error| CUresult(error.code()), |()| CUresult::CUDA_SUCCESS);
+        // SAFETY: the program's promise in giving the callback.
+        unsafe { (self.function)(self.stream, status, self.argument) };
+    }
+}
+
+/// Runs after an error too, and is told of it.
+pub unsafe fn cuStreamAddCallback(
+    stream: CUstream,
+    callback: CUstreamCallback,
+    argument: *mut c_void,
+    flags: c_uint,
+) -> Outcome {
+    let place = place(stream as u64)?;
+    let function = callback.ok_or(Error::InvalidValue)?;
+    if flags != 0 {
+        return Err(Error::InvalidValue);
+    }
+    let callback = Callback {
+        function,
+        stream,
+        argument,
+    };
+    place
+        .context
+        .submit_always(place.stream, move |status| callback.run(status))
+}
+
+pub unsafe fn cuStreamGetCaptureInfo_v2(
+    stream: CUstream,
+    status: *mut CUstreamCaptureStatus,
+    id: *mut u64,
+    _graph: *mut cuda_abi::types::CUgraph,
+    _dependencies: *mut *const cuda_abi::types::CUgraphNode,
+    _count: *mut usize,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuStreamIsCapturing(stream, status) }?;
+    // SAFETY: the caller's promise.
+    unsafe { put_if_wanted(id, 0) };
+    Ok(())
+}

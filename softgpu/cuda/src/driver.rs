@@ -1,0 +1,597 @@
+//! The process's driver: objects behind checked handles.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use cuda_abi::resolver::DefaultStream;
+use softgpu_core::config::Config;
+use softgpu_core::context::{Context, Record};
+use softgpu_core::error::{Error, Result};
+use softgpu_core::gpu::Gpu;
+use softgpu_core::handle::Table;
+use softgpu_core::module::{Code, Kernel, Module};
+use softgpu_core::schedule::StreamId;
+
+use crate::current;
+
+/// What `cuInit` makes.
+pub(crate) struct Driver {
+    pub gpu: Arc<Gpu>,
+    pub contexts: Table<ContextSlot>,
+    pub streams: Table<Stream>,
+    pub events: Table<Event>,
+    pub modules: Table<LoadedModule>,
+    pub functions: Table<Function>,
+    pub libraries: Table<Library>,
+    pub kernels: Table<LibraryKernel>,
+    /// Handle of each device's primary context.
+    primaries: Vec<u64>,
+    /// Per-thread default streams, by thread and context. A thread's entry outlives it, until the context
+    /// goes: it is a queue, not a thread.
+    thread_streams: Mutex<HashMap<(u64, u64), StreamId>>,
+}
+
+/// A context as its handle sees it. A primary context's handle stays while the context comes and goes.
+pub(crate) struct ContextSlot {
+    pub device: u32,
+    pub primary: bool,
+    state: Mutex<SlotState>,
+}
+
+struct SlotState {
+    active: Option<Arc<Context>>,
+    retained: u32,
+    flags: u32,
+}
+
+impl ContextSlot {
+    fn state(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The context, if it is there.
+    pub fn active(&self) -> Result<Arc<Context>> {
+        self.state().active.clone().ok_or(Error::ContextIsDestroyed)
+    }
+
+    /// The flags, and whether it is there.
+    pub fn flags(&self) -> (u32, bool) {
+        let state = self.state();
+        (state.flags, state.active.is_some())
+    }
+}
+
+/// A stream that the program made.
+pub(crate) struct Stream {
+    pub context: Arc<Context>,
+    pub context_handle: u64,
+    pub id: StreamId,
+    pub flags: u32,
+    pub priority: i32,
+}
+
+/// Where an operation goes.
+pub(crate) struct Place {
+    pub context: Arc<Context>,
+    pub context_handle: u64,
+    pub stream: StreamId,
+    pub flags: u32,
+    pub priority: i32,
+}
+
+/// An event.
+pub(crate) struct Event {
+    pub context: Arc<Context>,
+    pub flags: u32,
+    record: Mutex<Option<Record>>,
+}
+
+impl Event {
+    pub const fn new(context: Arc<Context>, flags: u32) -> Self {
+        Self {
+            context,
+            flags,
+            record: Mutex::new(None),
+        }
+    }
+
+    /// What was recorded last.
+    pub fn recorded(&self) -> Option<Record> {
+        self.record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn set(&self, record: Record) {
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = Some(record);
+    }
+}
+
+/// A module in a context.
+pub(crate) struct LoadedModule {
+    pub context: Arc<Context>,
+    pub module: Arc<Module>,
+    /// The library whose module this is in that context.
+    pub library: Option<u64>,
+    /// Handles given out for its kernels, by index: asking twice gives the same.
+    functions: Mutex<HashMap<usize, u64>>,
+}
+
+/// A kernel in a context.
+pub(crate) struct Function {
+    pub context: Arc<Context>,
+    pub module: Arc<Module>,
+    pub module_handle: u64,
+    pub kernel: Kernel,
+    pub name: CString,
+}
+
+/// Code that is loaded into contexts as they use it.
+pub(crate) struct Library {
+    pub code: Arc<Code>,
+    kernels: Mutex<HashMap<usize, u64>>,
+    /// Module handle by context.
+    modules: Mutex<HashMap<u64, u64>>,
+}
+
+/// A kernel of a library.
+pub(crate) struct LibraryKernel {
+    pub library_handle: u64,
+    pub index: usize,
+    pub kernel: Kernel,
+    pub name: CString,
+}
+
+static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// The configuration, read once. What is wrong with it is told once.
+pub(crate) fn config() -> Result<&'static Config> {
+    static CONFIG: OnceLock<Option<Config>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let read = Config::from_env();
+        read.inspect_err(|error| eprintln!("softgpu: {error}")).ok()
+    });
+    config.as_ref().ok_or(Error::InvalidValue)
+}
+
+/// `cuInit`.
+pub(crate) fn initialize() -> Result<()> {
+    if FORKED.load(Ordering::Relaxed) {
+        return Err(Error::NotInitialized);
+    }
+    match DRIVER.get_or_init(Driver::new) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(*error),
+    }
+}
+
+/// The driver, once `cuInit` has made it in this very process.
+pub(crate) fn driver() -> Result<&'static Driver> {
+    match DRIVER.get() {
+        Some(Ok(driver)) if !FORKED.load(Ordering::Relaxed) => Ok(driver),
+        _ => Err(Error::NotInitialized),
+    }
+}
+
+/// The current context, if calls in it can go on.
+pub(crate) fn context() -> Result<Arc<Context>> {
+    let context = driver()?.current_unchecked()?;
+    context.check()?;
+    Ok(context)
+}
+
+/// Where an operation on a stream handle goes.
+pub(crate) fn place(stream: u64) -> Result<Place> {
+    driver()?.place(stream)
+}
+
+/// Where an operation without a stream argument goes.
+pub(crate) fn default_place(default: DefaultStream) -> Result<Place> {
+    place(match default {
+        DefaultStream::Legacy => LEGACY,
+        DefaultStream::PerThread => PER_THREAD,
+    })
+}
+
+const LEGACY: u64 = 1;
+const PER_THREAD: u64 = 2;
+/// `CU_STREAM_NON_BLOCKING`.
+pub(crate) const NON_BLOCKING: u32 = 1;
+
+extern "C" fn forked() {
+    FORKED.store(true, Ordering::Relaxed);
+}
+
+impl Driver {
+    fn new() -> Result<Self> {
+        let gpu = Gpu::new(config()?.clone())?;
+        let contexts = Table::new(1);
+        let primary = |ordinal| {
+            let state = Mutex::new(SlotState {
+                active: None,
+                retained: 0,
+                flags: 0,
+            });
+            let slot = ContextSlot {
+                device: ordinal,
+                primary: true,
+                state,
+            };
+            contexts.insert(Arc::new(slot)).ok_or(Error::OutOfMemory)
+        };
+        let primaries = gpu
+            .devices()
+            .iter()
+            .map(|d| primary(d.ordinal))
+            .collect::<Result<_>>()?;
+        crate::edge::after_fork_in_child(forked);
+        Ok(Self {
+            gpu,
+            contexts,
+            streams: Table::new(2),
+            events: Table::new(3),
+            modules: Table::new(4),
+            functions: Table::new(5),
+            libraries: Table::new(6),
+            kernels: Table::new(7),
+            primaries,
+            thread_streams: Mutex::default(),
+        })
+    }
+
+    /// Handle of a device's primary context.
+    pub fn primary(&self, device: i32) -> Result<u64> {
+        let index = usize::try_from(device).map_err(|_| Error::InvalidDevice)?;
+        self.primaries
+            .get(index)
+            .copied()
+            .ok_or(Error::InvalidDevice)
+    }
+
+    /// The slot behind a device's primary context.
+    pub fn primary_slot(&self, device: i32) -> Result<Arc<ContextSlot>> {
+        self.contexts
+            .get(self.primary(device)?)
+            .ok_or(Error::InvalidContext)
+    }
+
+    /// Makes a context of the program's own.
+    pub fn create_context(&self, device: i32, flags: u32) -> Result<u64> {
+        let ordinal = self.gpu.device(device)?.ordinal;
+        let context = self.gpu.create_context(ordinal, flags)?;
+        let state = Mutex::new(SlotState {
+            active: Some(context),
+            retained: 0,
+            flags,
+        });
+        let slot = ContextSlot {
+            device: ordinal,
+            primary: false,
+            state,
+        };
+        self.contexts
+            .insert(Arc::new(slot))
+            .ok_or(Error::OutOfMemory)
+    }
+
+    /// Ends a context of the program's own.
+    pub fn destroy_context(&self, handle: u64) -> Result<()> {
+        let slot = self.contexts.get(handle).ok_or(Error::InvalidContext)?;
+        if slot.primary {
+            return Err(Error::InvalidContext);
+        }
+        self.contexts.remove(handle).ok_or(Error::InvalidContext)?;
+        let active = slot.state().active.take();
+        if let Some(context) = active {
+            self.end(&context, handle);
+        }
+        Ok(())
+    }
+
+    /// Takes a reference to a device's primary context, which the first one makes.
+    pub fn retain_primary(&self, device: i32) -> Result<u64> {
+        let slot = self.primary_slot(device)?;
+        let mut state = slot.state();
+        if state.active.is_none() {
+            state.active = Some(self.gpu.create_context(slot.device, state.flags)?);
+        }
+        state.retained = state.retained.saturating_add(1);
+        self.primary(device)
+    }
+
+    /// Gives a reference back; the last one ends the context.
+    pub fn release_primary(&self, device: i32) -> Result<()> {
+        let slot = self.primary_slot(device)?;
+        let ended = {
+            let mut state = slot.state();
+            state.retained = state.retained.checked_sub(1).ok_or(Error::InvalidContext)?;
+            if state.retained == 0 {
+                state.active.take()
+            } else {
+                None
+            }
+        };
+        if let Some(context) = ended {
+            self.end(&context, self.primary(device)?);
+        }
+        Ok(())
+    }
+
+    /// Ends a device's primary context whoever holds references; they stay good for its next life.
+    pub fn reset_primary(&self, device: i32) -> Result<()> {
+        let slot = self.primary_slot(device)?;
+        let ended = slot.state().active.take();
+        if let Some(context) = ended {
+            self.end(&context, self.primary(device)?);
+            let mut state = slot.state();
+            // Whoever holds a reference goes on with a fresh context.
+            if state.retained > 0 && state.active.is_none() {
+                state.active = Some(self.gpu.create_context(slot.device, state.flags)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the flags of a device's primary context.
+    pub fn set_primary_flags(&self, device: i32, flags: u32) -> Result<()> {
+        let slot = self.primary_slot(device)?;
+        slot.state().flags = flags;
+        Ok(())
+    }
+
+    fn end(&self, context: &Arc<Context>, handle: u64) {
+        let id = context.id();
+        let mut streams: Vec<StreamId> = self
+            .streams
+            .remove_where(|s| s.context.id() == id)
+            .into_iter()
+            .map(|(_, s)| s.id)
+            .collect();
+        {
+            let mut own = self
+                .thread_streams
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            own.retain(|(_, owner), stream| {
+                if *owner == id {
+                    streams.push(*stream);
+                }
+                *owner != id
+            });
+        }
+        context.destroy(streams);
+        crate::edge::print(&context.take_output());
+        self.events.remove_where(|e| e.context.id() == id);
+        self.functions.remove_where(|f| f.context.id() == id);
+        for (module, gone) in self.modules.remove_where(|m| m.context.id() == id) {
+            if let Some(library) = gone.library.and_then(|l| self.libraries.get(l)) {
+                let mut modules = library
+                    .modules
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                modules.retain(|_, other| *other != module);
+            }
+        }
+        // Last and with no lock held: destructors of context-local storage may call back in.
+        crate::private_tables::context_destroyed(handle);
+    }
+
+    /// Handle of the context with an id.
+    pub fn context_handle(&self, id: u64) -> Option<u64> {
+        self.contexts
+            .find(|slot| slot.active().is_ok_and(|context| context.id() == id))
+    }
+
+    /// The context a handle names; 0 names the current one.
+    pub fn context(&self, handle: u64) -> Result<Arc<Context>> {
+        if handle == 0 {
+            return self.current_unchecked();
+        }
+        self.contexts
+            .get(handle)
+            .ok_or(Error::InvalidContext)?
+            .active()
+    }
+
+    /// The current context, whatever state it is in.
+    pub fn current_unchecked(&self) -> Result<Arc<Context>> {
+        let handle = current::top();
+        if handle == 0 {
+            return Err(Error::InvalidContext);
+        }
+        self.contexts
+            .get(handle)
+            .ok_or(Error::ContextIsDestroyed)?
+            .active()
+    }
+
+    fn place(&self, stream: u64) -> Result<Place> {
+        let current = self.current_unchecked()?;
+        let context_handle = current::top();
+        if stream > PER_THREAD {
+            let found = self.streams.get(stream).ok_or(Error::InvalidHandle)?;
+            return Ok(Place {
+                context: Arc::clone(&found.context),
+                context_handle: found.context_handle,
+                stream: found.id,
+                flags: found.flags,
+                priority: found.priority,
+            });
+        }
+        let id = if stream == PER_THREAD {
+            let key = (current::thread_number(), current.id());
+            let mut own = self
+                .thread_streams
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *own.entry(key)
+                .or_insert_with(|| current.create_stream(false))
+        } else {
+            current.legacy_stream()
+        };
+        Ok(Place {
+            context: current,
+            context_handle,
+            stream: id,
+            flags: 0,
+            priority: 0,
+        })
+    }
+
+    /// Takes a module in.
+    pub fn add_module(
+        &self,
+        context: &Arc<Context>,
+        code: &Arc<Code>,
+        library: Option<u64>,
+    ) -> Result<u64> {
+        let module = context.load_module(code)?;
+        let functions = Mutex::default();
+        let loaded = LoadedModule {
+            context: Arc::clone(context),
+            module,
+            library,
+            functions,
+        };
+        self.modules
+            .insert(Arc::new(loaded))
+            .ok_or(Error::OutOfMemory)
+    }
+
+    /// Drops a module and the functions made from it, once the work that may use them is done.
+    pub fn unload_module(&self, handle: u64) -> Result<()> {
+        let loaded = self.modules.remove(handle).ok_or(Error::InvalidHandle)?;
+        self.functions.remove_where(|f| f.module_handle == handle);
+        // Its globals go with it; a fault shows at the next call.
+        loaded
+            .context
+            .synchronize()
+            .or_else(|_| loaded.context.check())
+    }
+
+    /// Handle of a kernel of a module.
+    pub fn function(&self, module: u64, index: usize) -> Result<u64> {
+        let loaded = self.modules.get(module).ok_or(Error::InvalidHandle)?;
+        let mut known = loaded
+            .functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = known.get(&index) {
+            return Ok(*handle);
+        }
+        let kernel = Kernel::new(loaded.module.code(), index)?;
+        let function = Function {
+            context: Arc::clone(&loaded.context),
+            module: Arc::clone(&loaded.module),
+            module_handle: module,
+            name: c_name(&kernel)?,
+            kernel,
+        };
+        let handle = self
+            .functions
+            .insert(Arc::new(function))
+            .ok_or(Error::OutOfMemory)?;
+        known.insert(index, handle);
+        Ok(handle)
+    }
+
+    /// Takes a library in.
+    pub fn add_library(&self, code: Arc<Code>) -> Result<u64> {
+        let library = Library {
+            code,
+            kernels: Mutex::default(),
+            modules: Mutex::default(),
+        };
+        self.libraries
+            .insert(Arc::new(library))
+            .ok_or(Error::OutOfMemory)
+    }
+
+    /// Drops a library, its kernels and its modules.
+    pub fn unload_library(&self, handle: u64) -> Result<()> {
+        let library = self.libraries.remove(handle).ok_or(Error::InvalidHandle)?;
+        self.kernels.remove_where(|k| k.library_handle == handle);
+        let modules = std::mem::take(
+            &mut *library
+                .modules
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        for module in modules.into_values() {
+            // A fault of the context is no reason to keep its module.
+            self.unload_module(module).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Handle of a library's module in a context, which the first use loads.
+    pub fn library_module(&self, handle: u64, context: &Arc<Context>) -> Result<u64> {
+        let library = self.libraries.get(handle).ok_or(Error::InvalidHandle)?;
+        let mut modules = library
+            .modules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(&context.id()) {
+            return Ok(*module);
+        }
+        let module = self.add_module(context, &library.code, Some(handle))?;
+        modules.insert(context.id(), module);
+        Ok(module)
+    }
+
+    /// Handle of a kernel of a library.
+    pub fn library_kernel(&self, handle: u64, index: usize) -> Result<u64> {
+        let library = self.libraries.get(handle).ok_or(Error::InvalidHandle)?;
+        let mut known = library
+            .kernels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = known.get(&index) {
+            return Ok(*kernel);
+        }
+        let kernel = Kernel::new(&library.code, index)?;
+        let made = LibraryKernel {
+            library_handle: handle,
+            index,
+            name: c_name(&kernel)?,
+            kernel,
+        };
+        let made = self
+            .kernels
+            .insert(Arc::new(made))
+            .ok_or(Error::OutOfMemory)?;
+        known.insert(index, made);
+        Ok(made)
+    }
+
+    /// What a handle launches in a context: a function, or a library's kernel loaded there.
+    pub fn launchable(&self, handle: u64, context: &Arc<Context>) -> Result<Arc<Function>> {
+        if let Some(function) = self.functions.get(handle) {
+            return Ok(function);
+        }
+        let kernel = self.kernels.get(handle).ok_or(Error::InvalidHandle)?;
+        let module = self.library_module(kernel.library_handle, context)?;
+        let function = self.function(module, kernel.index)?;
+        self.functions.get(function).ok_or(Error::InvalidHandle)
+    }
+
+    /// The kernel behind a function or a library's kernel.
+    pub fn kernel(&self, handle: u64) -> Result<Kernel> {
+        if let Some(function) = self.functions.get(handle) {
+            return Ok(function.kernel.clone());
+        }
+        self.kernels
+            .get(handle)
+            .map(|k| k.kernel.clone())
+            .ok_or(Error::InvalidHandle)
+    }
+}
+
+fn c_name(kernel: &Kernel) -> Result<CString> {
+    CString::new(kernel.code().name.as_str()).map_err(|_| Error::InvalidImage)
+}
