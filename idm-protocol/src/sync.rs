@@ -69,6 +69,12 @@ impl Word {
         self.0.fetch_add(value, order)
     }
 
+    /// Sets bits and tells what the word held.
+    #[inline]
+    pub fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+        self.0.fetch_or(bits, order)
+    }
+
     /// Writes `new` if the word holds `current`; otherwise tells what it holds.
     ///
     /// # Errors

@@ -4,10 +4,14 @@
 //! flag of its [`Bell`] and sleeps. A poster publishes, passes a full fence, and looks at the flag:
 //! while the other side is awake it makes no system call. The two full fences are what makes a lost
 //! wake-up impossible: of "publish, then look at the flag" and "raise the flag, then look for what
-//! was published", at least one sees the other. Only wakers lower the flag, and they wake everyone,
-//! so several threads may wait on one bell.
+//! was published", at least one sees the other.
 //!
-//! The flag lives in shared memory and its content is never trusted: a peer that scribbles on it
+//! Several threads may wait on one bell. Only wakers lower the flag, and they wake everyone; and
+//! each time they do, the count above the flag goes up. A waiter sleeps only while flag *and* count
+//! are what it raised, or a flag raised by a second waiter after the wake would let the first one
+//! sleep through it.
+//!
+//! The word lives in shared memory and its content is never trusted: a peer that scribbles on it
 //! costs itself wake-ups and us system calls.
 
 #[cfg(not(loom))]
@@ -23,7 +27,7 @@ use std::time::Duration;
 use crate::memory::{OutOfBounds, Region, View};
 use crate::sync::{Clock, Monotonic, Ordering, Word, fence, spin_loop, yield_now};
 
-const AWAKE: u64 = 0;
+/// Somebody sleeps, or is about to. Above it, the number of wakes.
 const PARKED: u64 = 1;
 
 /// Looks between two readings of the clock: a pause takes from 5 ns to 100 ns, a reading about 25.
@@ -187,7 +191,15 @@ impl<R: Region> Bell<R> {
         // sees what we published.
         fence(Ordering::SeqCst);
         let word = &self.word.words()[0];
-        if word.load(Ordering::Relaxed) != AWAKE && word.swap(AWAKE, Ordering::Relaxed) != AWAKE {
+        let seen = word.load(Ordering::Relaxed);
+        if seen & PARKED == 0 {
+            return;
+        }
+        // Lowers the flag and counts the wake. If that fails, another waker does it; and whoever
+        // has raised the flag anew since then passed its fence after ours and sees what we published.
+        let woken = seen.wrapping_add(PARKED);
+        let order = Ordering::Relaxed;
+        if word.compare_exchange(seen, woken, order, order).is_ok() {
             self.word.region().wake(word);
         }
     }
@@ -246,7 +258,7 @@ impl<R: Region> Bell<R> {
         let word = &self.word.words()[0];
         let mut probe_from = slice.map(|slice| clock.now() + slice);
         loop {
-            word.store(PARKED, Ordering::Relaxed);
+            let raised = word.fetch_or(PARKED, Ordering::Relaxed) | PARKED;
             // SYNC: full fence, pairs with the one in `ring`.
             fence(Ordering::SeqCst);
             if ready() {
@@ -255,7 +267,7 @@ impl<R: Region> Bell<R> {
             if live.ended() {
                 return if ready() { Woken::Ready } else { Woken::Ended };
             }
-            self.word.region().sleep(word, PARKED, slice);
+            self.word.region().sleep(word, raised, slice);
             if ready() {
                 return Woken::Ready;
             }
