@@ -108,7 +108,15 @@ int main(void) {
     CHECK(cuCtxSetCurrent(primary));
     CHECK(cuMemAlloc(&pointer, 4096));
     CHECK(cuDevicePrimaryCtxReset(0));
+    CHECK(cuDevicePrimaryCtxRelease(0));
     CHECK(cuDevicePrimaryCtxGetState(0, &flags, &active));
     CHECK_THAT(active == 0);
+
+    // Flags are taken before the context is there and told after.
+    CHECK(cuDevicePrimaryCtxSetFlags(0, CU_CTX_SCHED_BLOCKING_SYNC));
+    CHECK(cuDevicePrimaryCtxRetain(&primary, 0));
+    CHECK(cuDevicePrimaryCtxGetState(0, &flags, &active));
+    CHECK_THAT(active == 1 && (flags & CU_CTX_SCHED_MASK) == CU_CTX_SCHED_BLOCKING_SYNC);
+    CHECK(cuDevicePrimaryCtxRelease(0));
     return result("drv_context");
 }

@@ -1,6 +1,8 @@
 // Libraries: context-independent loading, kernels launched by their own handle.
 #include "program.h"
 
+#include <unistd.h>
+
 EMBED_PTX(kernels, "kernels.ptx");
 
 int main(void) {
@@ -61,5 +63,17 @@ int main(void) {
 
     CHECK(cuMemFree(device));
     CHECK(cuLibraryUnload(library));
+
+    // From a file, as the client sees it.
+    char path[] = "/tmp/drv_library.XXXXXX";
+    const int file = mkstemp(path);
+    const size_t length = strlen(kernels);
+    CHECK_THAT(file >= 0 && write(file, kernels, length) == (ssize_t)length);
+    close(file);
+    CHECK(cuLibraryLoadFromFile(&library, path, NULL, NULL, 0, NULL, NULL, 0));
+    CHECK(cuLibraryGetKernelCount(&count, library));
+    CHECK_THAT(count == 7);
+    CHECK(cuLibraryUnload(library));
+    unlink(path);
     return result("drv_library");
 }
