@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 mod client;
+#[cfg(all(test, not(loom)))]
+mod tests;
 mod worker;
 
 pub use client::ClientTable;

@@ -502,3 +502,6 @@ impl Shape {
         tail - head + (lines as u64) < self.count as u64
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -8,7 +8,7 @@ use super::Memory;
 use crate::sync::Word;
 
 /// Zeroed words of this process, with a doorbell that works between its threads.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Heap {
     words: Arc<[Word]>,
     #[cfg(loom)]
@@ -23,6 +23,15 @@ impl Heap {
             #[cfg(loom)]
             bell: Arc::default(),
         }
+    }
+}
+
+impl std::fmt::Debug for Heap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = self.words.len() * super::WORD_BYTES;
+        f.debug_struct("Heap")
+            .field("bytes", &bytes)
+            .finish_non_exhaustive()
     }
 }
 

@@ -40,7 +40,7 @@ pub struct VgpuSnapshotReply {
 }
 const _: () = assert!(size_of::<VgpuSnapshotReply>() == 8);
 
-/// Request of `vgpuCredit`. Waits until launches of the stream have completed, so that the client may post more.
+/// Request of `vgpuCredit`. issued: credits taken of the stream since the beginning. Waits until at most half of a stream's credits are outstanding, then returns the others, in the reply (a count since the beginning) and, for a stream with a slot, in its credit word.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCredit {
@@ -240,7 +240,7 @@ impl Request for CuCtxSetCacheConfig {
     const OPCODE: u16 = 26;
 }
 
-/// Request of `cuModuleLoadDataEx`. The tail: scalar JIT options (16 bytes each: id, a zero word, u64 value), then the image, unless an upload holds it. Logs of up to log_bytes each come back in the side buffer, info first, also on failure.
+/// Request of `cuModuleLoadDataEx`. The tail: scalar JIT options (16 bytes each: id, a zero word, u64 value), then the image, unless an upload holds it. Logs of up to log_bytes each come back in the side buffer, also on failure: info first, error at the next multiple of 8. An option with id 2 asks for the wall time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleLoadDataEx {
@@ -281,7 +281,7 @@ impl Request for CuModuleUnload {
     const OPCODE: u16 = 33;
 }
 
-/// Request of `cuModuleGetFunction`. Parameter offsets and sizes come back in the side buffer.
+/// Request of `cuModuleGetFunction`. Offset and size (u32 each) of each parameter come back in the side buffer; a count of u32::MAX: the driver cannot tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuModuleGetFunction {
@@ -702,7 +702,7 @@ impl Request for VgpuCopyInBulk {
     const OPCODE: u16 = 74;
 }
 
-/// Request of `vgpuCopyOut`. The bytes come back in the reply, or in the side buffer.
+/// Request of `vgpuCopyOut`. The bytes come back in the reply if they fit there (lane::REPLY_BYTES), else in the side buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyOut {

@@ -49,9 +49,7 @@ pub mod callback {
 
 /// Credits of streams (D9): which records take one, and of which slot.
 pub mod credit {
-    use super::{
-        CuLaunchHostFunc, CuLaunchKernel, VgpuCopy, VgpuCopyIn, VgpuMemset,
-    };
+    use super::{CuLaunchHostFunc, CuLaunchKernel, VgpuCopy, VgpuCopyIn, VgpuMemset};
     use crate::handle::{Handle, Kind};
     use crate::record::Request;
 
