@@ -32,6 +32,7 @@ opaque! {
     CUstream = CUstream_st,
     CUevent = CUevent_st,
     CUgraph = CUgraph_st,
+    CUgreenCtx = CUgreenCtx_st,
     CUgraphExec = CUgraphExec_st,
     CUgraphNode = CUgraphNode_st,
     CUmemoryPool = CUmemPoolHandle_st,
@@ -144,6 +145,15 @@ pub struct CUDA_MEMCPY2D {
     pub dstPitch: usize,
     pub WidthInBytes: usize,
     pub Height: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct CUgraphEdgeData {
+    pub from_port: u8,
+    pub to_port: u8,
+    pub type_: u8,
+    pub reserved: [u8; 5],
 }
 
 /// `cuGetErrorString`'s text type.

@@ -63,10 +63,14 @@ pub type cuDeviceGetUuid = unsafe extern "C" fn(uuid: *mut CUuuid, dev: CUdevice
 pub type cuDeviceGetUuid_v2 = unsafe extern "C" fn(uuid: *mut CUuuid, dev: CUdevice) -> CUresult;
 pub type cuDevicePrimaryCtxGetState =
     unsafe extern "C" fn(dev: CUdevice, flags: *mut c_uint, active: *mut c_int) -> CUresult;
+pub type cuDevicePrimaryCtxRelease = unsafe extern "C" fn(dev: CUdevice) -> CUresult;
 pub type cuDevicePrimaryCtxRelease_v2 = unsafe extern "C" fn(dev: CUdevice) -> CUresult;
+pub type cuDevicePrimaryCtxReset = unsafe extern "C" fn(dev: CUdevice) -> CUresult;
 pub type cuDevicePrimaryCtxReset_v2 = unsafe extern "C" fn(dev: CUdevice) -> CUresult;
 pub type cuDevicePrimaryCtxRetain =
     unsafe extern "C" fn(pctx: *mut CUcontext, dev: CUdevice) -> CUresult;
+pub type cuDevicePrimaryCtxSetFlags =
+    unsafe extern "C" fn(dev: CUdevice, flags: c_uint) -> CUresult;
 pub type cuDevicePrimaryCtxSetFlags_v2 =
     unsafe extern "C" fn(dev: CUdevice, flags: c_uint) -> CUresult;
 pub type cuDeviceTotalMem_v2 = unsafe extern "C" fn(bytes: *mut usize, dev: CUdevice) -> CUresult;
@@ -98,6 +102,9 @@ pub type cuFuncGetParamInfo = unsafe extern "C" fn(
     paramOffset: *mut usize,
     paramSize: *mut usize,
 ) -> CUresult;
+pub type cuFuncIsLoaded =
+    unsafe extern "C" fn(state: *mut CUfunctionLoadingState, hfunc: CUfunction) -> CUresult;
+pub type cuFuncLoad = unsafe extern "C" fn(hfunc: CUfunction) -> CUresult;
 pub type cuFuncSetAttribute =
     unsafe extern "C" fn(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int) -> CUresult;
 pub type cuFuncSetCacheConfig =
@@ -166,6 +173,12 @@ pub type cuLaunchCooperativeKernel = unsafe extern "C" fn(
 ) -> CUresult;
 pub type cuLaunchHostFunc =
     unsafe extern "C" fn(hStream: CUstream, fn_: CUhostFn, userData: *mut c_void) -> CUresult;
+pub type cuLaunchHostFunc_v2 = unsafe extern "C" fn(
+    hStream: CUstream,
+    fn_: CUhostFn,
+    userData: *mut c_void,
+    syncMode: c_uint,
+) -> CUresult;
 pub type cuLaunchKernel = unsafe extern "C" fn(
     f: CUfunction,
     gridDimX: c_uint,
@@ -358,6 +371,11 @@ pub type cuMemsetD32_v2 =
 pub type cuMemsetD8Async =
     unsafe extern "C" fn(dstDevice: CUdeviceptr, uc: u8, N: usize, hStream: CUstream) -> CUresult;
 pub type cuMemsetD8_v2 = unsafe extern "C" fn(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult;
+pub type cuModuleEnumerateFunctions = unsafe extern "C" fn(
+    functions: *mut CUfunction,
+    numFunctions: c_uint,
+    mod_: CUmodule,
+) -> CUresult;
 pub type cuModuleGetFunction =
     unsafe extern "C" fn(hfunc: *mut CUfunction, hmod: CUmodule, name: *const c_char) -> CUresult;
 pub type cuModuleGetFunctionCount =
@@ -440,6 +458,11 @@ pub type cuStreamCreate = unsafe extern "C" fn(phStream: *mut CUstream, Flags: c
 pub type cuStreamCreateWithPriority =
     unsafe extern "C" fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) -> CUresult;
 pub type cuStreamDestroy_v2 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type cuStreamGetCaptureInfo = unsafe extern "C" fn(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+) -> CUresult;
 pub type cuStreamGetCaptureInfo_v2 = unsafe extern "C" fn(
     hStream: CUstream,
     captureStatus_out: *mut CUstreamCaptureStatus,
@@ -448,7 +471,23 @@ pub type cuStreamGetCaptureInfo_v2 = unsafe extern "C" fn(
     dependencies_out: *mut *const CUgraphNode,
     numDependencies_out: *mut usize,
 ) -> CUresult;
+pub type cuStreamGetCaptureInfo_v3 = unsafe extern "C" fn(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    edgeData_out: *mut *const CUgraphEdgeData,
+    numDependencies_out: *mut usize,
+) -> CUresult;
 pub type cuStreamGetCtx = unsafe extern "C" fn(hStream: CUstream, pctx: *mut CUcontext) -> CUresult;
+pub type cuStreamGetCtx_v2 = unsafe extern "C" fn(
+    hStream: CUstream,
+    pctx: *mut CUcontext,
+    pGreenCtx: *mut CUgreenCtx,
+) -> CUresult;
+pub type cuStreamGetDevice =
+    unsafe extern "C" fn(hStream: CUstream, device: *mut CUdevice) -> CUresult;
 pub type cuStreamGetFlags = unsafe extern "C" fn(hStream: CUstream, flags: *mut c_uint) -> CUresult;
 pub type cuStreamGetId = unsafe extern "C" fn(hStream: CUstream, streamId: *mut u64) -> CUresult;
 pub type cuStreamGetPriority =

@@ -322,17 +322,16 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends a device's primary context whoever holds references; they stay good for its next life.
+    /// Ends a device's primary context whoever holds references, and forgets those.
     pub fn reset_primary(&self, device: i32) -> Result<()> {
         let slot = self.primary_slot(device)?;
-        let ended = slot.state().active.take();
+        let ended = {
+            let mut state = slot.state();
+            state.retained = 0;
+            state.active.take()
+        };
         if let Some(context) = ended {
             self.end(&context, self.primary(device)?);
-            let mut state = slot.state();
-            // Whoever holds a reference goes on with a fresh context.
-            if state.retained > 0 && state.active.is_none() {
-                state.active = Some(self.gpu.create_context(slot.device, state.flags)?);
-            }
         }
         Ok(())
     }

@@ -45,6 +45,21 @@ pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(device: CUdevice, flags: c_uint) -> 
     driver.set_primary_flags(device, flags)
 }
 
+pub unsafe fn cuDevicePrimaryCtxRelease(device: CUdevice) -> Outcome {
+    // SAFETY: the same function under its earlier name.
+    unsafe { cuDevicePrimaryCtxRelease_v2(device) }
+}
+
+pub unsafe fn cuDevicePrimaryCtxReset(device: CUdevice) -> Outcome {
+    // SAFETY: as above.
+    unsafe { cuDevicePrimaryCtxReset_v2(device) }
+}
+
+pub unsafe fn cuDevicePrimaryCtxSetFlags(device: CUdevice, flags: c_uint) -> Outcome {
+    // SAFETY: as above.
+    unsafe { cuDevicePrimaryCtxSetFlags_v2(device, flags) }
+}
+
 pub unsafe fn cuDevicePrimaryCtxGetState(
     device: CUdevice,
     flags: *mut c_uint,

@@ -234,3 +234,17 @@ pub unsafe fn cuLaunchHostFunc(
         .context
         .submit(place.stream, Box::new(move || call.run()))
 }
+
+/// The mode says how long the caller may have to wait for the thread that runs it; it only tunes.
+pub unsafe fn cuLaunchHostFunc_v2(
+    stream: CUstream,
+    function: CUhostFn,
+    argument: *mut c_void,
+    mode: c_uint,
+) -> Outcome {
+    if mode > 1 {
+        return Err(Error::InvalidValue);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { cuLaunchHostFunc(stream, function, argument) }
+}

@@ -4,8 +4,8 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use cuda_abi::types::{
-    CUdeviceptr, CUfunc_cache, CUfunction, CUfunction_attribute, CUjit_option, CUmodule,
-    CUmoduleLoadingMode,
+    CUdeviceptr, CUfunc_cache, CUfunction, CUfunction_attribute, CUfunctionLoadingState,
+    CUjit_option, CUmodule, CUmoduleLoadingMode,
 };
 use softgpu_core::error::Error;
 use softgpu_core::gpu::Gpu;
@@ -176,6 +176,31 @@ pub unsafe fn cuModuleGetFunctionCount(count: *mut c_uint, module: CUmodule) -> 
     }
 }
 
+pub unsafe fn cuModuleEnumerateFunctions(
+    functions: *mut CUfunction,
+    count: c_uint,
+    module: CUmodule,
+) -> Outcome {
+    driver::context()?;
+    let driver = driver()?;
+    let loaded = driver
+        .modules
+        .get(module as u64)
+        .ok_or(Error::InvalidHandle)?;
+    let room = usize::try_from(count).map_err(|_| Error::InvalidValue)?;
+    if functions.is_null() {
+        return Err(Error::InvalidValue);
+    }
+    for index in 0..room.min(loaded.module.code().module().kernels.len()) {
+        let handle = driver.function(module as u64, index)?;
+        // SAFETY: inside the array by the caller's promise.
+        let place = unsafe { functions.add(index) };
+        // SAFETY: as above.
+        unsafe { put(place, handle as CUfunction) }?;
+    }
+    Ok(())
+}
+
 pub unsafe fn cuModuleGetGlobal_v2(
     pointer: *mut CUdeviceptr,
     size: *mut usize,
@@ -251,6 +276,29 @@ pub unsafe fn cuFuncGetParamCount(function: CUfunction, count: *mut usize) -> Ou
     let kernel = driver()?.kernel(function as u64)?;
     // SAFETY: the caller's promise.
     unsafe { put(count, kernel.code().params.len()) }
+}
+
+/// Functions are loaded with their module.
+pub unsafe fn cuFuncLoad(function: CUfunction) -> Outcome {
+    driver()?
+        .functions
+        .get(function as u64)
+        .map(drop)
+        .ok_or(Error::InvalidHandle)
+}
+
+pub unsafe fn cuFuncIsLoaded(state: *mut CUfunctionLoadingState, function: CUfunction) -> Outcome {
+    driver()?
+        .functions
+        .get(function as u64)
+        .ok_or(Error::InvalidHandle)?;
+    // SAFETY: the caller's promise.
+    unsafe {
+        put(
+            state,
+            CUfunctionLoadingState::CU_FUNCTION_LOADING_STATE_LOADED,
+        )
+    }
 }
 
 /// # Safety

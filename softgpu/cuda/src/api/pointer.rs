@@ -24,7 +24,21 @@ pub unsafe fn cuPointerGetAttribute(
         .find(pointer)
         .ok_or(Error::InvalidValue)?;
     // SAFETY: the caller's promise.
-    unsafe { known(data, attribute, pointer, &found) }
+    let answered = unsafe { known(data, attribute, pointer, &found) };
+    // What does not apply to the memory is an invalid question.
+    answered.map_err(|_| Error::InvalidValue)
+}
+
+/// # Safety
+/// As [`known`].
+unsafe fn clear(data: *mut c_void, attribute: CUpointer_attribute) -> Outcome {
+    match attribute {
+        // SAFETY: the caller's promise; a pointer-sized value.
+        CUpointer_attribute::CU_POINTER_ATTRIBUTE_HOST_POINTER => unsafe {
+            put(data.cast::<u64>(), 0)
+        },
+        _ => Ok(()),
+    }
 }
 
 /// Unlike the single form, this one answers for memory that nobody registered.
@@ -49,8 +63,10 @@ pub unsafe fn cuPointerGetAttributes(
             None => unsafe { unknown(data, attribute, pointer) },
         };
         match answered {
-            // What does not apply to this memory leaves the caller's value.
-            Ok(()) | Err(Error::NotSupported) => {}
+            Ok(()) => {}
+            // What does not apply to this memory reads as nothing here.
+            // SAFETY: the caller's promise.
+            Err(Error::NotSupported) => unsafe { clear(data, attribute) }?,
             Err(error) => return Err(error),
         }
     }
@@ -82,7 +98,7 @@ unsafe fn known(
         A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => unsafe { put(data.cast(), kind) },
         // SAFETY: the caller's promise; a pointer-sized value.
         A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER => unsafe { put(data.cast::<u64>(), pointer) },
-        A::CU_POINTER_ATTRIBUTE_HOST_POINTER if !is_host => Err(Error::InvalidValue),
+        A::CU_POINTER_ATTRIBUTE_HOST_POINTER if !is_host => Err(Error::NotSupported),
         // SAFETY: the caller's promise; a pointer-sized value.
         A::CU_POINTER_ATTRIBUTE_HOST_POINTER => unsafe { put(data.cast::<u64>(), pointer) },
         // SAFETY: the caller's promise; 64 bits.

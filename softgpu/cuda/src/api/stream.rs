@@ -4,11 +4,13 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use cuda_abi::types::{
-    CUcontext, CUevent, CUresult, CUstream, CUstreamCallback, CUstreamCaptureStatus,
+    CUcontext, CUdevice, CUevent, CUgraph, CUgraphEdgeData, CUgraphNode, CUgreenCtx, CUresult,
+    CUstream, CUstreamCallback, CUstreamCaptureStatus,
 };
 use softgpu_core::error::Error;
 
 use crate::api::context::clamp_priority;
+use crate::api::device::signed;
 use crate::current;
 use crate::driver::{self, NON_BLOCKING, Stream, driver, place};
 use crate::edge::{self, Outcome, put, put_if_wanted};
@@ -100,6 +102,19 @@ pub unsafe fn cuStreamGetCtx(stream: CUstream, context: *mut CUcontext) -> Outco
     unsafe { put(context, place.context_handle as CUcontext) }
 }
 
+/// No stream belongs to a green context: there are none.
+pub unsafe fn cuStreamGetCtx_v2(
+    stream: CUstream,
+    context: *mut CUcontext,
+    green: *mut CUgreenCtx,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuStreamGetCtx(stream, context) }?;
+    // SAFETY: the caller's promise.
+    unsafe { put_if_wanted(green, std::ptr::null_mut()) };
+    Ok(())
+}
+
 pub unsafe fn cuStreamGetId(stream: CUstream, id: *mut u64) -> Outcome {
     let place = place(stream as u64)?;
     // SAFETY: the caller's promise.
@@ -155,17 +170,45 @@ pub unsafe fn cuStreamAddCallback(
         .submit_always(place.stream, move |status| callback.run(status))
 }
 
-pub unsafe fn cuStreamGetCaptureInfo_v2(
+pub unsafe fn cuStreamGetCaptureInfo(
     stream: CUstream,
     status: *mut CUstreamCaptureStatus,
     id: *mut u64,
-    _graph: *mut cuda_abi::types::CUgraph,
-    _dependencies: *mut *const cuda_abi::types::CUgraphNode,
-    _count: *mut usize,
 ) -> Outcome {
     // SAFETY: the caller's promise.
     unsafe { cuStreamIsCapturing(stream, status) }?;
     // SAFETY: the caller's promise.
     unsafe { put_if_wanted(id, 0) };
     Ok(())
+}
+
+pub unsafe fn cuStreamGetCaptureInfo_v2(
+    stream: CUstream,
+    status: *mut CUstreamCaptureStatus,
+    id: *mut u64,
+    _graph: *mut CUgraph,
+    _dependencies: *mut *const CUgraphNode,
+    _count: *mut usize,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuStreamGetCaptureInfo(stream, status, id) }
+}
+
+pub unsafe fn cuStreamGetCaptureInfo_v3(
+    stream: CUstream,
+    status: *mut CUstreamCaptureStatus,
+    id: *mut u64,
+    _graph: *mut CUgraph,
+    _dependencies: *mut *const CUgraphNode,
+    _edges: *mut *const CUgraphEdgeData,
+    _count: *mut usize,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuStreamGetCaptureInfo(stream, status, id) }
+}
+
+pub unsafe fn cuStreamGetDevice(stream: CUstream, device: *mut CUdevice) -> Outcome {
+    let place = place(stream as u64)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(device, signed(place.context.device().ordinal)?) }
 }

@@ -630,8 +630,11 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxRelease() -> CUresult {
-    refuse(96)
+pub unsafe extern "C" fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDevicePrimaryCtxRelease", || unsafe {
+        api::context::cuDevicePrimaryCtxRelease(dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -643,8 +646,11 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxReset() -> CUresult {
-    refuse(98)
+pub unsafe extern "C" fn cuDevicePrimaryCtxReset(dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDevicePrimaryCtxReset", || unsafe {
+        api::context::cuDevicePrimaryCtxReset(dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -664,8 +670,11 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUd
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags() -> CUresult {
-    refuse(101)
+pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags(dev: CUdevice, flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDevicePrimaryCtxSetFlags", || unsafe {
+        api::context::cuDevicePrimaryCtxSetFlags(dev, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -943,13 +952,20 @@ pub unsafe extern "C" fn cuFuncGetParamInfo(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncIsLoaded() -> CUresult {
-    refuse(141)
+pub unsafe extern "C" fn cuFuncIsLoaded(
+    state: *mut CUfunctionLoadingState,
+    hfunc: CUfunction,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncIsLoaded", || unsafe {
+        api::module::cuFuncIsLoaded(state, hfunc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncLoad() -> CUresult {
-    refuse(142)
+pub unsafe extern "C" fn cuFuncLoad(hfunc: CUfunction) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncLoad", || unsafe { api::module::cuFuncLoad(hfunc) })
 }
 
 #[unsafe(no_mangle)]
@@ -1940,13 +1956,29 @@ pub unsafe extern "C" fn cuLaunchHostFunc_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchHostFunc_v2() -> CUresult {
-    refuse(319)
+pub unsafe extern "C" fn cuLaunchHostFunc_v2(
+    hStream: CUstream,
+    fn_: CUhostFn,
+    userData: *mut c_void,
+    syncMode: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchHostFunc_v2", || unsafe {
+        api::launch::cuLaunchHostFunc_v2(hStream, fn_, userData, syncMode)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchHostFunc_v2_ptsz() -> CUresult {
-    refuse(320)
+pub unsafe extern "C" fn cuLaunchHostFunc_v2_ptsz(
+    hStream: CUstream,
+    fn_: CUhostFn,
+    userData: *mut c_void,
+    syncMode: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchHostFunc_v2_ptsz", || unsafe {
+        api::launch::cuLaunchHostFunc_v2(per_thread(hStream), fn_, userData, syncMode)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3685,8 +3717,15 @@ pub unsafe extern "C" fn cuMipmappedArrayGetSparseProperties() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleEnumerateFunctions() -> CUresult {
-    refuse(547)
+pub unsafe extern "C" fn cuModuleEnumerateFunctions(
+    functions: *mut CUfunction,
+    numFunctions: c_uint,
+    mod_: CUmodule,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleEnumerateFunctions", || unsafe {
+        api::module::cuModuleEnumerateFunctions(functions, numFunctions, mod_)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4209,13 +4248,27 @@ pub unsafe extern "C" fn cuStreamGetAttribute_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo() -> CUresult {
-    refuse(618)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCaptureInfo", || unsafe {
+        api::stream::cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_ptsz() -> CUresult {
-    refuse(619)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_ptsz(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCaptureInfo_ptsz", || unsafe {
+        api::stream::cuStreamGetCaptureInfo(per_thread(hStream), captureStatus_out, id_out)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4263,13 +4316,51 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3() -> CUresult {
-    refuse(622)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    edgeData_out: *mut *const CUgraphEdgeData,
+    numDependencies_out: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCaptureInfo_v3", || unsafe {
+        api::stream::cuStreamGetCaptureInfo_v3(
+            hStream,
+            captureStatus_out,
+            id_out,
+            graph_out,
+            dependencies_out,
+            edgeData_out,
+            numDependencies_out,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3_ptsz() -> CUresult {
-    refuse(623)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3_ptsz(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    edgeData_out: *mut *const CUgraphEdgeData,
+    numDependencies_out: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCaptureInfo_v3_ptsz", || unsafe {
+        api::stream::cuStreamGetCaptureInfo_v3(
+            per_thread(hStream),
+            captureStatus_out,
+            id_out,
+            graph_out,
+            dependencies_out,
+            edgeData_out,
+            numDependencies_out,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4289,13 +4380,27 @@ pub unsafe extern "C" fn cuStreamGetCtx_ptsz(hStream: CUstream, pctx: *mut CUcon
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCtx_v2() -> CUresult {
-    refuse(626)
+pub unsafe extern "C" fn cuStreamGetCtx_v2(
+    hStream: CUstream,
+    pctx: *mut CUcontext,
+    pGreenCtx: *mut CUgreenCtx,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCtx_v2", || unsafe {
+        api::stream::cuStreamGetCtx_v2(hStream, pctx, pGreenCtx)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCtx_v2_ptsz() -> CUresult {
-    refuse(627)
+pub unsafe extern "C" fn cuStreamGetCtx_v2_ptsz(
+    hStream: CUstream,
+    pctx: *mut CUcontext,
+    pGreenCtx: *mut CUgreenCtx,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCtx_v2_ptsz", || unsafe {
+        api::stream::cuStreamGetCtx_v2(per_thread(hStream), pctx, pGreenCtx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4309,13 +4414,22 @@ pub unsafe extern "C" fn cuStreamGetDevResource_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetDevice() -> CUresult {
-    refuse(630)
+pub unsafe extern "C" fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetDevice", || unsafe {
+        api::stream::cuStreamGetDevice(hStream, device)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetDevice_ptsz() -> CUresult {
-    refuse(631)
+pub unsafe extern "C" fn cuStreamGetDevice_ptsz(
+    hStream: CUstream,
+    device: *mut CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetDevice_ptsz", || unsafe {
+        api::stream::cuStreamGetDevice(per_thread(hStream), device)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4874,9 +4988,12 @@ const _: cuda_abi::sig::cuDeviceGetProperties = cuDeviceGetProperties;
 const _: cuda_abi::sig::cuDeviceGetUuid = cuDeviceGetUuid;
 const _: cuda_abi::sig::cuDeviceGetUuid_v2 = cuDeviceGetUuid_v2;
 const _: cuda_abi::sig::cuDevicePrimaryCtxGetState = cuDevicePrimaryCtxGetState;
+const _: cuda_abi::sig::cuDevicePrimaryCtxRelease = cuDevicePrimaryCtxRelease;
 const _: cuda_abi::sig::cuDevicePrimaryCtxRelease_v2 = cuDevicePrimaryCtxRelease_v2;
+const _: cuda_abi::sig::cuDevicePrimaryCtxReset = cuDevicePrimaryCtxReset;
 const _: cuda_abi::sig::cuDevicePrimaryCtxReset_v2 = cuDevicePrimaryCtxReset_v2;
 const _: cuda_abi::sig::cuDevicePrimaryCtxRetain = cuDevicePrimaryCtxRetain;
+const _: cuda_abi::sig::cuDevicePrimaryCtxSetFlags = cuDevicePrimaryCtxSetFlags;
 const _: cuda_abi::sig::cuDevicePrimaryCtxSetFlags_v2 = cuDevicePrimaryCtxSetFlags_v2;
 const _: cuda_abi::sig::cuDeviceTotalMem_v2 = cuDeviceTotalMem_v2;
 const _: cuda_abi::sig::cuDriverGetVersion = cuDriverGetVersion;
@@ -4893,6 +5010,8 @@ const _: cuda_abi::sig::cuFuncGetModule = cuFuncGetModule;
 const _: cuda_abi::sig::cuFuncGetName = cuFuncGetName;
 const _: cuda_abi::sig::cuFuncGetParamCount = cuFuncGetParamCount;
 const _: cuda_abi::sig::cuFuncGetParamInfo = cuFuncGetParamInfo;
+const _: cuda_abi::sig::cuFuncIsLoaded = cuFuncIsLoaded;
+const _: cuda_abi::sig::cuFuncLoad = cuFuncLoad;
 const _: cuda_abi::sig::cuFuncSetAttribute = cuFuncSetAttribute;
 const _: cuda_abi::sig::cuFuncSetCacheConfig = cuFuncSetCacheConfig;
 const _: cuda_abi::sig::cuGetErrorName = cuGetErrorName;
@@ -4910,6 +5029,7 @@ const _: cuda_abi::sig::cuKernelGetParamInfo = cuKernelGetParamInfo;
 const _: cuda_abi::sig::cuKernelSetAttribute = cuKernelSetAttribute;
 const _: cuda_abi::sig::cuKernelSetCacheConfig = cuKernelSetCacheConfig;
 const _: cuda_abi::sig::cuLaunchHostFunc = cuLaunchHostFunc;
+const _: cuda_abi::sig::cuLaunchHostFunc_v2 = cuLaunchHostFunc_v2;
 const _: cuda_abi::sig::cuLaunchKernel = cuLaunchKernel;
 const _: cuda_abi::sig::cuLaunchKernelEx = cuLaunchKernelEx;
 const _: cuda_abi::sig::cuLibraryEnumerateKernels = cuLibraryEnumerateKernels;
@@ -4956,6 +5076,7 @@ const _: cuda_abi::sig::cuMemsetD32Async = cuMemsetD32Async;
 const _: cuda_abi::sig::cuMemsetD32_v2 = cuMemsetD32_v2;
 const _: cuda_abi::sig::cuMemsetD8Async = cuMemsetD8Async;
 const _: cuda_abi::sig::cuMemsetD8_v2 = cuMemsetD8_v2;
+const _: cuda_abi::sig::cuModuleEnumerateFunctions = cuModuleEnumerateFunctions;
 const _: cuda_abi::sig::cuModuleGetFunction = cuModuleGetFunction;
 const _: cuda_abi::sig::cuModuleGetFunctionCount = cuModuleGetFunctionCount;
 const _: cuda_abi::sig::cuModuleGetGlobal_v2 = cuModuleGetGlobal_v2;
@@ -4980,8 +5101,12 @@ const _: cuda_abi::sig::cuStreamAddCallback = cuStreamAddCallback;
 const _: cuda_abi::sig::cuStreamCreate = cuStreamCreate;
 const _: cuda_abi::sig::cuStreamCreateWithPriority = cuStreamCreateWithPriority;
 const _: cuda_abi::sig::cuStreamDestroy_v2 = cuStreamDestroy_v2;
+const _: cuda_abi::sig::cuStreamGetCaptureInfo = cuStreamGetCaptureInfo;
 const _: cuda_abi::sig::cuStreamGetCaptureInfo_v2 = cuStreamGetCaptureInfo_v2;
+const _: cuda_abi::sig::cuStreamGetCaptureInfo_v3 = cuStreamGetCaptureInfo_v3;
 const _: cuda_abi::sig::cuStreamGetCtx = cuStreamGetCtx;
+const _: cuda_abi::sig::cuStreamGetCtx_v2 = cuStreamGetCtx_v2;
+const _: cuda_abi::sig::cuStreamGetDevice = cuStreamGetDevice;
 const _: cuda_abi::sig::cuStreamGetFlags = cuStreamGetFlags;
 const _: cuda_abi::sig::cuStreamGetId = cuStreamGetId;
 const _: cuda_abi::sig::cuStreamGetPriority = cuStreamGetPriority;
@@ -5097,12 +5222,12 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuDeviceGetUuid_v2 as *const c_void),
     Address::NULL,
     Address::new(cuDevicePrimaryCtxGetState as *const c_void),
-    Address::NULL,
+    Address::new(cuDevicePrimaryCtxRelease as *const c_void),
     Address::new(cuDevicePrimaryCtxRelease_v2 as *const c_void),
-    Address::NULL,
+    Address::new(cuDevicePrimaryCtxReset as *const c_void),
     Address::new(cuDevicePrimaryCtxReset_v2 as *const c_void),
     Address::new(cuDevicePrimaryCtxRetain as *const c_void),
-    Address::NULL,
+    Address::new(cuDevicePrimaryCtxSetFlags as *const c_void),
     Address::new(cuDevicePrimaryCtxSetFlags_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
@@ -5142,8 +5267,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuFuncGetName as *const c_void),
     Address::new(cuFuncGetParamCount as *const c_void),
     Address::new(cuFuncGetParamInfo as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuFuncIsLoaded as *const c_void),
+    Address::new(cuFuncLoad as *const c_void),
     Address::new(cuFuncSetAttribute as *const c_void),
     Address::NULL,
     Address::new(cuFuncSetCacheConfig as *const c_void),
@@ -5320,8 +5445,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuLaunchHostFunc as *const c_void),
     Address::new(cuLaunchHostFunc_ptsz as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuLaunchHostFunc_v2 as *const c_void),
+    Address::new(cuLaunchHostFunc_v2_ptsz as *const c_void),
     Address::new(cuLaunchKernel as *const c_void),
     Address::new(cuLaunchKernelEx as *const c_void),
     Address::new(cuLaunchKernelEx_ptsz as *const c_void),
@@ -5548,7 +5673,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
+    Address::new(cuModuleEnumerateFunctions as *const c_void),
     Address::new(cuModuleGetFunction as *const c_void),
     Address::new(cuModuleGetFunctionCount as *const c_void),
     Address::NULL,
@@ -5619,20 +5744,20 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamGetCaptureInfo as *const c_void),
+    Address::new(cuStreamGetCaptureInfo_ptsz as *const c_void),
     Address::new(cuStreamGetCaptureInfo_v2 as *const c_void),
     Address::new(cuStreamGetCaptureInfo_v2_ptsz as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamGetCaptureInfo_v3 as *const c_void),
+    Address::new(cuStreamGetCaptureInfo_v3_ptsz as *const c_void),
     Address::new(cuStreamGetCtx as *const c_void),
     Address::new(cuStreamGetCtx_ptsz as *const c_void),
+    Address::new(cuStreamGetCtx_v2 as *const c_void),
+    Address::new(cuStreamGetCtx_v2_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamGetDevice as *const c_void),
+    Address::new(cuStreamGetDevice_ptsz as *const c_void),
     Address::new(cuStreamGetFlags as *const c_void),
     Address::new(cuStreamGetFlags_ptsz as *const c_void),
     Address::NULL,
