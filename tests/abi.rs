@@ -1,1 +1,319 @@
+//! The libraries as the loader and the compiler see them: names, sonames, layouts, values.
+#![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::mem::{align_of, offset_of, size_of};
+use std::path::Path;
+use std::process::Command;
+
+use cuda_abi::types;
+use cudarc::driver::sys;
+use e2e::place;
+
+#[path = "abi/values.rs"]
+mod values;
+
+/// Runs a tool of binutils or a compiler and returns what it printed.
+fn output_of(tool: &str, arguments: &[&str]) -> String {
+    let output = Command::new(tool)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap_or_else(|error| panic!("{tool} cannot be run ({error}); install binutils and gcc"));
+    assert!(
+        output.status.success(),
+        "{tool} {arguments:?} failed:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("the tool prints text")
+}
+
+/// The names that a library defines for others, with versions if there are any.
+fn defined_names(library: &Path) -> BTreeSet<String> {
+    let table = output_of(
+        "readelf",
+        &["-W", "--dyn-syms", &library.display().to_string()],
+    );
+    table
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (bind, section, name) = (fields.get(4)?, fields.get(6)?, fields.get(7)?);
+            (matches!(*bind, "GLOBAL" | "WEAK") && *section != "UND").then(|| (*name).to_owned())
+        })
+        .collect()
+}
+
+/// Everything that the pinned header and a current driver export.
+fn expected_names() -> BTreeSet<String> {
+    let data = place::repository().join("cuda-abi/data");
+    let read = |file: &str| {
+        std::fs::read_to_string(data.join(file)).expect("the data is part of the repository")
+    };
+    let mut names: BTreeSet<String> = read("exported-names.txt")
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    for line in read("functions.tsv")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
+        names.extend(line.split('\t').next().map(str::to_owned));
+    }
+    names
+}
+
+fn check_exports(library: &Path, extra: &[&str]) {
+    let mut expected = expected_names();
+    expected.extend(extra.iter().map(|name| (*name).to_owned()));
+    let defined = defined_names(library);
+    let missing: Vec<_> = expected.difference(&defined).collect();
+    let surplus: Vec<_> = defined.difference(&expected).collect();
+    assert!(
+        missing.is_empty() && surplus.is_empty(),
+        "{}: missing {missing:?}, surplus {surplus:?}",
+        library.display()
+    );
+}
+
+#[test]
+fn libvgpu_exports_every_driver_name_and_its_marker_only() {
+    check_exports(&place::libvgpu(), &["vgpu_libvgpu_marker"]);
+}
+
+#[test]
+fn software_gpu_exports_every_driver_name_only() {
+    check_exports(&place::softgpu(), &[]);
+}
+
+fn check_dynamic_section(library: &Path, soname: &str) {
+    let section = output_of("readelf", &["-W", "-d", &library.display().to_string()]);
+    assert!(
+        section.contains(&format!("Library soname: [{soname}]")),
+        "{}: soname is not {soname}\n{section}",
+        library.display()
+    );
+    assert!(
+        section.contains("NODELETE"),
+        "{}: may be unloaded\n{section}",
+        library.display()
+    );
+    assert!(
+        !section.contains("VERDEF"),
+        "{}: defines symbol versions\n{section}",
+        library.display()
+    );
+    assert!(
+        !section.contains("RPATH") && !section.contains("RUNPATH"),
+        "{}: names a search path\n{section}",
+        library.display()
+    );
+    for needed in section.lines().filter(|line| line.contains("(NEEDED)")) {
+        let known = [
+            "libc.so.6",
+            "libgcc_s.so.1",
+            "ld-linux",
+            "libm.so.6",
+            "libdl.so.2",
+            "libpthread.so.0",
+        ];
+        assert!(
+            known.iter().any(|name| needed.contains(name)),
+            "{}: needs more than the C library: {needed}",
+            library.display()
+        );
+    }
+}
+
+#[test]
+fn libvgpu_is_libcuda_so_1_and_stays_loaded() {
+    check_dynamic_section(&place::libvgpu(), "libcuda.so.1");
+}
+
+#[test]
+fn software_gpu_is_libsoftcuda_so_1_and_stays_loaded() {
+    check_dynamic_section(&place::softgpu(), "libsoftcuda.so.1");
+}
+
+#[test]
+fn structures_have_the_layout_of_cudarc() {
+    macro_rules! same {
+        ($name:ident { $($field:ident),* $(,)? }) => {
+            assert_eq!(size_of::<types::$name>(), size_of::<sys::$name>(), concat!(stringify!($name), ": size"));
+            assert_eq!(align_of::<types::$name>(), align_of::<sys::$name>(), concat!(stringify!($name), ": alignment"));
+            $(assert_eq!(
+                offset_of!(types::$name, $field),
+                offset_of!(sys::$name, $field),
+                concat!(stringify!($name), ".", stringify!($field)),
+            );)*
+        };
+    }
+    same!(CUuuid { bytes });
+    same!(CUdevprop {
+        maxThreadsPerBlock,
+        maxThreadsDim,
+        maxGridSize,
+        sharedMemPerBlock,
+        totalConstantMemory,
+        SIMDWidth,
+        memPitch,
+        regsPerBlock,
+        clockRate,
+        textureAlign,
+    });
+    same!(CUlaunchAttributeValue {});
+    same!(CUlaunchAttribute { id, value });
+    same!(CUlaunchConfig {
+        gridDimX,
+        gridDimY,
+        gridDimZ,
+        blockDimX,
+        blockDimY,
+        blockDimZ,
+        sharedMemBytes,
+        hStream,
+        attrs,
+        numAttrs,
+    });
+    same!(CUexecAffinityParam {});
+    same!(CUctxCreateParams {
+        execAffinityParams,
+        numExecAffinityParams,
+        cigParams
+    });
+    same!(CUctxCigParam {
+        sharedDataType,
+        sharedData
+    });
+    same!(CUDA_MEMCPY2D {
+        srcXInBytes,
+        srcY,
+        srcMemoryType,
+        srcHost,
+        srcDevice,
+        srcArray,
+        srcPitch,
+        dstXInBytes,
+        dstY,
+        dstMemoryType,
+        dstHost,
+        dstDevice,
+        dstArray,
+        dstPitch,
+        WidthInBytes,
+        Height,
+    });
+}
+
+#[test]
+fn constants_have_the_values_of_cudarc() {
+    let mut count = 0;
+    macro_rules! same {
+        ($ours:ident, $theirs:ident, $($name:ident),* $(,)?) => {
+            $(
+                assert_eq!(
+                    i64::from(types::$ours::$name.0),
+                    sys::$theirs::$name as i64,
+                    concat!(stringify!($ours), "::", stringify!($name)),
+                );
+                count += 1;
+            )*
+        };
+    }
+    shared_enumerations!(same);
+    assert!(count > 300, "only {count} constants were compared");
+}
+
+/// A C program that fails to compile unless every layout and value is the header's.
+fn comparison_in_c() -> String {
+    let mut program = String::from("#include <stddef.h>\n#include <cuda.h>\n");
+    macro_rules! layout {
+        ($name:ident { $($field:ident),* $(,)? }) => {
+            let _ = writeln!(
+                program,
+                concat!("_Static_assert(sizeof(", stringify!($name), ") == {}, \"size of ", stringify!($name), "\");"),
+                size_of::<types::$name>()
+            );
+            $(let _ = writeln!(
+                program,
+                concat!(
+                    "_Static_assert(offsetof(", stringify!($name), ", ", stringify!($field), ") == {}, \"",
+                    stringify!($name), ".", stringify!($field), "\");"
+                ),
+                offset_of!(types::$name, $field)
+            );)*
+        };
+    }
+    layout!(CUuuid { bytes });
+    layout!(CUdevprop {
+        maxThreadsPerBlock,
+        maxThreadsDim,
+        maxGridSize,
+        sharedMemPerBlock,
+        regsPerBlock,
+        textureAlign
+    });
+    layout!(CUlaunchAttribute { id, pad, value });
+    layout!(CUlaunchConfig {
+        gridDimX,
+        blockDimX,
+        sharedMemBytes,
+        hStream,
+        attrs,
+        numAttrs
+    });
+    layout!(CUexecAffinityParam {});
+    layout!(CUctxCreateParams {
+        execAffinityParams,
+        numExecAffinityParams,
+        cigParams
+    });
+    layout!(CUDA_MEMCPY2D {
+        srcXInBytes,
+        srcHost,
+        srcDevice,
+        srcPitch,
+        dstXInBytes,
+        dstHost,
+        WidthInBytes,
+        Height
+    });
+    let table = std::fs::read_to_string(place::repository().join("cuda-abi/data/enums.tsv"))
+        .expect("the data is part of the repository");
+    for line in table.lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let (kind, name, value) = (fields[0], fields[1], fields[2]);
+        // The OpenCL constants of the header stand under a condition of their own.
+        if !kind.starts_with("cl_") {
+            let _ = writeln!(
+                program,
+                "_Static_assert((unsigned long long)({name}) == (unsigned long long){value}LL, \"{name}\");"
+            );
+        }
+    }
+    program.push_str("int main(void) { return 0; }\n");
+    program
+}
+
+#[test]
+fn layouts_and_values_are_those_of_the_c_header() {
+    let include = place::repository().join("target/cuda-toolchain/cu13/include");
+    if !include.join("cuda.h").exists() {
+        eprintln!("SKIPPED: no cuda.h; tests/toolchain/fetch.sh brings it");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("the temporary directory is writable");
+    let source = directory.path().join("layouts.c");
+    std::fs::write(&source, comparison_in_c()).expect("the directory is ours");
+    output_of(
+        "cc",
+        &[
+            "-std=c11",
+            "-fsyntax-only",
+            "-isystem",
+            &include.display().to_string(),
+            &source.display().to_string(),
+        ],
+    );
+}

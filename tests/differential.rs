@@ -1,1 +1,245 @@
+//! Every program gives the same output and exit code directly and through the proxy.
+//!
+//! The programs are those of `tests/programs`, built by `make programs`: Driver API programs in C and
+//! unmodified CUDA C programs in four builds.
+#![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
+
+use e2e::{Finished, Program, Proxy, Setup, Zone, place, proxy};
+
+/// A folder of built programs and what the loader needs for them beside the driver.
+struct Build {
+    folder: &'static str,
+    /// Where in the toolchain the shared CUDA runtime lies, if the build needs it.
+    runtime: Option<&'static str>,
+}
+
+const DRIVER: Build = Build {
+    folder: "driver",
+    runtime: None,
+};
+const STATIC_13: Build = Build {
+    folder: "static-13.5",
+    runtime: None,
+};
+const SHARED_13: Build = Build {
+    folder: "shared-13.5",
+    runtime: Some("cu13/lib"),
+};
+const STATIC_12: Build = Build {
+    folder: "static-12.9",
+    runtime: None,
+};
+const SHARED_12: Build = Build {
+    folder: "shared-12.9",
+    runtime: Some("cu12/lib"),
+};
+
+impl Build {
+    /// The programs of this build by name.
+    ///
+    /// # Panics
+    /// If there are none, with what to do; unless the toolchain they need is not installed here.
+    fn programs(&self) -> Vec<PathBuf> {
+        let folder = place::programs().join(self.folder);
+        let mut programs: Vec<PathBuf> = std::fs::read_dir(&folder)
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        programs.sort();
+        if programs.is_empty() {
+            let needs_toolchain = self.folder != "driver";
+            assert!(
+                needs_toolchain
+                    && !toolchain().join("cu13/bin/nvcc").exists()
+                    && std::env::var_os("VGPU_TEST_REQUIRE_CUDA").is_none(),
+                "{} holds no programs: run `make programs` first",
+                folder.display()
+            );
+            eprintln!(
+                "SKIPPED: all CUDA C programs of {}: the CUDA toolchain is not installed \
+                 (tests/toolchain/fetch.sh fetches it where its wheels can be had)",
+                self.folder
+            );
+        }
+        programs
+    }
+
+    /// Lets the loader find the shared runtime behind the driver's directory.
+    fn prepare(&self, program: Program, driver: &Path) -> Program {
+        match self.runtime {
+            Some(runtime) => {
+                let search = format!(
+                    "{}:{}",
+                    driver.display(),
+                    toolchain().join(runtime).display()
+                );
+                program.env("LD_LIBRARY_PATH", search)
+            }
+            None => program,
+        }
+    }
+}
+
+fn toolchain() -> PathBuf {
+    std::env::var_os("CUDA_TOOLCHAIN_DIR").map_or_else(
+        || place::repository().join("target/cuda-toolchain"),
+        PathBuf::from,
+    )
+}
+
+fn two_client_proxy() -> Proxy {
+    Setup::new()
+        .zone(Zone::new("default").memory("1GiB").warm(2))
+        .start()
+}
+
+fn run_direct(build: &Build, path: &Path) -> Finished {
+    build
+        .prepare(proxy::direct(path), &proxy::direct_directory())
+        .run()
+}
+
+fn run_remoted(build: &Build, proxy: &Proxy, path: &Path) -> Finished {
+    build
+        .prepare(proxy.program(path), &proxy.library_directory())
+        .run()
+}
+
+/// Says how two runs differ, if they do.
+fn difference(direct: &Finished, remoted: &Finished) -> Option<String> {
+    let same = direct.stdout == remoted.stdout
+        && (direct.code, direct.signal) == (remoted.code, remoted.signal)
+        && direct.code == Some(0);
+    (!same).then(|| {
+        format!(
+            "=== {}\n*** direct: {}*** remoted: {}",
+            direct.name,
+            direct.describe(),
+            remoted.describe()
+        )
+    })
+}
+
+fn check(build: &Build) {
+    let programs = build.programs();
+    if programs.is_empty() {
+        return;
+    }
+    let proxy = two_client_proxy();
+    let differences: Vec<String> = programs
+        .iter()
+        .filter_map(|path| difference(&run_direct(build, path), &run_remoted(build, &proxy, path)))
+        .collect();
+    assert!(
+        differences.is_empty(),
+        "{} of {} programs of {} differ or fail:\n{}\n--- log of the proxy\n{}",
+        differences.len(),
+        programs.len(),
+        build.folder,
+        differences.join("\n"),
+        proxy.log()
+    );
+    println!("{}: {} programs the same", build.folder, programs.len());
+}
+
+#[test]
+fn driver_api_programs_are_the_same() {
+    check(&DRIVER);
+}
+
+#[test]
+fn programs_with_static_cudart_13_are_the_same() {
+    check(&STATIC_13);
+}
+
+#[test]
+fn programs_with_shared_cudart_13_are_the_same() {
+    check(&SHARED_13);
+}
+
+#[test]
+fn programs_with_static_cudart_12_are_the_same() {
+    check(&STATIC_12);
+}
+
+#[test]
+fn programs_with_shared_cudart_12_are_the_same() {
+    check(&SHARED_12);
+}
+
+/// The test client's scenarios that end by themselves.
+const SCENARIOS: &[&str] = &[
+    "devices",
+    "vector-add",
+    "cycles",
+    "context-cycles",
+    "threads",
+    "poll",
+    "host-function",
+    "busy-stream",
+    "bad-calls",
+    "fault",
+];
+
+#[test]
+fn client_scenarios_are_the_same() {
+    let proxy = Setup::new()
+        // The zone's quota is the device's memory, so that both runs see the same device.
+        .zone(Zone::new("default").memory("1GiB").warm(2))
+        .driver_env("SOFTGPU_MEMORY", "1GiB")
+        .start();
+    let differences: Vec<String> = SCENARIOS
+        .iter()
+        .filter_map(|scenario| {
+            let direct = proxy::direct(place::client())
+                .env("SOFTGPU_MEMORY", "1GiB")
+                .arg(scenario)
+                .run();
+            let remoted = proxy.client(scenario).run();
+            difference(&direct, &remoted).map(|text| format!("=== scenario {scenario}\n{text}"))
+        })
+        .collect();
+    assert!(
+        differences.is_empty(),
+        "{}\n--- log\n{}",
+        differences.join("\n"),
+        proxy.log()
+    );
+}
+
+#[test]
+fn two_clients_at_once_both_get_their_own_results() {
+    let proxy = two_client_proxy();
+    for _ in 0..5 {
+        let first = proxy.client("vector-add").arg("200000").start();
+        let second = proxy.client("vector-add").arg("150001").start();
+        for running in [first, second] {
+            let mut running = running;
+            running.close_input();
+            running.finish().expect_success();
+        }
+    }
+    let programs = STATIC_13.programs();
+    let find = |name: &str| programs.iter().find(|path| path.ends_with(name));
+    if let (Some(matmul), Some(vector_add)) = (find("matmul"), find("vectorAdd")) {
+        let expected = [
+            run_direct(&STATIC_13, matmul),
+            run_direct(&STATIC_13, vector_add),
+        ];
+        let running = [
+            proxy.program(matmul).start(),
+            proxy.program(vector_add).start(),
+        ];
+        for (running, expected) in running.into_iter().zip(expected) {
+            let mut running = running;
+            running.close_input();
+            let seen = running.finish();
+            assert!(
+                difference(&expected, &seen).is_none(),
+                "{:?}",
+                difference(&expected, &seen)
+            );
+        }
+    }
+}

@@ -19,8 +19,11 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 /// Kernels in our own PTX.
 pub const KERNELS: &str = concat!(include_str!("kernels.ptx"), "\0");
 
+/// What a call returns when it fails.
+pub type Failure = CUresult;
+
 /// An outcome as the driver gave it.
-pub type Outcome<T> = Result<T, CUresult>;
+pub type Outcome<T> = Result<T, Failure>;
 
 macro_rules! functions {
     ($($name:ident),* $(,)?) => {

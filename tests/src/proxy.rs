@@ -192,17 +192,29 @@ pub fn link_library(directory: &Path, library: &Path) {
     }
 }
 
+/// The same where several tests may come at once: all make the same links, and the first one's stay.
+pub fn link_once(directory: &Path, library: &Path) {
+    if directory.join("libcuda.so.1").exists() {
+        return;
+    }
+    let parent = directory
+        .parent()
+        .expect("a directory of ours has a parent");
+    let draft = tempfile::tempdir_in(parent).expect("the profile directory is writable");
+    link_library(&draft.path().join("links"), library);
+    let _ = fs::rename(draft.path().join("links"), directory);
+}
+
+/// The directory that holds the software GPU's driver as `libcuda.so.1`.
+pub fn direct_directory() -> PathBuf {
+    let directory = place::profile().join("vgpu-test-direct");
+    link_once(&directory, &place::softgpu());
+    directory
+}
+
 /// A program that runs directly on the software GPU, with no proxy.
 pub fn direct(program: impl AsRef<Path>) -> Program {
-    let directory = place::profile().join("vgpu-test-direct");
-    if !directory.join("libcuda.so.1").exists() {
-        // Several tests may come here at once; whoever renames last wins with the same content.
-        let draft =
-            tempfile::tempdir_in(place::profile()).expect("the profile directory is writable");
-        link_library(&draft.path().join("links"), &place::softgpu());
-        let _ = fs::rename(draft.path().join("links"), &directory);
-    }
-    Program::new(program).env("LD_LIBRARY_PATH", &directory)
+    Program::new(program).env("LD_LIBRARY_PATH", direct_directory())
 }
 
 /// A running proxy. Dropped, it is stopped, and the test fails if it did not stop cleanly.

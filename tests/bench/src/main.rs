@@ -1,3 +1,307 @@
-//! bench
+//! `make bench`: measures the system against its goals and writes what it found.
+//!
+//! Every goal is a ratio to a reference measured in the same run, by turns with what it judges. The
+//! results go to `target/bench.json` and, as a table with the command and the machine, to `docs/results`.
+#![deny(unsafe_code)]
 
-fn main() {}
+mod client;
+mod floor;
+mod report;
+mod sample;
+#[allow(unsafe_code)]
+mod shared;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use e2e::{Program, Proxy, Setup, Zone, proxy, system};
+
+use report::{Goal, Result as Measured};
+use sample::Samples;
+
+/// How often reference and value take turns.
+const TURNS: usize = 5;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        [] => bench(),
+        ["--peer", kind, descriptor] => match descriptor.parse() {
+            Ok(descriptor) => floor::peer(kind, descriptor).map_err(Into::into),
+            Err(error) => Err(Box::from(format!("{descriptor}: {error}"))),
+        },
+        ["--client", measurement] => client::run(measurement).map_err(Into::into),
+        _ => Err("usage: bench".into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> std::result::Result<(), Box<dyn Error>> {
+    let proxy = Setup::new()
+        .zone(Zone::new("bench").memory("1GiB").pinned("128MiB").warm(2))
+        .start();
+    let mut results = vec![
+        null_call(&proxy)?,
+        async_launch(&proxy)?,
+        launch_rate(&proxy)?,
+        copy(&proxy)?,
+        wake(&proxy)?,
+        attach(&proxy)?,
+        idle(&proxy),
+    ];
+    proxy.stop();
+    for result in &mut results {
+        result.explain();
+    }
+    report::write(&results)
+}
+
+/// What a client printed: name → p50 and p99.
+type Lines = BTreeMap<String, (f64, f64)>;
+
+/// A client's run, directly on the software GPU or through the proxy.
+fn measure(program: Program) -> Lines {
+    let finished = program.run().expect_success();
+    finished
+        .stdout
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let name = fields.next()?.to_owned();
+            Some((
+                name,
+                (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?),
+            ))
+        })
+        .collect()
+}
+
+fn this_program() -> std::path::PathBuf {
+    std::env::current_exe().expect("/proc is mounted")
+}
+
+fn remoted(proxy: &Proxy, measurement: &str) -> Lines {
+    // Each client finds a warm worker, so that no driver starts beside what is measured.
+    proxy.wait_until("two warm workers wait", |proxy| proxy.family().len() >= 3);
+    std::thread::sleep(Duration::from_millis(300));
+    measure(
+        proxy
+            .program(this_program())
+            .args(["--client", measurement]),
+    )
+}
+
+fn direct(measurement: &str) -> Lines {
+    measure(proxy::direct(this_program()).args(["--client", measurement]))
+}
+
+/// Medians over turns of one line of many runs.
+#[derive(Default)]
+struct Turns {
+    p50: Samples,
+    p99: Samples,
+}
+
+impl Turns {
+    fn add(&mut self, lines: &Lines, name: &str) {
+        let (p50, p99) = lines.get(name).copied().unwrap_or((f64::NAN, f64::NAN));
+        self.p50.add(p50);
+        self.p99.add(p99);
+    }
+}
+
+fn null_call(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+    let (mut value, mut native, mut floor) = (Turns::default(), Turns::default(), Turns::default());
+    for _ in 0..TURNS {
+        let samples = floor::ping_pong()?;
+        floor.p50.add(samples.median());
+        floor.p99.add(samples.percentile(99));
+        value.add(&remoted(proxy, "null-call"), "null-call");
+        native.add(&direct("null-call"), "null-call");
+    }
+    let mut result = Measured::new(
+        "null_call",
+        "ns",
+        value.p50.median(),
+        floor.p50.median(),
+        Goal::RatioAtMost(2.0),
+    );
+    result.what =
+        "cuStreamQuery(0), both sides awake, against a spinning ping-pong between two processes";
+    result.part("p99", value.p99.median());
+    result.part("p99 of the floor", floor.p99.median());
+    result.part("the same call on the driver directly", native.p50.median());
+    Ok(result)
+}
+
+fn async_launch(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+    let (mut value, mut argument, mut native) =
+        (Turns::default(), Turns::default(), Turns::default());
+    for _ in 0..TURNS {
+        let lines = remoted(proxy, "launch");
+        value.add(&lines, "launch");
+        argument.add(&lines, "launch-argument");
+        native.add(&direct("launch"), "launch");
+    }
+    let mut result = Measured::new(
+        "async_launch",
+        "ns",
+        value.p50.median(),
+        native.p50.median(),
+        Goal::ValueAtMost(150.0),
+    );
+    result.what = "the caller's time of cuLaunchKernel (empty kernel, windows of 32), against the driver directly";
+    result.part("with one argument", argument.p50.median());
+    result.part("p99 over windows", value.p99.median());
+    Ok(result)
+}
+
+fn launch_rate(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+    let (mut value, mut native) = (Turns::default(), Turns::default());
+    for _ in 0..TURNS {
+        value.add(&remoted(proxy, "launch"), "launch-rate");
+        native.add(&direct("launch"), "launch-rate");
+    }
+    let mut result = Measured::new(
+        "launch_rate",
+        "1/s",
+        value.p50.median(),
+        native.p50.median(),
+        Goal::None,
+    );
+    result.what =
+        "launches in a row, with the synchronise at their end, against the driver directly";
+    Ok(result)
+}
+
+fn copy(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+    let (mut up, mut down, mut plain) = (Turns::default(), Turns::default(), Turns::default());
+    let (mut native_up, mut native_down) = (Turns::default(), Turns::default());
+    for _ in 0..TURNS {
+        let lines = remoted(proxy, "copy");
+        up.add(&lines, "copy-up");
+        down.add(&lines, "copy-down");
+        plain.add(&lines, "memcpy");
+        let lines = direct("copy");
+        native_up.add(&lines, "copy-up");
+        native_down.add(&lines, "copy-down");
+    }
+    let worse = up.p50.median().min(down.p50.median());
+    let mut result = Measured::new(
+        "copy_pageable_64m",
+        "GB/s",
+        worse,
+        plain.p50.median(),
+        Goal::RatioAtLeast(0.9),
+    );
+    result.what =
+        "64 MiB of ordinary memory to the device and back (the slower way), against one memcpy";
+    result.part("to the device", up.p50.median());
+    result.part("from the device", down.p50.median());
+    result.part(
+        "to the device, on the driver directly",
+        native_up.p50.median(),
+    );
+    result.part(
+        "from the device, on the driver directly",
+        native_down.p50.median(),
+    );
+    Ok(result)
+}
+
+fn wake(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+    let (mut value, mut floor) = (Turns::default(), Turns::default());
+    for _ in 0..TURNS {
+        let samples = floor::futex_wake()?;
+        floor.p50.add(samples.median());
+        floor.p99.add(samples.percentile(99));
+        value.add(&remoted(proxy, "wake"), "wake");
+    }
+    let mut result = Measured::new(
+        "wake",
+        "ns",
+        value.p50.median(),
+        floor.p50.median(),
+        Goal::RatioAtMost(1.5),
+    );
+    result.what =
+        "cuStreamQuery(0) after 2 ms of silence, against waking a peer that sleeps on a futex";
+    result.part("p99", value.p99.median());
+    result.part("p99 of the floor", floor.p99.median());
+    Ok(result)
+}
+
+fn attach(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+    let (mut value, mut context) = (Turns::default(), Turns::default());
+    let (mut native, mut native_context) = (Turns::default(), Turns::default());
+    for _ in 0..15 {
+        let lines = remoted(proxy, "attach");
+        value.add(&lines, "attach");
+        context.add(&lines, "context");
+        let lines = direct("attach");
+        native.add(&lines, "attach");
+        native_context.add(&lines, "context");
+    }
+    // Compared with the goal itself: natively there is no attach.
+    let goal = 20e6;
+    let mut result = Measured::new(
+        "attach",
+        "ns",
+        value.p50.median(),
+        goal,
+        Goal::RatioAtMost(1.0),
+    );
+    result.what = "cuInit of a fresh process on a warm worker, against the goal of 20 ms";
+    result.part("slowest of 15", value.p50.percentile(100));
+    result.part("cuInit on the driver directly", native.p50.median());
+    result.part("first context", context.p50.median());
+    result.part(
+        "first context on the driver directly",
+        native_context.p50.median(),
+    );
+    Ok(result)
+}
+
+fn idle(proxy: &Proxy) -> Measured {
+    let mut client = proxy.client("hold-memory").start();
+    client.wait_for_line("holds");
+    std::thread::sleep(Duration::from_secs(2));
+    let everyone: Vec<u32> = proxy
+        .family()
+        .iter()
+        .map(|process| process.pid)
+        .chain([client.pid()])
+        .collect();
+    let count = || {
+        everyone
+            .iter()
+            .map(|pid| system::context_switches(*pid))
+            .sum::<u64>()
+    };
+    let before = count();
+    std::thread::sleep(Duration::from_secs(10));
+    let switches = count() - before;
+    client.close_input();
+    client.finish().expect_success();
+    // Counts of context switches are far below 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    let switches = switches as f64;
+    let mut result = Measured::new(
+        "idle_cpu",
+        "context switches in 10 s",
+        switches,
+        0.0,
+        Goal::ValueAtMost(0.0),
+    );
+    result.what = "of all threads of proxy, workers and an attached client that waits";
+    result
+}
