@@ -322,14 +322,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends a device's primary context whoever holds references, and forgets those.
+    /// Ends a device's primary context whoever holds references. They are still to be released; the next one
+    /// makes the context anew.
     pub fn reset_primary(&self, device: i32) -> Result<()> {
         let slot = self.primary_slot(device)?;
-        let ended = {
-            let mut state = slot.state();
-            state.retained = 0;
-            state.active.take()
-        };
+        let ended = slot.state().active.take();
         if let Some(context) = ended {
             self.end(&context, self.primary(device)?);
         }

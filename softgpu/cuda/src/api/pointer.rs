@@ -176,6 +176,8 @@ unsafe fn absent(data: *mut c_void, attribute: CUpointer_attribute) -> Outcome {
             // SAFETY: the caller's promise; a bool.
             unsafe { put(data.cast::<u8>(), 0) }
         }
+        // SAFETY: the caller's promise; an int, −1 for memory of no particular part of a device.
+        A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => unsafe { put(data.cast::<c_int>(), -1) },
         // SAFETY: the caller's promise; 64 bits of flags.
         A::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => unsafe { put(data.cast::<u64>(), 0) },
         // SAFETY: the caller's promise; a handle.
