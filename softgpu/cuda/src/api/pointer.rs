@@ -1,4 +1,6 @@
 //! What is known of an address.
+//!
+//! Truth values are ints: the CUDA runtime reads four bytes of each and does not clear them first.
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
@@ -113,13 +115,13 @@ unsafe fn known(
         }
         // SAFETY: the caller's promise; a size.
         A::CU_POINTER_ATTRIBUTE_RANGE_SIZE => unsafe { put(data.cast::<u64>(), found.size) },
-        // SAFETY: the caller's promise; a bool.
-        A::CU_POINTER_ATTRIBUTE_MAPPED => unsafe { put(data.cast::<u8>(), 1) },
+        // SAFETY: the caller's promise; an int.
+        A::CU_POINTER_ATTRIBUTE_MAPPED => unsafe { put(data.cast::<c_int>(), 1) },
         // SAFETY: the caller's promise; an enumeration.
         A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => unsafe {
             put(data.cast::<c_uint>(), access(found))
         },
-        // SAFETY: the caller's promise; a bool or an enumeration.
+        // SAFETY: the caller's promise; an int or an enumeration.
         _ => unsafe { absent(data, attribute) },
     }
 }
@@ -153,11 +155,11 @@ unsafe fn unknown(data: *mut c_void, attribute: CUpointer_attribute, pointer: u6
             // SAFETY: the caller's promise; a pointer-sized value.
             unsafe { put(data.cast::<u64>(), 0) }
         }
-        // SAFETY: the caller's promise; a bool.
-        A::CU_POINTER_ATTRIBUTE_MAPPED => unsafe { put(data.cast::<u8>(), 0) },
+        // SAFETY: the caller's promise; an int.
+        A::CU_POINTER_ATTRIBUTE_MAPPED => unsafe { put(data.cast::<c_int>(), 0) },
         // SAFETY: the caller's promise; an enumeration.
         A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => unsafe { put(data.cast::<c_uint>(), 0) },
-        // SAFETY: the caller's promise; a bool or an enumeration.
+        // SAFETY: the caller's promise; an int or an enumeration.
         _ => unsafe { absent(data, attribute) },
     }
 }
@@ -173,8 +175,8 @@ unsafe fn absent(data: *mut c_void, attribute: CUpointer_attribute) -> Outcome {
         | A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
         | A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
         | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE => {
-            // SAFETY: the caller's promise; a bool.
-            unsafe { put(data.cast::<u8>(), 0) }
+            // SAFETY: the caller's promise; an int.
+            unsafe { put(data.cast::<c_int>(), 0) }
         }
         // SAFETY: the caller's promise; an int, −1 for memory of no particular part of a device.
         A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => unsafe { put(data.cast::<c_int>(), -1) },
