@@ -6,7 +6,17 @@
 //! and never block it; blocks are spread over several threads. Every access to memory is checked for
 //! alignment and against the ranges an [`AddressSpace`] vouches for.
 
+mod access;
+mod block;
+mod cross;
 mod fault;
+mod float;
+mod grid;
+mod interpret;
+mod memory;
+mod print;
+mod scalar;
+mod warp;
 
 pub use fault::{Fault, FaultKind};
 
@@ -94,6 +104,5 @@ pub struct Stats {
 /// # Errors
 /// The first fault; nothing is executed after it.
 pub fn run(launch: &Launch<'_>, memory: &impl AddressSpace) -> Result<Stats, Fault> {
-    let _ = (launch, memory);
-    Ok(Stats::default())
+    grid::run(launch, memory)
 }

@@ -33,7 +33,10 @@ pub fn allocate(
         AnyReg::D(r) => sizes[0] + r.index(),
         AnyReg::P(r) => sizes[0] + sizes[1] + r.index(),
     };
-    let fixed: BTreeSet<usize> = preloads.iter().map(|preload| number(preload.register)).collect();
+    let fixed: BTreeSet<usize> = preloads
+        .iter()
+        .map(|preload| number(preload.register))
+        .collect();
     let ranges = live_ranges(code, &blocks, total, &number);
 
     let mut names: Vec<u16> = vec![0; total];
@@ -45,7 +48,9 @@ pub fn allocate(
             result[class] += 1;
         }
         let mut waiting: Vec<usize> = (first..first + size)
-            .filter(|register| ranges[*register].0 <= ranges[*register].1 && !fixed.contains(register))
+            .filter(|register| {
+                ranges[*register].0 <= ranges[*register].1 && !fixed.contains(register)
+            })
             .collect();
         waiting.sort_unstable_by_key(|&register| ranges[register]);
         let mut active: BinaryHeap<Reverse<(usize, u16)>> = BinaryHeap::new();
@@ -73,7 +78,9 @@ pub fn allocate(
     }
 
     let rename = |register: AnyReg| {
-        let Some(name) = NonZeroU16::new(names[number(register)]) else { return register };
+        let Some(name) = NonZeroU16::new(names[number(register)]) else {
+            return register;
+        };
         match register {
             AnyReg::W(_) => AnyReg::W(W(name)),
             AnyReg::D(_) => AnyReg::D(D(name)),
@@ -91,7 +98,11 @@ pub fn allocate(
     for preload in preloads {
         preload.register = rename(preload.register);
     }
-    RegisterCounts { w: result[0], d: result[1], p: result[2] }
+    RegisterCounts {
+        w: result[0],
+        d: result[1],
+        p: result[2],
+    }
 }
 
 /// Basic blocks.
@@ -107,13 +118,24 @@ impl Blocks {
             match inst.op {
                 Op::Bra { target } => usize::try_from(target).into_iter().collect(),
                 Op::BraTable { table, .. } => {
-                    let table = usize::try_from(table).ok().and_then(|table| tables.get(table));
-                    table.into_iter().flatten().filter_map(|&target| usize::try_from(target).ok()).collect()
+                    let table = usize::try_from(table)
+                        .ok()
+                        .and_then(|table| tables.get(table));
+                    table
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|&target| usize::try_from(target).ok())
+                        .collect()
                 }
                 _ => Vec::new(),
             }
         };
-        let ends = |inst: &Inst| matches!(inst.op, Op::Bra { .. } | Op::BraTable { .. } | Op::Ret {} | Op::Exit {} | Op::Trap {});
+        let ends = |inst: &Inst| {
+            matches!(
+                inst.op,
+                Op::Bra { .. } | Op::BraTable { .. } | Op::Ret {} | Op::Exit {} | Op::Trap {}
+            )
+        };
         let mut leaders = BTreeSet::from([0]);
         for (place, inst) in code.iter().enumerate() {
             if ends(inst) {
@@ -121,14 +143,26 @@ impl Blocks {
                 leaders.extend(targets(inst));
             }
         }
-        let starts: Vec<usize> = leaders.into_iter().filter(|&leader| leader < code.len()).collect();
-        let block_of = |place: usize| starts.partition_point(|&start| start <= place).checked_sub(1);
+        let starts: Vec<usize> = leaders
+            .into_iter()
+            .filter(|&leader| leader < code.len())
+            .collect();
+        let block_of = |place: usize| {
+            starts
+                .partition_point(|&start| start <= place)
+                .checked_sub(1)
+        };
         let mut successors = Vec::with_capacity(starts.len());
         for (block, _) in starts.iter().enumerate() {
             let end = starts.get(block + 1).copied().unwrap_or(code.len());
             let mut list = Vec::new();
             if let Some(last) = code[..end].last() {
-                list.extend(targets(last).into_iter().filter(|&t| t < code.len()).filter_map(block_of));
+                list.extend(
+                    targets(last)
+                        .into_iter()
+                        .filter(|&t| t < code.len())
+                        .filter_map(block_of),
+                );
                 let falls = !ends(last) || last.guard.predicate.is_some();
                 if falls && end < code.len() {
                     list.push(block + 1);
@@ -154,7 +188,11 @@ fn live_ranges(
     for block in 0..count {
         let start = blocks.starts[block];
         let end = blocks.starts.get(block + 1).copied().unwrap_or(code.len());
-        for (place, inst) in code[start..end].iter().enumerate().map(|(i, inst)| (start + i, inst)) {
+        for (place, inst) in code[start..end]
+            .iter()
+            .enumerate()
+            .map(|(i, inst)| (start + i, inst))
+        {
             let (mut reads, mut writes) = (Vec::new(), Vec::new());
             let mut op = inst.op;
             op.visit(&mut |access, register| {
@@ -198,7 +236,9 @@ fn live_ranges(
         queued[block] = false;
         let mut changed = false;
         for word in 0..words {
-            let out = blocks.successors[block].iter().fold(0, |out, s| out | live_in[s * words + word]);
+            let out = blocks.successors[block]
+                .iter()
+                .fold(0, |out, s| out | live_in[s * words + word]);
             let place = block * words + word;
             live_out[place] = out;
             let into = uses[place] | out & !defines[place];

@@ -55,13 +55,16 @@ pub enum Value<'a> {
     Int(u64),
     F32(u32),
     F64(u64),
-    Symbol { name: &'a str, addend: i64, generic: bool },
+    Symbol {
+        name: &'a str,
+        addend: i64,
+        generic: bool,
+    },
 }
 
 #[derive(Debug)]
 pub struct Function<'a> {
     pub pos: Pos,
-    pub linkage: Linkage,
     pub entry: bool,
     pub name: &'a str,
     pub returns: Vec<Variable<'a>>,
@@ -85,12 +88,19 @@ pub enum StatementKind<'a> {
     Close,
     Label(&'a str),
     /// `.reg`: type and names, with their count where it is `name<count>`.
-    Registers { ty: &'a str, vector: u32, names: Vec<(&'a str, Option<u32>)> },
+    Registers {
+        ty: &'a str,
+        vector: u32,
+        names: Vec<(&'a str, Option<u32>)>,
+    },
     Variable(Variable<'a>),
     /// `label: .branchtargets ...` or `.calltargets`
     Targets(Vec<&'a str>),
     /// `label: .callprototype (returns) _ (params)`
-    Prototype { returns: Vec<Variable<'a>>, params: Vec<Variable<'a>> },
+    Prototype {
+        returns: Vec<Variable<'a>>,
+        params: Vec<Variable<'a>>,
+    },
     Instruction(Instruction<'a>),
 }
 
@@ -116,7 +126,10 @@ pub enum Operand<'a> {
     Discard,
     Value(Value<'a>),
     /// `[base+offset]`
-    Address { base: Box<Operand<'a>>, offset: i64 },
+    Address {
+        base: Box<Operand<'a>>,
+        offset: i64,
+    },
     /// `{a, b, ...}`
     Vector(Vec<Operand<'a>>),
     /// `a|b`

@@ -111,8 +111,14 @@ impl<'a> Lexer<'a> {
             _ if first.is_ascii_punctuation() => {
                 let double = matches!(
                     (first, second),
-                    (b'<', b'<') | (b'>', b'>') | (b'=', b'=') | (b'!', b'=') | (b'<', b'=')
-                        | (b'>', b'=') | (b'&', b'&') | (b'|', b'|')
+                    (b'<', b'<')
+                        | (b'>', b'>')
+                        | (b'=', b'=')
+                        | (b'!', b'=')
+                        | (b'<', b'=')
+                        | (b'>', b'=')
+                        | (b'&', b'&')
+                        | (b'|', b'|')
                 );
                 self.offset += if double { 2 } else { 1 };
                 Kind::Punct
@@ -297,7 +303,14 @@ mod tests {
 
     #[test]
     fn malformed_tokens_are_refused() {
-        for text in ["0f12", "0d1", "\"abc", "/* abc", "99999999999999999999", "\u{e9}"] {
+        for text in [
+            "0f12",
+            "0d1",
+            "\"abc",
+            "/* abc",
+            "99999999999999999999",
+            "\u{e9}",
+        ] {
             let mut lexer = Lexer::new(text);
             assert!(lexer.next().is_err(), "{text}");
         }

@@ -17,7 +17,13 @@ type Result<T> = std::result::Result<T, CompileError>;
 pub fn parse(text: &str) -> Result<Module<'_>> {
     let mut lexer = Lexer::new(text);
     let token = lexer.next().map_err(lexical)?;
-    Parser { text, lexer, token, end: 0 }.module()
+    Parser {
+        text,
+        lexer,
+        token,
+        end: 0,
+    }
+    .module()
 }
 
 struct Parser<'a> {
@@ -95,7 +101,7 @@ impl<'a> Parser<'a> {
         let pos = self.token.pos;
         let linkage = self.linkage()?;
         match self.token.text {
-            ".entry" | ".func" => items.push(Item::Function(self.function(pos, linkage)?)),
+            ".entry" | ".func" => items.push(Item::Function(self.function(pos)?)),
             ".global" | ".const" | ".shared" => {
                 let space = self.take()?.text;
                 self.variables(pos, linkage, space, &mut |variable| {
@@ -126,7 +132,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn function(&mut self, pos: Pos, linkage: Linkage) -> Result<Function<'a>> {
+    fn function(&mut self, pos: Pos) -> Result<Function<'a>> {
         let entry = self.take()?.text == ".entry";
         let mut returns = Vec::new();
         while self.token.text == ".attribute" {
@@ -136,14 +142,27 @@ impl<'a> Parser<'a> {
             returns = self.parameters()?;
         }
         let name = self.word()?;
-        let params = if self.token.text == "(" { self.parameters()? } else { Vec::new() };
+        let params = if self.token.text == "(" {
+            self.parameters()?
+        } else {
+            Vec::new()
+        };
         let mut directives = Vec::new();
         loop {
             match self.token.text {
                 ".pragma" => self.skip_past_semicolon()?,
-                ".maxntid" | ".reqntid" | ".minnctapersm" | ".maxnctapersm" | ".maxnreg"
-                | ".noreturn" | ".maxclusterrank" | ".explicitcluster" | ".reqnctapercluster"
-                | ".unique" | ".abi_preserve" | ".abi_preserve_control" => {
+                ".maxntid"
+                | ".reqntid"
+                | ".minnctapersm"
+                | ".maxnctapersm"
+                | ".maxnreg"
+                | ".noreturn"
+                | ".maxclusterrank"
+                | ".explicitcluster"
+                | ".reqnctapercluster"
+                | ".unique"
+                | ".abi_preserve"
+                | ".abi_preserve_control" => {
                     let directive = self.take()?.text;
                     let mut values = Vec::new();
                     while let Kind::Int(value, _) = self.token.kind {
@@ -166,7 +185,15 @@ impl<'a> Parser<'a> {
                 None
             }
         };
-        Ok(Function { pos, linkage, entry, name, returns, params, directives, body })
+        Ok(Function {
+            pos,
+            entry,
+            name,
+            returns,
+            params,
+            directives,
+            body,
+        })
     }
 
     /// `(.param .b32 a, .reg .u32 b)`
@@ -177,7 +204,10 @@ impl<'a> Parser<'a> {
             let pos = self.token.pos;
             let space = self.take()?.text;
             if !matches!(space, ".param" | ".reg") {
-                return Err(failure(pos, format!("expected a parameter, found `{}`", shorten(space))));
+                return Err(failure(
+                    pos,
+                    format!("expected a parameter, found `{}`", shorten(space)),
+                ));
             }
             parameters.push(self.variable(pos, Linkage::Internal, space)?);
             if !self.accept(",")? {
@@ -248,7 +278,10 @@ impl<'a> Parser<'a> {
         let pos = self.token.pos;
         match u32::try_from(self.integer()?) {
             Ok(align) if align.is_power_of_two() && align <= 1024 => Ok(align),
-            _ => Err(failure(pos, "alignment must be a power of two up to 1024".into())),
+            _ => Err(failure(
+                pos,
+                "alignment must be a power of two up to 1024".into(),
+            )),
         }
     }
 
@@ -264,14 +297,32 @@ impl<'a> Parser<'a> {
         let name = self.word()?;
         let mut dims = Vec::new();
         while self.accept("[")? {
-            dims.push(if self.token.text == "]" { 0 } else { self.integer()? });
+            dims.push(if self.token.text == "]" {
+                0
+            } else {
+                self.integer()?
+            });
             self.expect("]")?;
             if dims.len() > 8 {
                 return Err(failure(pos, "more than 8 array dimensions".into()));
             }
         }
-        let init = if self.accept("=")? { Some(self.initializer(0)?) } else { None };
-        Ok(Variable { pos, linkage, space, align, vector, ty, name, dims, init })
+        let init = if self.accept("=")? {
+            Some(self.initializer(0)?)
+        } else {
+            None
+        };
+        Ok(Variable {
+            pos,
+            linkage,
+            space,
+            align,
+            vector,
+            ty,
+            name,
+            dims,
+            init,
+        })
     }
 
     fn initializer(&mut self, depth: u32) -> Result<Init<'a>> {
@@ -300,7 +351,10 @@ impl<'a> Parser<'a> {
                 "{" => {
                     self.take()?;
                     depth += 1;
-                    statements.push(Statement { pos, kind: StatementKind::Open });
+                    statements.push(Statement {
+                        pos,
+                        kind: StatementKind::Open,
+                    });
                 }
                 "}" => {
                     self.take()?;
@@ -308,7 +362,10 @@ impl<'a> Parser<'a> {
                         return Ok(statements);
                     }
                     depth -= 1;
-                    statements.push(Statement { pos, kind: StatementKind::Close });
+                    statements.push(Statement {
+                        pos,
+                        kind: StatementKind::Close,
+                    });
                 }
                 ";" => {
                     self.take()?;
@@ -343,7 +400,7 @@ impl<'a> Parser<'a> {
                     let mut count = None;
                     if self.accept("<")? {
                         let pos = self.token.pos;
-                        let value = u32::try_from(self.integer()?);
+                        let value = u32::try_from(self.single_integer()?);
                         count = Some(value.map_err(|_| failure(pos, "value out of range".into()))?);
                         self.expect(">")?;
                     }
@@ -353,13 +410,23 @@ impl<'a> Parser<'a> {
                     }
                 }
                 self.expect(";")?;
-                let kind = StatementKind::Registers { ty: ty.text, vector, names };
+                let kind = StatementKind::Registers {
+                    ty: ty.text,
+                    vector,
+                    names,
+                };
                 statements.push(Statement { pos, kind });
             }
             Kind::Dotted => {
                 let space = self.take()?.text;
-                if !matches!(space, ".local" | ".shared" | ".param" | ".const" | ".global") {
-                    return Err(failure(pos, format!("directive {space} is not supported here")));
+                if !matches!(
+                    space,
+                    ".local" | ".shared" | ".param" | ".const" | ".global"
+                ) {
+                    return Err(failure(
+                        pos,
+                        format!("directive {space} is not supported here"),
+                    ));
                 }
                 self.variables(pos, Linkage::Internal, space, &mut |variable| {
                     let kind = StatementKind::Variable(variable);
@@ -373,7 +440,10 @@ impl<'a> Parser<'a> {
                     statements.push(Statement { pos, kind });
                     return Ok(());
                 }
-                statements.push(Statement { pos, kind: StatementKind::Label(word.text) });
+                statements.push(Statement {
+                    pos,
+                    kind: StatementKind::Label(word.text),
+                });
                 if matches!(self.token.text, ".branchtargets" | ".calltargets") {
                     self.take()?;
                     let mut targets = Vec::new();
@@ -384,12 +454,23 @@ impl<'a> Parser<'a> {
                         }
                     }
                     self.expect(";")?;
-                    statements.push(Statement { pos, kind: StatementKind::Targets(targets) });
+                    statements.push(Statement {
+                        pos,
+                        kind: StatementKind::Targets(targets),
+                    });
                 } else if self.token.text == ".callprototype" {
                     self.take()?;
-                    let returns = if self.token.text == "(" { self.parameters()? } else { Vec::new() };
+                    let returns = if self.token.text == "(" {
+                        self.parameters()?
+                    } else {
+                        Vec::new()
+                    };
                     self.word()?;
-                    let params = if self.token.text == "(" { self.parameters()? } else { Vec::new() };
+                    let params = if self.token.text == "(" {
+                        self.parameters()?
+                    } else {
+                        Vec::new()
+                    };
                     self.accept(".noreturn")?;
                     self.expect(";")?;
                     let kind = StatementKind::Prototype { returns, params };
@@ -410,7 +491,10 @@ impl<'a> Parser<'a> {
             }
             _ => {
                 let text = shorten(self.token.text);
-                return Err(failure(pos, format!("expected a statement, found `{text}`")));
+                return Err(failure(
+                    pos,
+                    format!("expected a statement, found `{text}`"),
+                ));
             }
         }
         Ok(())
@@ -436,7 +520,13 @@ impl<'a> Parser<'a> {
             }
         }
         self.expect(";")?;
-        Ok(Instruction { guard, opcode: opcode.text, modifiers, operands, text })
+        Ok(Instruction {
+            guard,
+            opcode: opcode.text,
+            modifiers,
+            operands,
+            text,
+        })
     }
 
     fn operand(&mut self, call: bool) -> Result<Operand<'a>> {
@@ -455,13 +545,23 @@ impl<'a> Parser<'a> {
                         return Err(failure(pos, "address offset must be an integer".into()));
                     };
                     let value = value.cast_signed();
-                    offset = if negate { offset.wrapping_sub(value) } else { offset.wrapping_add(value) };
+                    offset = if negate {
+                        offset.wrapping_sub(value)
+                    } else {
+                        offset.wrapping_add(value)
+                    };
                 }
                 if self.token.text == "," {
-                    return Err(failure(pos, "texture, surface and tensor addresses are not supported".into()));
+                    return Err(failure(
+                        pos,
+                        "texture, surface and tensor addresses are not supported".into(),
+                    ));
                 }
                 self.expect("]")?;
-                Operand::Address { base: Box::new(base), offset }
+                Operand::Address {
+                    base: Box::new(base),
+                    offset,
+                }
             }
             (Kind::Punct, "{") => {
                 self.take()?;
@@ -511,7 +611,11 @@ impl<'a> Parser<'a> {
                 };
                 let value = value.cast_signed();
                 let addend = if negate { value.wrapping_neg() } else { value };
-                Ok(Operand::Value(Value::Symbol { name, addend, generic: false }))
+                Ok(Operand::Value(Value::Symbol {
+                    name,
+                    addend,
+                    generic: false,
+                }))
             }
             (Kind::Punct, "!") => {
                 self.take()?;
@@ -642,7 +746,11 @@ impl<'a> Parser<'a> {
                     addend = value.cast_signed();
                 }
                 self.expect(")")?;
-                Ok(Value::Symbol { name, addend, generic: true })
+                Ok(Value::Symbol {
+                    name,
+                    addend,
+                    generic: true,
+                })
             }
             (Kind::Word, "WARP_SZ") => {
                 self.take()?;
@@ -650,11 +758,25 @@ impl<'a> Parser<'a> {
             }
             (Kind::Word, _) => {
                 let name = self.name()?;
-                Ok(Value::Symbol { name, addend: 0, generic: false })
+                Ok(Value::Symbol {
+                    name,
+                    addend: 0,
+                    generic: false,
+                })
             }
-            (_, text) => {
-                Err(failure(token.pos, format!("expected a value, found `{}`", shorten(text))))
-            }
+            (_, text) => Err(failure(
+                token.pos,
+                format!("expected a value, found `{}`", shorten(text)),
+            )),
+        }
+    }
+
+    /// An integer without operators: in `%r<5>` the `>` ends it.
+    fn single_integer(&mut self) -> Result<u64> {
+        let pos = self.token.pos;
+        match self.unary(0)? {
+            Value::Int(value) => Ok(value),
+            _ => Err(failure(pos, "expected an integer".into())),
         }
     }
 
@@ -696,7 +818,10 @@ impl<'a> Parser<'a> {
             Kind::End => "the end of the text".to_owned(),
             _ => format!("`{}`", shorten(self.token.text)),
         };
-        Err(failure(self.token.pos, format!("expected `{text}`, found {found}")))
+        Err(failure(
+            self.token.pos,
+            format!("expected `{text}`, found {found}"),
+        ))
     }
 
     fn word(&mut self) -> Result<&'a str> {
@@ -704,7 +829,10 @@ impl<'a> Parser<'a> {
             Kind::Word => Ok(self.take()?.text),
             _ => {
                 let text = shorten(self.token.text);
-                Err(failure(self.token.pos, format!("expected a name, found `{text}`")))
+                Err(failure(
+                    self.token.pos,
+                    format!("expected a name, found `{text}`"),
+                ))
             }
         }
     }
@@ -759,15 +887,31 @@ impl<'a> Parser<'a> {
 }
 
 fn fold<'a>(operator: Token<'a>, left: Value<'a>, right: Value<'a>) -> Result<Value<'a>> {
-    let invalid = || failure(operator.pos, format!("`{}` does not take these operands", operator.text));
+    let invalid = || {
+        failure(
+            operator.pos,
+            format!("`{}` does not take these operands", operator.text),
+        )
+    };
     let (a, b) = match (left, right) {
-        (Value::Symbol { name, addend, generic }, Value::Int(value)) => {
+        (
+            Value::Symbol {
+                name,
+                addend,
+                generic,
+            },
+            Value::Int(value),
+        ) => {
             let addend = match operator.text {
                 "+" => addend.wrapping_add(value.cast_signed()),
                 "-" => addend.wrapping_sub(value.cast_signed()),
                 _ => return Err(invalid()),
             };
-            return Ok(Value::Symbol { name, addend, generic });
+            return Ok(Value::Symbol {
+                name,
+                addend,
+                generic,
+            });
         }
         (Value::F64(a), Value::F64(b)) => {
             let (a, b) = (f64::from_bits(a), f64::from_bits(b));

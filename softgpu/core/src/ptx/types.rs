@@ -79,7 +79,10 @@ impl Ty {
     }
 
     pub fn is_untyped(self) -> bool {
-        matches!(self, Self::B8 | Self::B16 | Self::B32 | Self::B64 | Self::Pred)
+        matches!(
+            self,
+            Self::B8 | Self::B16 | Self::B32 | Self::B64 | Self::Pred
+        )
     }
 
     /// The floating-point format of the type or of its halves.

@@ -234,8 +234,8 @@ pub struct CallSite {
 pub enum CallTarget {
     /// A function of the module.
     Function(u32),
-    /// Whatever function the register holds the address of.
-    Indirect(D),
+    /// Whatever function the instruction's register holds the address of.
+    Indirect,
     /// A function that the executor supplies.
     Builtin(Builtin),
 }

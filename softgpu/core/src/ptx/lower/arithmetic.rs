@@ -10,8 +10,8 @@ use super::builder::Builder;
 impl<'a> Builder<'_, 'a> {
     pub(super) fn arithmetic(&mut self, i: &Instruction<'a>) -> Result<bool> {
         match i.opcode {
-            "add" | "sub" | "mul" | "mad" | "min" | "max" | "abs" | "neg" | "div" | "rem" | "sad" | "mul24"
-            | "mad24" | "addc" | "subc" | "madc" => {
+            "add" | "sub" | "mul" | "mad" | "min" | "max" | "abs" | "neg" | "div" | "rem"
+            | "sad" | "mul24" | "mad24" | "addc" | "subc" | "madc" => {
                 if self.ty(i)?.float().is_some() {
                     return Ok(false);
                 }
@@ -19,7 +19,9 @@ impl<'a> Builder<'_, 'a> {
             }
             "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" => self.logic(i)?,
             "popc" | "clz" | "bfind" | "brev" => self.count(i)?,
-            "bfe" | "bfi" | "bmsk" | "szext" | "lop3" | "shf" | "prmt" | "dp4a" | "dp2a" => self.bits(i)?,
+            "bfe" | "bfi" | "bmsk" | "szext" | "lop3" | "shf" | "prmt" | "dp4a" | "dp2a" => {
+                self.bits(i)?
+            }
             "mov" => self.mov(i)?,
             "setp" => self.setp(i)?,
             "set" => self.set(i)?,
@@ -35,7 +37,9 @@ impl<'a> Builder<'_, 'a> {
             "slct" => {
                 self.arity(i, 4)?;
                 let types: Vec<Ty> = i.modifiers.iter().filter_map(|m| Ty::parse(m)).collect();
-                let [ty, test] = types[..] else { return Err(self.error("two types are needed")) };
+                let [ty, test] = types[..] else {
+                    return Err(self.error("two types are needed"));
+                };
                 let f = match test {
                     Ty::S32 => CmpW::GeS,
                     Ty::F32 if self.has(i, ".ftz") => CmpW::FtzF(FloatCmp::Ge),
@@ -43,8 +47,17 @@ impl<'a> Builder<'_, 'a> {
                     _ => return Err(self.error("type is not supported")),
                 };
                 let (a, b) = (self.any(&i.operands[1], ty)?, self.any(&i.operands[2], ty)?);
-                let (c, zero, p) = (self.w(&i.operands[3], test)?, self.constant_w(0)?, self.temp_p()?);
-                self.emit(Op::CmpW { f, a: c, b: zero, p })?;
+                let (c, zero, p) = (
+                    self.w(&i.operands[3], test)?,
+                    self.constant_w(0)?,
+                    self.temp_p()?,
+                );
+                self.emit(Op::CmpW {
+                    f,
+                    a: c,
+                    b: zero,
+                    p,
+                })?;
                 let d = self.dest(&i.operands[0], ty)?;
                 self.select(a, b, p, d)?;
             }
@@ -65,7 +78,11 @@ impl<'a> Builder<'_, 'a> {
 
     /// Checks that every modifier but the types is one of these.
     pub(super) fn only(&self, i: &Instruction<'a>, allowed: &[&str]) -> Result<()> {
-        match i.modifiers.iter().find(|m| Ty::parse(m).is_none() && !allowed.contains(m)) {
+        match i
+            .modifiers
+            .iter()
+            .find(|m| Ty::parse(m).is_none() && !allowed.contains(m))
+        {
             Some(modifier) => Err(self.error(format!("modifier {modifier} is not supported"))),
             None => Ok(()),
         }
@@ -90,19 +107,31 @@ impl<'a> Builder<'_, 'a> {
             return Ok(a);
         }
         let d = self.temp_w()?;
-        self.emit(Op::UnW { f: UnW::Sext16, a, d })?;
+        self.emit(Op::UnW {
+            f: UnW::Sext16,
+            a,
+            d,
+        })?;
         Ok(d)
     }
 
     /// Where to compute a value of type `ty` that will go to `d`.
     fn scratch(&mut self, ty: Ty, d: W) -> Result<W> {
-        if ty.bits() == 16 { self.temp_w() } else { Ok(d) }
+        if ty.bits() == 16 {
+            self.temp_w()
+        } else {
+            Ok(d)
+        }
     }
 
     /// Brings a computed value to its destination.
     fn settle(&mut self, ty: Ty, value: W, d: W) -> Result<()> {
         if ty.bits() == 16 {
-            self.emit(Op::UnW { f: UnW::Zext16, a: value, d })?;
+            self.emit(Op::UnW {
+                f: UnW::Zext16,
+                a: value,
+                d,
+            })?;
         }
         Ok(())
     }
@@ -120,7 +149,11 @@ impl<'a> Builder<'_, 'a> {
         if self.has(i, ".cc") || matches!(i.opcode, "addc" | "subc" | "madc") {
             return self.carried(i, ty);
         }
-        let (hi, wide, sat) = (self.has(i, ".hi"), self.has(i, ".wide"), self.has(i, ".sat"));
+        let (hi, wide, sat) = (
+            self.has(i, ".hi"),
+            self.has(i, ".wide"),
+            self.has(i, ".sat"),
+        );
         if wide {
             return self.wide(i, ty);
         }
@@ -131,11 +164,22 @@ impl<'a> Builder<'_, 'a> {
             self.arity(i, 2)?;
             if ty.bits() == 64 {
                 let (a, d) = (self.d(&i.operands[1], ty)?, self.dest_d(&i.operands[0])?);
-                let f = if i.opcode == "abs" { UnD::Abs } else { UnD::Neg };
+                let f = if i.opcode == "abs" {
+                    UnD::Abs
+                } else {
+                    UnD::Neg
+                };
                 return self.emit(Op::UnD { f, a, d });
             }
-            let (a, d) = (self.extended(&i.operands[1], ty)?, self.dest_w(&i.operands[0])?);
-            let f = if i.opcode == "abs" { UnW::Abs } else { UnW::Neg };
+            let (a, d) = (
+                self.extended(&i.operands[1], ty)?,
+                self.dest_w(&i.operands[0])?,
+            );
+            let f = if i.opcode == "abs" {
+                UnW::Abs
+            } else {
+                UnW::Neg
+            };
             let t = self.scratch(ty, d)?;
             self.emit(Op::UnW { f, a, d: t })?;
             return self.settle(ty, t, d);
@@ -175,17 +219,35 @@ impl<'a> Builder<'_, 'a> {
             };
             return self.emit(Op::BinD { f, a, b, d });
         }
-        let (a, b) = (self.extended(&i.operands[1], ty)?, self.extended(&i.operands[2], ty)?);
+        let (a, b) = (
+            self.extended(&i.operands[1], ty)?,
+            self.extended(&i.operands[2], ty)?,
+        );
         let d = self.dest_w(&i.operands[0])?;
         let t = self.scratch(ty, d)?;
         if ty.bits() == 16 && hi && matches!(i.opcode, "mul" | "mad") {
             // The product of 16-bit values fits 32 bits: its upper half is a shift away.
             let (product, sixteen) = (self.temp_w()?, self.constant_w(16)?);
-            self.emit(Op::BinW { f: BinW::Mul, a, b, d: product })?;
-            self.emit(Op::BinW { f: BinW::ShrU, a: product, b: sixteen, d: t })?;
+            self.emit(Op::BinW {
+                f: BinW::Mul,
+                a,
+                b,
+                d: product,
+            })?;
+            self.emit(Op::BinW {
+                f: BinW::ShrU,
+                a: product,
+                b: sixteen,
+                d: t,
+            })?;
             if three {
                 let c = self.w(&i.operands[3], ty)?;
-                self.emit(Op::BinW { f: BinW::Add, a: t, b: c, d: t })?;
+                self.emit(Op::BinW {
+                    f: BinW::Add,
+                    a: t,
+                    b: c,
+                    d: t,
+                })?;
             }
             return self.settle(ty, t, d);
         }
@@ -200,8 +262,18 @@ impl<'a> Builder<'_, 'a> {
                 return self.emit(Op::BinW { f, a, b, d });
             }
             let (product, c) = (self.temp_w()?, self.w(&i.operands[3], ty)?);
-            self.emit(Op::BinW { f, a, b, d: product })?;
-            return self.emit(Op::BinW { f: BinW::Add, a: product, b: c, d });
+            self.emit(Op::BinW {
+                f,
+                a,
+                b,
+                d: product,
+            })?;
+            return self.emit(Op::BinW {
+                f: BinW::Add,
+                a: product,
+                b: c,
+                d,
+            });
         }
         if three {
             let c = self.extended(&i.operands[3], ty)?;
@@ -244,23 +316,43 @@ impl<'a> Builder<'_, 'a> {
             return Err(self.error("modifier .wide is not supported here"));
         }
         self.arity(i, if mad { 4 } else { 3 })?;
-        let (a, b) = (self.extended(&i.operands[1], ty)?, self.extended(&i.operands[2], ty)?);
+        let (a, b) = (
+            self.extended(&i.operands[1], ty)?,
+            self.extended(&i.operands[2], ty)?,
+        );
         let signed = ty.is_signed();
         match (ty.bits(), mad) {
             (16, false) => {
                 let d = self.dest_w(&i.operands[0])?;
-                self.emit(Op::BinW { f: BinW::Mul, a, b, d })
+                self.emit(Op::BinW {
+                    f: BinW::Mul,
+                    a,
+                    b,
+                    d,
+                })
             }
             (16, true) => {
-                let (c, d) = (self.w(&i.operands[3], Ty::B32)?, self.dest_w(&i.operands[0])?);
-                self.emit(Op::TernW { f: TernW::Mad, a, b, c, d })
+                let (c, d) = (
+                    self.w(&i.operands[3], Ty::B32)?,
+                    self.dest_w(&i.operands[0])?,
+                );
+                self.emit(Op::TernW {
+                    f: TernW::Mad,
+                    a,
+                    b,
+                    c,
+                    d,
+                })
             }
             (_, false) => {
                 let d = self.dest_d(&i.operands[0])?;
                 self.emit(Op::MulWide { signed, a, b, d })
             }
             (_, true) => {
-                let (c, d) = (self.d(&i.operands[3], Ty::B64)?, self.dest_d(&i.operands[0])?);
+                let (c, d) = (
+                    self.d(&i.operands[3], Ty::B64)?,
+                    self.dest_d(&i.operands[0])?,
+                );
                 self.emit(Op::MadWide { signed, a, b, c, d })
             }
         }
@@ -282,22 +374,58 @@ impl<'a> Builder<'_, 'a> {
             let (mut a, mut b) = (self.d(&i.operands[1], ty)?, self.d(&i.operands[2], ty)?);
             if mad {
                 let product = self.temp_d()?;
-                let f = if !hi { BinD::Mul } else if s { BinD::MulHiS } else { BinD::MulHiU };
-                self.emit(Op::BinD { f, a, b, d: product })?;
+                let f = if !hi {
+                    BinD::Mul
+                } else if s {
+                    BinD::MulHiS
+                } else {
+                    BinD::MulHiU
+                };
+                self.emit(Op::BinD {
+                    f,
+                    a,
+                    b,
+                    d: product,
+                })?;
                 (a, b) = (product, self.d(&i.operands[3], ty)?);
             }
             let d = self.dest_d(&i.operands[0])?;
-            return self.emit(Op::CarryD { subtract, a, b, carry, d, carry_out });
+            return self.emit(Op::CarryD {
+                subtract,
+                a,
+                b,
+                carry,
+                d,
+                carry_out,
+            });
         }
         let (mut a, mut b) = (self.w(&i.operands[1], ty)?, self.w(&i.operands[2], ty)?);
         if mad {
             let product = self.temp_w()?;
-            let f = if !hi { BinW::Mul } else if s { BinW::MulHiS } else { BinW::MulHiU };
-            self.emit(Op::BinW { f, a, b, d: product })?;
+            let f = if !hi {
+                BinW::Mul
+            } else if s {
+                BinW::MulHiS
+            } else {
+                BinW::MulHiU
+            };
+            self.emit(Op::BinW {
+                f,
+                a,
+                b,
+                d: product,
+            })?;
             (a, b) = (product, self.w(&i.operands[3], ty)?);
         }
         let d = self.dest_w(&i.operands[0])?;
-        self.emit(Op::CarryW { subtract, a, b, carry, d, carry_out })
+        self.emit(Op::CarryW {
+            subtract,
+            a,
+            b,
+            carry,
+            d,
+            carry_out,
+        })
     }
 
     fn logic(&mut self, i: &Instruction<'a>) -> Result<()> {
@@ -324,7 +452,14 @@ impl<'a> Builder<'_, 'a> {
             let (a, d) = (self.d(&i.operands[1], ty)?, self.dest_d(&i.operands[0])?);
             let shift = match i.opcode {
                 "not" => return self.emit(Op::UnD { f: UnD::Not, a, d }),
-                "cnot" => return self.emit(Op::BinD { f: BinD::CNot, a, b: a, d }),
+                "cnot" => {
+                    return self.emit(Op::BinD {
+                        f: BinD::CNot,
+                        a,
+                        b: a,
+                        d,
+                    });
+                }
                 "shl" => Some(ShiftD::Shl),
                 "shr" if ty.is_signed() => Some(ShiftD::ShrS),
                 "shr" => Some(ShiftD::ShrU),
@@ -342,14 +477,28 @@ impl<'a> Builder<'_, 'a> {
             };
             return self.emit(Op::BinD { f, a, b, d });
         }
-        let (a, d) = (self.extended(&i.operands[1], ty)?, self.dest_w(&i.operands[0])?);
+        let (a, d) = (
+            self.extended(&i.operands[1], ty)?,
+            self.dest_w(&i.operands[0])?,
+        );
         let t = self.scratch(ty, d)?;
         let f = match i.opcode {
             "not" => {
-                self.emit(Op::UnW { f: UnW::Not, a, d: t })?;
+                self.emit(Op::UnW {
+                    f: UnW::Not,
+                    a,
+                    d: t,
+                })?;
                 return self.settle(ty, t, d);
             }
-            "cnot" => return self.emit(Op::BinW { f: BinW::CNot, a, b: a, d }),
+            "cnot" => {
+                return self.emit(Op::BinW {
+                    f: BinW::CNot,
+                    a,
+                    b: a,
+                    d,
+                });
+            }
             "shl" => BinW::Shl,
             "shr" if ty.is_signed() => BinW::ShrS,
             "shr" => BinW::ShrU,
@@ -461,7 +610,8 @@ impl<'a> Builder<'_, 'a> {
                 self.arity(i, 5)?;
                 self.only(i, &[])?;
                 let table = self.immediate(&operand(4))?;
-                let table = u8::try_from(table).map_err(|_| self.error("lop3 table must be a byte"))?;
+                let table =
+                    u8::try_from(table).map_err(|_| self.error("lop3 table must be a byte"))?;
                 let (a, b) = (self.w(&operand(1), Ty::B32)?, self.w(&operand(2), Ty::B32)?);
                 let (c, d) = (self.w(&operand(3), Ty::B32)?, self.dest_w(&operand(0))?);
                 self.emit(Op::Lop3 { table, a, b, c, d })
@@ -497,8 +647,12 @@ impl<'a> Builder<'_, 'a> {
                 use TernW as T;
                 self.arity(i, 4)?;
                 self.only(i, &[".lo", ".hi"])?;
-                let signs: Vec<bool> =
-                    i.modifiers.iter().filter_map(|m| Ty::parse(m)).map(Ty::is_signed).collect();
+                let signs: Vec<bool> = i
+                    .modifiers
+                    .iter()
+                    .filter_map(|m| Ty::parse(m))
+                    .map(Ty::is_signed)
+                    .collect();
                 let f = match (i.opcode, self.has(i, ".hi"), &signs[..]) {
                     ("dp4a", _, [true, true]) => T::Dp4aSS,
                     ("dp4a", _, [true, false]) => T::Dp4aSU,
@@ -553,7 +707,11 @@ impl<'a> Builder<'_, 'a> {
                 (64, 4) => {
                     let a = self.d(source, ty)?;
                     let (low, high) = (self.temp_w()?, self.temp_w()?);
-                    self.emit(Op::UnpackD { a, lo: Some(low), hi: Some(high) })?;
+                    self.emit(Op::UnpackD {
+                        a,
+                        lo: Some(low),
+                        hi: Some(high),
+                    })?;
                     for (half, parts) in [low, high].into_iter().zip(parts.chunks(2)) {
                         let lo = Some(self.dest_w(&parts[0])?);
                         let hi = Some(self.dest_w(&parts[1])?);
@@ -583,7 +741,11 @@ impl<'a> Builder<'_, 'a> {
                         halves.push(d);
                     }
                     let d = self.dest_d(dest)?;
-                    self.emit(Op::PackD { lo: halves[0], hi: halves[1], d })
+                    self.emit(Op::PackD {
+                        lo: halves[0],
+                        hi: halves[1],
+                        d,
+                    })
                 }
                 _ => Err(self.error("vector form is not supported")),
             },
@@ -599,13 +761,25 @@ impl<'a> Builder<'_, 'a> {
         match (a, d) {
             (AnyReg::W(a), AnyReg::W(d)) => self.emit(Op::MovW { a, d }),
             (AnyReg::D(a), AnyReg::D(d)) => self.emit(Op::MovD { a, d }),
-            (AnyReg::P(a), AnyReg::P(d)) => self.emit(Op::MovP { negate: false, a, d }),
+            (AnyReg::P(a), AnyReg::P(d)) => self.emit(Op::MovP {
+                negate: false,
+                a,
+                d,
+            }),
             _ => Err(self.error("operands of different width")),
         }
     }
 
     /// Emits a comparison; `q` is for the upper half of packed operands.
-    fn compare(&mut self, name: &str, ty: Ty, ftz: bool, operands: [&Operand<'a>; 2], p: P, q: Option<P>) -> Result<()> {
+    fn compare(
+        &mut self,
+        name: &str,
+        ty: Ty,
+        ftz: bool,
+        operands: [&Operand<'a>; 2],
+        p: P,
+        q: Option<P>,
+    ) -> Result<()> {
         let float = match name {
             "eq" => FloatCmp::Eq,
             "ne" => FloatCmp::Ne,
@@ -627,18 +801,35 @@ impl<'a> Builder<'_, 'a> {
         let [a, b] = operands;
         match ty.float() {
             Some(FloatType::F32) => {
-                let f = if ftz { CmpW::FtzF(float) } else { CmpW::F(float) };
+                let f = if ftz {
+                    CmpW::FtzF(float)
+                } else {
+                    CmpW::F(float)
+                };
                 let (a, b) = (self.w(a, ty)?, self.w(b, ty)?);
                 return self.emit(Op::CmpW { f, a, b, p });
             }
             Some(FloatType::F64) => {
                 let (a, b) = (self.d(a, ty)?, self.d(b, ty)?);
-                return self.emit(Op::CmpD { f: CmpD::F(float), a, b, p });
+                return self.emit(Op::CmpD {
+                    f: CmpD::F(float),
+                    a,
+                    b,
+                    p,
+                });
             }
             Some(half @ (FloatType::F16 | FloatType::Bf16)) => {
                 let (a, b) = (self.w(a, ty)?, self.w(b, ty)?);
                 let packed = ty.is_packed();
-                return self.emit(Op::CmpHalf { f: float, ty: half, packed, a, b, p, q });
+                return self.emit(Op::CmpHalf {
+                    f: float,
+                    ty: half,
+                    packed,
+                    a,
+                    b,
+                    p,
+                    q,
+                });
             }
             Some(FloatType::Tf32) => return Err(self.unsupported_type(ty)),
             None => {}
@@ -683,7 +874,9 @@ impl<'a> Builder<'_, 'a> {
 
     /// `.cmp` and, where there is one, `.and`, `.or` or `.xor`.
     fn comparison(&self, i: &Instruction<'a>) -> Result<(&'a str, Option<BoolOp>)> {
-        let Some(first) = i.modifiers.first() else { return Err(self.error("a comparison is missing")) };
+        let Some(first) = i.modifiers.first() else {
+            return Err(self.error("a comparison is missing"));
+        };
         let second = match i.modifiers.get(1).copied() {
             Some(".and") => Some(BoolOp::And),
             Some(".or") => Some(BoolOp::Or),
@@ -691,7 +884,10 @@ impl<'a> Builder<'_, 'a> {
             _ => None,
         };
         let rest = &i.modifiers[1 + usize::from(second.is_some())..];
-        match rest.iter().find(|m| **m != ".ftz" && Ty::parse(m).is_none()) {
+        match rest
+            .iter()
+            .find(|m| **m != ".ftz" && Ty::parse(m).is_none())
+        {
             Some(modifier) => Err(self.error(format!("modifier {modifier} is not supported"))),
             None => Ok((&first[1..], second)),
         }
@@ -712,8 +908,16 @@ impl<'a> Builder<'_, 'a> {
                 let q = q.unwrap_or(p);
                 let t = self.temp_p()?;
                 self.compare(name, ty, ftz, operands, t, None)?;
-                self.emit(Op::MovP { negate: false, a: t, d: p })?;
-                return self.emit(Op::MovP { negate: true, a: t, d: q });
+                self.emit(Op::MovP {
+                    negate: false,
+                    a: t,
+                    d: p,
+                })?;
+                return self.emit(Op::MovP {
+                    negate: true,
+                    a: t,
+                    d: q,
+                });
             }
             return self.compare(name, ty, ftz, operands, p, q);
         };
@@ -724,13 +928,31 @@ impl<'a> Builder<'_, 'a> {
             self.compare(name, ty, ftz, operands, t, Some(u))?;
         } else {
             self.compare(name, ty, ftz, operands, t, None)?;
-            self.emit(Op::MovP { negate: true, a: t, d: u })?;
+            self.emit(Op::MovP {
+                negate: true,
+                a: t,
+                d: u,
+            })?;
         }
         // `c` may be one of the destinations: both are computed before either is written.
-        self.emit(Op::BoolP { f, a: u, b: c, d: u })?;
-        self.emit(Op::BoolP { f, a: t, b: c, d: p })?;
+        self.emit(Op::BoolP {
+            f,
+            a: u,
+            b: c,
+            d: u,
+        })?;
+        self.emit(Op::BoolP {
+            f,
+            a: t,
+            b: c,
+            d: p,
+        })?;
         match q {
-            Some(q) => self.emit(Op::MovP { negate: false, a: u, d: q }),
+            Some(q) => self.emit(Op::MovP {
+                negate: false,
+                a: u,
+                d: q,
+            }),
             None => Ok(()),
         }
     }
@@ -738,15 +960,34 @@ impl<'a> Builder<'_, 'a> {
     fn set(&mut self, i: &Instruction<'a>) -> Result<()> {
         let (name, combine) = self.comparison(i)?;
         let types: Vec<Ty> = i.modifiers.iter().filter_map(|m| Ty::parse(m)).collect();
-        let [to, from] = types[..] else { return Err(self.error("two types are needed")) };
+        let [to, from] = types[..] else {
+            return Err(self.error("two types are needed"));
+        };
         self.arity(i, if combine.is_some() { 4 } else { 3 })?;
         let (p, q) = (self.temp_p()?, self.temp_p()?);
         let second = from.is_packed().then_some(q);
-        self.compare(name, from, self.has(i, ".ftz"), [&i.operands[1], &i.operands[2]], p, second)?;
+        self.compare(
+            name,
+            from,
+            self.has(i, ".ftz"),
+            [&i.operands[1], &i.operands[2]],
+            p,
+            second,
+        )?;
         if let Some(f) = combine {
             let c = self.p(&i.operands[3])?;
-            self.emit(Op::BoolP { f, a: p, b: c, d: p })?;
-            self.emit(Op::BoolP { f, a: q, b: c, d: q })?;
+            self.emit(Op::BoolP {
+                f,
+                a: p,
+                b: c,
+                d: p,
+            })?;
+            self.emit(Op::BoolP {
+                f,
+                a: q,
+                b: c,
+                d: q,
+            })?;
         }
         let yes = match to {
             Ty::U32 | Ty::S32 => u32::MAX,
@@ -763,8 +1004,18 @@ impl<'a> Builder<'_, 'a> {
         }
         let half = self.constant_w(yes & 0xffff)?;
         let (lo, hi) = (self.temp_w()?, self.temp_w()?);
-        self.emit(Op::SelW { a: half, b, p, d: lo })?;
-        self.emit(Op::SelW { a: half, b, p: q, d: hi })?;
+        self.emit(Op::SelW {
+            a: half,
+            b,
+            p,
+            d: lo,
+        })?;
+        self.emit(Op::SelW {
+            a: half,
+            b,
+            p: q,
+            d: hi,
+        })?;
         self.emit(Op::PackW { lo, hi, d })
     }
 }

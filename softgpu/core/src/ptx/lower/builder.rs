@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 
 use super::super::ast::{self, Instruction, Operand, Statement, StatementKind, Value};
-use super::super::ir::{self, AnyReg, Constant, D, Guard, Inst, Module, Op, P, Preload, Special, W};
+use super::super::ir::{
+    self, AnyReg, Constant, D, Guard, Inst, Module, Op, P, Preload, Special, W,
+};
 use super::super::lexer::Pos;
 use super::super::{CompileError, allocate, types::Ty};
 use super::layout::{self, Layout};
@@ -18,10 +20,17 @@ const MAX_CODE: usize = 1 << 24;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Symbol {
     /// A piece of the parameter block.
-    KernelParam { offset: u32 },
+    KernelParam {
+        offset: u32,
+    },
     /// A piece of the frame: a local variable, a parameter of a function or of a call.
-    Frame { offset: u32, size: u32 },
-    Shared { offset: u32 },
+    Frame {
+        offset: u32,
+        size: u32,
+    },
+    Shared {
+        offset: u32,
+    },
     DynamicShared,
     Global(u32),
     Function(u32),
@@ -129,7 +138,10 @@ impl<'a> Builder<'_, 'a> {
         for statement in body {
             match &statement.kind {
                 StatementKind::Open => {
-                    self.scopes.push(Scope { parent: Some(scope), ..Scope::default() });
+                    self.scopes.push(Scope {
+                        parent: Some(scope),
+                        ..Scope::default()
+                    });
                     scope = self.scopes.len() - 1;
                 }
                 StatementKind::Close => scope = self.scopes[scope].parent.unwrap_or(0),
@@ -137,7 +149,10 @@ impl<'a> Builder<'_, 'a> {
                     let number = self.labels.len();
                     self.labels.push(None);
                     if self.scopes[scope].labels.insert(name, number).is_some() {
-                        return Err(failure(statement.pos, format!("label {name} is defined twice")));
+                        return Err(failure(
+                            statement.pos,
+                            format!("label {name} is defined twice"),
+                        ));
                     }
                 }
                 _ => {}
@@ -151,7 +166,12 @@ impl<'a> Builder<'_, 'a> {
             let mut area = Layout::default();
             let params = layout::parameters(&function.params, &mut area)?;
             for (variable, param) in function.params.iter().zip(params) {
-                self.define(variable.name, Symbol::KernelParam { offset: param.offset });
+                self.define(
+                    variable.name,
+                    Symbol::KernelParam {
+                        offset: param.offset,
+                    },
+                );
             }
             return Ok(());
         }
@@ -170,9 +190,15 @@ impl<'a> Builder<'_, 'a> {
                 continue;
             }
             let ty = layout::ty(variable)?;
-            let declared = Declared { ty, count: None, vector: 1 };
+            let declared = Declared {
+                ty,
+                count: None,
+                vector: 1,
+            };
             self.scopes[0].registers.insert(variable.name, declared);
-            let Some((register, _)) = self.register(variable.name)? else { continue };
+            let Some((register, _)) = self.register(variable.name)? else {
+                continue;
+            };
             if returned {
                 self.returned.push((register, offset, ty));
             } else {
@@ -201,7 +227,10 @@ impl<'a> Builder<'_, 'a> {
                 let scope = &mut self.scopes[self.scope];
                 self.frame.size = scope.frame_size;
                 let parent = scope.parent.unwrap_or(0);
-                *scope = Scope { parent: Some(parent), ..Scope::default() };
+                *scope = Scope {
+                    parent: Some(parent),
+                    ..Scope::default()
+                };
                 self.scope = parent;
             }
             StatementKind::Label(name) => {
@@ -209,10 +238,15 @@ impl<'a> Builder<'_, 'a> {
                 self.labels[number] = Some(layout::count(self.code.len(), self.pos)?);
             }
             StatementKind::Registers { ty, vector, names } => {
-                let parsed = Ty::parse(ty)
-                    .ok_or_else(|| self.error(format!("registers of type {ty} are not supported")))?;
+                let parsed = Ty::parse(ty).ok_or_else(|| {
+                    self.error(format!("registers of type {ty} are not supported"))
+                })?;
                 for &(name, count) in names {
-                    let declared = Declared { ty: parsed, count, vector: *vector };
+                    let declared = Declared {
+                        ty: parsed,
+                        count,
+                        vector: *vector,
+                    };
                     self.scopes[self.scope].registers.insert(name, declared);
                 }
             }
@@ -226,7 +260,12 @@ impl<'a> Builder<'_, 'a> {
                 let mut frame = Layout::default();
                 let params = layout::parameters(params, &mut frame)?;
                 let returns = layout::parameters(returns, &mut frame)?;
-                let declaration = super::Declaration { index: None, entry: false, params, returns };
+                let declaration = super::Declaration {
+                    index: None,
+                    entry: false,
+                    params,
+                    returns,
+                };
                 if let Some(name) = self.last_label() {
                     self.named.insert(name, Named::Prototype(declaration));
                 }
@@ -272,7 +311,9 @@ impl<'a> Builder<'_, 'a> {
                 };
                 Symbol::Shared { offset }
             }
-            other => return Err(self.error(format!("{other} variables are not supported in functions"))),
+            other => {
+                return Err(self.error(format!("{other} variables are not supported in functions")));
+            }
         };
         self.define(variable.name, symbol);
         Ok(())
@@ -291,16 +332,28 @@ impl<'a> Builder<'_, 'a> {
 
     fn guard(&mut self, instruction: &Instruction<'a>) -> Result<Guard> {
         self.guard = Guard::ALWAYS;
-        let Some((negate, name)) = instruction.guard else { return Ok(Guard::ALWAYS) };
+        let Some((negate, name)) = instruction.guard else {
+            return Ok(Guard::ALWAYS);
+        };
         let mut predicate = self.p(&Operand::Name(name))?;
         // Several operations may come of one instruction: what the first writes must not stop the rest.
-        let writes_predicate = matches!(instruction.opcode, "setp" | "mov" | "and" | "or" | "xor" | "not" | "shfl" | "vote" | "match" | "testp");
+        let writes_predicate = matches!(
+            instruction.opcode,
+            "setp" | "mov" | "and" | "or" | "xor" | "not" | "shfl" | "vote" | "match" | "testp"
+        );
         if writes_predicate {
             let copy = self.temp_p()?;
-            self.emit(Op::MovP { negate: false, a: predicate, d: copy })?;
+            self.emit(Op::MovP {
+                negate: false,
+                a: predicate,
+                d: copy,
+            })?;
             predicate = copy;
         }
-        Ok(Guard { predicate: Some(predicate), negate })
+        Ok(Guard {
+            predicate: Some(predicate),
+            negate,
+        })
     }
 
     pub(super) fn error(&self, reason: impl Into<String>) -> CompileError {
@@ -311,7 +364,10 @@ impl<'a> Builder<'_, 'a> {
         if self.code.len() + self.module.code.len() >= MAX_CODE {
             return Err(self.error("too many instructions"));
         }
-        self.code.push(Inst { guard: self.guard, op });
+        self.code.push(Inst {
+            guard: self.guard,
+            op,
+        });
         self.lines.push(self.pos.line);
         Ok(())
     }
@@ -390,13 +446,6 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    pub(super) fn constant_p(&mut self, value: bool) -> Result<P> {
-        match self.preload(1, Constant::Bits(u64::from(value)))? {
-            AnyReg::P(register) => Ok(register),
-            _ => Err(self.error("constant of the wrong width")),
-        }
-    }
-
     /// The declared register called `name`.
     pub(super) fn register(&mut self, name: &'a str) -> Result<Option<(AnyReg, Ty)>> {
         let (stem, element) = match name.rsplit_once('.') {
@@ -412,21 +461,30 @@ impl<'a> Builder<'_, 'a> {
             if let Some(&known) = self.scopes[index].known.get(name) {
                 return Ok(Some(known));
             }
-            let exact = self.scopes[index].registers.get(stem).filter(|declared| declared.count.is_none());
+            let exact = self.scopes[index]
+                .registers
+                .get(stem)
+                .filter(|declared| declared.count.is_none());
             let declared = exact.copied().or_else(|| {
                 let declared = self.scopes[index].registers.get(prefix)?;
                 let number: u32 = stem[prefix.len()..].parse().ok()?;
                 (number < declared.count?).then_some(*declared)
             });
             if let Some(declared) = declared {
-                let limit = if declared.vector == 1 { None } else { Some(declared.vector) };
+                let limit = if declared.vector == 1 {
+                    None
+                } else {
+                    Some(declared.vector)
+                };
                 match (limit, element) {
                     (None, None) => {}
                     (Some(limit), Some(element)) if element < limit => {}
                     _ => return Err(self.error(format!("{name} is not a scalar register"))),
                 }
                 let register = self.new_register(declared.ty.bits())?;
-                self.scopes[index].known.insert(name, (register, declared.ty));
+                self.scopes[index]
+                    .known
+                    .insert(name, (register, declared.ty));
                 return Ok(Some((register, declared.ty)));
             }
             scope = self.scopes[index].parent.filter(|_| index != 0);
@@ -455,7 +513,10 @@ impl<'a> Builder<'_, 'a> {
             return Some(Symbol::Global(index));
         }
         let function = self.context.functions.get(name)?;
-        function.index.filter(|_| !function.entry).map(Symbol::Function)
+        function
+            .index
+            .filter(|_| !function.entry)
+            .map(Symbol::Function)
     }
 
     /// The number of the label `name`, seen from the current scope.
@@ -493,13 +554,28 @@ impl<'a> Builder<'_, 'a> {
                 }
                 self.address_of(name, 0, ty)
             }
-            Operand::Value(Value::Symbol { name: "WARP_SZ", .. }) => self.preload(ty.bits(), Constant::Bits(32)),
-            Operand::Value(Value::Symbol { name, addend, generic }) => {
+            Operand::Value(Value::Symbol {
+                name: "WARP_SZ", ..
+            }) => self.preload(ty.bits(), Constant::Bits(32)),
+            Operand::Value(Value::Symbol {
+                name,
+                addend,
+                generic,
+            }) => {
                 let register = self.address_of(name, *addend, ty)?;
                 match (generic, self.symbol(name), register) {
-                    (true, Some(Symbol::Shared { .. } | Symbol::DynamicShared), AnyReg::D(address)) => {
+                    (
+                        true,
+                        Some(Symbol::Shared { .. } | Symbol::DynamicShared),
+                        AnyReg::D(address),
+                    ) => {
                         let (window, d) = (self.constant_d(ir::SHARED_WINDOW)?, self.temp_d()?);
-                        self.emit(Op::BinD { f: ir::BinD::Add, a: address, b: window, d })?;
+                        self.emit(Op::BinD {
+                            f: ir::BinD::Add,
+                            a: address,
+                            b: window,
+                            d,
+                        })?;
                         Ok(AnyReg::D(d))
                     }
                     _ => Ok(register),
@@ -521,7 +597,9 @@ impl<'a> Builder<'_, 'a> {
 
     /// The address of a variable or function, in its own space.
     fn address_of(&mut self, name: &str, addend: i64, ty: Ty) -> Result<AnyReg> {
-        let symbol = self.symbol(name).ok_or_else(|| self.error(format!("{name} is not defined")))?;
+        let symbol = self
+            .symbol(name)
+            .ok_or_else(|| self.error(format!("{name} is not defined")))?;
         let constant = match symbol {
             Symbol::Global(index) => Constant::Global { index, addend },
             Symbol::Function(index) => Constant::Bits(ir::function_address(index)),
@@ -530,15 +608,22 @@ impl<'a> Builder<'_, 'a> {
             }
             Symbol::DynamicShared => Constant::DynamicShared { addend },
             Symbol::Frame { offset, .. } => {
-                let offset = i64::from(offset).checked_add(addend).and_then(|offset| u32::try_from(offset).ok());
-                let offset = offset.ok_or_else(|| self.error("address lies outside the variable"))?;
+                let offset = i64::from(offset)
+                    .checked_add(addend)
+                    .and_then(|offset| u32::try_from(offset).ok());
+                let offset =
+                    offset.ok_or_else(|| self.error("address lies outside the variable"))?;
                 let d = self.temp_d()?;
                 self.emit(Op::LocalAddr { offset, d })?;
                 if ty.bits() == 64 {
                     return Ok(AnyReg::D(d));
                 }
                 let low = self.temp_w()?;
-                self.emit(Op::UnpackD { a: d, lo: Some(low), hi: None })?;
+                self.emit(Op::UnpackD {
+                    a: d,
+                    lo: Some(low),
+                    hi: None,
+                })?;
                 return Ok(AnyReg::W(low));
             }
         };
@@ -558,7 +643,11 @@ impl<'a> Builder<'_, 'a> {
         };
         let special = if let Some((stem, suffix)) = name.split_once('.') {
             let Some(axis) = axis(suffix) else {
-                return if suffix == "w" { self.preload(32, Constant::Bits(0)).map(Some) } else { Ok(None) };
+                return if suffix == "w" {
+                    self.preload(32, Constant::Bits(0)).map(Some)
+                } else {
+                    Ok(None)
+                };
             };
             match stem {
                 "%tid" => S::Tid(axis),
@@ -602,8 +691,12 @@ impl<'a> Builder<'_, 'a> {
                 "%lanemask_gt" => S::LaneMaskGt,
                 "%total_smem_size" | "%aggr_smem_size" => S::TotalSharedBytes,
                 "%dynamic_smem_size" => S::DynamicSharedBytes,
-                "%cluster_ctarank" | "%reserved_smem_offset_begin" | "%reserved_smem_offset_end"
-                | "%reserved_smem_offset_cap" => return self.preload(ty.bits(), Constant::Bits(0)).map(Some),
+                "%cluster_ctarank"
+                | "%reserved_smem_offset_begin"
+                | "%reserved_smem_offset_end"
+                | "%reserved_smem_offset_cap" => {
+                    return self.preload(ty.bits(), Constant::Bits(0)).map(Some);
+                }
                 "%cluster_nctarank" => return self.preload(ty.bits(), Constant::Bits(1)).map(Some),
                 _ if name.starts_with("%envreg") => {
                     return self.preload(ty.bits(), Constant::Bits(0)).map(Some);
@@ -611,7 +704,8 @@ impl<'a> Builder<'_, 'a> {
                 _ => return Ok(None),
             }
         };
-        self.preload(ty.bits(), Constant::Special(special)).map(Some)
+        self.preload(ty.bits(), Constant::Special(special))
+            .map(Some)
     }
 
     pub(super) fn any(&mut self, operand: &Operand<'a>, ty: Ty) -> Result<AnyReg> {
@@ -689,19 +783,30 @@ impl<'a> Builder<'_, 'a> {
         if instruction.operands.len() == count {
             return Ok(());
         }
-        Err(self.error(format!("{count} operands are needed, not {}", instruction.operands.len())))
+        Err(self.error(format!(
+            "{count} operands are needed, not {}",
+            instruction.operands.len()
+        )))
     }
 
     fn instruction(&mut self, i: &Instruction<'a>) -> Result<()> {
-        let known = self.memory(i)? || self.control(i)? || self.arithmetic(i)? || self.float(i)?
-            || self.conversion(i)? || self.warp(i)?;
+        let known = self.memory(i)?
+            || self.control(i)?
+            || self.arithmetic(i)?
+            || self.float(i)?
+            || self.conversion(i)?
+            || self.warp(i)?;
         if known {
             return Ok(());
         }
         Err(self.error(format!("instruction {} is not supported", i.opcode)))
     }
 
-    fn finish(mut self, function: &ast::Function<'a>, declaration: &super::Declaration) -> Result<()> {
+    fn finish(
+        mut self,
+        function: &ast::Function<'a>,
+        declaration: &super::Declaration,
+    ) -> Result<()> {
         let base = layout::count(self.module.code.len(), self.pos)?;
         // A label may lie past the last instruction only if that is the final return.
         let resolve = |labels: &[Option<u32>], number: u32| -> Option<u32> {
@@ -714,26 +819,40 @@ impl<'a> Builder<'_, 'a> {
             }
         }
         for (table, labels) in &self.tables {
-            let entries = labels.iter().map(|&label| resolve(&self.labels, label)).collect::<Option<Vec<_>>>();
-            self.module.tables[*table] =
-                entries.ok_or_else(|| failure(function.pos, "jump table names an unknown label"))?;
+            let entries = labels
+                .iter()
+                .map(|&label| resolve(&self.labels, label))
+                .collect::<Option<Vec<_>>>();
+            self.module.tables[*table] = entries
+                .ok_or_else(|| failure(function.pos, "jump table names an unknown label"))?;
         }
-        let mut preloads: Vec<_> =
-            self.preloads.iter().map(|(&(_, value), &register)| Preload { register, value }).collect();
+        let mut preloads: Vec<_> = self
+            .preloads
+            .iter()
+            .map(|(&(_, value), &register)| Preload { register, value })
+            .collect();
         preloads.sort_unstable_by_key(|preload| preload.register);
         let tables: Vec<usize> = self.tables.iter().map(|(table, _)| *table).collect();
-        let registers = allocate::allocate(&mut self.code, &mut preloads, self.registers, &self.module.tables);
+        let registers = allocate::allocate(
+            &mut self.code,
+            &mut preloads,
+            self.registers,
+            &self.module.tables,
+        );
         for inst in &mut self.code {
             if let Op::Bra { target } = &mut inst.op {
                 *target += base;
             }
         }
         for table in tables {
-            self.module.tables[table].iter_mut().for_each(|target| *target += base);
+            self.module.tables[table]
+                .iter_mut()
+                .for_each(|target| *target += base);
         }
         let index = layout::count(self.module.functions.len(), self.pos)?;
         if self.entry {
-            let mut kernel = super::kernel(function, index, declaration.params.clone(), self.shared)?;
+            let mut kernel =
+                super::kernel(function, index, declaration.params.clone(), self.shared)?;
             let count = u32::from(registers.w) + 2 * u32::from(registers.d);
             kernel.register_count = count.clamp(8, 255);
             self.module.kernels.push(kernel);
@@ -746,7 +865,11 @@ impl<'a> Builder<'_, 'a> {
             end: layout::count(self.module.code.len(), self.pos)?,
             registers,
             preloads,
-            params: if self.entry { Vec::new() } else { declaration.params.clone() },
+            params: if self.entry {
+                Vec::new()
+            } else {
+                declaration.params.clone()
+            },
             returns: declaration.returns.clone(),
             local_bytes: self.frame_high,
         });

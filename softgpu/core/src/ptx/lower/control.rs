@@ -29,11 +29,17 @@ impl<'a> Builder<'_, 'a> {
                 let Some(Named::Targets(targets)) = self.named.get(name) else {
                     return Err(self.error(format!("{name} is no list of targets defined above")));
                 };
-                let labels = targets.iter().map(|target| self.label(target)).collect::<Result<Vec<_>>>()?;
+                let labels = targets
+                    .iter()
+                    .map(|target| self.label(target))
+                    .collect::<Result<Vec<_>>>()?;
                 let table = self.module.tables.len();
                 self.module.tables.push(Vec::new());
                 self.tables.push((table, labels));
-                self.emit(Op::BraTable { table: layout::count(table, self.pos)?, index })?;
+                self.emit(Op::BraTable {
+                    table: layout::count(table, self.pos)?,
+                    index,
+                })?;
             }
             "call" => self.call(i)?,
             "ret" => {
@@ -61,13 +67,21 @@ impl<'a> Builder<'_, 'a> {
             let mask = self.w(&i.operands[0], Ty::B32)?;
             return self.emit(Op::WarpSync { mask });
         }
-        self.only(i, &[".cta", ".sync", ".arrive", ".red", ".aligned", ".popc", ".and", ".or"])?;
+        self.only(
+            i,
+            &[
+                ".cta", ".sync", ".arrive", ".red", ".aligned", ".popc", ".and", ".or",
+            ],
+        )?;
         let (mut operands, mut d, mut p) = (&i.operands[..], None, None);
         let f = if self.has(i, ".red") {
             if operands.len() < 3 {
                 return Err(self.error("operands are missing"));
             }
-            let (last, rest) = (&operands[operands.len() - 1], &operands[1..operands.len() - 1]);
+            let (last, rest) = (
+                &operands[operands.len() - 1],
+                &operands[1..operands.len() - 1],
+            );
             let (negate, name) = match last {
                 Operand::Not(name) => (true, *name),
                 Operand::Name(name) => (false, *name),
@@ -122,23 +136,31 @@ impl<'a> Builder<'_, 'a> {
             None => None,
         };
         let (target, declaration) = match pointer {
-            Some(d) => {
+            Some(_) => {
                 let Some(Operand::Name(named)) = named else {
                     return Err(self.error("a prototype is needed"));
                 };
                 let declaration = match self.named.get(named) {
                     Some(Named::Prototype(declaration)) => declaration.clone(),
                     Some(Named::Targets(targets)) => {
-                        let first = targets.first().and_then(|name| self.context.functions.get(name));
-                        first.cloned().ok_or_else(|| self.error("target is not defined"))?
+                        let first = targets
+                            .first()
+                            .and_then(|name| self.context.functions.get(name));
+                        first
+                            .cloned()
+                            .ok_or_else(|| self.error("target is not defined"))?
                     }
-                    None => return Err(self.error(format!("{named} is no prototype defined above"))),
+                    None => {
+                        return Err(self.error(format!("{named} is no prototype defined above")));
+                    }
                 };
-                (CallTarget::Indirect(d), declaration)
+                (CallTarget::Indirect, declaration)
             }
             None => {
                 let declaration = self.context.functions.get(name);
-                let declaration = declaration.ok_or_else(|| self.error(format!("{name} is not defined")))?.clone();
+                let declaration = declaration
+                    .ok_or_else(|| self.error(format!("{name} is not defined")))?
+                    .clone();
                 let target = match (declaration.index, *name) {
                     (Some(_), _) if declaration.entry => {
                         return Err(self.error("a kernel cannot be called"));
@@ -176,24 +198,46 @@ impl<'a> Builder<'_, 'a> {
             after.extend(register.map(|register| (slot.offset, register)));
         }
         let site = layout::count(self.module.calls.len(), self.pos)?;
-        self.module.calls.push(CallSite { target, arguments, results });
-        self.emit(Op::Call { site, target: pointer })?;
+        self.module.calls.push(CallSite {
+            target,
+            arguments,
+            results,
+        });
+        self.emit(Op::Call {
+            site,
+            target: pointer,
+        })?;
         for (offset, register) in after {
-            let ty = if matches!(register, AnyReg::D(_)) { Ty::B64 } else { Ty::B32 };
+            let ty = if matches!(register, AnyReg::D(_)) {
+                Ty::B64
+            } else {
+                Ty::B32
+            };
             self.frame_access(offset, ty, register, false)?;
         }
         Ok(())
     }
 
     /// The piece of the frame that an argument or result lies in; a register gets one of its own.
-    fn argument(&mut self, operand: &Operand<'a>, param: Param, pass: bool) -> Result<(Slot, Option<AnyReg>)> {
+    fn argument(
+        &mut self,
+        operand: &Operand<'a>,
+        param: Param,
+        pass: bool,
+    ) -> Result<(Slot, Option<AnyReg>)> {
         if let Operand::Name(name) | Operand::Value(Value::Symbol { name, .. }) = operand
             && let Some(Symbol::Frame { offset, size }) = self.symbol(name)
         {
             if size < param.size {
                 return Err(self.error(format!("{name} is smaller than the function's parameter")));
             }
-            return Ok((Slot { offset, size: param.size }, None));
+            return Ok((
+                Slot {
+                    offset,
+                    size: param.size,
+                },
+                None,
+            ));
         }
         let ty = match param.size {
             8 => Ty::B64,
@@ -201,8 +245,15 @@ impl<'a> Builder<'_, 'a> {
             2 => Ty::B16,
             _ => return Err(self.error("argument is not a parameter variable")),
         };
-        let slot = Slot { offset: self.reserve(param.size)?, size: param.size };
-        let register = if pass { self.any(operand, ty)? } else { self.dest(operand, ty)? };
+        let slot = Slot {
+            offset: self.reserve(param.size)?,
+            size: param.size,
+        };
+        let register = if pass {
+            self.any(operand, ty)?
+        } else {
+            self.dest(operand, ty)?
+        };
         if pass {
             self.frame_access(slot.offset, ty, register, true)?;
         }

@@ -14,12 +14,31 @@ impl<'a> Builder<'_, 'a> {
         }
         self.only(
             i,
-            &[".rn", ".rz", ".rm", ".rp", ".rna", ".rni", ".rzi", ".rmi", ".rpi", ".ftz", ".sat", ".relu", ".satfinite"],
+            &[
+                ".rn",
+                ".rz",
+                ".rm",
+                ".rp",
+                ".rna",
+                ".rni",
+                ".rzi",
+                ".rmi",
+                ".rpi",
+                ".ftz",
+                ".sat",
+                ".relu",
+                ".satfinite",
+            ],
         )?;
         let types: Vec<Ty> = i.modifiers.iter().filter_map(|m| Ty::parse(m)).collect();
-        let [to, from] = types[..] else { return Err(self.error("two types are needed")) };
+        let [to, from] = types[..] else {
+            return Err(self.error("two types are needed"));
+        };
         let round = self.rounding(i);
-        let integral = i.modifiers.iter().any(|m| matches!(*m, ".rni" | ".rzi" | ".rmi" | ".rpi"));
+        let integral = i
+            .modifiers
+            .iter()
+            .any(|m| matches!(*m, ".rni" | ".rzi" | ".rmi" | ".rpi"));
         if self.has(i, ".satfinite") {
             return Err(self.error("modifier .satfinite is not supported"));
         }
@@ -34,7 +53,11 @@ impl<'a> Builder<'_, 'a> {
         };
         if to.is_packed() {
             self.arity(i, 3)?;
-            let scalar = if to == Ty::F16x2 { Scalar::F16 } else { Scalar::Bf16 };
+            let scalar = if to == Ty::F16x2 {
+                Scalar::F16
+            } else {
+                Scalar::Bf16
+            };
             if from != Ty::F32 {
                 return Err(self.error("type is not supported"));
             }
@@ -64,7 +87,11 @@ impl<'a> Builder<'_, 'a> {
         let source = match self.declared(&i.operands[1])? {
             Some((AnyReg::D(a), _)) if from.bits() < 64 => {
                 let low = self.temp_w()?;
-                self.emit(Op::UnpackD { a, lo: Some(low), hi: None })?;
+                self.emit(Op::UnpackD {
+                    a,
+                    lo: Some(low),
+                    hi: None,
+                })?;
                 AnyReg::W(low)
             }
             Some((register, declared)) if declared.bits() >= from.bits() => register,
@@ -83,38 +110,72 @@ impl<'a> Builder<'_, 'a> {
         match (dest, to.bits()) {
             (AnyReg::D(d), 8..=32) => {
                 let t = self.temp_w()?;
-                self.emit(Op::Convert { spec, a: source, d: AnyReg::W(t) })?;
+                self.emit(Op::Convert {
+                    spec,
+                    a: source,
+                    d: AnyReg::W(t),
+                })?;
                 self.extend(t, to, d)?;
             }
             (AnyReg::W(d), 8 | 16) if to.is_signed() && declared.bits() == 32 => {
                 let t = self.temp_w()?;
-                self.emit(Op::Convert { spec, a: source, d: AnyReg::W(t) })?;
-                let f = if to.bits() == 8 { UnW::Sext8 } else { UnW::Sext16 };
+                self.emit(Op::Convert {
+                    spec,
+                    a: source,
+                    d: AnyReg::W(t),
+                })?;
+                let f = if to.bits() == 8 {
+                    UnW::Sext8
+                } else {
+                    UnW::Sext16
+                };
                 self.emit(Op::UnW { f, a: t, d })?;
             }
-            _ => self.emit(Op::Convert { spec, a: source, d: dest })?,
+            _ => self.emit(Op::Convert {
+                spec,
+                a: source,
+                d: dest,
+            })?,
         }
         Ok(true)
     }
 
     /// Extends or cuts an integer with the cheapest operation; wide to wide is a move.
-    fn integer_conversion(&mut self, source: AnyReg, from: Ty, dest: AnyReg, to: Ty) -> Result<bool> {
+    fn integer_conversion(
+        &mut self,
+        source: AnyReg,
+        from: Ty,
+        dest: AnyReg,
+        to: Ty,
+    ) -> Result<bool> {
         // The value is that of the narrower type, its sign that of the type it comes from there.
         let narrow = if to.bits() < from.bits() { to } else { from };
         match (source, dest) {
             (AnyReg::D(a), AnyReg::D(d)) if narrow.bits() == 64 => self.emit(Op::MovD { a, d })?,
             (AnyReg::D(a), AnyReg::D(d)) => {
                 let low = self.temp_w()?;
-                self.emit(Op::UnpackD { a, lo: Some(low), hi: None })?;
+                self.emit(Op::UnpackD {
+                    a,
+                    lo: Some(low),
+                    hi: None,
+                })?;
                 let cut = self.cut(low, narrow)?;
                 self.extend(cut, narrow, d)?;
             }
             (AnyReg::D(a), AnyReg::W(d)) if narrow.bits() == 32 => {
-                self.emit(Op::UnpackD { a, lo: Some(d), hi: None })?;
+                self.emit(Op::UnpackD {
+                    a,
+                    lo: Some(d),
+                    hi: None,
+                })?;
             }
             (AnyReg::D(a), AnyReg::W(d)) => {
                 let low = self.temp_w()?;
-                self.emit(Op::UnpackD { a, lo: Some(low), hi: None })?;
+                self.emit(Op::UnpackD {
+                    a,
+                    lo: Some(low),
+                    hi: None,
+                })?;
                 self.narrow(low, narrow, to, d)?;
             }
             (AnyReg::W(a), AnyReg::W(d)) if narrow.bits() == 32 => self.emit(Op::MovW { a, d })?,
@@ -134,13 +195,37 @@ impl<'a> Builder<'_, 'a> {
         match (narrow.bits(), signed, to.bits()) {
             (8, true, 16) => {
                 let t = self.temp_w()?;
-                self.emit(Op::UnW { f: UnW::Sext8, a, d: t })?;
-                self.emit(Op::UnW { f: UnW::Zext16, a: t, d })
+                self.emit(Op::UnW {
+                    f: UnW::Sext8,
+                    a,
+                    d: t,
+                })?;
+                self.emit(Op::UnW {
+                    f: UnW::Zext16,
+                    a: t,
+                    d,
+                })
             }
-            (8, true, 32) => self.emit(Op::UnW { f: UnW::Sext8, a, d }),
-            (16, true, 32) => self.emit(Op::UnW { f: UnW::Sext16, a, d }),
-            (8, ..) => self.emit(Op::UnW { f: UnW::Zext8, a, d }),
-            _ => self.emit(Op::UnW { f: UnW::Zext16, a, d }),
+            (8, true, 32) => self.emit(Op::UnW {
+                f: UnW::Sext8,
+                a,
+                d,
+            }),
+            (16, true, 32) => self.emit(Op::UnW {
+                f: UnW::Sext16,
+                a,
+                d,
+            }),
+            (8, ..) => self.emit(Op::UnW {
+                f: UnW::Zext8,
+                a,
+                d,
+            }),
+            _ => self.emit(Op::UnW {
+                f: UnW::Zext16,
+                a,
+                d,
+            }),
         }
     }
 
@@ -160,6 +245,10 @@ impl<'a> Builder<'_, 'a> {
 
     /// Extends 32 bits to 64.
     pub(super) fn extend(&mut self, a: W, ty: Ty, d: D) -> Result<()> {
-        self.emit(Op::ExtendD { signed: ty.is_signed(), a, d })
+        self.emit(Op::ExtendD {
+            signed: ty.is_signed(),
+            a,
+            d,
+        })
     }
 }

@@ -7,14 +7,15 @@ use super::super::types::Ty;
 use super::Result;
 use super::builder::Builder;
 
-const MODIFIERS: &[&str] =
-    &[".rn", ".rz", ".rm", ".rp", ".ftz", ".sat", ".relu", ".approx", ".full", ".NaN"];
+const MODIFIERS: &[&str] = &[
+    ".rn", ".rz", ".rm", ".rp", ".ftz", ".sat", ".relu", ".approx", ".full", ".NaN",
+];
 
 impl<'a> Builder<'_, 'a> {
     pub(super) fn float(&mut self, i: &Instruction<'a>) -> Result<bool> {
         match i.opcode {
-            "add" | "sub" | "mul" | "fma" | "mad" | "div" | "min" | "max" | "sqrt" | "rcp" | "rsqrt" | "sin"
-            | "cos" | "lg2" | "ex2" | "tanh" | "abs" | "neg" => {}
+            "add" | "sub" | "mul" | "fma" | "mad" | "div" | "min" | "max" | "sqrt" | "rcp"
+            | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" | "abs" | "neg" => {}
             "copysign" => {
                 self.arity(i, 3)?;
                 let ty = self.ty(i)?;
@@ -22,11 +23,21 @@ impl<'a> Builder<'_, 'a> {
                 if ty == Ty::F64 {
                     let (b, a) = (self.d(&i.operands[1], ty)?, self.d(&i.operands[2], ty)?);
                     let d = self.dest_d(&i.operands[0])?;
-                    self.emit(Op::BinD { f: BinD::CopySign, a, b, d })?;
+                    self.emit(Op::BinD {
+                        f: BinD::CopySign,
+                        a,
+                        b,
+                        d,
+                    })?;
                 } else {
                     let (b, a) = (self.w(&i.operands[1], ty)?, self.w(&i.operands[2], ty)?);
                     let d = self.dest_w(&i.operands[0])?;
-                    self.emit(Op::BinW { f: BinW::CopySign, a, b, d })?;
+                    self.emit(Op::BinW {
+                        f: BinW::CopySign,
+                        a,
+                        b,
+                        d,
+                    })?;
                 }
                 return Ok(true);
             }
@@ -42,7 +53,9 @@ impl<'a> Builder<'_, 'a> {
                     _ => return Err(self.error("test is not supported")),
                 };
                 let ty = self.ty(i)?;
-                let float = ty.float().ok_or_else(|| self.error("a floating-point type is needed"))?;
+                let float = ty
+                    .float()
+                    .ok_or_else(|| self.error("a floating-point type is needed"))?;
                 let (a, p) = (self.any(&i.operands[1], ty)?, self.dest_p(&i.operands[0])?);
                 self.emit(Op::Class { f, ty: float, a, p })?;
                 return Ok(true);
@@ -53,7 +66,12 @@ impl<'a> Builder<'_, 'a> {
         let Some(float) = ty.float().filter(|float| *float != FloatType::Tf32) else {
             return Err(self.error("type is not supported"));
         };
-        if i.modifiers.iter().filter(|m| Ty::parse(m).is_some()).count() > 1 {
+        if i.modifiers
+            .iter()
+            .filter(|m| Ty::parse(m).is_some())
+            .count()
+            > 1
+        {
             return Err(self.error("mixed types are not supported"));
         }
         self.only(i, MODIFIERS)?;
@@ -70,10 +88,15 @@ impl<'a> Builder<'_, 'a> {
         match i.opcode {
             "abs" | "neg" => self.sign(i, ty, spec)?,
             "sin" | "cos" | "lg2" | "rsqrt" => self.approximate(i, ty, spec)?,
-            "ex2" | "tanh" | "sqrt" | "rcp" if float == FloatType::F32 && (self.has(i, ".approx") || round == Round::Nearest) => {
+            "ex2" | "tanh" | "sqrt" | "rcp"
+                if float == FloatType::F32
+                    && (self.has(i, ".approx") || round == Round::Nearest) =>
+            {
                 self.approximate(i, ty, spec)?;
             }
-            "sqrt" | "rcp" if float == FloatType::F64 && round == Round::Nearest => self.approximate(i, ty, spec)?,
+            "sqrt" | "rcp" if float == FloatType::F64 && round == Round::Nearest => {
+                self.approximate(i, ty, spec)?
+            }
             _ => self.float_operation(i, ty, spec)?,
         }
         Ok(true)
@@ -95,7 +118,11 @@ impl<'a> Builder<'_, 'a> {
         let abs = i.opcode == "abs";
         if ty == Ty::F64 {
             let (a, d) = (self.d(&i.operands[1], ty)?, self.dest_d(&i.operands[0])?);
-            return self.emit(Op::UnD { f: if abs { UnD::AbsF } else { UnD::NegF }, a, d });
+            return self.emit(Op::UnD {
+                f: if abs { UnD::AbsF } else { UnD::NegF },
+                a,
+                d,
+            });
         }
         let (mut a, d) = (self.w(&i.operands[1], ty)?, self.dest_w(&i.operands[0])?);
         let f = match (ty, abs) {
@@ -114,7 +141,11 @@ impl<'a> Builder<'_, 'a> {
 
     fn flushed(&mut self, a: W) -> Result<W> {
         let d = self.temp_w()?;
-        self.emit(Op::UnW { f: UnW::FlushF, a, d })?;
+        self.emit(Op::UnW {
+            f: UnW::FlushF,
+            a,
+            d,
+        })?;
         Ok(d)
     }
 
@@ -153,7 +184,11 @@ impl<'a> Builder<'_, 'a> {
         a = self.flushed(a)?;
         let t = self.temp_w()?;
         self.emit(Op::UnW { f, a, d: t })?;
-        self.emit(Op::UnW { f: UnW::FlushF, a: t, d })
+        self.emit(Op::UnW {
+            f: UnW::FlushF,
+            a: t,
+            d,
+        })
     }
 
     fn float_operation(&mut self, i: &Instruction<'a>, ty: Ty, mut spec: FloatSpec) -> Result<()> {
@@ -186,7 +221,9 @@ impl<'a> Builder<'_, 'a> {
         let d = self.dest(&i.operands[0], ty)?;
         let plain = spec.round == Round::Nearest && !spec.relu;
         match (sources, d) {
-            ([AnyReg::W(a), AnyReg::W(b), AnyReg::W(c)], AnyReg::W(d)) if ty == Ty::F32 && plain => {
+            ([AnyReg::W(a), AnyReg::W(b), AnyReg::W(c)], AnyReg::W(d))
+                if ty == Ty::F32 && plain =>
+            {
                 let ftz = spec.ftz;
                 let t = if spec.sat { self.temp_w()? } else { d };
                 match spec.f {
@@ -194,7 +231,13 @@ impl<'a> Builder<'_, 'a> {
                         let f = if ftz { TernW::FmaFtz } else { TernW::FmaF };
                         self.emit(Op::TernW { f, a, b, c, d: t })?;
                     }
-                    FloatOp::Div | FloatOp::Min | FloatOp::Max | FloatOp::MinNan | FloatOp::MaxNan if !ftz => {
+                    FloatOp::Div
+                    | FloatOp::Min
+                    | FloatOp::Max
+                    | FloatOp::MinNan
+                    | FloatOp::MaxNan
+                        if !ftz =>
+                    {
                         let f = match spec.f {
                             FloatOp::Div => BinW::DivF,
                             FloatOp::Min => BinW::MinF,
@@ -217,17 +260,35 @@ impl<'a> Builder<'_, 'a> {
                     }
                     _ => {
                         let [a, b, c] = sources;
-                        return self.emit(Op::Float { spec, a, b, c, d: AnyReg::W(d) });
+                        return self.emit(Op::Float {
+                            spec,
+                            a,
+                            b,
+                            c,
+                            d: AnyReg::W(d),
+                        });
                     }
                 }
                 if spec.sat {
-                    self.emit(Op::UnW { f: UnW::SatF, a: t, d })?;
+                    self.emit(Op::UnW {
+                        f: UnW::SatF,
+                        a: t,
+                        d,
+                    })?;
                 }
                 Ok(())
             }
             ([AnyReg::D(a), AnyReg::D(b), AnyReg::D(c)], AnyReg::D(d)) if plain && !spec.sat => {
                 let f = match spec.f {
-                    FloatOp::Fma => return self.emit(Op::TernD { f: TernD::FmaF, a, b, c, d }),
+                    FloatOp::Fma => {
+                        return self.emit(Op::TernD {
+                            f: TernD::FmaF,
+                            a,
+                            b,
+                            c,
+                            d,
+                        });
+                    }
                     FloatOp::Add => BinD::AddF,
                     FloatOp::Sub => BinD::SubF,
                     FloatOp::Mul => BinD::MulF,

@@ -36,9 +36,10 @@ impl Layout {
 /// The element type of a variable.
 pub fn ty(variable: &Variable<'_>) -> Result<Ty> {
     match Ty::parse(variable.ty) {
-        Some(Ty::Pred) | None => {
-            Err(failure(variable.pos, format!("variables of type {} are not supported", variable.ty)))
-        }
+        Some(Ty::Pred) | None => Err(failure(
+            variable.pos,
+            format!("variables of type {} are not supported", variable.ty),
+        )),
         Some(ty) => Ok(ty),
     }
 }
@@ -53,10 +54,15 @@ pub fn size_and_align(variable: &Variable<'_>) -> Result<(u64, u32)> {
             (0, 0, Some(Init::List(list))) => u64::try_from(list.len()).unwrap_or(u64::MAX),
             (dim, ..) => dim,
         };
-        size = size.checked_mul(dim).filter(|&size| size <= MAX_GLOBAL_BYTES)
+        size = size
+            .checked_mul(dim)
+            .filter(|&size| size <= MAX_GLOBAL_BYTES)
             .ok_or_else(|| failure(variable.pos, "variable is too large"))?;
     }
-    let align = variable.align.unwrap_or(ty.bytes() * variable.vector).max(ty.bytes());
+    let align = variable
+        .align
+        .unwrap_or(ty.bytes() * variable.vector)
+        .max(ty.bytes());
     Ok((size, align))
 }
 
@@ -80,21 +86,35 @@ pub fn parameters(variables: &[Variable<'_>], area: &mut Layout) -> Result<Vec<P
         let (size, align) = size_and_align(variable)?;
         let size = small(size, variable.pos)?;
         let offset = area.place(size, align, variable.pos)?;
-        params.push(Param { offset, size, align });
+        params.push(Param {
+            offset,
+            size,
+            align,
+        });
     }
     Ok(params)
 }
 
 /// Lists the values of an initialiser with the element each belongs to.
 pub fn flatten<'i, 'a>(init: &'i Init<'a>, dims: &[u64], values: &mut Vec<(u64, &'i Value<'a>)>) {
-    fn walk<'i, 'a>(init: &'i Init<'a>, dims: &[u64], base: u64, values: &mut Vec<(u64, &'i Value<'a>)>) {
+    fn walk<'i, 'a>(
+        init: &'i Init<'a>,
+        dims: &[u64],
+        base: u64,
+        values: &mut Vec<(u64, &'i Value<'a>)>,
+    ) {
         match init {
             Init::Value(value) => values.push((base, value)),
             Init::List(list) => {
                 let inner = dims.get(1..).unwrap_or_default();
                 let stride = inner.iter().fold(1u64, |a, &b| a.saturating_mul(b));
                 for (place, init) in (0u64..).zip(list) {
-                    walk(init, inner, base.saturating_add(place.saturating_mul(stride)), values);
+                    walk(
+                        init,
+                        inner,
+                        base.saturating_add(place.saturating_mul(stride)),
+                        values,
+                    );
                 }
             }
         }
@@ -103,7 +123,10 @@ pub fn flatten<'i, 'a>(init: &'i Init<'a>, dims: &[u64], values: &mut Vec<(u64, 
 }
 
 /// The bits of a number as a value of type `ty`.
-#[allow(clippy::cast_possible_truncation, reason = "a double literal for a float rounds")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "a double literal for a float rounds"
+)]
 pub fn bits(value: Value<'_>, ty: Ty) -> u64 {
     match (value, ty) {
         (Value::Int(bits), Ty::F32) => u64::from((bits.cast_signed() as f32).to_bits()),

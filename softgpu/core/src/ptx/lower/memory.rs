@@ -9,10 +9,38 @@ use super::builder::{Builder, Symbol};
 
 /// Modifiers that do not change what an access does here: scopes, cache hints, weak ordering.
 const HINTS: &[&str] = &[
-    ".weak", ".relaxed", ".volatile", ".acquire", ".release", ".acq_rel", ".mmio", ".cta", ".gpu", ".sys", ".cluster",
-    ".ca", ".cg", ".cs", ".lu", ".cv", ".wb", ".wt", ".nc", ".v2", ".v4", ".L1::evict_normal",
-    ".L1::evict_unchanged", ".L1::evict_first", ".L1::evict_last", ".L1::no_allocate", ".L2::evict_first",
-    ".L2::evict_last", ".L2::evict_normal", ".L2::64B", ".L2::128B", ".L2::256B",
+    ".weak",
+    ".relaxed",
+    ".volatile",
+    ".acquire",
+    ".release",
+    ".acq_rel",
+    ".mmio",
+    ".cta",
+    ".gpu",
+    ".sys",
+    ".cluster",
+    ".ca",
+    ".cg",
+    ".cs",
+    ".lu",
+    ".cv",
+    ".wb",
+    ".wt",
+    ".nc",
+    ".v2",
+    ".v4",
+    ".L1::evict_normal",
+    ".L1::evict_unchanged",
+    ".L1::evict_first",
+    ".L1::evict_last",
+    ".L1::no_allocate",
+    ".L2::evict_first",
+    ".L2::evict_last",
+    ".L2::evict_normal",
+    ".L2::64B",
+    ".L2::128B",
+    ".L2::256B",
 ];
 
 const SPACES: &[(&str, Space)] = &[
@@ -34,9 +62,22 @@ impl<'a> Builder<'_, 'a> {
             "atom" | "red" => self.atomic(i)?,
             "membar" | "fence" => {
                 self.arity(i, 0)?;
-                self.only(i, &[".gl", ".cta", ".sys", ".gpu", ".cluster", ".sc", ".acq_rel", ".acquire", ".release"])?;
-                let weak = i.modifiers.iter().any(|m| matches!(*m, ".acq_rel" | ".acquire" | ".release"));
-                let scope = if weak { FenceScope::AcqRel } else { FenceScope::SeqCst };
+                self.only(
+                    i,
+                    &[
+                        ".gl", ".cta", ".sys", ".gpu", ".cluster", ".sc", ".acq_rel", ".acquire",
+                        ".release",
+                    ],
+                )?;
+                let weak = i
+                    .modifiers
+                    .iter()
+                    .any(|m| matches!(*m, ".acq_rel" | ".acquire" | ".release"));
+                let scope = if weak {
+                    FenceScope::AcqRel
+                } else {
+                    FenceScope::SeqCst
+                };
                 self.emit(Op::Fence { scope })?;
             }
             "cvta" => self.cvta(i)?,
@@ -65,7 +106,10 @@ impl<'a> Builder<'_, 'a> {
 
     fn check_modifiers(&self, i: &Instruction<'a>, more: &[&str]) -> Result<()> {
         let known = |m: &str| {
-            Ty::parse(m).is_some() || HINTS.contains(&m) || more.contains(&m) || SPACES.iter().any(|(name, _)| *name == m)
+            Ty::parse(m).is_some()
+                || HINTS.contains(&m)
+                || more.contains(&m)
+                || SPACES.iter().any(|(name, _)| *name == m)
         };
         match i.modifiers.iter().find(|m| !known(m)) {
             Some(modifier) => Err(self.error(format!("modifier {modifier} is not supported"))),
@@ -86,15 +130,22 @@ impl<'a> Builder<'_, 'a> {
                     Some(Symbol::Frame { .. }) => (Space::Local, space == Space::Generic),
                     Some(Symbol::Shared { .. } | Symbol::DynamicShared) => (Space::Shared, false),
                     Some(Symbol::Global(_)) => (Space::Global, false),
-                    Some(Symbol::Function(_)) => return Err(self.error(format!("{name} is a function"))),
+                    Some(Symbol::Function(_)) => {
+                        return Err(self.error(format!("{name} is a function")));
+                    }
                     None => return Err(self.error(format!("{name} is not defined"))),
                 };
-                let allowed = space == Space::Generic || space == actual
+                let allowed = space == Space::Generic
+                    || space == actual
                     || space == Space::Param && actual == Space::Local;
                 if !allowed || generic && space != Space::Generic {
                     return Err(self.error(format!("{name} does not lie in that space")));
                 }
-                let value = Operand::Value(Value::Symbol { name, addend: offset, generic: false });
+                let value = Operand::Value(Value::Symbol {
+                    name,
+                    addend: offset,
+                    generic: false,
+                });
                 offset = 0;
                 (Base::D(self.d(&value, Ty::U64)?), actual)
             }
@@ -108,9 +159,16 @@ impl<'a> Builder<'_, 'a> {
         let offset = match i32::try_from(offset) {
             Ok(offset) => offset,
             Err(_) => {
-                let Base::D(a) = base else { return Err(self.error("offset is out of range")) };
+                let Base::D(a) = base else {
+                    return Err(self.error("offset is out of range"));
+                };
                 let (b, d) = (self.constant_d(offset.cast_unsigned())?, self.temp_d()?);
-                self.emit(Op::BinD { f: BinD::Add, a, b, d })?;
+                self.emit(Op::BinD {
+                    f: BinD::Add,
+                    a,
+                    b,
+                    d,
+                })?;
                 base = Base::D(d);
                 0
             }
@@ -118,11 +176,23 @@ impl<'a> Builder<'_, 'a> {
         Ok((base, offset, space))
     }
 
-    fn elements<'i>(&self, i: &Instruction<'a>, operand: &'i Operand<'a>) -> Result<&'i [Operand<'a>]> {
-        let count = if self.has(i, ".v4") { 4 } else if self.has(i, ".v2") { 2 } else { 1 };
+    fn elements<'i>(
+        &self,
+        i: &Instruction<'a>,
+        operand: &'i Operand<'a>,
+    ) -> Result<&'i [Operand<'a>]> {
+        let count = if self.has(i, ".v4") {
+            4
+        } else if self.has(i, ".v2") {
+            2
+        } else {
+            1
+        };
         match operand {
             Operand::Vector(list) if count > 1 && list.len() == count => Ok(list),
-            operand if count == 1 && !matches!(operand, Operand::Vector(_)) => Ok(std::slice::from_ref(operand)),
+            operand if count == 1 && !matches!(operand, Operand::Vector(_)) => {
+                Ok(std::slice::from_ref(operand))
+            }
             _ => Err(self.error(format!("{count} registers are needed"))),
         }
     }
@@ -151,7 +221,13 @@ impl<'a> Builder<'_, 'a> {
             for (slot, element) in d.iter_mut().zip(elements) {
                 *slot = Some(self.dest_d(element)?);
             }
-            self.emit(Op::LdD { space, ty: MemType::B64, base, offset, d })?;
+            self.emit(Op::LdD {
+                space,
+                ty: MemType::B64,
+                base,
+                offset,
+                d,
+            })?;
         } else {
             let mut d = [None; 4];
             let mut memory = None;
@@ -189,30 +265,49 @@ impl<'a> Builder<'_, 'a> {
                 }
             }
             let memory = memory.unwrap_or(MemType::B32);
-            self.emit(Op::LdW { space, ty: memory, base, offset, d })?;
+            self.emit(Op::LdW {
+                space,
+                ty: memory,
+                base,
+                offset,
+                d,
+            })?;
             for (w, wide) in extensions {
                 if memory == MemType::S8 && self.is_narrow(elements)? {
-                    self.emit(Op::UnW { f: UnW::Zext16, a: w, d: w })?;
+                    self.emit(Op::UnW {
+                        f: UnW::Zext16,
+                        a: w,
+                        d: w,
+                    })?;
                 } else {
                     self.extend(w, ty, wide)?;
                 }
             }
         }
-        if i.modifiers.iter().any(|m| matches!(*m, ".acquire" | ".volatile" | ".mmio")) {
-            self.emit(Op::Fence { scope: FenceScope::AcqRel })?;
+        if i.modifiers
+            .iter()
+            .any(|m| matches!(*m, ".acquire" | ".volatile" | ".mmio"))
+        {
+            self.emit(Op::Fence {
+                scope: FenceScope::AcqRel,
+            })?;
         }
         Ok(())
     }
 
     fn is_narrow(&mut self, elements: &[Operand<'a>]) -> Result<bool> {
-        Ok(matches!(elements.first().map(|e| self.declared(e)), Some(Ok(Some((AnyReg::W(_), ty)))) if ty.bits() == 16))
+        Ok(
+            matches!(elements.first().map(|e| self.declared(e)), Some(Ok(Some((AnyReg::W(_), ty)))) if ty.bits() == 16),
+        )
     }
 
     /// A kernel parameter is a constant of the launch.
     fn load_parameter(&mut self, elements: &[Operand<'a>], ty: Ty, start: i64) -> Result<()> {
         for (place, element) in (0i64..).zip(elements) {
             let offset = start + place * i64::from(ty.bytes());
-            let offset = u32::try_from(offset).ok().filter(|offset| *offset < 1 << 16);
+            let offset = u32::try_from(offset)
+                .ok()
+                .filter(|offset| *offset < 1 << 16);
             let offset = offset.ok_or_else(|| self.error("address lies outside the parameters"))?;
             if offset % ty.bytes() != 0 {
                 return Err(self.error("parameter is misaligned for the type"));
@@ -238,8 +333,14 @@ impl<'a> Builder<'_, 'a> {
                     let bits = if ty.bits() == 64 { 64 } else { 32 };
                     let a = self.preload(bits, Constant::Param { offset, ty: memory })?;
                     match (a, d) {
-                        (AnyReg::W(a), AnyReg::W(d)) if memory == MemType::S8 && declared.bits() == 16 => {
-                            self.emit(Op::UnW { f: UnW::Zext16, a, d })?;
+                        (AnyReg::W(a), AnyReg::W(d))
+                            if memory == MemType::S8 && declared.bits() == 16 =>
+                        {
+                            self.emit(Op::UnW {
+                                f: UnW::Zext16,
+                                a,
+                                d,
+                            })?;
                         }
                         _ => self.copy(a, d)?,
                     }
@@ -259,15 +360,28 @@ impl<'a> Builder<'_, 'a> {
         let elements = self.elements(i, &i.operands[1])?;
         let space = self.space(i)?;
         let (base, offset, space) = self.address(&i.operands[0], space)?;
-        if matches!(i.modifiers.iter().find(|m| matches!(**m, ".release" | ".volatile" | ".mmio")), Some(_)) {
-            self.emit(Op::Fence { scope: FenceScope::AcqRel })?;
+        if matches!(
+            i.modifiers
+                .iter()
+                .find(|m| matches!(**m, ".release" | ".volatile" | ".mmio")),
+            Some(_)
+        ) {
+            self.emit(Op::Fence {
+                scope: FenceScope::AcqRel,
+            })?;
         }
         if ty.bits() == 64 {
             let mut a = [None; 4];
             for (slot, element) in a.iter_mut().zip(elements) {
                 *slot = Some(self.d(element, ty)?);
             }
-            return self.emit(Op::StD { space, ty: MemType::B64, base, offset, a });
+            return self.emit(Op::StD {
+                space,
+                ty: MemType::B64,
+                base,
+                offset,
+                a,
+            });
         }
         let mut a = [None; 4];
         for (slot, element) in a.iter_mut().zip(elements) {
@@ -277,33 +391,75 @@ impl<'a> Builder<'_, 'a> {
                 }
                 Some((AnyReg::D(wide), _)) => {
                     let low = self.temp_w()?;
-                    self.emit(Op::UnpackD { a: wide, lo: Some(low), hi: None })?;
+                    self.emit(Op::UnpackD {
+                        a: wide,
+                        lo: Some(low),
+                        hi: None,
+                    })?;
                     low
                 }
                 _ => self.w(element, ty)?,
             });
         }
-        self.emit(Op::StW { space, ty: ty.memory(0), base, offset, a })
+        self.emit(Op::StW {
+            space,
+            ty: ty.memory(0),
+            base,
+            offset,
+            a,
+        })
     }
 
     /// Loads or stores a register of a function's parameter in its frame.
-    pub(super) fn frame_access(&mut self, offset: u32, ty: Ty, register: AnyReg, store: bool) -> Result<()> {
+    pub(super) fn frame_access(
+        &mut self,
+        offset: u32,
+        ty: Ty,
+        register: AnyReg,
+        store: bool,
+    ) -> Result<()> {
         let d = self.temp_d()?;
         self.emit(Op::LocalAddr { offset, d })?;
         let (space, base, offset) = (Space::Local, Base::D(d), 0);
         let op = match (register, store) {
-            (AnyReg::W(w), true) => Op::StW { space, ty: ty.memory(0), base, offset, a: [Some(w), None, None, None] },
-            (AnyReg::W(w), false) => Op::LdW { space, ty: ty.memory(0), base, offset, d: [Some(w), None, None, None] },
-            (AnyReg::D(d), true) => Op::StD { space, ty: MemType::B64, base, offset, a: [Some(d), None, None, None] },
-            (AnyReg::D(d), false) => Op::LdD { space, ty: MemType::B64, base, offset, d: [Some(d), None, None, None] },
+            (AnyReg::W(w), true) => Op::StW {
+                space,
+                ty: ty.memory(0),
+                base,
+                offset,
+                a: [Some(w), None, None, None],
+            },
+            (AnyReg::W(w), false) => Op::LdW {
+                space,
+                ty: ty.memory(0),
+                base,
+                offset,
+                d: [Some(w), None, None, None],
+            },
+            (AnyReg::D(d), true) => Op::StD {
+                space,
+                ty: MemType::B64,
+                base,
+                offset,
+                a: [Some(d), None, None, None],
+            },
+            (AnyReg::D(d), false) => Op::LdD {
+                space,
+                ty: MemType::B64,
+                base,
+                offset,
+                d: [Some(d), None, None, None],
+            },
             (AnyReg::P(_), _) => return Err(self.error("predicate parameters are not supported")),
         };
         self.emit(op)
     }
 
     fn atomic(&mut self, i: &Instruction<'a>) -> Result<()> {
-        const OPERATIONS: &[&str] =
-            &[".add", ".and", ".or", ".xor", ".exch", ".cas", ".inc", ".dec", ".min", ".max", ".noftz"];
+        const OPERATIONS: &[&str] = &[
+            ".add", ".and", ".or", ".xor", ".exch", ".cas", ".inc", ".dec", ".min", ".max",
+            ".noftz",
+        ];
         self.check_modifiers(i, OPERATIONS)?;
         if self.has(i, ".v2") || self.has(i, ".v4") {
             return Err(self.error("vector atomics are not supported"));
@@ -315,7 +471,11 @@ impl<'a> Builder<'_, 'a> {
         let f = match (name, ty) {
             (".add", Ty::F32 | Ty::F64 | Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2) => {
                 let float = ty.float().unwrap_or(FloatType::F32);
-                if ty.is_packed() { AtomOp::AddFx2(float) } else { AtomOp::AddF(float) }
+                if ty.is_packed() {
+                    AtomOp::AddFx2(float)
+                } else {
+                    AtomOp::AddF(float)
+                }
             }
             (".add", Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64) => AtomOp::Add,
             (".and", Ty::B32 | Ty::B64) => AtomOp::And,
@@ -336,7 +496,11 @@ impl<'a> Builder<'_, 'a> {
             return Err(self.error("operation is not supported"));
         }
         self.arity(i, 2 + usize::from(!red) + usize::from(cas))?;
-        let operands = if red { &i.operands[..] } else { &i.operands[1..] };
+        let operands = if red {
+            &i.operands[..]
+        } else {
+            &i.operands[1..]
+        };
         let space = self.space(i)?;
         let (mut base, offset, space) = self.address(&operands[0], space)?;
         let offset = match i16::try_from(offset) {
@@ -344,13 +508,26 @@ impl<'a> Builder<'_, 'a> {
             Err(_) => {
                 base = match base {
                     Base::D(a) => {
-                        let (b, d) = (self.constant_d(i64::from(offset).cast_unsigned())?, self.temp_d()?);
-                        self.emit(Op::BinD { f: BinD::Add, a, b, d })?;
+                        let (b, d) = (
+                            self.constant_d(i64::from(offset).cast_unsigned())?,
+                            self.temp_d()?,
+                        );
+                        self.emit(Op::BinD {
+                            f: BinD::Add,
+                            a,
+                            b,
+                            d,
+                        })?;
                         Base::D(d)
                     }
                     Base::W(a) => {
                         let (b, d) = (self.constant_w(offset.cast_unsigned())?, self.temp_w()?);
-                        self.emit(Op::BinW { f: BinW::Add, a, b, d })?;
+                        self.emit(Op::BinW {
+                            f: BinW::Add,
+                            a,
+                            b,
+                            d,
+                        })?;
                         Base::W(d)
                     }
                 };
@@ -360,14 +537,48 @@ impl<'a> Builder<'_, 'a> {
         let memory = ty.memory(0);
         if ty.bits() == 64 {
             let b = self.d(&operands[1], ty)?;
-            let c = if cas { Some(self.d(&operands[2], ty)?) } else { None };
-            let d = if red || i.operands[0] == Operand::Discard { None } else { Some(self.dest_d(&i.operands[0])?) };
-            return self.emit(Op::AtomD { space, f, ty: memory, base, offset, b, c, d });
+            let c = if cas {
+                Some(self.d(&operands[2], ty)?)
+            } else {
+                None
+            };
+            let d = if red || i.operands[0] == Operand::Discard {
+                None
+            } else {
+                Some(self.dest_d(&i.operands[0])?)
+            };
+            return self.emit(Op::AtomD {
+                space,
+                f,
+                ty: memory,
+                base,
+                offset,
+                b,
+                c,
+                d,
+            });
         }
         let b = self.w(&operands[1], ty)?;
-        let c = if cas { Some(self.w(&operands[2], ty)?) } else { None };
-        let d = if red || i.operands[0] == Operand::Discard { None } else { Some(self.dest_w(&i.operands[0])?) };
-        self.emit(Op::AtomW { space, f, ty: memory, base, offset, b, c, d })
+        let c = if cas {
+            Some(self.w(&operands[2], ty)?)
+        } else {
+            None
+        };
+        let d = if red || i.operands[0] == Operand::Discard {
+            None
+        } else {
+            Some(self.dest_w(&i.operands[0])?)
+        };
+        self.emit(Op::AtomW {
+            space,
+            f,
+            ty: memory,
+            base,
+            offset,
+            b,
+            c,
+            d,
+        })
     }
 
     fn cvta(&mut self, i: &Instruction<'a>) -> Result<()> {
@@ -386,7 +597,11 @@ impl<'a> Builder<'_, 'a> {
         };
         let a = self.d(&i.operands[1], ty)?;
         let d = self.dest_d(&i.operands[0])?;
-        let f = if self.has(i, ".to") { BinD::Sub } else { BinD::Add };
+        let f = if self.has(i, ".to") {
+            BinD::Sub
+        } else {
+            BinD::Add
+        };
         match window {
             None => self.emit(Op::MovD { a, d }),
             Some(window) => {

@@ -66,7 +66,9 @@ pub fn lower(tree: &ast::Module<'_>, target: &Target) -> Result<Module> {
 
     let common = common_shared(tree, &context)?;
     for item in &tree.items {
-        let Item::Function(function) = item else { continue };
+        let Item::Function(function) = item else {
+            continue;
+        };
         let Some(body) = &function.body else { continue };
         let mut shared = Layout::default();
         let mut names: HashMap<&str, u32> = HashMap::new();
@@ -98,7 +100,13 @@ pub fn lower(tree: &ast::Module<'_>, target: &Target) -> Result<Module> {
 
 fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<()> {
     let refuse = |kind, pos: Pos, reason: String| {
-        Err(CompileError { kind, line: pos.line, column: pos.column, instruction: String::new(), reason })
+        Err(CompileError {
+            kind,
+            line: pos.line,
+            column: pos.column,
+            instruction: String::new(),
+            reason,
+        })
     };
     let (major, minor) = tree.version;
     if tree.version == (0, 0) {
@@ -116,18 +124,32 @@ fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<()> {
     let number = digits.trim_end_matches(['a', 'f']);
     let (device_major, device_minor) = target.compute_capability;
     match number.parse::<u32>() {
-        Ok(version) if number.len() == digits.len() && version <= device_major * 10 + device_minor => Ok(()),
+        Ok(version)
+            if number.len() == digits.len() && version <= device_major * 10 + device_minor =>
+        {
+            Ok(())
+        }
         Ok(version) if version == device_major * 10 + device_minor => Ok(()),
         Ok(_) => {
-            let reason = format!("{name} code does not run on a device of capability {device_major}.{device_minor}");
+            let reason = format!(
+                "{name} code does not run on a device of capability {device_major}.{device_minor}"
+            );
             refuse(ErrorKind::UnsupportedTarget, tree.target_pos, reason)
         }
-        Err(_) => refuse(ErrorKind::UnsupportedTarget, tree.target_pos, format!("unknown target {name}")),
+        Err(_) => refuse(
+            ErrorKind::UnsupportedTarget,
+            tree.target_pos,
+            format!("unknown target {name}"),
+        ),
     }
 }
 
 /// Enters every name of the module, so that order of declaration does not matter.
-fn declare<'a>(tree: &ast::Module<'a>, context: &mut Context<'a>, module: &mut Module) -> Result<()> {
+fn declare<'a>(
+    tree: &ast::Module<'a>,
+    context: &mut Context<'a>,
+    module: &mut Module,
+) -> Result<()> {
     let mut bodies = 0u32;
     for item in &tree.items {
         match item {
@@ -135,7 +157,9 @@ fn declare<'a>(tree: &ast::Module<'a>, context: &mut Context<'a>, module: &mut M
                 let (size, align) = layout::size_and_align(variable)?;
                 if variable.space == ".shared" {
                     let size = (size > 0 || !variable.dims.contains(&0)).then_some(size);
-                    let size = size.map(|size| layout::small(size, variable.pos)).transpose()?;
+                    let size = size
+                        .map(|size| layout::small(size, variable.pos))
+                        .transpose()?;
                     context.shared.insert(variable.name, (size, align));
                     continue;
                 }
@@ -147,7 +171,11 @@ fn declare<'a>(tree: &ast::Module<'a>, context: &mut Context<'a>, module: &mut M
                 };
                 let global = Global {
                     name: variable.name.to_owned(),
-                    space: if variable.space == ".const" { GlobalSpace::Const } else { GlobalSpace::Global },
+                    space: if variable.space == ".const" {
+                        GlobalSpace::Const
+                    } else {
+                        GlobalSpace::Global
+                    },
                     size,
                     align,
                     init: Vec::new(),
@@ -161,7 +189,10 @@ fn declare<'a>(tree: &ast::Module<'a>, context: &mut Context<'a>, module: &mut M
                         if slot.linkage == ir::Linkage::Extern {
                             *slot = global;
                         } else if linkage != ir::Linkage::Extern {
-                            return Err(failure(variable.pos, format!("{} is defined twice", variable.name)));
+                            return Err(failure(
+                                variable.pos,
+                                format!("{} is defined twice", variable.name),
+                            ));
                         }
                     }
                     None => {
@@ -179,10 +210,18 @@ fn declare<'a>(tree: &ast::Module<'a>, context: &mut Context<'a>, module: &mut M
                 let returns = layout::parameters(&function.returns, &mut frame)?;
                 let known = context.functions.get(function.name);
                 if let (Some(_), Some(_)) = (known.and_then(|known| known.index), index) {
-                    return Err(failure(function.pos, format!("{} is defined twice", function.name)));
+                    return Err(failure(
+                        function.pos,
+                        format!("{} is defined twice", function.name),
+                    ));
                 }
                 if index.is_some() || known.is_none() {
-                    let declaration = Declaration { index, entry: function.entry, params, returns };
+                    let declaration = Declaration {
+                        index,
+                        entry: function.entry,
+                        params,
+                        returns,
+                    };
                     context.functions.insert(function.name, declaration);
                 }
             }
@@ -194,8 +233,11 @@ fn declare<'a>(tree: &ast::Module<'a>, context: &mut Context<'a>, module: &mut M
 /// Lays out initial values.
 fn initialize(tree: &ast::Module<'_>, context: &Context<'_>, module: &mut Module) -> Result<()> {
     for item in &tree.items {
-        let Item::Variable(variable) = item else { continue };
-        let (Some(init), Some(&index)) = (&variable.init, context.globals.get(variable.name)) else {
+        let Item::Variable(variable) = item else {
+            continue;
+        };
+        let (Some(init), Some(&index)) = (&variable.init, context.globals.get(variable.name))
+        else {
             continue;
         };
         let mut values = Vec::new();
@@ -213,11 +255,21 @@ fn initialize(tree: &ast::Module<'_>, context: &Context<'_>, module: &mut Module
                 ast::Value::Symbol { name, addend, .. } => {
                     let target = match (context.globals.get(name), context.functions.get(name)) {
                         (Some(&index), _) => RelocationTarget::Global(index),
-                        (_, Some(Declaration { index: Some(index), .. })) => RelocationTarget::Function(*index),
+                        (
+                            _,
+                            Some(Declaration {
+                                index: Some(index), ..
+                            }),
+                        ) => RelocationTarget::Function(*index),
                         _ => return Err(failure(variable.pos, format!("{name} is not defined"))),
                     };
                     let bytes = u8::try_from(ty.bytes()).unwrap_or(8);
-                    global.relocations.push(Relocation { offset, bytes, target, addend });
+                    global.relocations.push(Relocation {
+                        offset,
+                        bytes,
+                        target,
+                        addend,
+                    });
                     0
                 }
                 other => layout::bits(other, ty),
@@ -242,17 +294,26 @@ struct CommonShared<'a> {
 }
 
 fn common_shared<'a>(tree: &ast::Module<'a>, context: &Context<'a>) -> Result<CommonShared<'a>> {
-    let mut common = CommonShared { layout: Layout::default(), offsets: HashMap::new() };
+    let mut common = CommonShared {
+        layout: Layout::default(),
+        offsets: HashMap::new(),
+    };
     for item in &tree.items {
-        let Item::Function(function) = item else { continue };
-        let (false, Some(body)) = (function.entry, &function.body) else { continue };
+        let Item::Function(function) = item else {
+            continue;
+        };
+        let (false, Some(body)) = (function.entry, &function.body) else {
+            continue;
+        };
         let used = used_names(body);
         for (name, (size, align)) in sorted(&context.shared) {
             if let Some(size) = size
                 && used.contains(name)
                 && !common.offsets.contains_key(name)
             {
-                common.offsets.insert(name, common.layout.place(size, align, function.pos)?);
+                common
+                    .offsets
+                    .insert(name, common.layout.place(size, align, function.pos)?);
             }
         }
         for statement in body {
@@ -262,7 +323,10 @@ fn common_shared<'a>(tree: &ast::Module<'a>, context: &Context<'a>) -> Result<Co
             {
                 let (size, align) = layout::size_and_align(variable)?;
                 let size = layout::small(size, variable.pos)?;
-                common.offsets.insert(variable.name, common.layout.place(size, align, variable.pos)?);
+                common.offsets.insert(
+                    variable.name,
+                    common.layout.place(size, align, variable.pos)?,
+                );
             }
         }
     }
@@ -284,7 +348,9 @@ fn used_names<'a>(body: &[ast::Statement<'a>]) -> HashSet<&'a str> {
             }
             Operand::Address { base, .. } => visit(base, names),
             // Vectors and lists hold no further lists: the parser's grammar is that shallow.
-            Operand::Vector(list) | Operand::List(list) => list.iter().for_each(|o| visit(o, names)),
+            Operand::Vector(list) | Operand::List(list) => {
+                list.iter().for_each(|o| visit(o, names))
+            }
             Operand::Pair(a, b) => {
                 visit(a, names);
                 visit(b, names);
@@ -295,7 +361,10 @@ fn used_names<'a>(body: &[ast::Statement<'a>]) -> HashSet<&'a str> {
     let mut names = HashSet::new();
     for statement in body {
         if let StatementKind::Instruction(instruction) = &statement.kind {
-            instruction.operands.iter().for_each(|operand| visit(operand, &mut names));
+            instruction
+                .operands
+                .iter()
+                .for_each(|operand| visit(operand, &mut names));
         }
     }
     names
@@ -310,13 +379,16 @@ fn local_bytes(module: &Module, root: u32) -> Option<u32> {
     }
     let callees = |function: u32| -> Option<Vec<u32>> {
         let function = &module.functions[usize::try_from(function).ok()?];
-        let (start, end) = (usize::try_from(function.start).ok()?, usize::try_from(function.end).ok()?);
+        let (start, end) = (
+            usize::try_from(function.start).ok()?,
+            usize::try_from(function.end).ok()?,
+        );
         let mut list = Vec::new();
         for inst in &module.code[start..end] {
             if let ir::Op::Call { site, .. } = inst.op {
                 match module.calls[usize::try_from(site).ok()?].target {
                     ir::CallTarget::Function(callee) => list.push(callee),
-                    ir::CallTarget::Indirect(_) => return None,
+                    ir::CallTarget::Indirect => return None,
                     ir::CallTarget::Builtin(_) => {}
                 }
             }
@@ -357,11 +429,20 @@ fn local_bytes(module: &Module, root: u32) -> Option<u32> {
 }
 
 /// Builds the public description of a kernel.
-fn kernel(function: &ast::Function<'_>, index: u32, params: Vec<Param>, shared: Layout) -> Result<Kernel> {
+fn kernel(
+    function: &ast::Function<'_>,
+    index: u32,
+    params: Vec<Param>,
+    shared: Layout,
+) -> Result<Kernel> {
     let mut kernel = Kernel {
         name: function.name.to_owned(),
         function: index,
-        param_bytes: params.iter().map(|param| param.offset + param.size).max().unwrap_or(0),
+        param_bytes: params
+            .iter()
+            .map(|param| param.offset + param.size)
+            .max()
+            .unwrap_or(0),
         params,
         shared_bytes: shared.size,
         shared_align: shared.align.max(16),
@@ -381,7 +462,8 @@ fn kernel(function: &ast::Function<'_>, index: u32, params: Vec<Param>, shared: 
         match *name {
             ".maxntid" | ".reqntid" => {
                 let volume = volume.filter(|&volume| volume > 0 && !values.is_empty());
-                let volume = volume.ok_or_else(|| failure(function.pos, format!("{name} is out of range")))?;
+                let volume = volume
+                    .ok_or_else(|| failure(function.pos, format!("{name} is out of range")))?;
                 kernel.max_threads = Some(volume);
                 kernel.max_block = Some(shape);
                 if *name == ".reqntid" {

@@ -36,9 +36,23 @@ impl<'a> Builder<'_, 'a> {
                     Operand::Pair(d, p) => (self.dest_w(d)?, Some(self.dest_p(p)?)),
                     operand => (self.dest_w(operand)?, None),
                 };
-                let (a, b) = (self.w(&i.operands[1], Ty::B32)?, self.w(&i.operands[2], Ty::B32)?);
-                let (c, mask) = (self.w(&i.operands[3], Ty::B32)?, self.w(&i.operands[4], Ty::B32)?);
-                self.emit(Op::Shfl { f, a, b, c, mask, d, p })?;
+                let (a, b) = (
+                    self.w(&i.operands[1], Ty::B32)?,
+                    self.w(&i.operands[2], Ty::B32)?,
+                );
+                let (c, mask) = (
+                    self.w(&i.operands[3], Ty::B32)?,
+                    self.w(&i.operands[4], Ty::B32)?,
+                );
+                self.emit(Op::Shfl {
+                    f,
+                    a,
+                    b,
+                    c,
+                    mask,
+                    d,
+                    p,
+                })?;
             }
             "vote" => {
                 self.arity(i, 3)?;
@@ -73,7 +87,12 @@ impl<'a> Builder<'_, 'a> {
             }
             "redux" => {
                 self.arity(i, 3)?;
-                self.only(i, &[".sync", ".add", ".min", ".max", ".and", ".or", ".xor", ".abs", ".NaN"])?;
+                self.only(
+                    i,
+                    &[
+                        ".sync", ".add", ".min", ".max", ".and", ".or", ".xor", ".abs", ".NaN",
+                    ],
+                )?;
                 let ty = self.ty(i)?;
                 let (abs, nan) = (self.has(i, ".abs"), self.has(i, ".NaN"));
                 let f = match (i.modifiers.get(1).copied(), ty) {
@@ -89,7 +108,10 @@ impl<'a> Builder<'_, 'a> {
                     (Some(".xor"), Ty::B32) => ReduxOp::Xor,
                     _ => return Err(self.error("operation or type is not supported")),
                 };
-                let (a, mask) = (self.w(&i.operands[1], ty)?, self.w(&i.operands[2], Ty::B32)?);
+                let (a, mask) = (
+                    self.w(&i.operands[1], ty)?,
+                    self.w(&i.operands[2], Ty::B32)?,
+                );
                 let d = self.dest_w(&i.operands[0])?;
                 self.emit(Op::Redux { f, a, mask, d })?;
             }
@@ -98,7 +120,11 @@ impl<'a> Builder<'_, 'a> {
                 let Operand::Pair(d, p) = &i.operands[0] else {
                     return Err(self.error("a predicate destination is needed"));
                 };
-                let d = if **d == Operand::Discard { None } else { Some(self.dest_w(d)?) };
+                let d = if **d == Operand::Discard {
+                    None
+                } else {
+                    Some(self.dest_w(d)?)
+                };
                 let (p, mask) = (self.dest_p(p)?, self.w(&i.operands[1], Ty::B32)?);
                 self.emit(Op::Elect { mask, d, p })?;
             }

@@ -1,0 +1,88 @@
+//! Times kernels on the software GPU against the same loops in Rust, one thread each.
+//!
+//! `cargo run --release -p softgpu-core --example kernels`
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use support::{Arguments, Program};
+
+fn best(mut f: impl FnMut()) -> Duration {
+    let times = (0..7).map(|_| {
+        let start = Instant::now();
+        f();
+        start.elapsed()
+    });
+    times.min().unwrap_or_default()
+}
+
+fn report(name: &str, ours: Duration, host: Duration) {
+    println!("{name:<22} {ours:>10.2?} host {host:>10.2?} ratio {:>5.1}", ours.as_secs_f64() / host.as_secs_f64());
+}
+
+fn main() {
+    let mut p = Program::new(include_str!("../tests/ptx/program.ptx"));
+    p.workers = 1;
+    p.instruction_limit = None;
+    let n = 1 << 20;
+    let a: Vec<f32> = (0..n).map(|v| v as f32 * 0.5).collect();
+    let b: Vec<f32> = (0..n).map(|v| v as f32 * 0.25).collect();
+    let (x, y, z) = (p.memory.from(&a), p.memory.from(&b), p.memory.buffer(n * 4));
+    let arguments = Arguments::new().buffer(x).buffer(y).buffer(z).i32(n as i32);
+    let ours = best(|| p.launch("vector_add", (n / 256) as u32, 256, arguments.clone()));
+    let mut c = vec![0f32; n];
+    let host = best(|| {
+        for ((c, a), b) in c.iter_mut().zip(black_box(&a)).zip(black_box(&b)) {
+            *c = a + b;
+        }
+        black_box(&c);
+    });
+    report("vector_add 1M", ours, host);
+
+    let arguments = Arguments::new().i32(n as i32).f32(1.5).buffer(x).buffer(y);
+    let ours = best(|| p.launch("saxpy", 64, 256, arguments.clone()));
+    let host = best(|| {
+        for (c, a) in c.iter_mut().zip(black_box(&a)) {
+            *c += 1.5 * a;
+        }
+        black_box(&c);
+    });
+    report("saxpy 1M", ours, host);
+
+    let n = 256usize;
+    let arguments = Arguments::new().buffer(x).buffer(y).buffer(z).i32(n as i32);
+    let ours = best(|| {
+        p.run("matmul", [16, 16, 1], [16, 16, 1], arguments.clone()).expect("the kernel runs");
+    });
+    let host = best(|| {
+        let (a, b) = (black_box(&a), black_box(&b));
+        for row in 0..n {
+            for col in 0..n {
+                let mut sum = 0f32;
+                for k in 0..n {
+                    sum += a[row * n + k] * b[k * n + col];
+                }
+                c[row * n + col] = sum;
+            }
+        }
+        black_box(&c);
+    });
+    report("tiled matmul 256", ours, host);
+
+    let data: Vec<u8> = (0..1 << 20).map(|v: u32| (v.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let (d, bins) = (p.memory.from(&data), p.memory.buffer(1024));
+    let arguments = Arguments::new().buffer(d).buffer(bins).i32(1 << 20);
+    let ours = best(|| p.launch("histogram", 16, 256, arguments.clone()));
+    let mut counts = [0u32; 256];
+    let host = best(|| {
+        for byte in black_box(&data) {
+            counts[usize::from(*byte)] += 1;
+        }
+        black_box(&counts);
+    });
+    report("histogram 1M", ours, host);
+}

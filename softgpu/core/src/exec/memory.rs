@@ -1,0 +1,392 @@
+//! What a warp sees as memory: the spaces, the checks, the atomics.
+#![allow(clippy::cast_possible_truncation, reason = "values are cut to the width of the access")]
+
+use std::sync::atomic::Ordering;
+
+use super::access::{Checked, Extent, Span};
+use super::fault::FaultKind;
+use super::float::Format;
+use super::{AddressSpace, Range};
+use crate::ptx::ir::*;
+
+/// A fault and the lane it befell.
+pub type LaneFault = (usize, FaultKind);
+
+/// The memory of one warp.
+pub struct View<'a> {
+    pub space: &'a dyn AddressSpace,
+    pub shared: &'a mut [u8],
+    /// Local memory of all lanes, one after the other.
+    pub local: &'a mut [u8],
+    /// Bytes of local memory per lane.
+    pub stride: usize,
+    pub params: &'a [u8],
+    pub spans: &'a mut Spans,
+}
+
+/// The ranges used last.
+#[derive(Debug)]
+pub struct Spans {
+    spans: [Span; 4],
+    next: usize,
+}
+
+impl Default for Spans {
+    fn default() -> Self {
+        Self { spans: [Span::EMPTY; 4], next: 0 }
+    }
+}
+
+impl Spans {
+    /// A range around the lowest address that allows the accesses of all lanes.
+    #[inline(always)]
+    fn find(&mut self, space: &dyn AddressSpace, extent: Extent, bytes: u64, write: bool) -> Option<Span> {
+        match self.spans.iter().find(|span| span.covers_all(extent, bytes, write)) {
+            Some(span) => Some(*span),
+            None => {
+                let span = self.resolve(space, extent.low())?;
+                span.covers_all(extent, bytes, write).then_some(span)
+            }
+        }
+    }
+
+    #[cold]
+    fn resolve(&mut self, space: &dyn AddressSpace, address: u64) -> Option<Span> {
+        if address >= SHARED_WINDOW {
+            return None;
+        }
+        let range: Range = space.resolve(address)?;
+        // SAFETY: the address space has just returned it, and `self` lives no longer than the run.
+        let span = unsafe { Span::new(range) };
+        self.spans[self.next] = span;
+        self.next = (self.next + 1) % self.spans.len();
+        Some(span)
+    }
+}
+
+/// Where one access goes.
+enum Place {
+    Host(Checked),
+    Shared(usize),
+    Local(usize),
+    Param(usize),
+}
+
+impl View<'_> {
+    fn place(&mut self, space: Space, address: u64, bytes: u64, write: bool, lane: usize) -> Result<Place, FaultKind> {
+        if address & (bytes - 1) != 0 {
+            return Err(FaultKind::MisalignedAddress { address });
+        }
+        let illegal = FaultKind::IllegalAddress { address, write };
+        let (space, offset) = match space {
+            Space::Generic => match address.checked_sub(SHARED_WINDOW) {
+                None => (Space::Global, address),
+                Some(offset) => match offset / WINDOW_BYTES {
+                    0 => (Space::Shared, offset),
+                    1 => (Space::Local, offset - WINDOW_BYTES),
+                    2 => (Space::Param, offset - 2 * WINDOW_BYTES),
+                    _ => return Err(illegal),
+                },
+            },
+            space => (space, address),
+        };
+        let inside = |size: usize| -> Result<usize, FaultKind> {
+            let end = offset.checked_add(bytes).and_then(|end| usize::try_from(end).ok());
+            match end {
+                Some(end) if end <= size => Ok(end - bytes as usize),
+                _ => Err(illegal.clone()),
+            }
+        };
+        Ok(match space {
+            Space::Shared => Place::Shared(inside(self.shared.len())?),
+            Space::Local => Place::Local(lane * self.stride + inside(self.stride)?),
+            Space::Param if write => return Err(illegal),
+            Space::Param => Place::Param(inside(self.params.len())?),
+            Space::Generic | Space::Global => {
+                let cached = self.spans.spans.iter().find_map(|span| span.place(address, bytes, write));
+                let found = cached.or_else(|| self.spans.resolve(self.space, address)?.place(address, bytes, write));
+                Place::Host(found.ok_or(illegal)?)
+            }
+        })
+    }
+
+    /// Reads one lane's value, zero-extended.
+    fn load(&mut self, space: Space, address: u64, bytes: u64, lane: usize) -> Result<u64, FaultKind> {
+        Ok(match self.place(space, address, bytes, false, lane)? {
+            Place::Host(place) => match bytes {
+                1 => place.load8().into(),
+                2 => place.load16().into(),
+                4 => place.load32().into(),
+                _ => place.load64(),
+            },
+            Place::Shared(offset) => read(self.shared, offset, bytes),
+            Place::Local(offset) => read(self.local, offset, bytes),
+            Place::Param(offset) => read(self.params, offset, bytes),
+        })
+    }
+
+    fn store(&mut self, space: Space, address: u64, bytes: u64, lane: usize, value: u64) -> Result<(), FaultKind> {
+        match self.place(space, address, bytes, true, lane)? {
+            Place::Host(place) => match bytes {
+                1 => place.store8(value as u8),
+                2 => place.store16(value as u16),
+                4 => place.store32(value as u32),
+                _ => place.store64(value),
+            },
+            Place::Shared(offset) => write(self.shared, offset, bytes, value),
+            Place::Local(offset) => write(self.local, offset, bytes, value),
+            Place::Param(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Checks the alignment of a whole vector access.
+    pub fn check_vector(addresses: &[u64; 32], mask: u32, bytes: u64) -> Result<(), LaneFault> {
+        for lane in lanes(mask) {
+            if addresses[lane] & (bytes - 1) != 0 {
+                return Err((lane, FaultKind::MisalignedAddress { address: addresses[lane] }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a value of up to 32 bits in every active lane.
+    #[inline(always)]
+    pub fn load_w(&mut self, space: Space, ty: MemType, addresses: &[u64; 32], mask: u32, out: &mut [u32; 32]) -> Result<(), LaneFault> {
+        let bytes = u64::from(ty.bytes());
+        match space {
+            Space::Shared if ty == MemType::B32 => {
+                for lane in 0..32 {
+                    if mask >> lane & 1 != 0 {
+                        let offset = addresses[lane] as usize;
+                        match self.shared.get(offset..).and_then(|bytes| bytes.first_chunk::<4>()) {
+                            Some(chunk) if addresses[lane] & 3 == 0 => out[lane] = u32::from_le_bytes(*chunk),
+                            _ => return self.load_w_slow(space, ty, addresses, mask, out),
+                        }
+                    }
+                }
+                return Ok(());
+            }
+            Space::Global | Space::Generic => {
+                let extent = Extent::of(addresses, mask);
+                if let Some(span) = self.spans.find(self.space, extent, bytes, false) {
+                    let loaded = match ty {
+                        MemType::U8 => span.load_all(addresses, mask, 1, out, |place| place.load8().into()),
+                        MemType::S8 => span.load_all(addresses, mask, 1, out, |place| i32::from(place.load8().cast_signed()).cast_unsigned()),
+                        MemType::U16 => span.load_all(addresses, mask, 2, out, |place| place.load16().into()),
+                        MemType::S16 => span.load_all(addresses, mask, 2, out, |place| i32::from(place.load16().cast_signed()).cast_unsigned()),
+                        _ => span.load_all(addresses, mask, 4, out, Checked::load32),
+                    };
+                    if loaded {
+                        return Ok(());
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.load_w_slow(space, ty, addresses, mask, out)
+    }
+
+    #[inline(never)]
+    fn load_w_slow(&mut self, space: Space, ty: MemType, addresses: &[u64; 32], mask: u32, out: &mut [u32; 32]) -> Result<(), LaneFault> {
+        for lane in lanes(mask) {
+            let value = self.load(space, addresses[lane], ty.bytes().into(), lane).map_err(|kind| (lane, kind))?;
+            out[lane] = match ty {
+                MemType::S8 => i32::from((value as u8).cast_signed()).cast_unsigned(),
+                MemType::S16 => i32::from((value as u16).cast_signed()).cast_unsigned(),
+                _ => value as u32,
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads a 64-bit value in every active lane.
+    #[inline(always)]
+    pub fn load_d(&mut self, space: Space, addresses: &[u64; 32], mask: u32, out: &mut [u64; 32]) -> Result<(), LaneFault> {
+        if matches!(space, Space::Global | Space::Generic) {
+            let extent = Extent::of(addresses, mask);
+            if let Some(span) = self.spans.find(self.space, extent, 8, false)
+                && span.load_all(addresses, mask, 8, out, Checked::load64)
+            {
+                return Ok(());
+            }
+        }
+        for lane in lanes(mask) {
+            out[lane] = self.load(space, addresses[lane], 8, lane).map_err(|kind| (lane, kind))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a value of up to 32 bits from every active lane.
+    #[inline(always)]
+    pub fn store_w(&mut self, space: Space, ty: MemType, addresses: &[u64; 32], mask: u32, values: &[u32; 32]) -> Result<(), LaneFault> {
+        let bytes = u64::from(ty.bytes());
+        if matches!(space, Space::Global | Space::Generic) {
+            let extent = Extent::of(addresses, mask);
+            if let Some(span) = self.spans.find(self.space, extent, bytes, true) {
+                let stored = match bytes {
+                    1 => span.store_all(addresses, mask, 1, values, |place, value| place.store8(value as u8)),
+                    2 => span.store_all(addresses, mask, 2, values, |place, value| place.store16(value as u16)),
+                    _ => span.store_all(addresses, mask, 4, values, Checked::store32),
+                };
+                if stored {
+                    return Ok(());
+                }
+            }
+        }
+        for lane in lanes(mask) {
+            self.store(space, addresses[lane], bytes, lane, values[lane].into()).map_err(|kind| (lane, kind))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a 64-bit value from every active lane.
+    #[inline(always)]
+    pub fn store_d(&mut self, space: Space, addresses: &[u64; 32], mask: u32, values: &[u64; 32]) -> Result<(), LaneFault> {
+        if matches!(space, Space::Global | Space::Generic) {
+            let extent = Extent::of(addresses, mask);
+            if let Some(span) = self.spans.find(self.space, extent, 8, true)
+                && span.store_all(addresses, mask, 8, values, Checked::store64)
+            {
+                return Ok(());
+            }
+        }
+        for lane in lanes(mask) {
+            self.store(space, addresses[lane], 8, lane, values[lane]).map_err(|kind| (lane, kind))?;
+        }
+        Ok(())
+    }
+
+    /// One lane's atomic operation; returns the value that was there.
+    pub fn atomic(&mut self, op: Atomic, address: u64, lane: usize, b: u64, c: u64) -> Result<u64, FaultKind> {
+        let bytes = u64::from(op.ty.bytes());
+        match self.place(op.space, address, bytes, true, lane)? {
+            Place::Host(place) => Ok(host_atomic(op, place, b, c)),
+            Place::Shared(offset) => {
+                let old = read(self.shared, offset, bytes);
+                write(self.shared, offset, bytes, modify(op, old, b, c));
+                Ok(old)
+            }
+            // Atomics reach global and shared memory only.
+            Place::Local(_) | Place::Param(_) => Err(FaultKind::InvalidAddressSpace { address }),
+        }
+    }
+
+    /// Text up to a zero byte, for messages; empty where it cannot be read.
+    pub fn text(&mut self, address: u64, lane: usize) -> Vec<u8> {
+        const LONGEST: u64 = 1 << 16;
+        let mut text = Vec::new();
+        for place in 0..LONGEST {
+            match self.load(Space::Generic, address.wrapping_add(place), 1, lane) {
+                Ok(0) | Err(_) => break,
+                Ok(byte) => text.push(byte as u8),
+            }
+        }
+        text
+    }
+
+    /// One lane's value at a generic address.
+    pub fn peek(&mut self, address: u64, bytes: u64, lane: usize) -> Result<u64, FaultKind> {
+        self.load(Space::Generic, address, bytes, lane)
+    }
+
+    /// Bytes of the lane's local memory.
+    pub fn frame(&mut self, lane: usize, offset: u32, size: u32) -> Option<&mut [u8]> {
+        let (offset, size) = (offset as usize, size as usize);
+        let lane = self.local.get_mut(lane * self.stride..(lane + 1) * self.stride)?;
+        lane.get_mut(offset..offset.checked_add(size)?)
+    }
+}
+
+/// An atomic operation.
+#[derive(Debug, Clone, Copy)]
+pub struct Atomic {
+    pub space: Space,
+    pub f: AtomOp,
+    pub ty: MemType,
+}
+
+fn host_atomic(op: Atomic, place: Checked, b: u64, c: u64) -> u64 {
+    // The order is stronger than PTX's default and costs nothing more on this hardware.
+    const ORDER: Ordering = Ordering::SeqCst;
+    match (op.f, op.ty) {
+        (AtomOp::Add, MemType::B32) => place.cell32().fetch_add(b as u32, ORDER).into(),
+        (AtomOp::And, MemType::B32) => place.cell32().fetch_and(b as u32, ORDER).into(),
+        (AtomOp::Or, MemType::B32) => place.cell32().fetch_or(b as u32, ORDER).into(),
+        (AtomOp::Exch, MemType::B32) => place.cell32().swap(b as u32, ORDER).into(),
+        (AtomOp::Cas, MemType::B32) => {
+            place.cell32().compare_exchange(b as u32, c as u32, ORDER, ORDER).unwrap_or_else(|old| old).into()
+        }
+        (AtomOp::Add, MemType::B64) => place.cell64().fetch_add(b, ORDER),
+        (AtomOp::Exch, MemType::B64) => place.cell64().swap(b, ORDER),
+        (AtomOp::Cas, MemType::B64) => {
+            place.cell64().compare_exchange(b, c, ORDER, ORDER).unwrap_or_else(|old| old)
+        }
+        (_, MemType::B64) => {
+            let update = place.cell64().fetch_update(ORDER, Ordering::Relaxed, |old| Some(modify(op, old, b, c)));
+            update.unwrap_or_else(|old| old)
+        }
+        (_, MemType::B32) => {
+            let update = place
+                .cell32()
+                .fetch_update(ORDER, Ordering::Relaxed, |old| Some(modify(op, old.into(), b, c) as u32));
+            update.unwrap_or_else(|old| old).into()
+        }
+        _ => {
+            let update = place
+                .cell16()
+                .fetch_update(ORDER, Ordering::Relaxed, |old| Some(modify(op, old.into(), b, c) as u16));
+            update.unwrap_or_else(|old| old).into()
+        }
+    }
+}
+
+/// The value that an atomic operation stores.
+fn modify(op: Atomic, old: u64, b: u64, c: u64) -> u64 {
+    let wide = op.ty == MemType::B64;
+    let signed = |value: u64| if wide { value.cast_signed() } else { i64::from((value as u32).cast_signed()) };
+    match op.f {
+        AtomOp::Add if wide => old.wrapping_add(b),
+        AtomOp::Add => u64::from((old as u32).wrapping_add(b as u32)),
+        AtomOp::And => old & b,
+        AtomOp::Or => old | b,
+        AtomOp::Xor => old ^ b,
+        AtomOp::Exch => b,
+        AtomOp::Cas => if old == b { c } else { old },
+        AtomOp::Inc => if old >= b { 0 } else { old + 1 },
+        AtomOp::Dec => if old == 0 || old > b { b } else { old - 1 },
+        AtomOp::MinS => if signed(b) < signed(old) { b } else { old },
+        AtomOp::MaxS => if signed(b) > signed(old) { b } else { old },
+        AtomOp::MinU => old.min(b),
+        AtomOp::MaxU => old.max(b),
+        AtomOp::AddF(FloatType::F32) => (f32::from_bits(old as u32) + f32::from_bits(b as u32)).to_bits().into(),
+        AtomOp::AddF(FloatType::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        AtomOp::AddF(ty) => Format::of(ty).add(old, b, Round::Nearest),
+        AtomOp::AddFx2(ty) => {
+            let half = |shift: u32| Format::of(ty).add(old >> shift & 0xffff, b >> shift & 0xffff, Round::Nearest);
+            half(0) | half(16) << 16
+        }
+    }
+}
+
+fn read(bytes: &[u8], offset: usize, size: u64) -> u64 {
+    let mut value = [0; 8];
+    let size = size as usize;
+    value[..size].copy_from_slice(&bytes[offset..offset + size]);
+    u64::from_le_bytes(value)
+}
+
+fn write(bytes: &mut [u8], offset: usize, size: u64, value: u64) {
+    let size = size as usize;
+    bytes[offset..offset + size].copy_from_slice(&value.to_le_bytes()[..size]);
+}
+
+/// The lanes of a mask, lowest first.
+pub fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    let mut mask = mask;
+    std::iter::from_fn(move || {
+        let lane = mask.trailing_zeros();
+        mask &= mask.wrapping_sub(1);
+        (lane < 32).then_some(lane as usize)
+    })
+}
