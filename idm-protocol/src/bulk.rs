@@ -654,7 +654,7 @@ mod tests {
             let mut drainer = pipe.drain(5, plan(9 * CHUNK, &[0, 1]));
             let mut next = 0;
             for value in values {
-                let value = if value & 1 == 0 { 5 << 32 | (value >> 1) % 12 } else { value };
+                let value = if value & 1 == 0 { (5 << 32) | ((value >> 1) % 12) } else { value };
                 heap.words()[0].store(value, Ordering::Relaxed);
                 if let Ok(Some(piece)) = drainer.try_take() {
                     prop_assert_eq!(piece.offset, next);

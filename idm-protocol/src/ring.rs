@@ -378,6 +378,11 @@ impl<R: Region> Consumer<R> {
         self.space.ring();
     }
 
+    /// Lines read so far: one less than the sequence of the record that comes next.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Wakes this consumer's own thread, so that it looks at its `live` again.
     pub fn waker(&self) -> Bell<R> {
         self.bell.clone()

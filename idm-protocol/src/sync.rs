@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(not(loom))]
 #[allow(clippy::disallowed_types, reason = "this module is the door")]
@@ -14,7 +14,7 @@ mod primitives {
     pub(super) type Atomic64 = core::sync::atomic::AtomicU64;
     pub(super) use core::sync::atomic::fence;
     pub(super) use std::hint::spin_loop;
-    pub(super) use std::sync::{Mutex, MutexGuard};
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
     pub(super) use std::thread::yield_now;
 }
 
@@ -23,7 +23,7 @@ mod primitives {
     pub(super) use loom::hint::spin_loop;
     pub(super) type Atomic64 = loom::sync::atomic::AtomicU64;
     pub(super) use loom::sync::atomic::fence;
-    pub(super) use loom::sync::{Mutex, MutexGuard};
+    pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
     pub(super) use loom::thread::yield_now;
 }
 
@@ -130,6 +130,26 @@ impl<T> Mutex<T> {
             Ok(guard) => guard,
             Err(poisoned) => poisoned.into_inner(),
         }
+    }
+}
+
+/// Where threads of one process sleep; for doorbells inside a process.
+#[derive(Debug, Default)]
+pub struct Condvar(primitives::Condvar);
+
+impl Condvar {
+    /// Gives the lock up and sleeps until woken, or until `limit` is over; may return early. Under
+    /// loom there is no time, and so no limit.
+    pub fn wait<T>(&self, guard: MutexGuard<'_, T>, limit: Option<Duration>) {
+        match limit {
+            Some(limit) if !cfg!(loom) => drop(self.0.wait_timeout(guard, limit)),
+            _ => drop(self.0.wait(guard)),
+        }
+    }
+
+    /// Wakes everyone.
+    pub fn notify_all(&self) {
+        self.0.notify_all();
     }
 }
 

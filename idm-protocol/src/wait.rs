@@ -16,11 +16,9 @@
 
 #[cfg(not(loom))]
 mod futex;
-#[cfg(loom)]
-mod model;
+mod heap;
 
-#[cfg(loom)]
-pub use model::LoomBell;
+pub use heap::HeapBell;
 
 use std::time::Duration;
 
@@ -303,3 +301,6 @@ fn single_cpu() -> bool {
         .count()
         == 1
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -11,8 +11,7 @@ use crate::sync::Word;
 #[derive(Clone)]
 pub struct Heap {
     words: Arc<[Word]>,
-    #[cfg(loom)]
-    pub(crate) bell: Arc<crate::wait::LoomBell>,
+    pub(crate) bell: Arc<crate::wait::HeapBell>,
 }
 
 impl Heap {
@@ -20,7 +19,6 @@ impl Heap {
     pub fn zeroed(count: usize) -> Self {
         Self {
             words: (0..count).map(|_| Word::new(0)).collect(),
-            #[cfg(loom)]
             bell: Arc::default(),
         }
     }

@@ -377,7 +377,7 @@ proptest! {
                 Ok(true) => {
                     prop_assert!(record.head().opcode != PAD);
                     let len = record.bytes().len();
-                    prop_assert!(len >= 40 && len <= INLINE_BYTES);
+                    prop_assert!((40..=INLINE_BYTES).contains(&len));
                 }
                 Ok(false) => {}
                 Err(violation) => broken = Some(violation),

@@ -3,20 +3,10 @@
 use std::time::Duration;
 
 use super::Doorbell;
-use crate::memory::{Heap, Mapped};
+use crate::memory::Mapped;
 use crate::sync::Word;
 
 impl Doorbell for Mapped {
-    fn sleep(&self, word: &Word, value: u64, slice: Option<Duration>) {
-        sleep(word, value, slice);
-    }
-
-    fn wake(&self, word: &Word) {
-        wake(word);
-    }
-}
-
-impl Doorbell for Heap {
     fn sleep(&self, word: &Word, value: u64, slice: Option<Duration>) {
         sleep(word, value, slice);
     }
@@ -43,7 +33,7 @@ fn sleep(word: &Word, value: u64, slice: Option<Duration>) {
     unsafe {
         libc::syscall(
             libc::SYS_futex,
-            std::ptr::from_ref(word),
+            std::ptr::from_ref(word).cast::<u32>(),
             libc::FUTEX_WAIT,
             low,
             limit,
@@ -57,7 +47,7 @@ fn wake(word: &Word) {
     unsafe {
         libc::syscall(
             libc::SYS_futex,
-            std::ptr::from_ref(word),
+            std::ptr::from_ref(word).cast::<u32>(),
             libc::FUTEX_WAKE,
             libc::c_int::MAX,
         )
