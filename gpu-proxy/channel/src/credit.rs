@@ -119,6 +119,13 @@ impl Credit {
         self.lock().spent
     }
 
+    /// Bytes granted but not spent: part of what the zone counts as used, and free to us.
+    #[must_use]
+    pub fn unspent(&self) -> u64 {
+        let account = self.lock();
+        account.granted - account.spent
+    }
+
     /// Hands over the supervisor's answer.
     pub fn answer(&self, verdict: Verdict) {
         let mut account = self.lock();

@@ -1,3 +1,7 @@
-//! worker
+//! `vgpu-worker`: one client's worker process; started by `gpu-proxy`, never by hand.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vgpu_worker::process::main()
+}

@@ -1,0 +1,517 @@
+//! Device and host memory, copies and fills.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use cuda_abi::types::CUresult;
+use idm_protocol::handle::Kind;
+use idm_protocol::layout::PAGE_BYTES;
+use idm_protocol::wire::{self, copy_kind};
+
+use super::session::{breach, give_up, plan};
+use crate::contexts::ContextKey;
+use crate::ranges::{Place, Range};
+use crate::session::{Frame, Outcome, Refusal, Session};
+
+/// What the driver's heap rounds to, at least.
+const GRAIN: u64 = 512;
+
+/// Copies of one transfer that the driver may have at the same time.
+const IN_FLIGHT: usize = 4;
+
+const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
+
+/// Device memory, zeroed before anybody learns its address (D13).
+pub fn cuMemAlloc_v2(
+    session: &Session,
+    request: &wire::CuMemAllocV2,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let charged = request
+        .bytes
+        .checked_next_multiple_of(GRAIN)
+        .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+    let (address, _) = acquire(session, frame, charged, |driver| {
+        Ok((driver.allocate(request.bytes)?, request.bytes))
+    })?;
+    frame.reply(&wire::CuMemAllocV2Reply { address });
+    Ok(())
+}
+
+/// Rows of device memory.
+pub fn cuMemAllocPitch_v2(
+    session: &Session,
+    request: &wire::CuMemAllocPitchV2,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let (width, height, element) = (request.width, request.height, request.element_bytes);
+    let too_much = CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+    let row = width.checked_next_multiple_of(GRAIN).ok_or(too_much)?;
+    let charged = row.checked_mul(height).ok_or(too_much)?;
+    let mut pitch = 0;
+    let (address, _) = acquire(session, frame, charged, |driver| {
+        let (address, found) = driver.allocate_pitched(width, height, element)?;
+        pitch = found;
+        Ok((address, found.saturating_mul(height)))
+    })?;
+    frame.reply(&wire::CuMemAllocPitchV2Reply { address, pitch });
+    Ok(())
+}
+
+/// Pays for memory, has the driver allocate it, and zeroes it.
+fn acquire(
+    session: &Session,
+    frame: &Frame<'_>,
+    charged: u64,
+    allocate: impl FnOnce(&crate::driver::Table) -> Result<(u64, u64), CUresult>,
+) -> Result<(u64, u64), CUresult> {
+    let key = session.context(frame)?;
+    session.charge(charged)?;
+    let allocated = allocate(session.driver()).inspect_err(|_| session.refund(charged))?;
+    let (address, bytes) = allocated;
+    let undo = |status| {
+        // Whether or not the driver takes it back, the client never learns of it.
+        let _ = session.driver().free(address);
+        session.refund(charged);
+        status
+    };
+    if bytes > charged {
+        session.charge(bytes - charged).map_err(undo)?;
+    }
+    let charged = charged.max(bytes);
+    zero(session, key, address, bytes).map_err(|status| {
+        let _ = session.driver().free(address);
+        session.refund(charged);
+        status
+    })?;
+    let range = Range {
+        start: address,
+        bytes,
+        place: Place::Device { charged },
+        context: key.slot,
+    };
+    if !session.ranges().insert(range) {
+        // A driver that hands out an address twice, or one inside the arena.
+        tracing::error!(address, bytes, "the driver allocated what is in use");
+        let _ = session.driver().free(address);
+        session.refund(charged);
+        return Err(CUresult::CUDA_ERROR_UNKNOWN);
+    }
+    session.publish_memory();
+    Ok((address, bytes))
+}
+
+/// On a stream that waits for none of the client's, and done before the address is known.
+fn zero(session: &Session, key: ContextKey, address: u64, bytes: u64) -> Result<(), CUresult> {
+    let driver = session.driver();
+    let stream = session.contexts.private_stream(key, driver)?;
+    driver.fill(address, 0, 1, bytes, stream)?;
+    driver.synchronize_stream(stream)
+}
+
+/// Device memory back.
+pub fn cuMemFree_v2(session: &Session, request: &wire::CuMemFreeV2, _: &mut Frame<'_>) -> Outcome {
+    let found = session.ranges().at(request.address).copied();
+    let Some(Range {
+        place: Place::Device { charged },
+        ..
+    }) = found
+    else {
+        return Err(INVALID.into());
+    };
+    // The driver waits for work that may use it; meanwhile the range is still the client's.
+    session.driver().free(request.address)?;
+    if session.ranges().remove(request.address).is_some() {
+        session.refund(charged);
+    }
+    Ok(())
+}
+
+/// What the zone may have and has; not what the device has.
+pub fn cuMemGetInfo_v2(
+    session: &Session,
+    _: &wire::CuMemGetInfoV2,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let (free, total) = session.driver().memory_info()?;
+    let limit = session.parts.status.memory_limit();
+    let used = session
+        .parts
+        .status
+        .memory_used()
+        .saturating_sub(session.parts.credit.unspent());
+    frame.reply(&wire::CuMemGetInfoV2Reply {
+        free: free.min(limit.saturating_sub(used)),
+        total: total.min(limit),
+    });
+    Ok(())
+}
+
+/// Part of the arena becomes pinned memory.
+pub fn cuMemHostAlloc(
+    session: &Session,
+    request: &wire::CuMemHostAlloc,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let key = session.context(frame)?;
+    let arena = &session.parts.arena;
+    let page = PAGE_BYTES as u64;
+    let bytes = request
+        .bytes
+        .checked_next_multiple_of(page)
+        .ok_or(INVALID)?;
+    let offset = arena.offset_of(request.address, bytes).ok_or(INVALID)?;
+    let outside_staging = offset as u64 >= session.staging.byte_len();
+    if bytes == 0 || !request.address.is_multiple_of(page) || !outside_staging {
+        return Err(INVALID.into());
+    }
+    let range = Range {
+        start: request.address,
+        bytes,
+        place: Place::Pinned,
+        context: key.slot,
+    };
+    // First the range, so that no two lanes register the same pages.
+    if !session.ranges().insert(range) {
+        return Err(INVALID.into());
+    }
+    let registered = clear(session, frame, offset, bytes)
+        .and_then(|()| session.driver().register(request.address, bytes));
+    if let Err(status) = registered {
+        session.ranges().remove(request.address);
+        return Err(status.into());
+    }
+    Ok(())
+}
+
+/// Zeroes a part of the arena, page by page as the client will find it.
+fn clear(
+    session: &Session,
+    frame: &mut Frame<'_>,
+    offset: usize,
+    bytes: u64,
+) -> Result<(), CUresult> {
+    const BLOCK: usize = 64 << 10;
+    let arena = &session.parts.arena;
+    let zeros = frame.buffer(BLOCK);
+    zeros.fill(0);
+    let end = offset + usize::try_from(bytes).map_err(|_| INVALID)?;
+    let mut at = offset;
+    while at < end {
+        let len = BLOCK.min(end - at);
+        arena.write(at, &zeros[..len]).map_err(|_| INVALID)?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// Pinned memory back.
+pub fn cuMemFreeHost(
+    session: &Session,
+    request: &wire::CuMemFreeHost,
+    _: &mut Frame<'_>,
+) -> Outcome {
+    let found = session.ranges().at(request.address).copied();
+    let Some(Range {
+        place: Place::Pinned,
+        ..
+    }) = found
+    else {
+        return Err(INVALID.into());
+    };
+    session.driver().unregister(request.address)?;
+    session.ranges().remove(request.address);
+    Ok(())
+}
+
+/// Between what the device holds and what both sides map.
+pub fn vgpuCopy(session: &Session, request: &wire::VgpuCopy, frame: &mut Frame<'_>) -> Outcome {
+    let (to, from, bytes) = (request.destination, request.source, request.bytes);
+    let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
+    if bytes > 0 {
+        let target = session.check_range(to, bytes)?;
+        let source = session.check_range(from, bytes)?;
+        let kind = (source.is_device(), target.is_device());
+        let driver = session.driver();
+        match (request.kind, kind) {
+            (copy_kind::HOST_TO_DEVICE, (false, true)) => {
+                driver.copy_in(to, from, bytes, stream)?
+            }
+            (copy_kind::DEVICE_TO_HOST, (true, false)) => {
+                driver.copy_out(to, from, bytes, stream)?
+            }
+            (copy_kind::DEVICE_TO_DEVICE, (true, true))
+            | (copy_kind::HOST_TO_HOST, (false, false)) => driver.copy(to, from, bytes, stream)?,
+            _ => return Err(INVALID.into()),
+        }
+        frame.issued_on(stream);
+    }
+    complete(session, frame, stream)
+}
+
+/// Bytes that came with the record.
+pub fn vgpuCopyIn(session: &Session, request: &wire::VgpuCopyIn, frame: &mut Frame<'_>) -> Outcome {
+    let len = usize::try_from(request.bytes).map_err(|_| INVALID)?;
+    let bytes = frame.tail::<wire::VgpuCopyIn>(len)?;
+    let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
+    if len > 0 {
+        session.check_device(request.destination, request.bytes)?;
+        session
+            .driver()
+            .copy_from_bytes(request.destination, bytes, stream)?;
+        frame.issued_on(stream);
+    }
+    complete(session, frame, stream)
+}
+
+/// For a client that waits: the work is done when it has its reply.
+fn complete(session: &Session, frame: &Frame<'_>, stream: usize) -> Outcome {
+    if frame.replies() {
+        wait_here(session, frame, stream)?;
+    }
+    Ok(())
+}
+
+/// Waits for what is on the stream now, not for what others put there meanwhile.
+fn wait_here(session: &Session, frame: &Frame<'_>, stream: usize) -> Result<(), CUresult> {
+    let driver = session.driver();
+    match driver.query_stream(stream) {
+        Err(CUresult::CUDA_ERROR_NOT_READY) => {}
+        over => return over,
+    }
+    let key = session.context(frame)?;
+    let event = session.contexts.event(key, driver)?;
+    driver.record_event(event, stream)?;
+    driver.synchronize_event(event)?;
+    session.contexts.recycle(key, event);
+    Ok(())
+}
+
+/// Bytes that go back with the reply.
+pub fn vgpuCopyOut(
+    session: &Session,
+    request: &wire::VgpuCopyOut,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let len = usize::try_from(request.bytes).map_err(|_| INVALID)?;
+    if len > frame.side_byte_len() {
+        return Err(INVALID.into());
+    }
+    let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
+    if len > 0 {
+        session.check_device(request.source, request.bytes)?;
+    }
+    let buffer = frame.buffer(len);
+    session
+        .driver()
+        .copy_to_bytes(buffer, request.source, stream)?;
+    frame.reply_buffer(len)
+}
+
+/// Bytes that come through staging.
+pub fn vgpuCopyInBulk(
+    session: &Session,
+    request: &wire::VgpuCopyInBulk,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let plan = plan::<wire::VgpuCopyInBulk>(session, frame, request.bytes, request.chunk_count)?;
+    let mut drainer = frame.lane().pipe().drain(frame.sequence(), plan);
+    let begun = begin(
+        session,
+        frame,
+        request.stream,
+        request.destination,
+        request.bytes,
+    );
+    let (key, stream) = match begun {
+        Ok(begun) => begun,
+        Err(status) => return give_up(drainer, status),
+    };
+    let driver = session.driver();
+    let mut events = Flight::new(session, key);
+    loop {
+        // A piece that is there goes first; else the oldest copy is waited for; else the client.
+        let mut piece = drainer.try_take().map_err(breach)?;
+        if piece.is_none() || events.is_full() {
+            if events.wait_oldest()? {
+                drainer.release();
+            } else if piece.is_none() {
+                piece = drainer
+                    .take(&session.patience, &*session.stop)
+                    .map_err(breach)?;
+                if piece.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+        if let Some(piece) = piece {
+            let from = session.staging.address(&piece);
+            let to = request.destination + piece.offset;
+            let copied = driver
+                .copy_in(to, from, piece.len as u64, stream)
+                .and_then(|()| events.record(stream));
+            if let Err(status) = copied {
+                return give_up(drainer, status);
+            }
+        }
+    }
+}
+
+/// Bytes that go out through staging.
+pub fn vgpuCopyOutBulk(
+    session: &Session,
+    request: &wire::VgpuCopyOutBulk,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let plan = plan::<wire::VgpuCopyOutBulk>(session, frame, request.bytes, request.chunk_count)?;
+    let mut filler = frame.lane().pipe().fill(frame.sequence(), plan);
+    let begun = begin(
+        session,
+        frame,
+        request.stream,
+        request.source,
+        request.bytes,
+    );
+    let (key, stream) = match begun {
+        Ok(begun) => begun,
+        Err(status) => {
+            filler.close();
+            return Err(status.into());
+        }
+    };
+    let driver = session.driver();
+    let mut events = Flight::new(session, key);
+    loop {
+        let mut piece = filler.try_claim().map_err(breach)?;
+        if piece.is_none() || events.is_full() {
+            match events.wait_oldest() {
+                Ok(true) => filler.publish(),
+                Ok(false) if piece.is_none() => {
+                    piece = filler
+                        .claim(&session.patience, &*session.stop)
+                        .map_err(breach)?;
+                    if piece.is_none() {
+                        return Ok(());
+                    }
+                }
+                Ok(false) => {}
+                Err(status) => {
+                    filler.close();
+                    return Err(status.into());
+                }
+            }
+        }
+        if let Some(piece) = piece {
+            let to = session.staging.address(&piece);
+            let from = request.source + piece.offset;
+            let copied = driver
+                .copy_out(to, from, piece.len as u64, stream)
+                .and_then(|()| events.record(stream));
+            if let Err(status) = copied {
+                filler.close();
+                return Err(status.into());
+            }
+        }
+    }
+}
+
+/// What both directions check and need.
+fn begin(
+    session: &Session,
+    frame: &Frame<'_>,
+    stream: u64,
+    address: u64,
+    bytes: u64,
+) -> Result<(ContextKey, usize), CUresult> {
+    let key = session.context(frame)?;
+    let stream = session.resolve(frame, Kind::STREAM, stream)?;
+    session.check_device(address, bytes)?;
+    session.staging.register(key, session.driver());
+    Ok((key, stream))
+}
+
+/// Copies of one transfer that the driver has, oldest first.
+struct Flight<'a> {
+    session: &'a Session,
+    key: ContextKey,
+    events: VecDeque<usize>,
+}
+
+impl<'a> Flight<'a> {
+    fn new(session: &'a Session, key: ContextKey) -> Self {
+        let events = VecDeque::with_capacity(IN_FLIGHT);
+        Self {
+            session,
+            key,
+            events,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() >= IN_FLIGHT
+    }
+
+    fn record(&mut self, stream: usize) -> Result<(), CUresult> {
+        let driver = self.session.driver();
+        let event = self.session.contexts.event(self.key, driver)?;
+        self.events.push_back(event);
+        driver.record_event(event, stream)
+    }
+
+    /// `false`: there is none.
+    fn wait_oldest(&mut self) -> Result<bool, CUresult> {
+        let Some(event) = self.events.pop_front() else {
+            return Ok(false);
+        };
+        self.session.driver().synchronize_event(event)?;
+        self.session.contexts.recycle(self.key, event);
+        Ok(true)
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        // After an error: nothing may still be copying when the client uses the chunks again.
+        while !self.events.is_empty() && self.wait_oldest().is_ok() {}
+    }
+}
+
+/// Every fill, of one row or many.
+pub fn vgpuMemset(session: &Session, request: &wire::VgpuMemset, frame: &mut Frame<'_>) -> Outcome {
+    let &wire::VgpuMemset {
+        destination,
+        pitch,
+        width,
+        height,
+        value,
+        element_bytes,
+        ..
+    } = request;
+    let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
+    if !matches!(element_bytes, 1 | 2 | 4) {
+        return Err(INVALID.into());
+    }
+    if width > 0 && height > 0 {
+        let row = width.checked_mul(u64::from(element_bytes)).ok_or(INVALID)?;
+        let driver = session.driver();
+        if height == 1 {
+            check_fill(session, destination, row)?;
+            driver.fill(destination, value, element_bytes, width, stream)?;
+        } else {
+            let rows = pitch.checked_mul(height - 1).ok_or(INVALID)?;
+            let all = rows.checked_add(row).ok_or(INVALID)?;
+            check_fill(session, destination, all)?;
+            let shape = (width, height);
+            driver.fill_rows(destination, pitch, value, element_bytes, shape, stream)?;
+        }
+        frame.issued_on(stream);
+    }
+    complete(session, frame, stream)
+}
+
+/// Pinned memory may be filled, too: its address is good on the device.
+fn check_fill(session: &Session, address: u64, bytes: u64) -> Result<(), Refusal> {
+    session.check_range(address, bytes)?;
+    Ok(())
+}

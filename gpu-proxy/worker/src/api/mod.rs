@@ -1,0 +1,12 @@
+//! The worker's hand-written halves, one file per chapter of the Driver API. Each takes a record's
+//! body, checks what it names, calls the driver, and fills in the reply.
+
+#![allow(non_snake_case)]
+
+pub mod context;
+pub mod launch;
+pub mod library;
+pub mod memory;
+pub mod module;
+pub mod session;
+pub mod stream;

@@ -1,0 +1,146 @@
+//! Records of our own protocol: a round trip, the devices, credits, uploads.
+
+#![forbid(unsafe_code)]
+
+use cuda_abi::types::{CUdevice_attribute, CUresult};
+use idm_protocol::bulk::{Breach, Drainer, Plan};
+use idm_protocol::memory::Mapped;
+use idm_protocol::wire::{self, credit, snapshot};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::errors::Violation;
+use crate::session::{Frame, Outcome, Refusal, Session};
+
+/// Most bytes that a client's unused uploads may hold in the worker together.
+const MOST_UPLOADED: u64 = 1 << 31;
+
+/// Answers.
+pub fn vgpuNop(_: &Session, _: &wire::VgpuNop, _: &mut Frame<'_>) -> Outcome {
+    Ok(())
+}
+
+/// Describes the devices.
+pub fn vgpuSnapshot(session: &Session, _: &wire::VgpuSnapshot, frame: &mut Frame<'_>) -> Outcome {
+    let mut described = 0;
+    for ordinal in 0..session.parts.driver.device_count {
+        let device = describe(session, ordinal)?;
+        let at = usize::try_from(ordinal).unwrap_or(usize::MAX) * size_of::<snapshot::Device>();
+        if at + size_of::<snapshot::Device>() > frame.side_byte_len() {
+            tracing::warn!(described, "more devices than the side buffer holds");
+            break;
+        }
+        frame.reply_aside(at, device.as_bytes())?;
+        described += 1;
+    }
+    frame.reply(&wire::VgpuSnapshotReply {
+        driver_version: session.parts.driver.version,
+        device_count: described,
+    });
+    Ok(())
+}
+
+fn describe(session: &Session, ordinal: u32) -> Result<snapshot::Device, CUresult> {
+    let driver = session.driver();
+    let ordinal = i32::try_from(ordinal).map_err(|_| CUresult::CUDA_ERROR_INVALID_DEVICE)?;
+    let handle = driver.device(ordinal)?;
+    let mut device = snapshot::Device::new_zeroed();
+    for (id, value) in (0u32..).zip(device.attributes.iter_mut()) {
+        if let Ok(answer) = driver.device_attribute(handle, id) {
+            *value = answer;
+            let word = usize::try_from(id / 64).unwrap_or(usize::MAX);
+            device.known[word] |= 1 << (id % 64);
+        }
+    }
+    let attribute = |id: CUdevice_attribute| driver.device_attribute(handle, id.0);
+    device.pci = [
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?,
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?,
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?,
+    ];
+    device.compute_capability = [
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    ];
+    let limit = session.parts.status.memory_limit();
+    device.total_memory = driver.device_memory(handle)?.min(limit);
+    device.uuid = driver.device_uuid(handle)?;
+    driver.device_name(handle, &mut device.name)?;
+    // Terminated, whatever the driver does.
+    device.name[255] = 0;
+    Ok(device)
+}
+
+/// Waits until the client may post more on a stream.
+pub fn vgpuCredit(session: &Session, request: &wire::VgpuCredit, frame: &mut Frame<'_>) -> Outcome {
+    let returned = session.refill(credit::slot(request.stream));
+    frame.reply(&wire::VgpuCreditReply { returned });
+    Ok(())
+}
+
+/// Takes bytes in, for a later record of the lane.
+pub fn vgpuUpload(session: &Session, request: &wire::VgpuUpload, frame: &mut Frame<'_>) -> Outcome {
+    let plan = plan::<wire::VgpuUpload>(session, frame, request.total, request.chunk_count)?;
+    let lane = frame.lane();
+    let mut drainer = lane.pipe().drain(frame.sequence(), plan);
+    let others = session.uploaded_by_others(lane.index());
+    if request.upload == 0 || request.total > MOST_UPLOADED.saturating_sub(others) {
+        drainer.close();
+        return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY.into());
+    }
+    // Grows with what arrives: the total is only a promise.
+    let mut bytes = Vec::new();
+    while let Some(piece) = drainer
+        .take(&session.patience, &*session.stop)
+        .map_err(breach)?
+    {
+        let start = bytes.len();
+        bytes.resize(start + piece.len, 0);
+        let range = session
+            .parts
+            .control
+            .staging
+            .bytes(piece.chunk, piece.len)
+            .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        session
+            .parts
+            .arena
+            .read(range.start, &mut bytes[start..])
+            .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
+        drainer.release();
+    }
+    session.keep_upload(lane.index(), request.upload, bytes);
+    Ok(())
+}
+
+/// The plan of a bulk transfer whose record, a `T`, names `count` chunks in its tail.
+pub(super) fn plan<T: idm_protocol::record::Request>(
+    session: &Session,
+    frame: &Frame<'_>,
+    bytes: u64,
+    count: u32,
+) -> Result<Plan, Refusal> {
+    let len = usize::try_from(count)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(4);
+    let (list, _) = frame.tail::<T>(len)?.as_chunks::<4>();
+    let chunks: Vec<u32> = list
+        .iter()
+        .map(|bytes| u32::from_le_bytes(*bytes))
+        .collect();
+    let plan = Plan::new(bytes, &chunks, session.staging.chunk_count());
+    Ok(plan.map_err(Violation::from)?)
+}
+
+/// A transfer that stopped. A client that gave up hears nothing but the end of its call.
+pub(super) fn breach(breach: Breach) -> Refusal {
+    match breach {
+        Breach::Closed | Breach::Ended => Refusal::Driver(CUresult::CUDA_ERROR_OPERATING_SYSTEM),
+        breach => Refusal::Violation(breach.into()),
+    }
+}
+
+/// Ends a transfer that the worker cannot go on with; the reply says why.
+pub(super) fn give_up<T>(drainer: Drainer<Mapped>, why: CUresult) -> Result<T, Refusal> {
+    drainer.close();
+    Err(why.into())
+}

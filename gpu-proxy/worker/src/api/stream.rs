@@ -1,0 +1,88 @@
+//! Streams.
+
+#![forbid(unsafe_code)]
+
+use cuda_abi::types::CUresult;
+use idm_protocol::handle::Kind;
+use idm_protocol::record::Record;
+use idm_protocol::wire;
+
+use crate::callbacks;
+use crate::session::{Frame, Outcome, Prepared, Session, Turn};
+
+/// At its place in the ring: is there anything to wait for? If so, mark the place.
+pub(crate) fn prepare_synchronize(session: &Session, record: &Record) -> Turn {
+    match mark(session, record) {
+        Ok(None) => Turn::Now(Ok(())),
+        Ok(Some(prepared)) => Turn::Later(prepared),
+        Err(status) => Turn::Now(Err(status.into())),
+    }
+}
+
+fn mark(session: &Session, record: &Record) -> Result<Option<Prepared>, CUresult> {
+    // A record without a body is caught where it is executed.
+    let Ok(request) = record.body::<wire::CuStreamSynchronize>() else {
+        return Ok(Some(Prepared::Nothing));
+    };
+    let head = record.head();
+    let slot = head
+        .context
+        .checked_sub(1)
+        .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
+    let context = session.contexts.key(slot)?;
+    let driver = session.driver();
+    session.contexts.enter(context, driver)?;
+    let stream = match request.hStream {
+        2 => session.contexts.lane_stream(context, head.lane, driver)?,
+        value @ (0 | 1) => usize::try_from(value).unwrap_or(0),
+        value => session.object(Kind::STREAM, value)?.pointer,
+    };
+    match driver.query_stream(stream) {
+        Ok(()) => return Ok(None),
+        Err(CUresult::CUDA_ERROR_NOT_READY) => {}
+        Err(status) => return Err(status),
+    }
+    let event = session.contexts.event(context, driver)?;
+    driver.record_event(event, stream)?;
+    Ok(Some(Prepared::Event { event, context }))
+}
+
+/// Waits for what was on the stream at the record's place in the ring.
+pub fn cuStreamSynchronize(
+    session: &Session,
+    request: &wire::CuStreamSynchronize,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    match frame.prepared() {
+        Prepared::Event { event, context } => {
+            session.driver().synchronize_event(event)?;
+            session.contexts.recycle(context, event);
+            Ok(())
+        }
+        Prepared::Nothing => {
+            let stream = session.resolve(frame, Kind::STREAM, request.hStream)?;
+            Ok(session.driver().synchronize_stream(stream)?)
+        }
+    }
+}
+
+/// The client runs a function when the stream comes to it.
+pub fn cuLaunchHostFunc(
+    session: &Session,
+    request: &wire::CuLaunchHostFunc,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let context = frame
+        .context()
+        .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
+    let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
+    callbacks::launch(
+        session,
+        context + 1,
+        stream,
+        request.callback,
+        request.with_status != 0,
+    )?;
+    frame.issued_on(stream);
+    Ok(())
+}

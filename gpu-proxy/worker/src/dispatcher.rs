@@ -1,0 +1,101 @@
+//! The one thread that takes records from the ring, in order, and runs or hands on each (D5, D6).
+
+#![forbid(unsafe_code)]
+
+use cuda_abi::function::{Class, OPCODES};
+use cuda_abi::types::CUresult;
+use idm_protocol::memory::Mapped;
+use idm_protocol::record::{Flags, Record};
+use idm_protocol::ring::{Consumer, Next};
+
+use crate::errors::Violation;
+use crate::lanes::{Job, Lanes};
+use crate::session::{Prepared, Scratch, Session, Turn};
+
+/// Runs until the session's stop flag is raised.
+///
+/// # Errors
+/// [`Violation`]: the client must be ended.
+pub fn run(
+    session: &'static Session,
+    mut submissions: Consumer<Mapped>,
+    mut lanes: Lanes,
+) -> Result<(), Violation> {
+    let classes = Classes::new();
+    let mut record = Record::new();
+    let mut scratch = Scratch::default();
+    // Idle for as long as the client likes: the end of the channel ends the process.
+    let patience = session.patience.unsliced();
+    loop {
+        match submissions.next(&mut record, &patience, &*session.stop)? {
+            Next::Record => {}
+            Next::Ended => return Ok(()),
+        }
+        session.parts.stats.count_call();
+        let head = record.head();
+        let lane = session.parts.control.lane(head.lane)?;
+        let pending = match head.flags.contains(Flags::REPLY) {
+            true => Some(lane.claim(record.sequence())?),
+            false => None,
+        };
+        if !classes.blocks(head.opcode) && !head.flags.contains(Flags::LANE) {
+            session.execute(&record, lane, pending, Prepared::Nothing, &mut scratch)?;
+            continue;
+        }
+        match session.prepare(&record) {
+            Turn::Now(outcome) => session.finish(&record, lane, pending, outcome, &mut scratch)?,
+            Turn::Later(prepared) => {
+                let job = Job {
+                    record: record.clone(),
+                    pending,
+                    prepared,
+                };
+                if let Err(error) = lanes.submit(lane, job) {
+                    tracing::error!(%error, lane = lane.index(), "no thread for the lane");
+                    let outcome = Err(CUresult::CUDA_ERROR_OPERATING_SYSTEM.into());
+                    session.finish(&record, lane, None, outcome, &mut scratch)?;
+                }
+            }
+        }
+    }
+}
+
+/// Which opcodes block: a table for the way through every record.
+#[derive(Debug)]
+struct Classes(Vec<bool>);
+
+impl Classes {
+    fn new() -> Self {
+        let count = OPCODES
+            .iter()
+            .map(|(opcode, _)| usize::from(*opcode) + 1)
+            .max();
+        let mut blocks = vec![false; count.unwrap_or(0)];
+        for (opcode, function) in OPCODES.iter() {
+            blocks[usize::from(*opcode)] = function.info().class == Class::Blocking;
+        }
+        Self(blocks)
+    }
+
+    #[inline]
+    fn blocks(&self, opcode: u16) -> bool {
+        self.0.get(usize::from(opcode)).copied().unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use idm_protocol::record::Request;
+    use idm_protocol::wire;
+
+    #[test]
+    fn what_may_block_is_what_the_declarations_say() {
+        let classes = Classes::new();
+        assert!(classes.blocks(wire::CuMemAllocV2::OPCODE));
+        assert!(classes.blocks(wire::CuStreamSynchronize::OPCODE));
+        assert!(!classes.blocks(wire::CuLaunchKernel::OPCODE));
+        assert!(!classes.blocks(wire::VgpuNop::OPCODE));
+        assert!(!classes.blocks(u16::MAX));
+    }
+}

@@ -1,0 +1,27 @@
+//! The worker: executes one client's records against a driver library.
+//!
+//! Read in this order: [`process`] (a worker's life), [`dispatcher`] and [`lanes`] (who runs what),
+//! [`session`] with [`frame`] (what a record may touch), `generated::dispatch` and [`api`] (what each
+//! record does), [`driver`] (how the driver is called). [`contexts`], [`ranges`], [`credits`],
+//! [`staging`] and [`images`] keep what must be checked; [`callbacks`] is the way back;
+//! [`harden`] is what the process takes away from itself.
+//!
+//! A worker is presumed compromised by whoever designed the rest (D16): it holds one client's
+//! objects, no key, and no name.
+
+pub mod api;
+pub mod callbacks;
+pub mod contexts;
+pub mod credits;
+pub mod dispatcher;
+pub mod driver;
+pub mod errors;
+pub mod frame;
+pub mod generated;
+pub mod harden;
+pub mod images;
+pub mod lanes;
+pub mod process;
+pub mod ranges;
+pub mod session;
+pub mod staging;

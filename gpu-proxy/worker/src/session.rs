@@ -1,0 +1,587 @@
+//! One client: its objects, ranges and credit, and the way from a record to a reply.
+//!
+//! The session is shared by the dispatcher, the lanes' threads and the driver's callback threads,
+//! and lives as long as the process. Generated dispatch and the halves under [`crate::api`] go
+//! through it for everything that must be checked (D12).
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cuda_abi::types::CUresult;
+use idm_protocol::control::WorkerControl;
+use idm_protocol::handle::{Bound, Handle, HandleLimits, Kind, WorkerTable};
+use idm_protocol::lane::{Pending, WorkerLane};
+use idm_protocol::memory::Mapped;
+use idm_protocol::record::Record;
+use idm_protocol::status::{Latched, StatusPage};
+use idm_protocol::wait::{Patience, StopFlag};
+use idm_protocol::window::Arena;
+use idm_protocol::wire::{self, credit};
+use proxy_channel::credit::Credit;
+use proxy_channel::stats::{KernelSlot, StatsWriter};
+use proxy_channel::worker::WorkerChannel;
+
+use crate::contexts::{ContextKey, Contexts};
+use crate::credits::{CreditCounts, Fences, StreamKey};
+use crate::driver::{Driver, Table};
+use crate::errors::{Violation, handle_error, is_sticky};
+use crate::generated::dispatch::dispatch;
+use crate::ranges::{Place, Range, Ranges};
+use crate::staging::Staging;
+
+pub use crate::errors::{Outcome, Refusal};
+pub use crate::frame::{Frame, Prepared, Scratch};
+
+/// What a handle stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct Object {
+    /// The driver's object.
+    pub pointer: usize,
+    /// Slot of the context it dies with; libraries and kernels belong to none.
+    pub context: Option<u16>,
+    /// Handle of the module, library or kernel it came from and dies with; 0 if none.
+    pub parent: u64,
+    /// Where launches are counted, for functions and kernels.
+    pub counter: Option<KernelSlot>,
+}
+
+/// What an attach gives a session to work with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The driver.
+    pub driver: Driver,
+    /// Rings, lanes, latches.
+    pub control: Arc<WorkerControl<Mapped>>,
+    /// Pinned host memory.
+    pub arena: Arena,
+    /// The supervisor's word.
+    pub status: StatusPage,
+    /// Device memory that may be spent.
+    pub credit: Arc<Credit>,
+    /// Counters.
+    pub stats: StatsWriter,
+    /// The way to the supervisor.
+    pub channel: Arc<WorkerChannel>,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) parts: Parts,
+    pub(crate) contexts: Contexts,
+    pub(crate) staging: Staging,
+    pub(crate) stop: Arc<StopFlag>,
+    pub(crate) patience: Patience,
+    objects: Mutex<WorkerTable<Object>>,
+    ranges: Mutex<Ranges>,
+    counts: CreditCounts,
+    /// Order of the credit words' stores.
+    credit_order: Mutex<()>,
+    /// What a lane has uploaded and not used yet, by lane: number and bytes.
+    uploads: Mutex<HashMap<u16, (u64, Vec<u8>)>>,
+}
+
+/// What the dispatcher does with a blocking record.
+#[derive(Debug)]
+pub enum Turn {
+    /// It is done already.
+    Now(Outcome),
+    /// Its lane's thread runs it.
+    Later(Prepared),
+}
+
+impl Session {
+    /// A client that has nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let limits = parts.control.layout.limits();
+        let streams = usize::try_from(limits.streams).unwrap_or(usize::MAX);
+        Self {
+            contexts: Contexts::new(limits.contexts),
+            staging: Staging::new(&parts.arena, limits.staging_chunks),
+            objects: Mutex::new(WorkerTable::new(HandleLimits::new(limits))),
+            counts: CreditCounts::new(streams),
+            stop: Arc::default(),
+            patience: Patience::detect(),
+            ranges: Mutex::default(),
+            credit_order: Mutex::default(),
+            uploads: Mutex::default(),
+            parts,
+        }
+    }
+
+    /// The driver's functions.
+    #[inline]
+    pub fn driver(&self) -> &Table {
+        &self.parts.driver.table
+    }
+
+    /// Executes a record and answers it.
+    ///
+    /// # Errors
+    /// [`Violation`]: the client must be ended.
+    pub fn execute(
+        &self,
+        record: &Record,
+        lane: &Arc<WorkerLane<Mapped>>,
+        pending: Option<Pending<Mapped>>,
+        prepared: Prepared,
+        scratch: &mut Scratch,
+    ) -> Result<(), Violation> {
+        let mut frame = match Frame::new(record, lane, pending, prepared, scratch) {
+            Ok(frame) => frame,
+            Err(Refusal::Violation(violation)) => return Err(violation),
+            Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => return Ok(()),
+        };
+        let outcome = self.take_note_of_credit(&mut frame).and_then(|()| {
+            self.enter(&frame)?;
+            dispatch(self, &mut frame)
+        });
+        self.settle(frame, outcome)
+    }
+
+    /// Answers a record that was executed already.
+    ///
+    /// # Errors
+    /// [`Violation`]: the client must be ended.
+    pub fn finish(
+        &self,
+        record: &Record,
+        lane: &Arc<WorkerLane<Mapped>>,
+        pending: Option<Pending<Mapped>>,
+        outcome: Outcome,
+        scratch: &mut Scratch,
+    ) -> Result<(), Violation> {
+        match Frame::new(record, lane, pending, Prepared::Nothing, scratch) {
+            Ok(frame) => self.settle(frame, outcome),
+            Err(Refusal::Violation(violation)) => Err(violation),
+            Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => Ok(()),
+        }
+    }
+
+    /// What must happen at a blocking record's place in the ring, before its lane's thread runs it.
+    pub fn prepare(&self, record: &Record) -> Turn {
+        if record.head().opcode
+            == <wire::CuStreamSynchronize as idm_protocol::record::Request>::OPCODE
+        {
+            crate::api::stream::prepare_synchronize(self, record)
+        } else {
+            Turn::Later(Prepared::Nothing)
+        }
+    }
+
+    /// Makes the record's context current in this thread.
+    fn enter(&self, frame: &Frame<'_>) -> Result<(), Refusal> {
+        let Some(slot) = frame.context() else {
+            return Ok(());
+        };
+        let key = self.contexts.key(slot)?;
+        Ok(self.contexts.enter(key, self.driver())?)
+    }
+
+    /// The record's context.
+    ///
+    /// # Errors
+    /// `INVALID_CONTEXT`.
+    pub fn context(&self, frame: &Frame<'_>) -> Result<ContextKey, CUresult> {
+        let slot = frame
+            .context()
+            .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
+        self.contexts.key(slot)
+    }
+
+    /// The driver's object behind a handle. A kernel will do for a function, and the default
+    /// streams for a stream.
+    ///
+    /// # Errors
+    /// The driver's error for what is wrong with the handle.
+    pub fn resolve(&self, frame: &Frame<'_>, kind: Kind, value: u64) -> Result<usize, CUresult> {
+        if kind == Kind::STREAM {
+            match value {
+                0 => return Ok(0),
+                1 => return Ok(1),
+                2 => {
+                    let key = self.context(frame)?;
+                    let lane = frame.lane().index();
+                    return self.contexts.lane_stream(key, lane, self.driver());
+                }
+                _ => {}
+            }
+        }
+        Ok(self.object(kind, value)?.pointer)
+    }
+
+    /// All that is known about a handle; a kernel will do for a function.
+    ///
+    /// # Errors
+    /// The driver's error for what is wrong with the handle.
+    pub fn object(&self, kind: Kind, value: u64) -> Result<Object, CUresult> {
+        let kernel = kind == Kind::FUNCTION
+            && Handle::from_value(value).is_some_and(|handle| handle.kind() == Kind::KERNEL);
+        let kind = if kernel { Kind::KERNEL } else { kind };
+        let objects = lock(&self.objects);
+        objects
+            .resolve(value, kind)
+            .copied()
+            .map_err(|error| handle_error(error, kind))
+    }
+
+    /// Whether a handle can be bound.
+    ///
+    /// # Errors
+    /// The driver's error for what is wrong with the handle.
+    pub fn check_free(&self, kind: Kind, value: u64) -> Result<(), CUresult> {
+        lock(&self.objects)
+            .check_free(value, kind)
+            .map(|_| ())
+            .map_err(|error| handle_error(error, kind))
+    }
+
+    /// Binds a handle to what the driver made, or to its failure.
+    ///
+    /// # Errors
+    /// [`Refusal::Poisoned`] if it failed: the handle tells the client, at its next use.
+    pub fn bind(
+        &self,
+        frame: &Frame<'_>,
+        kind: Kind,
+        value: u64,
+        pointer: usize,
+        status: CUresult,
+    ) -> Outcome {
+        let object = Object {
+            pointer,
+            context: frame.context(),
+            parent: 0,
+            counter: None,
+        };
+        self.bind_object(
+            kind,
+            value,
+            if status == CUresult::CUDA_SUCCESS {
+                Ok(object)
+            } else {
+                Err(status)
+            },
+        )
+    }
+
+    /// [`Session::bind`] with everything said.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bind_object(&self, kind: Kind, value: u64, made: Result<Object, CUresult>) -> Outcome {
+        let mut objects = lock(&self.objects);
+        match made {
+            Ok(object) => match objects.bind(value, kind, object) {
+                Ok(_) => Ok(()),
+                Err((error, _)) => Err(handle_error(error, kind).into()),
+            },
+            Err(status) => {
+                // A handle that cannot be bound cannot be poisoned either; the status stays.
+                let _ = objects.poison(value, kind, status.0);
+                Err(Refusal::Poisoned(status))
+            }
+        }
+    }
+
+    /// Changes what a context's handle stands for: a primary context that comes back to life.
+    pub fn rebind_context(&self, value: u64, pointer: usize) {
+        if let Ok(object) = lock(&self.objects).resolve_mut(value, Kind::CONTEXT) {
+            object.pointer = pointer;
+        }
+    }
+
+    /// Takes the object behind a handle away from the client, to be destroyed.
+    ///
+    /// # Errors
+    /// The driver's error for what is wrong with the handle.
+    pub fn take(&self, _frame: &Frame<'_>, kind: Kind, value: u64) -> Result<usize, CUresult> {
+        let object = self.take_object(kind, value)?;
+        if kind == Kind::STREAM
+            && let Some(Ok(key)) = object.context.map(|slot| self.contexts.key(slot))
+        {
+            let (slot, stream) = (credit::slot(value), object.pointer);
+            let back = self.counts.forget_stream(
+                slot,
+                StreamKey {
+                    context: key,
+                    stream,
+                },
+                self,
+            );
+            self.return_credits(slot, back);
+        }
+        Ok(object.pointer)
+    }
+
+    /// [`Session::take`] for objects that are no streams.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_object(&self, kind: Kind, value: u64) -> Result<Object, CUresult> {
+        match lock(&self.objects).unbind(value, kind) {
+            Ok(Bound::Object(object)) => Ok(object),
+            Ok(Bound::Poisoned(code)) => Err(CUresult(code)),
+            Err(error) => Err(handle_error(error, kind)),
+        }
+    }
+
+    /// The status as an outcome.
+    ///
+    /// # Errors
+    /// The status, unless it is success.
+    #[inline]
+    pub fn checked(&self, status: CUresult) -> Outcome {
+        if status == CUresult::CUDA_SUCCESS {
+            Ok(())
+        } else {
+            Err(Refusal::Driver(status))
+        }
+    }
+
+    /// The range of the client's that these bytes lie in.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` if there is none.
+    pub fn check_range(&self, address: u64, bytes: u64) -> Result<Range, CUresult> {
+        let ranges = lock(&self.ranges);
+        ranges
+            .find(address, bytes)
+            .copied()
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
+    }
+
+    /// The same, of device memory.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` if there is none.
+    pub fn check_device(&self, address: u64, bytes: u64) -> Result<(), CUresult> {
+        let range = self.check_range(address, bytes)?;
+        range
+            .is_device()
+            .then_some(())
+            .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
+    }
+
+    /// The ranges, locked.
+    pub fn ranges(&self) -> MutexGuard<'_, Ranges> {
+        lock(&self.ranges)
+    }
+
+    /// Spends device memory of the zone's.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY` if the zone has no more.
+    pub fn charge(&self, bytes: u64) -> Result<(), CUresult> {
+        if let Err(error) = self.parts.credit.take(bytes) {
+            tracing::info!(bytes, %error, "allocation refused");
+            return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        }
+        Ok(())
+    }
+
+    /// Gives device memory of the zone's back.
+    pub fn refund(&self, bytes: u64) {
+        if let Err(error) = self.parts.credit.give_back(bytes) {
+            // The thread that reads the channel ends the worker.
+            tracing::warn!(%error, "credit not returned");
+        }
+        self.publish_memory();
+    }
+
+    /// Tells the supervisor's statistics how much device memory is held.
+    pub fn publish_memory(&self) {
+        self.parts.stats.set_memory_held(self.parts.credit.spent());
+    }
+
+    /// Keeps what a lane has uploaded. An upload that was never used makes room.
+    pub fn keep_upload(&self, lane: u16, number: u64, bytes: Vec<u8>) {
+        lock(&self.uploads).insert(lane, (number, bytes));
+    }
+
+    /// Bytes that uploads of other lanes hold.
+    pub fn uploaded_by_others(&self, lane: u16) -> u64 {
+        let uploads = lock(&self.uploads);
+        let others = uploads.iter().filter(|(other, _)| **other != lane);
+        others.map(|(_, (_, bytes))| bytes.len() as u64).sum()
+    }
+
+    /// What a lane uploaded under this number; it is used up.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` if there is no such upload.
+    pub fn take_upload(&self, lane: u16, number: u64) -> Result<Vec<u8>, CUresult> {
+        let mut uploads = lock(&self.uploads);
+        match uploads.get(&lane) {
+            Some((found, _)) if *found == number => {}
+            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+        }
+        let upload = uploads.remove(&lane);
+        Ok(upload.map(|(_, bytes)| bytes).unwrap_or_default())
+    }
+
+    /// Takes away everything that goes with a context that is destroyed.
+    pub fn forget_context(&self, key: ContextKey) {
+        let mut objects = lock(&self.objects);
+        for kind in [Kind::MODULE, Kind::FUNCTION, Kind::STREAM, Kind::EVENT] {
+            remove_all(&mut objects, kind, |_, object| {
+                object.context == Some(key.slot)
+            });
+        }
+        drop(objects);
+        let ranges = self.ranges().remove_all(|range| range.context == key.slot);
+        let charged = |range: &Range| match range.place {
+            Place::Device { charged } => charged,
+            Place::Pinned | Place::Global { .. } => 0,
+        };
+        self.refund(ranges.iter().map(charged).sum());
+        self.staging.forget_context(key);
+        for (slot, back) in self.counts.forget_context(key) {
+            self.return_credits(slot, back);
+        }
+    }
+
+    /// Takes away everything that came from a module or library that is unloaded.
+    pub fn forget_code(&self, owner: u64) {
+        let mut objects = lock(&self.objects);
+        let kernels = remove_all(&mut objects, Kind::KERNEL, |_, object| {
+            object.parent == owner
+        });
+        remove_all(&mut objects, Kind::MODULE, |_, object| {
+            object.parent == owner
+        });
+        remove_all(&mut objects, Kind::FUNCTION, |_, object| {
+            object.parent == owner || kernels.contains(&object.parent)
+        });
+        drop(objects);
+        let of_owner = |range: &Range| range.place == Place::Global { owner };
+        self.ranges().remove_all(of_owner);
+    }
+
+    /// Waits until the client has credits of a slot again; see [`CreditCounts::refill`].
+    pub fn refill(&self, slot: usize) -> u64 {
+        self.counts
+            .refill(slot, self, |back| self.return_credits(slot, back))
+    }
+
+    /// Returns credits to the client.
+    fn return_credits(&self, slot: usize, count: u64) {
+        if count > 0 {
+            let _in_order = lock(&self.credit_order);
+            self.parts.control.credits.add(slot, count);
+        }
+    }
+
+    fn take_note_of_credit(&self, frame: &mut Frame<'_>) -> Outcome {
+        if !credit::takes(frame.opcode()) {
+            return Ok(());
+        }
+        let stream = match frame.opcode() {
+            <wire::CuLaunchKernel as idm_protocol::record::Request>::OPCODE => {
+                frame.request::<wire::CuLaunchKernel>()?.stream
+            }
+            <wire::CuLaunchHostFunc as idm_protocol::record::Request>::OPCODE => {
+                frame.request::<wire::CuLaunchHostFunc>()?.stream
+            }
+            <wire::VgpuCopy as idm_protocol::record::Request>::OPCODE => {
+                frame.request::<wire::VgpuCopy>()?.stream
+            }
+            <wire::VgpuCopyIn as idm_protocol::record::Request>::OPCODE => {
+                frame.request::<wire::VgpuCopyIn>()?.stream
+            }
+            <wire::VgpuMemset as idm_protocol::record::Request>::OPCODE => {
+                frame.request::<wire::VgpuMemset>()?.stream
+            }
+            _ => return Ok(()),
+        };
+        frame.took_credit(stream);
+        Ok(())
+    }
+
+    /// Answers, latches errors that nobody waits for, and counts.
+    fn settle(&self, frame: Frame<'_>, outcome: Outcome) -> Result<(), Violation> {
+        let (opcode, lane, context) = (frame.opcode(), frame.lane().index(), frame.context());
+        let (credit, replies) = (frame.credit(), frame.replies());
+        let (status, told) = match outcome {
+            Ok(()) => (CUresult::CUDA_SUCCESS, true),
+            Err(Refusal::Driver(status)) => (status, replies),
+            Err(Refusal::Poisoned(status)) => (status, true),
+            Err(Refusal::Violation(violation)) => return Err(violation),
+        };
+        if status != CUresult::CUDA_SUCCESS {
+            // Before the reply, so that the client finds it latched when it has the reply.
+            let error = Latched {
+                code: status.0,
+                opcode,
+            };
+            match context {
+                Some(slot) if is_sticky(status) => {
+                    self.parts.control.latches.latch_context(slot, error);
+                }
+                _ if !told => self.parts.control.latches.latch_lane(lane, error),
+                _ => {}
+            }
+            if status != CUresult::CUDA_ERROR_NOT_READY {
+                self.parts.stats.count_error();
+            }
+        }
+        frame.answer(status);
+        if let Some((slot, issued)) = credit {
+            let key = context.and_then(|slot| self.contexts.key(slot).ok());
+            let back = match (issued, key) {
+                (Some(stream), Some(context)) => {
+                    self.counts
+                        .issued(slot, StreamKey { context, stream }, self)
+                }
+                _ => self.counts.refused(slot),
+            };
+            self.return_credits(slot, back);
+        }
+        Ok(())
+    }
+}
+
+impl Fences for Session {
+    fn record(&self, stream: &StreamKey) -> Result<usize, CUresult> {
+        let event = self.contexts.event(stream.context, self.driver())?;
+        self.driver().record_event(event, stream.stream)?;
+        Ok(event)
+    }
+
+    fn is_over(&self, event: usize) -> bool {
+        self.driver().query_event(event) != Err(CUresult::CUDA_ERROR_NOT_READY)
+    }
+
+    fn wait(&self, event: usize) {
+        // A failure means that the work is over, too; the next call on the context reports it.
+        let _ = self.driver().synchronize_event(event);
+    }
+
+    fn recycle(&self, context: ContextKey, event: usize) {
+        self.contexts.recycle(context, event);
+    }
+}
+
+/// Unbinds what `gone` names; tells the handles.
+fn remove_all(
+    objects: &mut WorkerTable<Object>,
+    kind: Kind,
+    gone: impl Fn(Handle, &Object) -> bool,
+) -> Vec<u64> {
+    let list = objects
+        .iter(kind)
+        .filter(|&(handle, object)| gone(handle, object));
+    let list: Vec<u64> = list.map(|(handle, _)| handle.value()).collect();
+    for &value in &list {
+        // It was there a line ago, under the same lock.
+        let _ = objects.unbind(value, kind);
+    }
+    list
+}
+
+/// A panic aborts the worker, so no lock is ever poisoned in earnest.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
