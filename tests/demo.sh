@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# What `make demo` runs: an unmodified CUDA program through the whole system, on the software GPU.
+#
+# Installs what it needs and says so, starts what it needs and stops it again. Needs no root: what only
+# root could do (zones of other users) is not shown, and the proxy says so in its log.
+# Environment: VGPU_DEMO_RUNS (default 5) runs for the comparison at the end.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+target=${CARGO_TARGET_DIR:-$root/target}
+work=$(mktemp -d "${TMPDIR:-/tmp}/vgpu-demo.XXXXXX")
+runs=${VGPU_DEMO_RUNS:-5}
+proxy=
+finished=
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+show() { sed 's/^/    /'; }
+
+# Whatever happens, nothing of ours stays behind, and the last line says how it went.
+end() {
+    local status=$?
+    trap - EXIT
+    if [[ -n $proxy ]] && kill -0 "$proxy" 2>/dev/null; then
+        kill "$proxy" 2>/dev/null || true
+        wait "$proxy" 2>/dev/null || true
+    fi
+    if [[ -z $finished ]]; then
+        ((status != 0)) || status=1
+        if [[ -s $work/proxy.log ]]; then
+            echo "--- the proxy's log" >&2
+            tail -n 40 "$work/proxy.log" >&2
+        fi
+        printf '\nmake demo: FAILED, see above\n' >&2
+    fi
+    rm -rf "$work"
+    exit "$status"
+}
+trap end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+fail() {
+    printf 'demo: %s\n' "$*" >&2
+    exit 1
+}
+
+install_tools() {
+    if ! command -v cc >/dev/null; then
+        if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+            say "Installing a C compiler (apt-get install gcc libc6-dev make)"
+            apt-get update -q && apt-get install -q -y gcc libc6-dev make
+        else
+            fail "no C compiler: install gcc or clang as 'cc', then run this again"
+        fi
+    fi
+    if ! command -v cargo >/dev/null && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
+        PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    fi
+    if ! command -v cargo >/dev/null; then
+        command -v curl >/dev/null || fail "no Rust and no curl: install Rust from https://rustup.rs"
+        say "Installing Rust with rustup into ${CARGO_HOME:-$HOME/.cargo} (about 200 MB)"
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path
+        PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    fi
+}
+
+# Chooses the program and builds it: CUDA C with NVIDIA's runtime linked in, where its compiler can be had.
+build_program() {
+    local status=0
+    tests/toolchain/fetch.sh || status=$?
+    case $status in
+    0)
+        make --no-print-directory -C examples/cuda-c
+        program=$root/target/examples/vectorAdd
+        kind="a CUDA C program, compiled by nvcc with NVIDIA's CUDA runtime linked in, unmodified"
+        ;;
+    4)
+        say "No CUDA compiler can be had here, so the demonstration takes a program on the Driver API"
+        echo "    (C, with PTX from our own source). Everything behind libcuda.so.1 is the same."
+        make --no-print-directory -C examples/driver-api
+        program=$root/target/examples/vectoradd
+        kind="a Driver API program with PTX from our own source"
+        ;;
+    *) fail "tests/toolchain/fetch.sh ended with $status" ;;
+    esac
+}
+
+# Runs the program with the driver in directory $1.
+with_driver() {
+    LD_LIBRARY_PATH=$work/$1${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} VGPU_SOCKET=$work/run/demo/gpu.sock "$program"
+}
+
+start_proxy() {
+    local release=$target/release
+    mkdir -p "$work/run" "$work/direct" "$work/remoted"
+    ln -s "$release/libsoftcuda.so" "$work/direct/libcuda.so.1"
+    ln -s "$release/libcuda.so" "$work/remoted/libcuda.so.1"
+    cat >"$work/gpu-proxy.toml" <<END
+[proxy]
+runtime_dir = "$work/run"
+
+[driver]
+kind = "softgpu"
+library = "$release/libsoftcuda.so"
+
+[[zone]]
+name = "demo"
+memory = "1GiB"
+pinned = "64MiB"
+clients = 4
+warm_workers = 1
+END
+    "$release/gpu-proxy" check "$work/gpu-proxy.toml" >/dev/null
+    "$release/gpu-proxy" serve --config "$work/gpu-proxy.toml" 2>"$work/proxy.log" &
+    proxy=$!
+    for _ in $(seq 600); do
+        [[ -S $work/run/demo/gpu.sock && -S $work/run/admin.sock ]] && break
+        kill -0 "$proxy" 2>/dev/null || fail "gpu-proxy did not start"
+        sleep 0.05
+    done
+    [[ -S $work/run/demo/gpu.sock ]] || fail "gpu-proxy did not open its socket"
+}
+
+status_of_proxy() { "$target/release/vgpuctl" status --socket "$work/run/admin.sock"; }
+
+# Lets the program run and catches what the proxy says of it meanwhile; the fullest answer is kept.
+run_and_watch() {
+    local name=${program##*/} seen
+    : >"$work/seen"
+    for _ in $(seq 20); do
+        with_driver remoted >"$work/remoted.out" 2>"$work/remoted.err" &
+        local running=$! status=0
+        while kill -0 "$running" 2>/dev/null; do
+            seen=$(status_of_proxy 2>/dev/null) || continue
+            if grep -q "$name" <<<"$seen" && ((${#seen} >= $(wc -c <"$work/seen"))); then
+                printf '%s\n' "$seen" >"$work/seen"
+            fi
+        done
+        wait "$running" || status=$?
+        if ((status != 0)); then
+            cat "$work/remoted.out" "$work/remoted.err" >&2
+            fail "the program ended with $status"
+        fi
+        grep -qi "add" <(grep -v "$name" "$work/seen") && return
+    done
+}
+
+now() { date +%s%N; }
+
+# Milliseconds of one run, the median of several, for the driver in directory $1.
+median_milliseconds() {
+    local times=() began
+    for _ in $(seq "$runs"); do
+        began=$(now)
+        with_driver "$1" >/dev/null
+        times+=($((($(now) - began) / 10000)))
+    done
+    printf '%s\n' "${times[@]}" | sort -n | awk '{ t[NR] = $1 } END { printf "%.1f", t[int((NR + 1) / 2)] / 100 }'
+}
+
+say "1/6 What is needed"
+install_tools
+cargo --version | show
+
+say "2/6 The program"
+build_program
+echo "    ${program#"$root"/}: $kind"
+
+say "3/6 Building proxy, worker, library and software GPU"
+cargo build --release -p supervisor -p worker -p vgpuctl -p vgpu-cuda -p softgpu-cuda
+
+say "4/6 Starting gpu-proxy with one zone on the software GPU"
+start_proxy
+if [[ $(id -u) -ne 0 ]]; then
+    echo "    not root: the zone's socket stays yours, and no zone of another user can be shown"
+fi
+echo "    the program reaches a GPU only through $work/run/demo/gpu.sock"
+
+say "5/6 Running the program through it"
+with_driver direct >"$work/direct.out"
+run_and_watch
+show <"$work/remoted.out"
+cmp -s "$work/direct.out" "$work/remoted.out" || {
+    diff "$work/direct.out" "$work/remoted.out" >&2 || true
+    fail "the output differs from a run on the software GPU directly"
+}
+echo "    the same output and exit code as on the software GPU directly"
+echo
+echo "    Meanwhile 'vgpuctl status' said:"
+if [[ -s $work/seen ]]; then show <"$work/seen"; else fail "the proxy never showed the program"; fi
+
+say "6/6 What the detour costs"
+direct=$(median_milliseconds direct)
+remoted=$(median_milliseconds remoted)
+awk -v direct="$direct" -v remoted="$remoted" -v runs="$runs" 'BEGIN {
+    printf "    whole program, median of %d runs: %s ms directly, %s ms through the proxy: %+.1f %%\n",
+        runs, direct, remoted, (remoted / direct - 1) * 100
+}'
+echo "    (attach, start-up and exit included; make bench measures calls, launches and copies one by one)"
+
+family=$(pgrep -P "$proxy" || true)
+kill "$proxy"
+wait "$proxy" || fail "gpu-proxy did not stop cleanly"
+for pid in $family; do
+    ! kill -0 "$pid" 2>/dev/null || fail "process $pid was left behind"
+done
+proxy=
+finished=yes
+printf '\nmake demo: OK: %s ran on a GPU it cannot touch, with the right result; everything is stopped\n' "${program##*/}"
