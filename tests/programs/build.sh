@@ -22,4 +22,4 @@ esac
 # Compilers say nothing unless something is wrong.
 make --no-print-directory --silent -C "$root/tests/programs" -j "$(nproc)" "$@" "${targets[@]}"
 echo "programs: $(find "$OUT/driver" -type f | wc -l) Driver API programs in $OUT/driver$(
-    [[ ${#targets[@]} -eq 1 ]] || echo ", $(find "$OUT/objects" -type f | wc -l) CUDA C programs in four builds beside it")"
+    [[ ${#targets[@]} -eq 1 ]] || echo ", $(find "$OUT/objects/13.5" -type f | wc -l) CUDA C programs in four builds beside it")"

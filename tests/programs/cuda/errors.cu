@@ -3,6 +3,10 @@
 
 __global__ void fill(int *data, int value) { data[threadIdx.x] = value; }
 
+static bool refused(cudaError_t status) {
+    return status == cudaErrorInvalidConfiguration || status == cudaErrorInvalidValue;
+}
+
 int main() {
     int devices = 0;
     CHECK(cudaGetDeviceCount(&devices));
@@ -25,15 +29,16 @@ int main() {
     CHECK_ERROR(cudaMemcpy(device, &local, 0, cudaMemcpyHostToDevice), cudaSuccess);
     cudaGetLastError();
 
-    // Launches that can be refused at once.
+    // Launches that can be refused at once. Runtime 12.9 checks the configuration itself, 13.5 leaves it to
+    // the driver, which has no such error.
     fill<<<1, 1025>>>(device, 1);
-    CHECK_ERROR(cudaGetLastError(), cudaErrorInvalidConfiguration);
+    CHECK_THAT(refused(cudaGetLastError()));
     fill<<<0, 32>>>(device, 1);
-    CHECK_ERROR(cudaGetLastError(), cudaErrorInvalidConfiguration);
+    CHECK_THAT(refused(cudaGetLastError()));
     fill<<<1, dim3(1, 1, 65)>>>(device, 1);
-    CHECK_ERROR(cudaGetLastError(), cudaErrorInvalidConfiguration);
+    CHECK_THAT(refused(cudaGetLastError()));
     fill<<<dim3(1, 65536), 1>>>(device, 1);
-    CHECK_ERROR(cudaGetLastError(), cudaErrorInvalidConfiguration);
+    CHECK_THAT(refused(cudaGetLastError()));
     fill<<<1, 32, 1 << 20>>>(device, 1);
     CHECK_ERROR(cudaGetLastError(), cudaErrorInvalidValue);
     CHECK_ERROR(cudaGetLastError(), cudaSuccess);
