@@ -28,11 +28,16 @@ pub fn guard(function: Function, body: impl FnOnce() -> Outcome) -> CUresult {
 /// Answers an exported function that has no implementation yet; says so once for each name.
 #[cold]
 pub fn refuse(export: usize) -> CUresult {
-    static SAID: [AtomicU64; EXPORTS.len().div_ceil(64)] = [const { AtomicU64::new(0) }; EXPORTS.len().div_ceil(64)];
+    static SAID: [AtomicU64; EXPORTS.len().div_ceil(64)] =
+        [const { AtomicU64::new(0) }; EXPORTS.len().div_ceil(64)];
     if let (Some(entry), Some(said)) = (EXPORTS.get(export), SAID.get(export / 64)) {
         let bit = 1 << (export % 64);
         if said.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            say!(Warn, "{} is not supported: CUDA_ERROR_NOT_SUPPORTED", entry.name);
+            say!(
+                Warn,
+                "{} is not supported: CUDA_ERROR_NOT_SUPPORTED",
+                entry.name
+            );
         }
     }
     CUresult::CUDA_ERROR_NOT_SUPPORTED
@@ -41,7 +46,11 @@ pub fn refuse(export: usize) -> CUresult {
 /// Refuses a null pointer where the driver would.
 #[inline]
 pub fn require<T>(pointer: *const T) -> Outcome {
-    if pointer.is_null() { Err(CUresult::CUDA_ERROR_INVALID_VALUE) } else { Ok(()) }
+    if pointer.is_null() {
+        Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+    } else {
+        Ok(())
+    }
 }
 
 /// Writes a result where the caller wants it; a null pointer is refused.
@@ -89,7 +98,11 @@ pub unsafe fn text<'a>(text: *const c_char, most: usize) -> Result<&'a CStr, CUr
     require(text)?;
     // SAFETY: a NUL-terminated string by this function's contract.
     let text = unsafe { CStr::from_ptr(text) };
-    if text.count_bytes() > most { Err(CUresult::CUDA_ERROR_INVALID_VALUE) } else { Ok(text) }
+    if text.count_bytes() > most {
+        Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+    } else {
+        Ok(text)
+    }
 }
 
 #[inline]
@@ -105,7 +118,10 @@ fn run(function: Function, body: impl FnOnce() -> Outcome) -> CUresult {
 
 #[cold]
 fn panicked(function: Function) -> CUresult {
-    say!(Error, "{function:?} failed inside libvgpu (a bug of ours; the lines above say where): CUDA_ERROR_UNKNOWN");
+    say!(
+        Error,
+        "{function:?} failed inside libvgpu (a bug of ours; the lines above say where): CUDA_ERROR_UNKNOWN"
+    );
     CUresult::CUDA_ERROR_UNKNOWN
 }
 
@@ -113,7 +129,11 @@ fn panicked(function: Function) -> CUresult {
 fn traced(function: Function, body: impl FnOnce() -> Outcome) -> CUresult {
     let start = Instant::now();
     let result = run(function, body);
-    say!(Trace, "{function:?} -> {result:?} in {:.3?}", start.elapsed());
+    say!(
+        Trace,
+        "{function:?} -> {result:?} in {:.3?}",
+        start.elapsed()
+    );
     result
 }
 
@@ -125,8 +145,14 @@ mod tests {
     fn guard_turns_outcomes_and_panics_into_results() {
         let function = Function::cuInit;
         assert_eq!(guard(function, || Ok(())), CUresult::CUDA_SUCCESS);
-        assert_eq!(guard(function, || Err(CUresult::CUDA_ERROR_INVALID_VALUE)), CUresult::CUDA_ERROR_INVALID_VALUE);
-        assert_eq!(guard(function, || panic!("on purpose")), CUresult::CUDA_ERROR_UNKNOWN);
+        assert_eq!(
+            guard(function, || Err(CUresult::CUDA_ERROR_INVALID_VALUE)),
+            CUresult::CUDA_ERROR_INVALID_VALUE
+        );
+        assert_eq!(
+            guard(function, || panic!("on purpose")),
+            CUresult::CUDA_ERROR_UNKNOWN
+        );
     }
 
     #[test]
@@ -137,9 +163,15 @@ mod tests {
 
     #[test]
     fn null_pointers_and_long_strings_are_invalid_values() {
-        assert_eq!(require(std::ptr::null::<u8>()), Err(CUresult::CUDA_ERROR_INVALID_VALUE));
+        assert_eq!(
+            require(std::ptr::null::<u8>()),
+            Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+        );
         // SAFETY: null is allowed.
-        assert_eq!(unsafe { put(std::ptr::null_mut(), 1) }, Err(CUresult::CUDA_ERROR_INVALID_VALUE));
+        assert_eq!(
+            unsafe { put(std::ptr::null_mut(), 1) },
+            Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+        );
         // SAFETY: a literal.
         assert!(unsafe { text(c"name".as_ptr(), 3) }.is_err());
         // SAFETY: a literal.

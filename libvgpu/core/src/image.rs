@@ -54,7 +54,12 @@ pub fn sniff_bytes(bytes: &[u8]) -> Result<Image<'_>, CUresult> {
     let kind = match bytes.first_chunk().map(|first| u32::from_le_bytes(*first)) {
         Some(FATBIN_MAGIC) => image_kind::FATBIN,
         Some(ELF_MAGIC) => image_kind::CUBIN,
-        _ if bytes.split_last().is_some_and(|(last, text)| *last == 0 && looks_like_ptx(text)) => image_kind::PTX,
+        _ if bytes
+            .split_last()
+            .is_some_and(|(last, text)| *last == 0 && looks_like_ptx(text)) =>
+        {
+            image_kind::PTX
+        }
         _ => return Err(CUresult::CUDA_ERROR_INVALID_IMAGE),
     };
     if bytes.len() > MOST_BYTES {
@@ -99,7 +104,9 @@ unsafe fn fatbin<'a>(start: *const u8) -> Result<Image<'a>, CUresult> {
     let header: u16 = unsafe { read(start, 6) };
     // SAFETY: as above.
     let payload: u64 = unsafe { read(start, 8) };
-    let bytes = payload.checked_add(u64::from(header)).ok_or(CUresult::CUDA_ERROR_INVALID_IMAGE)?;
+    let bytes = payload
+        .checked_add(u64::from(header))
+        .ok_or(CUresult::CUDA_ERROR_INVALID_IMAGE)?;
     // SAFETY: so many bytes, by the image's own word.
     unsafe { whole(start, bytes, image_kind::FATBIN) }
 }
@@ -111,14 +118,26 @@ unsafe fn elf<'a>(start: *const u8) -> Result<Image<'a>, CUresult> {
     let malformed = CUresult::CUDA_ERROR_INVALID_IMAGE;
     // SAFETY: an ELF file has at least its 64-byte header.
     let header: [u8; 64] = unsafe { read(start, 0) };
-    let short = |at: usize| header.get(at..at + 2).map_or(0, |bytes| u64::from(u16::from_le_bytes([bytes[0], bytes[1]])));
-    let long = |at: usize| header.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let short = |at: usize| {
+        header.get(at..at + 2).map_or(0, |bytes| {
+            u64::from(u16::from_le_bytes([bytes[0], bytes[1]]))
+        })
+    };
+    let long = |at: usize| {
+        header
+            .get(at..at + 8)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u64::from_le_bytes)
+    };
     if header[4..6] != LITTLE_64 {
         return Err(malformed);
     }
     let mut end = 64u64;
     // Each table: where it is, size and number of its entries, and where in an entry offset and size are.
-    for (table, entry, count, sections) in [(long(32), short(54), short(56), false), (long(40), short(58), short(60), true)] {
+    for (table, entry, count, sections) in [
+        (long(32), short(54), short(56), false),
+        (long(40), short(58), short(60), true),
+    ] {
         let least = if sections { 64 } else { 56 };
         if count == 0 {
             continue;
@@ -126,7 +145,10 @@ unsafe fn elf<'a>(start: *const u8) -> Result<Image<'a>, CUresult> {
         if entry < least {
             return Err(malformed);
         }
-        let table_end = count.checked_mul(entry).and_then(|bytes| bytes.checked_add(table)).ok_or(malformed)?;
+        let table_end = count
+            .checked_mul(entry)
+            .and_then(|bytes| bytes.checked_add(table))
+            .ok_or(malformed)?;
         end = end.max(table_end);
         if end > MOST_BYTES as u64 {
             return Err(malformed);
@@ -158,7 +180,10 @@ unsafe fn ptx<'a>(start: *const u8) -> Result<Image<'a>, CUresult> {
             // SAFETY: all bytes up to this one were just read.
             let bytes = unsafe { std::slice::from_raw_parts(start, index + 1) };
             return if looks_like_ptx(&bytes[..index]) {
-                Ok(Image { kind: image_kind::PTX, bytes })
+                Ok(Image {
+                    kind: image_kind::PTX,
+                    bytes,
+                })
             } else {
                 Err(CUresult::CUDA_ERROR_INVALID_IMAGE)
             };
@@ -214,7 +239,9 @@ mod tests {
     fn elf_of(section_end: u64) -> Vec<u8> {
         let mut bytes = vec![0u8; 64 + 56 + 128 + 64];
         bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        let mut put = |at: usize, value: u64, size: usize| bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
+        let mut put = |at: usize, value: u64, size: usize| {
+            bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size])
+        };
         put(32, 64, 8);
         put(54, 56, 2);
         put(56, 1, 2);
@@ -245,8 +272,14 @@ mod tests {
 
     #[test]
     fn fat_binary_of_impossible_length_is_malformed() {
-        assert_eq!(sniffed(&fatbin_of(u64::MAX)), Err(CUresult::CUDA_ERROR_INVALID_IMAGE));
-        assert_eq!(sniffed(&fatbin_of(1 << 40)), Err(CUresult::CUDA_ERROR_INVALID_IMAGE));
+        assert_eq!(
+            sniffed(&fatbin_of(u64::MAX)),
+            Err(CUresult::CUDA_ERROR_INVALID_IMAGE)
+        );
+        assert_eq!(
+            sniffed(&fatbin_of(1 << 40)),
+            Err(CUresult::CUDA_ERROR_INVALID_IMAGE)
+        );
     }
 
     #[test]
@@ -269,7 +302,10 @@ mod tests {
 
     #[test]
     fn elf_with_tables_or_sections_out_of_reach_is_malformed() {
-        assert_eq!(sniffed(&elf_of(100)), Err(CUresult::CUDA_ERROR_INVALID_IMAGE));
+        assert_eq!(
+            sniffed(&elf_of(100)),
+            Err(CUresult::CUDA_ERROR_INVALID_IMAGE)
+        );
         let mut far = elf_of(300);
         far[40..48].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(sniffed(&far), Err(CUresult::CUDA_ERROR_INVALID_IMAGE));
@@ -280,22 +316,40 @@ mod tests {
 
     #[test]
     fn ptx_text_counts_its_nul_and_other_text_is_refused() {
-        assert_eq!(sniffed(b"// made\n.version 8.0\0"), Ok((image_kind::PTX, 21)));
-        assert_eq!(sniffed(b"hello, world\0"), Err(CUresult::CUDA_ERROR_INVALID_IMAGE));
+        assert_eq!(
+            sniffed(b"// made\n.version 8.0\0"),
+            Ok((image_kind::PTX, 21))
+        );
+        assert_eq!(
+            sniffed(b"hello, world\0"),
+            Err(CUresult::CUDA_ERROR_INVALID_IMAGE)
+        );
         assert_eq!(sniffed(b"\0"), Err(CUresult::CUDA_ERROR_INVALID_IMAGE));
-        assert_eq!(sniffed(b"ab\x01cd\0"), Err(CUresult::CUDA_ERROR_INVALID_IMAGE));
+        assert_eq!(
+            sniffed(b"ab\x01cd\0"),
+            Err(CUresult::CUDA_ERROR_INVALID_IMAGE)
+        );
     }
 
     #[test]
     fn null_is_an_invalid_value() {
         // SAFETY: null is allowed.
-        assert_eq!(unsafe { sniff(std::ptr::null()) }.map(|_| ()), Err(CUresult::CUDA_ERROR_INVALID_VALUE));
+        assert_eq!(
+            unsafe { sniff(std::ptr::null()) }.map(|_| ()),
+            Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+        );
     }
 
     #[test]
     fn file_contents_are_sniffed_within_their_length() {
-        assert_eq!(sniff_bytes(b".version 8.0\0").map(|image| image.kind), Ok(image_kind::PTX));
-        assert_eq!(sniff_bytes(b"\x7fELF\x02\x01").map(|image| image.kind), Ok(image_kind::CUBIN));
+        assert_eq!(
+            sniff_bytes(b".version 8.0\0").map(|image| image.kind),
+            Ok(image_kind::PTX)
+        );
+        assert_eq!(
+            sniff_bytes(b"\x7fELF\x02\x01").map(|image| image.kind),
+            Ok(image_kind::CUBIN)
+        );
         assert!(sniff_bytes(b".version 8.0").is_err());
         assert!(sniff_bytes(b"").is_err());
     }

@@ -1,1 +1,26 @@
-//! vgpu-core
+//! The tenant's side of the driver: everything that `libcuda.so.1` does, as an ordinary library.
+//!
+//! Read in this order: [`state`] (what this process is to the GPU), [`session`] (an attachment and what
+//! belongs to it), [`thread`] (what each thread holds), [`call`] (how one call travels), [`objects`],
+//! [`ranges`] and [`context`] (what the client knows), then the chapters under [`api`]. The thin cdylib
+//! `vgpu-cuda` exports them; [`edge`] is what stands between a C caller and all of it.
+
+pub mod api;
+mod bulk;
+pub mod call;
+mod callbacks;
+mod context;
+pub mod edge;
+pub mod generated;
+mod handshake;
+mod image;
+mod jit;
+pub mod log;
+mod mirrors;
+mod objects;
+mod pinned;
+mod ranges;
+mod session;
+pub mod state;
+mod thread;
+mod visible;

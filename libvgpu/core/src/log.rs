@@ -101,7 +101,10 @@ pub(crate) use say;
 
 #[cold]
 fn read_level() -> u8 {
-    let level = std::env::var("VGPU_LOG").ok().and_then(|text| Level::parse(&text)).unwrap_or(Level::Warn);
+    let level = std::env::var("VGPU_LOG")
+        .ok()
+        .and_then(|text| Level::parse(&text))
+        .unwrap_or(Level::Warn);
     LEVEL.store(level as u8, Ordering::Relaxed);
     level as u8
 }
@@ -114,7 +117,10 @@ fn file() -> Option<&'static File> {
             Ok(file) => Some(file),
             Err(error) => {
                 let path = path.to_string_lossy();
-                let _ = writeln!(std::io::stderr(), "vgpu: cannot open VGPU_LOG_FILE {path}: {error}; logging to standard error");
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "vgpu: cannot open VGPU_LOG_FILE {path}: {error}; logging to standard error"
+                );
                 None
             }
         }

@@ -77,7 +77,11 @@ impl Ranges {
     pub fn insert(&self, mut range: Range) -> Result<u64, Overlap> {
         let end = range.start.checked_add(range.bytes).ok_or(Overlap)?;
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let clash = map.by_start.range(..end).next_back().is_some_and(|(_, last)| last.start + last.bytes > range.start);
+        let clash = map
+            .by_start
+            .range(..end)
+            .next_back()
+            .is_some_and(|(_, last)| last.start + last.bytes > range.start);
         if range.bytes == 0 || clash {
             return Err(Overlap);
         }
@@ -108,7 +112,10 @@ impl Ranges {
     /// Takes out every range that `gone` names, as when a context ends.
     pub fn remove_all(&self, mut gone: impl FnMut(&Range) -> bool) -> Vec<Range> {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        map.by_start.extract_if(.., |_, range| gone(range)).map(|(_, range)| range).collect()
+        map.by_start
+            .extract_if(.., |_, range| gone(range))
+            .map(|(_, range)| range)
+            .collect()
     }
 }
 
@@ -117,7 +124,14 @@ mod tests {
     use super::*;
 
     fn range(start: u64, bytes: u64) -> Range {
-        Range { start, bytes, place: Place::Device, context: 1, device: 0, id: 0 }
+        Range {
+            start,
+            bytes,
+            place: Place::Device,
+            context: 1,
+            device: 0,
+            id: 0,
+        }
     }
 
     #[test]
@@ -134,7 +148,14 @@ mod tests {
     fn overlaps_empty_and_wrapping_ranges_are_refused_and_neighbours_are_not() {
         let ranges = Ranges::default();
         ranges.insert(range(0x1000, 0x100)).unwrap();
-        for bad in [range(0x1000, 1), range(0xf00, 0x101), range(0x10ff, 2), range(0xf00, 0x1000), range(0x2000, 0), range(u64::MAX, 2)] {
+        for bad in [
+            range(0x1000, 1),
+            range(0xf00, 0x101),
+            range(0x10ff, 2),
+            range(0xf00, 0x1000),
+            range(0x2000, 0),
+            range(u64::MAX, 2),
+        ] {
             assert_eq!(ranges.insert(bad), Err(Overlap), "{bad:x?}");
         }
         ranges.insert(range(0xf00, 0x100)).unwrap();
@@ -145,7 +166,9 @@ mod tests {
     fn holds_refuses_lengths_that_reach_past_the_end_or_around() {
         let found = range(0x1000, 0x100);
         assert!(found.holds(0x1000, 0x100) && found.holds(0x1080, 0x80) && found.holds(0x1100, 0));
-        assert!(!found.holds(0x1001, 0x100) && !found.holds(0x1080, u64::MAX) && !found.holds(0xfff, 1));
+        assert!(
+            !found.holds(0x1001, 0x100) && !found.holds(0x1080, u64::MAX) && !found.holds(0xfff, 1)
+        );
     }
 
     #[test]
@@ -154,7 +177,12 @@ mod tests {
         let id = ranges.insert(range(0x1000, 0x100)).unwrap();
         assert_eq!(ranges.remove(0x1001, |_| true), None);
         assert_eq!(ranges.remove(0x1000, |range| !range.on_device()), None);
-        assert_eq!(ranges.remove(0x1000, Range::on_device).map(|range| range.id), Some(id));
+        assert_eq!(
+            ranges
+                .remove(0x1000, Range::on_device)
+                .map(|range| range.id),
+            Some(id)
+        );
         assert_eq!(ranges.remove(0x1000, |_| true), None);
     }
 

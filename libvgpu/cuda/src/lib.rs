@@ -1,1 +1,31 @@
-//! vgpu-cuda
+//! `libcuda.so.1`: the exported names, and nothing else. What they do is `vgpu-core`'s.
+
+#![allow(non_upper_case_globals, reason = "symbols have the names they have")]
+
+mod generated;
+
+/// Says that this library is ours: a worker that was pointed at it by mistake refuses to load it.
+#[unsafe(no_mangle)]
+pub static vgpu_libvgpu_marker: u32 = 1;
+
+extern "C" fn loaded() {
+    vgpu_core::api::resolver::install(&generated::exports::ADDRESSES);
+}
+
+extern "C" fn unloading() {
+    vgpu_core::state::exit();
+}
+
+// By section and not by `atexit`: the linker's own order puts these before and after every function that a
+// program or a library above us registers, so that their last calls are still answered.
+
+// SAFETY: the dynamic linker calls what stands in this section once, on one thread, before anything else of
+// this library runs; `loaded` needs nothing that could be missing then.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static LOADED: extern "C" fn() = loaded;
+
+// SAFETY: likewise once, when the process ends; `unloading` stores one word.
+#[unsafe(link_section = ".fini_array")]
+#[used]
+static UNLOADING: extern "C" fn() = unloading;

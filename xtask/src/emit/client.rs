@@ -44,6 +44,9 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
             Role::Device { length } => {
                 let _ = writeln!(text, "call.device_range({rust_name}, {length} as u64)?;");
             }
+            Role::Value if argument.c_type == "CUdevice" => {
+                let _ = writeln!(text, "let {rust_name} = call.device({rust_name})?;");
+            }
             Role::Value | Role::Out { .. } => {}
         }
     }

@@ -42,7 +42,7 @@ pub fn dispatch(declarations: &Declarations) -> Result<String, String> {
         "From opcode to driver call. Every handle and range is checked before the driver sees it.",
     );
     text.push_str(
-        "#![allow(non_snake_case, unused_imports, unused_variables)]\n\nuse core::ffi::{c_char, c_int, c_uint, c_void};\n\nuse cuda_abi::function::Function;\nuse cuda_abi::types::*;\nuse idm_protocol::handle::Kind;\nuse idm_protocol::wire;\n\nuse crate::api;\nuse crate::session::{Frame, Outcome, Session};\n\n",
+        "#![allow(non_snake_case, unused_imports, unused_variables)]\n#![allow(clippy::redundant_field_names, reason = \"fields carry their parameters' names\")]\n#![allow(clippy::cast_possible_truncation, reason = \"both sides are 64-bit, asserted in cuda_abi\")]\n\nuse core::ffi::{c_char, c_int, c_uint, c_void};\n\nuse cuda_abi::function::Function;\nuse cuda_abi::types::*;\nuse idm_protocol::handle::Kind;\nuse idm_protocol::wire;\n\nuse crate::api;\nuse crate::session::{Frame, Outcome, Session};\n\n",
     );
     text.push_str("/// Executes one record. The frame holds the private copy of the record and collects the reply.\npub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {\nmatch frame.opcode() {\n");
     let mut remote: Vec<_> = declarations.remote().collect();

@@ -10,24 +10,32 @@ use crate::edge;
 /// # Safety
 ///
 /// As the Driver API's: `pStr` is null or valid for a write.
-#[allow(non_snake_case)]
 pub unsafe fn cuGetErrorName(error: CUresult, pStr: *mut *const c_char) -> Outcome {
     edge::require(pStr)?;
     let found = entry(error);
     // SAFETY: not null (checked); the caller vouches for the rest.
-    unsafe { edge::put(pStr, found.map_or(std::ptr::null(), |entry| entry.name.as_ptr())) }?;
+    unsafe {
+        edge::put(
+            pStr,
+            found.map_or(std::ptr::null(), |entry| entry.name.as_ptr()),
+        )
+    }?;
     found.map(|_| ()).ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
 }
 
 /// # Safety
 ///
 /// As the Driver API's: `pStr` is null or valid for a write.
-#[allow(non_snake_case)]
 pub unsafe fn cuGetErrorString(error: CUresult, pStr: *mut *const c_char) -> Outcome {
     edge::require(pStr)?;
     let found = entry(error);
     // SAFETY: not null (checked); the caller vouches for the rest.
-    unsafe { edge::put(pStr, found.map_or(std::ptr::null(), |entry| entry.text.as_ptr())) }?;
+    unsafe {
+        edge::put(
+            pStr,
+            found.map_or(std::ptr::null(), |entry| entry.text.as_ptr()),
+        )
+    }?;
     found.map(|_| ()).ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
 }
 
@@ -38,7 +46,10 @@ struct Entry {
 }
 
 fn entry(error: CUresult) -> Option<&'static Entry> {
-    ENTRIES.binary_search_by_key(&error, |entry| entry.code).ok().and_then(|index| ENTRIES.get(index))
+    ENTRIES
+        .binary_search_by_key(&error, |entry| entry.code)
+        .ok()
+        .and_then(|index| ENTRIES.get(index))
 }
 
 const fn terminated(bytes: &'static [u8]) -> &'static CStr {
@@ -187,7 +198,10 @@ mod tests {
     fn unknown_code_is_an_invalid_value_and_clears_the_pointer() {
         let mut place = c"before".as_ptr();
         // SAFETY: a local.
-        assert_eq!(unsafe { cuGetErrorName(CUresult(12345), &raw mut place) }, Err(CUresult::CUDA_ERROR_INVALID_VALUE));
+        assert_eq!(
+            unsafe { cuGetErrorName(CUresult(12345), &raw mut place) },
+            Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+        );
         assert!(place.is_null());
         // SAFETY: null is allowed.
         assert!(unsafe { cuGetErrorString(CUresult(0), std::ptr::null_mut()) }.is_err());

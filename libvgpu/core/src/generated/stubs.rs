@@ -298,6 +298,7 @@ pub unsafe fn cuKernelGetAttribute(
     let mut call = Call::begin(Function::cuKernelGetAttribute)?;
     edge::require(pi)?;
     let kernel = call.handle(Kind::KERNEL, kernel as u64)?;
+    let dev = call.device(dev)?;
     let request = wire::CuKernelGetAttribute {
         kernel: kernel,
         attrib: attrib.0,
@@ -320,6 +321,7 @@ pub unsafe fn cuKernelSetAttribute(
 ) -> Outcome {
     let mut call = Call::begin(Function::cuKernelSetAttribute)?;
     let kernel = call.handle(Kind::KERNEL, kernel as u64)?;
+    let dev = call.device(dev)?;
     let request = wire::CuKernelSetAttribute {
         kernel: kernel,
         attrib: attrib.0,
