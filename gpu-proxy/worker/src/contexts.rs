@@ -230,7 +230,7 @@ mod tests {
         let second = contexts.open(0, 11, 0, false).unwrap();
         assert_ne!(first, second);
         contexts.recycle(first, 6);
-        assert_eq!(contexts.close(0).unwrap().events, []);
+        assert!(contexts.close(0).unwrap().events.is_empty());
     }
 
     #[test]

@@ -96,9 +96,9 @@ fn serve(start: Instant) -> Result<(), String> {
     };
     let window = usize::try_from(assignment.assign.window).unwrap_or(usize::MAX);
     let window = windows.into_iter().nth(window).flatten();
-    attach(driver, *assignment, window, &channel).map_err(|reason| {
-        let _ = channel.attach_failed(&reason);
-        reason
+    attach(driver, *assignment, window, &channel).inspect_err(|reason| {
+        // If the supervisor is gone, nobody needs to be told.
+        let _ = channel.attach_failed(reason);
     })
 }
 

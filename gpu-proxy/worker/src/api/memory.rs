@@ -70,20 +70,18 @@ fn acquire(
     session.charge(charged)?;
     let allocated = allocate(session.driver()).inspect_err(|_| session.refund(charged))?;
     let (address, bytes) = allocated;
-    let undo = |status| {
+    if bytes > charged {
+        // A driver that rounds further than we thought.
+        session.charge(bytes - charged).inspect_err(|_| {
+            let _ = session.driver().free(address);
+            session.refund(charged);
+        })?;
+    }
+    let charged = charged.max(bytes);
+    zero(session, key, address, bytes).inspect_err(|_| {
         // Whether or not the driver takes it back, the client never learns of it.
         let _ = session.driver().free(address);
         session.refund(charged);
-        status
-    };
-    if bytes > charged {
-        session.charge(bytes - charged).map_err(undo)?;
-    }
-    let charged = charged.max(bytes);
-    zero(session, key, address, bytes).map_err(|status| {
-        let _ = session.driver().free(address);
-        session.refund(charged);
-        status
     })?;
     let range = Range {
         start: address,
