@@ -284,11 +284,11 @@ fn comparison_in_c() -> String {
     for line in table.lines().filter(|line| !line.starts_with('#')) {
         let fields: Vec<&str> = line.split('\t').collect();
         let (kind, name, value) = (fields[0], fields[1], fields[2]);
-        // The OpenCL constants of the header stand under a condition of their own.
-        if !kind.starts_with("cl_") {
+        // Some constants of the header stand under a condition of their own.
+        if !kind.starts_with("cl_") && name != "CU_LAUNCH_ATTRIBUTE_MAX" {
             let _ = writeln!(
                 program,
-                "_Static_assert((unsigned long long)({name}) == (unsigned long long){value}LL, \"{name}\");"
+                "_Static_assert((unsigned)({name}) == (unsigned){value}LL, \"{name}\");"
             );
         }
     }

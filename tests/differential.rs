@@ -187,13 +187,13 @@ fn client_scenarios_are_the_same() {
     let proxy = Setup::new()
         // The zone's quota is the device's memory, so that both runs see the same device.
         .zone(Zone::new("default").memory("1GiB").warm(2))
-        .driver_env("SOFTGPU_MEMORY", "1GiB")
+        .driver_env("SOFTGPU_MEMORY", "1G")
         .start();
     let differences: Vec<String> = SCENARIOS
         .iter()
         .filter_map(|scenario| {
             let direct = proxy::direct(place::client())
-                .env("SOFTGPU_MEMORY", "1GiB")
+                .env("SOFTGPU_MEMORY", "1G")
                 .arg(scenario)
                 .run();
             let remoted = proxy.client(scenario).run();
