@@ -1,3 +1,113 @@
-//! vgpuctl
+//! `vgpuctl`: asks a running gpu-proxy how things are.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use proxy_channel::admin::{MAX_REPLY_LEN, SCHEMA, STATUS_REQUEST, Status};
+use thiserror::Error;
+
+mod table;
+
+/// How long the proxy may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks a running gpu-proxy how things are.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Zones with their quotas, and clients with what they do.
+    Status {
+        /// Print JSON (documented in docs, stable within one "schema" number) instead of tables.
+        #[arg(long)]
+        json: bool,
+        /// The proxy's admin socket.
+        #[arg(long, value_name = "PATH", default_value = "/run/vgpu/admin.sock")]
+        socket: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::Status { json, socket } = Arguments::parse().command;
+    match status(&socket, json) {
+        // A reader that has seen enough (`| head`) is no failure.
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("vgpuctl: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why there is no status.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("there is no gpu-proxy at {}: the socket does not exist; start gpu-proxy, or name its admin socket with --socket", .0.display())]
+    Absent(PathBuf),
+    #[error("gpu-proxy is not running: nobody listens at {}", .0.display())]
+    NotRunning(PathBuf),
+    #[error("this user may not ask: {} is for root and the proxy's own user", .0.display())]
+    NotAllowed(PathBuf),
+    #[error("cannot talk to the proxy at {}: {error}", path.display())]
+    Talk { path: PathBuf, error: io::Error },
+    #[error("the proxy's answer is not understood ({0}); install the vgpuctl that matches it")]
+    Answer(#[from] serde_json::Error),
+    #[error(
+        "the proxy answers with schema {0} and this vgpuctl reads {SCHEMA}; install the vgpuctl that matches it, or use --json"
+    )]
+    Schema(u32),
+    #[error("cannot write: {0}")]
+    Output(io::Error),
+}
+
+fn status(socket: &Path, json: bool) -> Result<(), Failure> {
+    let reply = ask(socket)?;
+    let mut out = io::stdout().lock();
+    if json {
+        // Printed as it came, laid out for people, so that fields this build does not know survive.
+        let value: serde_json::Value = serde_json::from_slice(&reply)?;
+        return writeln!(out, "{value:#}").map_err(Failure::Output);
+    }
+    let status: Status = serde_json::from_slice(&reply)?;
+    if status.schema != SCHEMA {
+        return Err(Failure::Schema(status.schema));
+    }
+    out.write_all(table::render(&status).as_bytes())
+        .map_err(Failure::Output)
+}
+
+fn ask(path: &Path) -> Result<Vec<u8>, Failure> {
+    let talk = |error| Failure::Talk {
+        path: path.to_owned(),
+        error,
+    };
+    let mut socket = UnixStream::connect(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::Absent(path.to_owned()),
+        io::ErrorKind::ConnectionRefused => Failure::NotRunning(path.to_owned()),
+        io::ErrorKind::PermissionDenied => Failure::NotAllowed(path.to_owned()),
+        _ => talk(error),
+    })?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(talk)?;
+    socket.set_write_timeout(Some(PATIENCE)).map_err(talk)?;
+    socket.write_all(STATUS_REQUEST.as_bytes()).map_err(talk)?;
+    let mut reply = Vec::new();
+    socket
+        .take(MAX_REPLY_LEN)
+        .read_to_end(&mut reply)
+        .map_err(talk)?;
+    Ok(reply)
+}

@@ -1,0 +1,179 @@
+//! A worker without a GPU, for the supervisor's tests, which start it in the place of `vgpu-worker`.
+//!
+//! Its start follows the environment variable `FAKE_START`, its service the name that the client's program
+//! claims to have.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::process::exit;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use idm_protocol::status::StatusPage;
+use proxy_channel::Text;
+use proxy_channel::args::WorkerArgs;
+use proxy_channel::credit::{Credit, CreditError};
+use proxy_channel::message::Ready;
+use proxy_channel::worker::{Assignment, Event, WorkerChannel};
+
+fn main() {
+    let args = WorkerArgs::from_args(std::env::args_os().skip(1)).expect("arguments");
+    let channel = Arc::new(WorkerChannel::from_inherited_fd().expect("channel"));
+    // One system call, so that the line arrives whole.
+    let _ = std::io::stderr().write_all(surroundings().as_bytes());
+    let start = std::env::var("FAKE_START").unwrap_or_default();
+    match start.as_str() {
+        "fail" => {
+            channel.failed("no such device").expect("said");
+            exit(1);
+        }
+        "exit" => exit(3),
+        "hang" => hang(),
+        "garbage" => {
+            send_raw(&channel, b"garbage");
+            hang();
+        }
+        "noisy" => {
+            for line in 0..5000 {
+                eprintln!("noise {line}");
+            }
+        }
+        _ => {}
+    }
+    let ready = Ready {
+        table_hash: 0x7ab1e,
+        init_micros: 1000,
+        driver_kind: args.driver_kind,
+        driver_version: 13030,
+        device_count: 1,
+        window_mask: 0b110,
+        driver_path: Text::new(&args.driver_path.to_string_lossy()),
+        why: Text::new(&args.why),
+    };
+    channel.ready(&ready).expect("said");
+    match channel.receive().expect("an event") {
+        Event::Assign(assignment) => serve(&channel, *assignment),
+        Event::Stop | Event::Closed => {}
+        Event::Verdict(verdict) => panic!("{verdict:?}"),
+    }
+}
+
+fn serve(channel: &Arc<WorkerChannel>, assignment: Assignment) {
+    let Assignment {
+        assign,
+        status,
+        stats,
+        ..
+    } = assignment;
+    let page = StatusPage::open(&status).expect("status page");
+    assert_eq!(page.memory_limit(), assign.memory_limit);
+    let program = assign.program.to_string();
+    match program.as_str() {
+        "fail-attach" => {
+            channel
+                .attach_failed("the arena does not fit")
+                .expect("said");
+            exit(1);
+        }
+        "die-attaching" => exit(9),
+        "never-attached" => hang(),
+        _ => {}
+    }
+    channel.attached().expect("said");
+    let credit = Arc::new(Credit::new(Arc::clone(channel), assign.credit_chunk));
+    for _ in 0..3 {
+        stats.count_launch(stats.kernel("saxpy"));
+    }
+    stats.count_calls(10);
+    let spender = {
+        let (credit, channel) = (Arc::clone(&credit), Arc::clone(channel));
+        let program = program.clone();
+        move || {
+            if let Some(bytes) = program.strip_prefix("charge:") {
+                match credit.take(bytes.parse().expect("a number")) {
+                    Ok(()) => stats.set_memory_held(credit.spent()),
+                    Err(CreditError::Refused { .. }) => stats.count_error(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            match program.as_str() {
+                "die" => exit(7),
+                "garbage" => send_raw(&channel, &[7; 300]),
+                "empty-packet" => send_raw(&channel, b""),
+                "over-release" => channel.release(1 << 60).expect("said"),
+                "out-of-turn" => channel.attached().expect("said"),
+                "violation" => {
+                    channel
+                        .ended("the client forged a handle", true)
+                        .expect("said");
+                    exit(0);
+                }
+                "flood-charges" => {
+                    for request_id in 0..100_000 {
+                        let charge = proxy_channel::message::Charge {
+                            request_id,
+                            bytes: 1,
+                        };
+                        if channel.charge(charge).is_err() {
+                            break;
+                        }
+                    }
+                    hang();
+                }
+                _ => {}
+            }
+        }
+    };
+    if program == "flood-charges" {
+        spender();
+    }
+    thread::spawn(spender);
+    loop {
+        match channel.receive().expect("an event") {
+            Event::Verdict(verdict) => credit.answer(verdict),
+            Event::Stop if program == "ignore-stop" => hang(),
+            Event::Stop | Event::Closed => exit(0),
+            Event::Assign(again) => panic!("{again:?}"),
+        }
+    }
+}
+
+/// What a worker has inherited.
+fn surroundings() -> String {
+    let mut fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .expect("/proc")
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let target = std::fs::read_link(&path).ok()?;
+            let own = target.to_string_lossy().contains("/proc/");
+            (!own).then(|| {
+                path.file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+            })?
+        })
+        .collect();
+    fds.sort();
+    let mut names: Vec<String> = std::env::vars().map(|(name, _)| name).collect();
+    names.sort();
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let blocked = status
+        .lines()
+        .find(|line| line.starts_with("SigBlk"))
+        .unwrap_or_default();
+    let blocked = blocked.split_whitespace().last().unwrap_or_default();
+    let session = nix::unistd::getsid(None).expect("session") == nix::unistd::getpid();
+    format!("fds={fds:?} env={names:?} blocked={blocked} session={session}\n")
+}
+
+fn send_raw(channel: &WorkerChannel, bytes: &[u8]) {
+    use std::os::fd::AsFd;
+    let fd = channel.as_fd().as_raw_fd();
+    nix::sys::socket::send(fd, bytes, nix::sys::socket::MsgFlags::empty()).expect("sent");
+}
+
+fn hang() -> ! {
+    loop {
+        thread::sleep(Duration::from_secs(3600));
+    }
+}

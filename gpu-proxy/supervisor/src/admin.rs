@@ -1,0 +1,182 @@
+//! The admin socket: tells an administrator how things are.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::unistd::{Uid, read, write};
+use proxy_channel::admin::{MAX_REQUEST_LEN, STATUS_REQUEST, Status};
+use tracing::warn;
+
+use crate::listener::{Access, ListenError, Listener};
+
+/// Conversations at one time; more wait in the kernel's queue.
+const MAX_CONVERSATIONS: usize = 8;
+
+/// How long one may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The socket and those who have connected to it.
+#[derive(Debug)]
+pub struct Admin {
+    listener: Listener,
+    conversations: BTreeMap<u64, Conversation>,
+    next_id: u64,
+}
+
+#[derive(Debug)]
+struct Conversation {
+    socket: OwnedFd,
+    deadline: Instant,
+    request: Vec<u8>,
+    reply: Option<Vec<u8>>,
+}
+
+/// Something to poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Somebody connects.
+    Listener,
+    /// Somebody asks.
+    Request(u64),
+    /// Somebody takes the answer.
+    Reply(u64),
+}
+
+impl Admin {
+    /// Listens, for root and the proxy's own user only.
+    pub fn open(path: &Path) -> Result<Self, ListenError> {
+        let access = Access {
+            mode: 0o600,
+            uid: None,
+            gid: None,
+        };
+        let listener = Listener::open(path, SockType::Stream, access)?;
+        Ok(Self {
+            listener,
+            conversations: BTreeMap::new(),
+            next_id: 0,
+        })
+    }
+
+    /// Everything to poll.
+    pub fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
+        let room = self.conversations.len() < MAX_CONVERSATIONS;
+        let listener = room.then(|| (Source::Listener, self.listener.as_fd()));
+        let conversations = self.conversations.iter().map(|(&id, conversation)| {
+            let source = match conversation.reply {
+                None => Source::Request(id),
+                Some(_) => Source::Reply(id),
+            };
+            (source, conversation.socket.as_fd())
+        });
+        conversations.chain(listener)
+    }
+
+    /// When the next conversation has taken too long.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.conversations
+            .values()
+            .map(|conversation| conversation.deadline)
+            .min()
+    }
+
+    /// Gives up conversations that take too long.
+    pub fn expire(&mut self, now: Instant) {
+        self.conversations
+            .retain(|_, conversation| conversation.deadline > now);
+    }
+
+    /// A source is ready; `status` is asked for when somebody wants to know.
+    pub fn on(&mut self, source: Source, now: Instant, status: impl FnOnce() -> Status) {
+        match source {
+            Source::Listener => self.accept(now),
+            Source::Request(id) => {
+                let Some(conversation) = self.conversations.get_mut(&id) else {
+                    return;
+                };
+                if !conversation.hear(status) {
+                    self.conversations.remove(&id);
+                }
+            }
+            Source::Reply(id) => {
+                let Some(conversation) = self.conversations.get_mut(&id) else {
+                    return;
+                };
+                if !conversation.speak() {
+                    self.conversations.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        let Ok(socket) = self.listener.accept() else {
+            return;
+        };
+        // The permissions of the socket say the same; this holds even where they were changed.
+        let uid = getsockopt(&socket, sockopt::PeerCredentials).map(|peer| peer.uid());
+        if !uid.is_ok_and(|uid| uid == 0 || uid == Uid::effective().as_raw()) {
+            warn!(
+                ?uid,
+                "a user that is not the administrator connected to the admin socket"
+            );
+            return;
+        }
+        self.next_id += 1;
+        let deadline = now + PATIENCE;
+        let conversation = Conversation {
+            socket,
+            deadline,
+            request: Vec::new(),
+            reply: None,
+        };
+        self.conversations.insert(self.next_id, conversation);
+    }
+}
+
+impl Conversation {
+    /// Reads the request; false if the conversation is over.
+    fn hear(&mut self, status: impl FnOnce() -> Status) -> bool {
+        let mut buffer = [0; MAX_REQUEST_LEN];
+        match read(&self.socket, &mut buffer) {
+            Ok(0) => return false,
+            Ok(len) => self.request.extend_from_slice(&buffer[..len]),
+            Err(Errno::EAGAIN | Errno::EINTR) => return true,
+            Err(_) => return false,
+        }
+        if self.request.ends_with(b"\n") {
+            let reply = if self.request == STATUS_REQUEST.as_bytes() {
+                // Plain data without maps or floats; this cannot fail, and if it did, an empty reply says so.
+                serde_json::to_vec(&status()).unwrap_or_default()
+            } else {
+                br#"{"error":"this proxy understands only 'status 1'"}"#.to_vec()
+            };
+            self.reply = Some(reply);
+            return self.speak();
+        }
+        self.request.len() < MAX_REQUEST_LEN
+    }
+
+    /// Writes what can be written; false if the conversation is over.
+    fn speak(&mut self) -> bool {
+        let Some(reply) = &mut self.reply else {
+            return true;
+        };
+        while !reply.is_empty() {
+            match write(&self.socket, reply) {
+                Ok(len) => drop(reply.drain(..len)),
+                Err(Errno::EAGAIN) => return true,
+                Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,411 @@
+//! From a TOML document to a [`Config`].
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use idm_protocol::layout::{CHUNK_BYTES, Limits, PAGE_BYTES};
+use idm_protocol::window::WINDOW_BYTES;
+use toml::de::DeValue;
+
+use super::reader::{Mistakes, Reader, Section, article};
+use super::units::{duration, duration_text, size, size_text};
+use super::{
+    Config, DriverConfig, DriverSelection, Installation, LogFormat, LogLevel, ProxyConfig,
+    ZoneConfig,
+};
+
+/// What fits into the address of a UNIX socket, without the final zero.
+const MAX_SOCKET_PATH_LEN: usize = 107;
+
+const MAX_NAME_LEN: usize = 32;
+const MAX_CLIENTS: u64 = 1024;
+const MAX_DEVICES: u64 = 64;
+const NO_ID: u64 = u32::MAX as u64;
+
+pub(super) fn config(
+    file: &Path,
+    source: &str,
+    installation: &Installation,
+) -> Result<Config, Mistakes> {
+    let (mut reader, mut root) = Reader::open(source);
+    let section = reader.table(&mut root, "proxy");
+    let proxy = proxy(&mut reader, section, installation);
+    let section = reader.table(&mut root, "driver");
+    let driver = driver(&mut reader, section);
+    let sections = reader.tables(&mut root, "zone");
+    if sections.is_empty() && !root.took("zone") {
+        reader.mistake(
+            0,
+            "zone",
+            "is missing: nobody could attach",
+            "add a [[zone]] with at least name and memory",
+        );
+    }
+    reader.close(root);
+    let mut zones: Vec<ZoneConfig> = Vec::new();
+    for section in sections {
+        let at = section.at();
+        let key = section.key("name");
+        let Some(zone) = zone(&mut reader, section, &proxy.runtime_dir) else {
+            continue;
+        };
+        if zones.iter().any(|other| other.name == zone.name) {
+            let problem = format!("{:?} is the name of an earlier zone", zone.name);
+            reader.mistake(at, &key, problem, "give each zone a name of its own");
+        }
+        zones.push(zone);
+    }
+    reader.finish(
+        file,
+        Config {
+            proxy,
+            driver,
+            zones,
+        },
+    )
+}
+
+fn proxy<'s>(
+    reader: &mut Reader<'s>,
+    mut section: Section<'s>,
+    installation: &Installation,
+) -> ProxyConfig {
+    let keys = &mut section;
+    let runtime_dir =
+        absolute(reader, keys, "runtime_dir").unwrap_or_else(|| PathBuf::from("/run/vgpu"));
+    let worker = absolute(reader, keys, "worker")
+        .unwrap_or_else(|| installation.executable_dir.join("vgpu-worker"));
+    let admin_socket = match absolute(reader, keys, "admin_socket") {
+        Some(path) => path,
+        None => runtime_dir.join("admin.sock"),
+    };
+    if admin_socket.as_os_str().len() > MAX_SOCKET_PATH_LEN {
+        let key = keys.key("admin_socket");
+        too_long(reader, keys.at(), &key, &admin_socket);
+    }
+    let config = ProxyConfig {
+        runtime_dir,
+        worker,
+        admin_socket,
+        log_level: reader
+            .word(keys, "log_level", &LogLevel::NAMES)
+            .unwrap_or(LogLevel::Info),
+        log_format: reader
+            .word(keys, "log_format", &LogFormat::NAMES)
+            .unwrap_or(LogFormat::Text),
+        stop_grace: time(reader, keys, "stop_grace", 2_000, 0..=60_000),
+        hello_timeout: time(reader, keys, "hello_timeout", 2_000, 10..=60_000),
+        start_timeout: time(reader, keys, "start_timeout", 60_000, 100..=600_000),
+    };
+    reader.close(section);
+    config
+}
+
+fn driver<'s>(reader: &mut Reader<'s>, mut section: Section<'s>) -> DriverConfig {
+    let kind = reader
+        .word(&mut section, "kind", &DriverSelection::NAMES)
+        .unwrap_or_default();
+    let at = section.at();
+    let library = absolute(reader, &mut section, "library");
+    if library.is_some() && kind == DriverSelection::Auto {
+        let key = section.key("library");
+        let remedy = "set driver.kind to \"nvidia\" or \"softgpu\", whichever it is";
+        reader.mistake(at, &key, "is given, but driver.kind is \"auto\"", remedy);
+    }
+    let table = reader.table(&mut section, "env");
+    let env = environment(reader, table);
+    reader.close(section);
+    DriverConfig { kind, library, env }
+}
+
+fn environment<'s>(reader: &mut Reader<'s>, section: Section<'s>) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    for (name, item) in section.into_items() {
+        let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.chars().all(valid)
+        {
+            reader.mistake(
+                item.at,
+                &item.key,
+                "is not a name of an environment variable",
+                "use letters, digits and underscores",
+            );
+            continue;
+        }
+        if name.starts_with("LD_") || name == "CUDA_VISIBLE_DEVICES" {
+            let remedy = if name.starts_with("LD_") {
+                "name the driver by driver.library; a worker loads nothing by search path"
+            } else {
+                "use devices in a [[zone]]"
+            };
+            reader.mistake(item.at, &item.key, "may not be set", remedy);
+            continue;
+        }
+        match &item.value {
+            DeValue::String(text) if !text.contains('\0') => {
+                env.insert(name, text.to_string());
+            }
+            DeValue::String(_) => {
+                reader.mistake(item.at, &item.key, "contains a zero byte", "remove it");
+            }
+            other => {
+                let problem = format!(
+                    "is {} and should be a text in quotes",
+                    article(other.type_str())
+                );
+                reader.mistake(
+                    item.at,
+                    &item.key,
+                    problem,
+                    format!("write {name} = \"...\""),
+                );
+            }
+        }
+    }
+    env
+}
+
+fn zone<'s>(
+    reader: &mut Reader<'s>,
+    mut section: Section<'s>,
+    runtime_dir: &Path,
+) -> Option<ZoneConfig> {
+    let keys = &mut section;
+    let name = zone_name(reader, keys, runtime_dir);
+    let memory = bytes(reader, keys, "memory", (1 << 20)..=(1 << 50));
+    if memory.is_none() && !keys.took("memory") {
+        let key = keys.key("memory");
+        reader.mistake(
+            keys.at(),
+            &key,
+            "is missing",
+            "add it, for example memory = \"4GiB\"",
+        );
+    }
+    let least = u64::from(Limits::default().staging_chunks) * CHUNK_BYTES as u64;
+    let pinned = bytes(reader, keys, "pinned", least..=WINDOW_BYTES).unwrap_or(1 << 30);
+    let clients = reader
+        .number(keys, "clients", 1..MAX_CLIENTS + 1)
+        .unwrap_or(16);
+    let at = keys.at();
+    let warm_key = keys.key("warm_workers");
+    let warm_workers = match reader.number(keys, "warm_workers", 0..MAX_CLIENTS + 1) {
+        Some(warm) if warm > clients => {
+            let problem = format!("{warm} would wait where only {clients} clients may come");
+            reader.mistake(at, &warm_key, problem, "lower it, or raise clients");
+            clients
+        }
+        warm => warm.unwrap_or(1),
+    };
+    let uid = reader.number(keys, "uid", 0..NO_ID);
+    let gid = reader.number(keys, "gid", 0..NO_ID);
+    let mode = mode(reader, keys).unwrap_or(if gid.is_some() { 0o660 } else { 0o600 });
+    let devices = devices(reader, keys);
+    let worker_uid = reader.number(keys, "worker_uid", 0..NO_ID);
+    let worker_gid = reader.number(keys, "worker_gid", 0..NO_ID);
+    reader.close(section);
+    Some(ZoneConfig {
+        name: name?,
+        memory: memory?,
+        pinned,
+        clients,
+        warm_workers,
+        uid,
+        gid,
+        mode,
+        devices,
+        worker_uid,
+        worker_gid,
+    })
+}
+
+fn zone_name<'s>(
+    reader: &mut Reader<'s>,
+    keys: &mut Section<'s>,
+    runtime_dir: &Path,
+) -> Option<String> {
+    let Some((item, name)) = reader.text(keys, "name", "\"tenant-a\"") else {
+        if !keys.took("name") {
+            let key = keys.key("name");
+            reader.mistake(
+                keys.at(),
+                &key,
+                "is missing",
+                "add it, for example name = \"tenant-a\"",
+            );
+        }
+        return None;
+    };
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if !starts_well || !name.chars().all(valid) || name.len() > MAX_NAME_LEN {
+        let problem = format!("{name:?} cannot be the name of a zone");
+        let remedy = format!(
+            "use at most {MAX_NAME_LEN} of a-z, 0-9, - and _, beginning with a letter or digit"
+        );
+        reader.mistake(item.at, &item.key, problem, remedy);
+        return None;
+    }
+    let path = runtime_dir.join(&name).join("gpu.sock");
+    if path.as_os_str().len() > MAX_SOCKET_PATH_LEN {
+        too_long(reader, item.at, &item.key, &path);
+    }
+    Some(name)
+}
+
+fn mode<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<u32> {
+    let (item, text) = reader.text(keys, "mode", "\"0660\"")?;
+    let found = (3..=4)
+        .contains(&text.len())
+        .then(|| u32::from_str_radix(&text, 8).ok())
+        .flatten()
+        .filter(|mode| mode & !0o666 == 0 && mode & 0o200 != 0);
+    if found.is_none() {
+        let problem = format!("{text:?} is not a permission for a socket");
+        let remedy = "write an octal text of read and write bits in which the owner may write, such as \"0660\"";
+        reader.mistake(item.at, &item.key, problem, remedy);
+    }
+    found
+}
+
+fn devices<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<Vec<u32>> {
+    let item = Reader::take(keys, "devices")?;
+    let remedy = "write a list of ordinals such as [0, 1], or leave the key out for all";
+    let (at, key) = (item.at, item.key);
+    let DeValue::Array(array) = item.value else {
+        let problem = format!("is {} and should be a list", article(item.value.type_str()));
+        reader.mistake(at, &key, problem, remedy);
+        return None;
+    };
+    let mut ordinals = Vec::new();
+    for (index, element) in array.into_iter().enumerate() {
+        let element = super::reader::Item {
+            key: format!("{key}[{index}]"),
+            at: element.span().start,
+            value: element.into_inner(),
+        };
+        let Some(ordinal) = reader.number_of(&element, 0..MAX_DEVICES) else {
+            continue;
+        };
+        if ordinals.contains(&ordinal) {
+            reader.mistake(
+                element.at,
+                &element.key,
+                format!("{ordinal} is listed twice"),
+                remedy,
+            );
+        }
+        ordinals.push(ordinal);
+    }
+    if ordinals.is_empty() {
+        reader.mistake(at, &key, "lists no device", remedy);
+    }
+    Some(ordinals)
+}
+
+fn absolute<'s>(
+    reader: &mut Reader<'s>,
+    keys: &mut Section<'s>,
+    key: &'static str,
+) -> Option<PathBuf> {
+    let (item, text) = reader.text(keys, key, "\"/a/path\"")?;
+    let path = PathBuf::from(&text);
+    if !path.is_absolute() || text.contains('\0') {
+        let remedy = "write the whole path from / on";
+        reader.mistake(
+            item.at,
+            &item.key,
+            format!("{text:?} is not an absolute path"),
+            remedy,
+        );
+        return None;
+    }
+    Some(path)
+}
+
+fn time<'s>(
+    reader: &mut Reader<'s>,
+    keys: &mut Section<'s>,
+    key: &'static str,
+    default_millis: u64,
+    bounds: RangeInclusive<u64>,
+) -> Duration {
+    let default = Duration::from_millis(default_millis);
+    let Some((item, text)) = reader.text(keys, key, "\"2s\"") else {
+        return default;
+    };
+    let (low, high) = (
+        Duration::from_millis(*bounds.start()),
+        Duration::from_millis(*bounds.end()),
+    );
+    let remedy = format!(
+        "write a number with ms, s or m from {} to {}, such as \"{}\"",
+        duration_text(low),
+        duration_text(high),
+        duration_text(default)
+    );
+    match duration(&text) {
+        Some(time) if (low..=high).contains(&time) => time,
+        Some(_) => {
+            reader.mistake(
+                item.at,
+                &item.key,
+                format!("{text:?} is out of range"),
+                remedy,
+            );
+            default
+        }
+        None => {
+            reader.mistake(
+                item.at,
+                &item.key,
+                format!("{text:?} is not a duration"),
+                remedy,
+            );
+            default
+        }
+    }
+}
+
+fn bytes<'s>(
+    reader: &mut Reader<'s>,
+    keys: &mut Section<'s>,
+    key: &'static str,
+    bounds: RangeInclusive<u64>,
+) -> Option<u64> {
+    let (item, text) = reader.text(keys, key, "\"4GiB\"")?;
+    let Some(found) = size(&text) else {
+        let problem = format!("{text:?} is not a size");
+        let remedy = "write a whole number with KiB, MiB, GiB or TiB, such as \"4GiB\"";
+        reader.mistake(item.at, &item.key, problem, remedy);
+        return None;
+    };
+    if !bounds.contains(&found) || !found.is_multiple_of(PAGE_BYTES as u64) {
+        let (low, high) = (size_text(*bounds.start()), size_text(*bounds.end()));
+        let remedy = format!("write whole 4KiB pages from {low} to {high}");
+        reader.mistake(
+            item.at,
+            &item.key,
+            format!("{text:?} is out of range"),
+            remedy,
+        );
+        return None;
+    }
+    Some(found)
+}
+
+fn too_long(reader: &mut Reader<'_>, at: usize, key: &str, path: &Path) {
+    let problem = format!(
+        "leads to the socket {}, which is too long for the system",
+        path.display()
+    );
+    let remedy =
+        format!("shorten proxy.runtime_dir or the name; {MAX_SOCKET_PATH_LEN} bytes is the most");
+    reader.mistake(at, key, problem, remedy);
+}

@@ -1,0 +1,26 @@
+//! The supervisor: zones, quotas, the ledger, attach, and the lives of workers (D16-D19).
+//!
+//! One process, one thread, one poll loop; no network and no C library beyond libc. It sees no call of any
+//! client: it introduces a client to a worker and is beside the path from then on.
+//!
+//! - [`config`]: what an operator writes, and every mistake in it;
+//! - [`driver`]: which driver library the workers load;
+//! - [`server`]: the poll loop; [`zone`]: one zone's clients and workers;
+//! - [`ledger`]: device memory granted; [`listener`], [`process`], [`relay`], [`admin`], [`signals`]: what
+//!   they stand on.
+//!
+//! A library only so that tests and fuzz targets reach it; the program is `gpu-proxy`.
+
+#![deny(unsafe_code)]
+
+pub mod admin;
+pub mod config;
+pub mod driver;
+pub mod ledger;
+pub mod listener;
+pub mod process;
+pub mod relay;
+pub mod server;
+pub mod signals;
+pub mod throttle;
+pub mod zone;

@@ -1,0 +1,322 @@
+//! The poll loop.
+
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Uid;
+use proxy_channel::admin as report;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::admin::{self, Admin};
+use crate::config::{Config, Installation, LogLevel, name_of};
+use crate::driver::{Driver, DriverError};
+use crate::listener::{ListenError, private_folder};
+use crate::process;
+use crate::signals::Signals;
+use crate::zone::{self, Shared, Zone};
+
+/// How long a killed worker may take to be gone before the supervisor leaves without it.
+const UNKILLABLE: Duration = Duration::from_secs(5);
+
+/// The supervisor, listening.
+#[derive(Debug)]
+pub struct Server {
+    shared: Shared,
+    zones: Vec<Zone>,
+    admin: Admin,
+    signals: Signals,
+    started: Instant,
+    stop: Option<Stop>,
+    /// Keeps a second supervisor out of the folder.
+    _lock: File,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stop {
+    give_up_at: Instant,
+    killed: bool,
+}
+
+/// Why the supervisor cannot serve.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// No driver library.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// A socket cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// There is no worker to start.
+    #[error(
+        "there is no worker to start: {0}; install vgpu-worker beside gpu-proxy, or set proxy.worker"
+    )]
+    Worker(String),
+    /// Another supervisor uses the folder.
+    #[error("another gpu-proxy uses {}; stop it, or set another proxy.runtime_dir", .0.display())]
+    Locked(PathBuf),
+    /// A system call failed.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Signals,
+    Zone(usize, zone::Source),
+    Admin(admin::Source),
+}
+
+impl Server {
+    /// Opens everything; from here on clients are served by [`Server::run`]. Call it while the process has
+    /// one thread, since it blocks signals for the calling one.
+    pub fn open(config: Config, installation: &Installation) -> Result<Self, ServeError> {
+        let system = |what| move |errno: Errno| ServeError::System(what, errno.into());
+        let Config {
+            proxy,
+            driver,
+            zones,
+        } = config;
+        let signals = Signals::new().map_err(system("collect signals"))?;
+        raise_descriptor_limit();
+        private_folder(&proxy.runtime_dir)?;
+        let lock = lock(&proxy.runtime_dir)?;
+        let mut environment: Vec<(String, String)> = driver.env.clone().into_iter().collect();
+        if !driver.env.contains_key("RUST_LOG") {
+            let level = name_of(&LogLevel::NAMES, proxy.log_level);
+            environment.push(("RUST_LOG".into(), level.into()));
+        }
+        let driver = Driver::choose(&driver, Path::new("/"), &installation.executable_dir)?;
+        info!(kind = driver.kind.name(), path = %driver.path.display(), why = driver.why, "driver chosen");
+        process::executable(&proxy.worker).map_err(ServeError::Worker)?;
+        let root = Uid::effective().is_root();
+        if !root {
+            info!("not root: users, groups and owners stay as they are");
+        }
+        let admin = Admin::open(&proxy.admin_socket)?;
+        let (seen, next_id) = (Cell::new(None), Cell::new(1));
+        let shared = Shared {
+            proxy,
+            driver,
+            environment,
+            root,
+            seen,
+            next_id,
+        };
+        let zones: Result<Vec<Zone>, ListenError> = zones
+            .into_iter()
+            .map(|zone| Zone::open(zone, &shared))
+            .collect();
+        Ok(Self {
+            zones: zones?,
+            admin,
+            signals,
+            started: Instant::now(),
+            stop: None,
+            _lock: lock,
+            shared,
+        })
+    }
+
+    /// Serves until told to stop and all workers are gone.
+    pub fn run(mut self) -> Result<(), ServeError> {
+        info!(
+            pid = std::process::id(),
+            zones = self.zones.len(),
+            "gpu-proxy serves"
+        );
+        loop {
+            let now = Instant::now();
+            for zone in &mut self.zones {
+                zone.tick(&self.shared, now);
+            }
+            self.admin.expire(now);
+            if let Some(stop) = self.stop {
+                if self.zones.iter().all(Zone::is_empty) {
+                    info!("all workers have ended; bye");
+                    return Ok(());
+                }
+                if now >= stop.give_up_at {
+                    warn!("a killed worker does not go away; leaving without it");
+                    return Ok(());
+                }
+            }
+            for source in self.wait(now)? {
+                self.serve(source);
+            }
+        }
+    }
+
+    fn wait(&self, now: Instant) -> Result<Vec<Source>, ServeError> {
+        let zones = self.zones.iter().enumerate().flat_map(|(index, zone)| {
+            zone.sources()
+                .map(move |(source, fd)| (Source::Zone(index, source), fd))
+        });
+        let admin = self
+            .admin
+            .sources()
+            .map(|(source, fd)| (Source::Admin(source), fd));
+        let signals = [(Source::Signals, self.signals.as_fd())];
+        let watched: Vec<(Source, BorrowedFd<'_>)> =
+            signals.into_iter().chain(zones).chain(admin).collect();
+        let mut fds: Vec<PollFd<'_>> = watched
+            .iter()
+            .map(|&(source, fd)| {
+                let flags = match source {
+                    Source::Admin(admin::Source::Reply(_)) => PollFlags::POLLOUT,
+                    _ => PollFlags::POLLIN,
+                };
+                PollFd::new(fd, flags)
+            })
+            .collect();
+        let deadlines = self.zones.iter().filter_map(|zone| zone.next_deadline(now));
+        let deadlines = deadlines.chain(self.admin.next_deadline());
+        let deadline = deadlines.chain(self.stop.map(|stop| stop.give_up_at)).min();
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            // Rounded up, so that the last wait is not a spin.
+            let millis = deadline
+                .saturating_duration_since(now)
+                .as_micros()
+                .div_ceil(1000);
+            i32::try_from(millis)
+                .ok()
+                .and_then(|millis| PollTimeout::try_from(millis).ok())
+                .unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(Errno::EINTR | Errno::EAGAIN) => return Ok(Vec::new()),
+            Err(errno) => return Err(ServeError::System("poll", errno.into())),
+        }
+        let ready = |fd: &PollFd<'_>| fd.revents().is_none_or(|events| !events.is_empty());
+        let pairs = watched.iter().zip(&fds);
+        Ok(pairs
+            .filter(|(_, fd)| ready(fd))
+            .map(|(&(source, _), _)| source)
+            .collect())
+    }
+
+    fn serve(&mut self, source: Source) {
+        let now = Instant::now();
+        match source {
+            Source::Signals => self.obey_signals(now),
+            Source::Zone(index, source) => {
+                if let Some(zone) = self.zones.get_mut(index) {
+                    zone.on(source, &self.shared, now);
+                }
+            }
+            Source::Admin(source) => {
+                let Self {
+                    shared,
+                    zones,
+                    admin,
+                    started,
+                    stop,
+                    ..
+                } = self;
+                let status = || status(shared, zones, *started, stop.is_some(), now);
+                admin.on(source, now, status);
+            }
+        }
+    }
+
+    fn obey_signals(&mut self, now: Instant) {
+        let arrived = self.signals.take();
+        if arrived.child {
+            for zone in &mut self.zones {
+                zone.reap(&self.shared, now);
+            }
+        }
+        if arrived.reload {
+            warn!("SIGHUP: the configuration is read at start only; restart to change it");
+        }
+        for _ in 0..arrived.stop_count {
+            let grace = self.shared.proxy.stop_grace;
+            match &mut self.stop {
+                None => {
+                    info!(
+                        ?grace,
+                        "stopping: no new clients, all workers are told to end"
+                    );
+                    self.stop = Some(Stop {
+                        give_up_at: now + grace + UNKILLABLE,
+                        killed: false,
+                    });
+                    for zone in &mut self.zones {
+                        zone.stop(&self.shared, now);
+                    }
+                }
+                Some(stop) if !stop.killed => {
+                    warn!("second signal: all workers are killed");
+                    stop.killed = true;
+                    self.zones.iter_mut().for_each(Zone::kill);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+fn status(
+    shared: &Shared,
+    zones: &[Zone],
+    started: Instant,
+    stopping: bool,
+    now: Instant,
+) -> report::Status {
+    let seen = shared.seen.get();
+    report::Status {
+        schema: report::SCHEMA,
+        proxy: report::Proxy {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_seconds: now.saturating_duration_since(started).as_secs(),
+            state: if stopping { "stopping" } else { "running" }.into(),
+            driver: report::Driver {
+                kind: shared.driver.kind.name().into(),
+                path: shared.driver.path.display().to_string(),
+                why: shared.driver.why.clone(),
+                version: seen.map(|(version, _)| version),
+                device_count: seen.map(|(_, count)| count),
+            },
+        },
+        zones: zones.iter().map(|zone| zone.status(now)).collect(),
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, ServeError> {
+    let path = folder.join("lock");
+    let fail = |error| ServeError::System("open the lock file", error);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ServeError::Locked(folder.to_owned())),
+        Err(TryLockError::Error(error)) => Err(ServeError::System("lock the folder", error)),
+    }
+}
+
+/// Each client costs a handful of descriptors; the customary 1024 is soon used up.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        warn!(%errno, soft, "cannot raise the limit of open descriptors");
+    }
+}

@@ -1,0 +1,256 @@
+//! Status for people.
+
+#![forbid(unsafe_code)]
+
+use proxy_channel::admin::{Client, Status, Zone};
+
+/// Lays out everything as text.
+pub fn render(status: &Status) -> String {
+    let proxy = &status.proxy;
+    let driver = &proxy.driver;
+    let mut text = format!(
+        "gpu-proxy {} ({}, pid {}, up {})\ndriver: {} {}{}\n        {}\n",
+        proxy.version,
+        proxy.state,
+        proxy.pid,
+        duration(proxy.uptime_seconds),
+        driver.kind,
+        driver.path,
+        match (driver.version, driver.device_count) {
+            (Some(version), Some(count)) => format!(
+                ", CUDA {}.{}, {count} device{}",
+                version / 1000,
+                version % 1000 / 10,
+                if count == 1 { "" } else { "s" }
+            ),
+            _ => String::new(),
+        },
+        driver.why,
+    );
+    let zones = status.zones.iter().map(zone_row).collect();
+    text.push('\n');
+    text.push_str(&table(
+        &[
+            "ZONE", "MEMORY", "QUOTA", "CLIENTS", "WARM", "ATTACHED", "REFUSED", "SOCKET",
+        ],
+        zones,
+    ));
+    for zone in &status.zones {
+        if let Some(reason) = &zone.worker_failure {
+            text.push_str(&format!("zone {}: no worker: {reason}\n", zone.name));
+        }
+    }
+    let clients: Vec<Vec<String>> = status
+        .zones
+        .iter()
+        .flat_map(|zone| {
+            zone.clients
+                .iter()
+                .map(|client| client_row(&zone.name, client))
+        })
+        .collect();
+    text.push('\n');
+    if clients.is_empty() {
+        text.push_str("no clients\n");
+    } else {
+        text.push_str(&table(
+            &[
+                "CLIENT",
+                "ZONE",
+                "PID",
+                "PROGRAM",
+                "STATE",
+                "UP",
+                "WORKER",
+                "MEMORY",
+                "CALLS",
+                "LAUNCHES",
+                "ERRORS",
+                "TOP KERNELS",
+            ],
+            clients,
+        ));
+    }
+    text
+}
+
+fn zone_row(zone: &Zone) -> Vec<String> {
+    vec![
+        zone.name.clone(),
+        size(zone.memory_used),
+        size(zone.memory_limit),
+        format!("{}/{}", zone.clients.len(), zone.client_limit),
+        match zone.starting_workers {
+            0 => zone.warm_workers.to_string(),
+            starting => format!("{}+{starting}", zone.warm_workers),
+        },
+        zone.attached_total.to_string(),
+        zone.refused_total.to_string(),
+        zone.socket.clone(),
+    ]
+}
+
+fn client_row(zone: &str, client: &Client) -> Vec<String> {
+    let kernels = client.kernels.iter().take(3);
+    let kernels: Vec<String> = kernels
+        .map(|kernel| format!("{} {}", kernel.name, kernel.launches))
+        .collect();
+    vec![
+        client.id.to_string(),
+        zone.to_owned(),
+        client.pid.to_string(),
+        client.program.clone(),
+        client.state.clone(),
+        duration(client.attached_seconds),
+        client.worker_pid.to_string(),
+        size(client.memory_held),
+        client.calls.to_string(),
+        client.launches.to_string(),
+        client.errors.to_string(),
+        if kernels.is_empty() {
+            "-".into()
+        } else {
+            kernels.join(", ")
+        },
+    ]
+}
+
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|title| title.len()).collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let header = header.iter().map(|&title| title.to_owned()).collect();
+    for row in std::iter::once(header).chain(rows) {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Three digits and a unit.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut tenths = u128::from(bytes) * 10;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    match tenths % 10 {
+        0 => format!("{} {}", tenths / 10, UNITS[unit]),
+        rest => format!("{}.{rest} {}", tenths / 10, UNITS[unit]),
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_channel::admin::{Driver, Kernel, Proxy, SCHEMA};
+
+    use super::*;
+
+    fn status() -> Status {
+        let client = Client {
+            id: 7,
+            pid: 1234,
+            uid: 1000,
+            program: "vectorAdd".into(),
+            worker_pid: 99,
+            state: "running".into(),
+            attached_seconds: 61,
+            memory_granted: 64 << 20,
+            memory_held: 1536 << 10,
+            calls: 10,
+            launches: 3,
+            errors: 0,
+            kernels: vec![Kernel {
+                name: "saxpy".into(),
+                launches: 3,
+            }],
+        };
+        Status {
+            schema: SCHEMA,
+            proxy: Proxy {
+                version: "0.1.0".into(),
+                pid: 1,
+                uptime_seconds: 90_000,
+                state: "running".into(),
+                driver: Driver {
+                    kind: "softgpu".into(),
+                    path: "/lib/libsoftcuda.so.1".into(),
+                    why: "there is no NVIDIA device".into(),
+                    version: Some(13030),
+                    device_count: Some(1),
+                },
+            },
+            zones: vec![Zone {
+                name: "a".into(),
+                socket: "/run/vgpu/a/gpu.sock".into(),
+                memory_limit: 4 << 30,
+                memory_used: 64 << 20,
+                pinned_limit: 1 << 30,
+                client_limit: 16,
+                warm_workers: 1,
+                starting_workers: 1,
+                attached_total: 1,
+                refused_total: 0,
+                worker_failure: Some("no such device".into()),
+                clients: vec![client],
+            }],
+        }
+    }
+
+    #[test]
+    fn tables_show_zones_clients_and_why_there_is_no_worker() {
+        let expected = "\
+gpu-proxy 0.1.0 (running, pid 1, up 1d01h)
+driver: softgpu /lib/libsoftcuda.so.1, CUDA 13.3, 1 device
+        there is no NVIDIA device
+
+ZONE  MEMORY  QUOTA  CLIENTS  WARM  ATTACHED  REFUSED  SOCKET
+a     64 MiB  4 GiB  1/16     1+1   1         0        /run/vgpu/a/gpu.sock
+zone a: no worker: no such device
+
+CLIENT  ZONE  PID   PROGRAM    STATE    UP     WORKER  MEMORY   CALLS  LAUNCHES  ERRORS  TOP KERNELS
+7       a     1234  vectorAdd  running  1m01s  99      1.5 MiB  10     3         0       saxpy 3
+";
+        assert_eq!(render(&status()), expected);
+    }
+
+    #[test]
+    fn without_clients_it_says_so() {
+        let mut status = status();
+        status.zones[0].clients.clear();
+        assert!(render(&status).ends_with("\nno clients\n"));
+    }
+
+    #[test]
+    fn sizes_of_every_magnitude_stay_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1 << 10, "1 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}
