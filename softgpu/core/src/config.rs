@@ -10,7 +10,7 @@
 //! | `SOFTGPU_DRIVER_VERSION` | what `cuDriverGetVersion` says, 1000 × major + 10 × minor | 13050 |
 //! | `SOFTGPU_POISON` | `1`: new device memory holds a pattern, not what was there | 0 |
 //! | `SOFTGPU_INSTRUCTION_LIMIT` | warp instructions after which a kernel is a run-away (`LAUNCH_TIMEOUT`); 0: none | 0 |
-//! | `SOFTGPU_LOG` | `error`: what went wrong is told on stderr; `off`: never | `error` |
+//! | `SOFTGPU_LOG` | what is told on stderr: `off`: nothing; `error`: what went wrong; `all`: also what is odd | `error` |
 //!
 //! The number of multiprocessors is a constant, not the number of CPUs, so that a program that sizes its
 //! grid by it computes the same on every host. A value that cannot be used is an error, never replaced by
@@ -38,8 +38,19 @@ pub struct Config {
     pub poison: bool,
     /// Warp instructions after which a kernel is ended.
     pub instruction_limit: Option<u64>,
-    /// Whether failures are told on stderr.
-    pub log_errors: bool,
+    /// What is told on stderr.
+    pub log: Log,
+}
+
+/// How much is told on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Log {
+    /// Nothing.
+    Off,
+    /// What went wrong: faults, code that was refused.
+    Error,
+    /// Also what is odd but harms nothing.
+    All,
 }
 
 /// A variable whose value cannot be used; the text is the one line that is shown for it.
@@ -67,7 +78,7 @@ impl Default for Config {
             driver_version: 13050,
             poison: false,
             instruction_limit: None,
-            log_errors: true,
+            log: Log::Error,
         }
     }
 }
@@ -136,13 +147,14 @@ impl Config {
                 default.instruction_limit,
                 |t| number::<u64>(t, 0, u64::MAX).map(|n| (n != 0).then_some(n)),
             )?,
-            log_errors: read.value(
+            log: read.value(
                 "SOFTGPU_LOG",
-                "error or off",
-                default.log_errors,
+                "off, error or all",
+                default.log,
                 |t| match t {
-                    "error" => Some(true),
-                    "off" => Some(false),
+                    "off" => Some(Log::Off),
+                    "error" => Some(Log::Error),
+                    "all" => Some(Log::All),
                     _ => None,
                 },
             )?,
@@ -242,7 +254,7 @@ mod tests {
                 driver_version: 12080,
                 poison: true,
                 instruction_limit: Some(1000),
-                log_errors: false,
+                log: Log::Off,
             }
         );
     }

@@ -508,7 +508,8 @@ impl Job {
             output: &|text| self.print(text),
         };
         // A defect in the executor must not pass for a kernel that ran.
-        let run = std::panic::AssertUnwindSafe(|| exec::run(&launch, &self.space));
+        let run =
+            std::panic::AssertUnwindSafe(|| exec::run(&launch, &self.space).map_err(Box::new));
         match std::panic::catch_unwind(run) {
             Ok(Ok(_)) => {}
             Ok(Err(fault)) => {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::Config;
+use crate::config::{Config, Log};
 use crate::context::Context;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -91,7 +91,14 @@ impl Gpu {
 
     /// Tells a person what went wrong, unless the configuration says not to.
     pub fn report(&self, what: std::fmt::Arguments<'_>) {
-        if self.config.log_errors {
+        if self.config.log >= Log::Error {
+            eprintln!("softgpu: {what}");
+        }
+    }
+
+    /// Tells a person what is odd but harms nothing, if the configuration says so.
+    pub fn remark(&self, what: std::fmt::Arguments<'_>) {
+        if self.config.log >= Log::All {
             eprintln!("softgpu: {what}");
         }
     }

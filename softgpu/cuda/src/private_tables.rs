@@ -80,7 +80,7 @@ impl handshake::Driver for Tables {
 
     fn unserved(&self, table: &'static str, slot: usize) {
         if let Ok(driver) = driver::driver() {
-            driver.gpu.report(format_args!(
+            driver.gpu.remark(format_args!(
                 "private table {table}, entry {slot}: called and not served"
             ));
         }
