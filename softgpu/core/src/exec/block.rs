@@ -53,6 +53,8 @@ pub struct Block {
     warps: Vec<Warp>,
     shared: Vec<u8>,
     barriers: Vec<Barrier>,
+    /// Whether any thread has arrived at a barrier that is not complete.
+    arrivals: bool,
     spans: Spans,
     pub instructions: u64,
 }
@@ -64,6 +66,7 @@ impl Block {
             warps: (0..shape.threads.div_ceil(32)).map(|warp| Warp::new(shape, warp)).collect(),
             shared: vec![0; shape.shared_bytes as usize],
             barriers: vec![IDLE; 16],
+            arrivals: false,
             spans: Spans::default(),
             instructions: 0,
         }
@@ -71,8 +74,9 @@ impl Block {
 
     pub fn start(&mut self, shape: &Shape<'_>, index: [u32; 3]) {
         self.index = index;
-        // Nothing may leak from one launch to another; from block to block it is merely undefined.
-        self.barriers.fill(IDLE);
+        if std::mem::take(&mut self.arrivals) {
+            self.barriers.fill(IDLE);
+        }
         for warp in &mut self.warps {
             warp.start(shape, index);
         }
@@ -310,6 +314,7 @@ impl Block {
         }
         barrier.count = wanted;
         barrier.arrived[index] |= active;
+        self.arrivals = true;
         if let Some(p) = p {
             let negate = match f {
                 BarrierOp::Popc { negate } | BarrierOp::And { negate } | BarrierOp::Or { negate } => negate,
@@ -333,6 +338,10 @@ impl Block {
 
     /// Releases every barrier that all expected threads have reached.
     fn complete_barriers(&mut self, shape: &Shape<'_>) {
+        if !self.arrivals {
+            return;
+        }
+        self.arrivals = false;
         for number in 0..self.barriers.len() {
             let barrier = &self.barriers[number];
             if barrier.arrived.iter().all(|&lanes| lanes == 0) {
@@ -348,6 +357,7 @@ impl Block {
                 threads.sum::<u32>() >= barrier.count
             };
             if !complete {
+                self.arrivals = true;
                 continue;
             }
             let barrier = std::mem::replace(&mut self.barriers[number], IDLE);
