@@ -3,8 +3,8 @@
 //! Rules, which the types enforce:
 //! - There is never a `&[u8]` or a `&T` into shared memory, only [`Word`]s (atomics) and copies.
 //! - A copy is made once, checked as a copy, and used as a copy.
-//! - The raw pointers live in [`mapped`](self) alone; rings and lanes see the [`Memory`] trait, and
-//!   loom and Miri run them over [`Heap`].
+//! - The raw pointers live in the module `mapped` alone; rings and lanes see the [`Memory`] trait,
+//!   and loom and Miri run them over [`Heap`].
 
 #[cfg(not(loom))]
 mod file;
