@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getppid, setsid};
 use proxy_channel::CHANNEL_FD;
@@ -179,6 +179,8 @@ fn seal_child(command: &mut Command, channel: i32) {
     let parent = nix::unistd::getpid();
     let in_child = move || {
         setsid()?;
+        // The supervisor takes its signals from a descriptor and blocks them; a worker does not.
+        SigSet::empty().thread_set_mask()?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The supervisor may have died before the line above took effect.
         if getppid() != parent {

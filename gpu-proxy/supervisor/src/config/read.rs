@@ -38,7 +38,7 @@ pub(super) fn config(
     let driver = driver(&mut reader, section);
     let sections = reader.tables(&mut root, "zone");
     if sections.is_empty() && !root.took("zone") {
-        reader.mistake(
+        reader.missing(
             0,
             "zone",
             "is missing: nobody could attach",
@@ -181,7 +181,7 @@ fn zone<'s>(
     let memory = bytes(reader, keys, "memory", (1 << 20)..=(1 << 50));
     if memory.is_none() && !keys.took("memory") {
         let key = keys.key("memory");
-        reader.mistake(
+        reader.missing(
             keys.at(),
             &key,
             "is missing",
@@ -233,7 +233,7 @@ fn zone_name<'s>(
     let Some((item, name)) = reader.text(keys, "name", "\"tenant-a\"") else {
         if !keys.took("name") {
             let key = keys.key("name");
-            reader.mistake(
+            reader.missing(
                 keys.at(),
                 &key,
                 "is missing",

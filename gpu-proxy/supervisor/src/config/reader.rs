@@ -119,10 +119,29 @@ impl<'s> Reader<'s> {
         });
     }
 
+    /// Complains that a key is not there, unless it may be in what could not be read.
+    pub(super) fn missing(&mut self, at: usize, key: &str, problem: &str, remedy: &str) {
+        if self.unreadable_lines().is_empty() {
+            self.mistake(at, key, problem, remedy);
+        }
+    }
+
+    fn unreadable_lines(&self) -> Vec<usize> {
+        let unreadable = self
+            .mistakes
+            .iter()
+            .filter(|mistake| mistake.key.is_empty());
+        unreadable.map(|mistake| mistake.line).collect()
+    }
+
     pub(super) fn finish<T>(mut self, file: &Path, read: T) -> Result<T, Mistakes> {
         if self.mistakes.is_empty() {
             return Ok(read);
         }
+        // A line that is no TOML was not read as what it was meant to be; what else is said about it is noise.
+        let unreadable = self.unreadable_lines();
+        self.mistakes
+            .retain(|mistake| mistake.key.is_empty() || !unreadable.contains(&mistake.line));
         self.mistakes.sort_by_key(|mistake| mistake.line);
         Err(Mistakes {
             file: file.to_owned(),
