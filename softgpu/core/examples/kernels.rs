@@ -1,7 +1,11 @@
 //! Times kernels on the software GPU against the same loops in Rust, one thread each.
 //!
 //! `cargo run --release -p softgpu-core --example kernels`
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -21,7 +25,10 @@ fn best(mut f: impl FnMut()) -> Duration {
 }
 
 fn report(name: &str, ours: Duration, host: Duration) {
-    println!("{name:<22} {ours:>10.2?} host {host:>10.2?} ratio {:>5.1}", ours.as_secs_f64() / host.as_secs_f64());
+    println!(
+        "{name:<22} {ours:>10.2?} host {host:>10.2?} ratio {:>5.1}",
+        ours.as_secs_f64() / host.as_secs_f64()
+    );
 }
 
 fn main() {
@@ -56,7 +63,8 @@ fn main() {
     let n = 256usize;
     let arguments = Arguments::new().buffer(x).buffer(y).buffer(z).i32(n as i32);
     let ours = best(|| {
-        p.run("matmul", [16, 16, 1], [16, 16, 1], arguments.clone()).expect("the kernel runs");
+        p.run("matmul", [16, 16, 1], [16, 16, 1], arguments.clone())
+            .expect("the kernel runs");
     });
     let host = best(|| {
         let (a, b) = (black_box(&a), black_box(&b));
@@ -73,7 +81,9 @@ fn main() {
     });
     report("tiled matmul 256", ours, host);
 
-    let data: Vec<u8> = (0..1 << 20).map(|v: u32| (v.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let data: Vec<u8> = (0..1 << 20)
+        .map(|v: u32| (v.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     let (d, bins) = (p.memory.from(&data), p.memory.buffer(1024));
     let arguments = Arguments::new().buffer(d).buffer(bins).i32(1 << 20);
     let ours = best(|| p.launch("histogram", 16, 256, arguments.clone()));

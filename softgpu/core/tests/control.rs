@@ -1,5 +1,9 @@
 //! Divergence, barriers, warp exchange, faults and refusals.
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
 
 mod support;
 
@@ -25,7 +29,9 @@ fn run(body: &str, threads: u32) -> Vec<u32> {
 fn fault(body: &str, out: usize) -> (FaultKind, u32, Buffer) {
     let p = kernel(body);
     let out = p.memory.buffer(out);
-    let fault = p.run("k", [1, 1, 1], [64, 1, 1], Arguments::new().buffer(out)).unwrap_err();
+    let fault = p
+        .run("k", [1, 1, 1], [64, 1, 1], Arguments::new().buffer(out))
+        .unwrap_err();
     (fault.kind, fault.thread[0], out)
 }
 
@@ -37,7 +43,13 @@ fn loops_of_different_length_reconverge() {
         64,
     );
     let expected: Vec<u32> = (1..=64u64)
-        .map(|n| std::iter::successors(Some(n), |&n| Some(if n % 2 == 0 { n / 2 } else { 3 * n + 1 })).position(|n| n == 1).unwrap() as u32)
+        .map(|n| {
+            std::iter::successors(Some(n), |&n| {
+                Some(if n % 2 == 0 { n / 2 } else { 3 * n + 1 })
+            })
+            .position(|n| n == 1)
+            .unwrap() as u32
+        })
         .collect();
     assert_eq!(steps, expected);
 }
@@ -64,18 +76,37 @@ fn named_barriers_count_threads_and_reduce() {
 
 #[test]
 fn barrier_does_not_wait_for_threads_that_have_exited() {
-    let got = run("setp.ge.u32 %p0, %r0, 40; @%p0 exit; bar.sync 0; st.global.u32 [%rd1], 5;", 96);
+    let got = run(
+        "setp.ge.u32 %p0, %r0, 40; @%p0 exit; bar.sync 0; st.global.u32 [%rd1], 5;",
+        96,
+    );
     assert_eq!(got.iter().filter(|v| **v == 5).count(), 40);
 }
 
 #[test]
 fn shuffles_follow_their_segments_and_report_validity() {
-    let shfl = |text: &str| run(&format!("shfl.sync.{text}, -1;\nselp.u32 %r2, 0, 100, %p0; add.u32 %r1, %r1, %r2; st.global.u32 [%rd1], %r1;"), 32);
+    let shfl = |text: &str| {
+        run(
+            &format!(
+                "shfl.sync.{text}, -1;\nselp.u32 %r2, 0, 100, %p0; add.u32 %r1, %r1, %r2; st.global.u32 [%rd1], %r1;"
+            ),
+            32,
+        )
+    };
     let at = |f: &dyn Fn(u32) -> u32| (0..32).map(f).collect::<Vec<u32>>();
-    assert_eq!(shfl("down.b32 %r1|%p0, %r0, 3, 31"), at(&|l| if l + 3 < 32 { l + 3 } else { l + 100 }));
-    assert_eq!(shfl("up.b32 %r1|%p0, %r0, 2, 0"), at(&|l| if l >= 2 { l - 2 } else { l + 100 }));
+    assert_eq!(
+        shfl("down.b32 %r1|%p0, %r0, 3, 31"),
+        at(&|l| if l + 3 < 32 { l + 3 } else { l + 100 })
+    );
+    assert_eq!(
+        shfl("up.b32 %r1|%p0, %r0, 2, 0"),
+        at(&|l| if l >= 2 { l - 2 } else { l + 100 })
+    );
     assert_eq!(shfl("bfly.b32 %r1|%p0, %r0, 5, 31"), at(&|l| l ^ 5));
-    assert_eq!(shfl("idx.b32 %r1|%p0, %r0, 1, 0x181f"), at(&|l| (l & !7) + 1));
+    assert_eq!(
+        shfl("idx.b32 %r1|%p0, %r0, 1, 0x181f"),
+        at(&|l| (l & !7) + 1)
+    );
 }
 
 #[test]
@@ -84,7 +115,13 @@ fn votes_matches_and_reductions_cover_the_mask() {
         "setp.lt.u32 %p0, %r0, 5; vote.sync.ballot.b32 %r1, %p0, -1; and.b32 %r2, %r0, 3; match.any.sync.b32 %r3, %r2, -1; redux.sync.add.u32 %r4, %r0, -1; redux.sync.max.s32 %r5, %r0, -1;\nadd.u32 %r1, %r1, %r3; add.u32 %r1, %r1, %r4; add.u32 %r1, %r1, %r5; vote.sync.all.pred %p1, %p0, -1; @%p1 mov.u32 %r1, 0; st.global.u32 [%rd1], %r1;",
         32,
     );
-    let expected: Vec<u32> = (0..32).map(|l| 31u32.wrapping_add(0x1111_1111 << (l & 3)).wrapping_add(496 + 31)).collect();
+    let expected: Vec<u32> = (0..32)
+        .map(|l| {
+            31u32
+                .wrapping_add(0x1111_1111 << (l & 3))
+                .wrapping_add(496 + 31)
+        })
+        .collect();
     assert_eq!(got, expected);
 }
 
@@ -95,7 +132,12 @@ fn diverged_lanes_meet_at_a_shuffle() {
         "mov.u32 %r1, %r0; and.b32 %r2, %r0, 1; setp.eq.u32 %p0, %r2, 0; @%p0 bra S; add.u32 %r1, %r1, 100;\nS: shfl.sync.bfly.b32 %r3, %r1, 1, 31, -1; st.global.u32 [%rd1], %r3;",
         32,
     );
-    assert_eq!(got, (0..32u32).map(|l| (l ^ 1) + if l % 2 == 0 { 100 } else { 0 }).collect::<Vec<_>>());
+    assert_eq!(
+        got,
+        (0..32u32)
+            .map(|l| (l ^ 1) + if l % 2 == 0 { 100 } else { 0 })
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -104,7 +146,12 @@ fn jump_table_sends_each_lane_to_its_target() {
         "and.b32 %r1, %r0, 3; T: .branchtargets A, B, C, B;\nbrx.idx %r1, T;\nA: mov.u32 %r2, 10; bra Z;\nB: mov.u32 %r2, 20; bra Z;\nC: mov.u32 %r2, 30;\nZ: st.global.u32 [%rd1], %r2;",
         32,
     );
-    assert_eq!(got, (0..32).map(|l| [10, 20, 30, 20][l & 3]).collect::<Vec<u32>>());
+    assert_eq!(
+        got,
+        (0..32)
+            .map(|l| [10, 20, 30, 20][l & 3])
+            .collect::<Vec<u32>>()
+    );
 }
 
 #[test]
@@ -139,14 +186,29 @@ fn blocks_that_wait_for_later_blocks_make_progress() {
 #[test]
 fn accesses_outside_every_range_fault_with_thread_and_address() {
     let (kind, thread, out) = fault("st.global.u32 [%rd1], 1;", 40 * 4);
-    assert_eq!(kind, FaultKind::IllegalAddress { address: out.address + 160, write: true });
+    assert_eq!(
+        kind,
+        FaultKind::IllegalAddress {
+            address: out.address + 160,
+            write: true
+        }
+    );
     assert_eq!(thread, 40);
     let (kind, ..) = fault("ld.global.u32 %r1, [%rd1+2];", 4096);
     assert!(matches!(kind, FaultKind::MisalignedAddress { .. }));
     let (kind, ..) = fault("ld.global.u32 %r1, [0];", 16);
-    assert_eq!(kind, FaultKind::IllegalAddress { address: 0, write: false });
+    assert_eq!(
+        kind,
+        FaultKind::IllegalAddress {
+            address: 0,
+            write: false
+        }
+    );
     let (kind, ..) = fault("mov.u32 %r1, 4096; ld.shared.u32 %r2, [%r1];", 16);
-    assert!(matches!(kind, FaultKind::IllegalAddress { address: 4096, .. }));
+    assert!(matches!(
+        kind,
+        FaultKind::IllegalAddress { address: 4096, .. }
+    ));
     let (kind, ..) = fault("ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd0+8];", 4096);
     assert!(matches!(kind, FaultKind::MisalignedAddress { .. }));
 }
@@ -156,8 +218,16 @@ fn write_to_read_only_memory_faults() {
     let p = kernel("st.global.u32 [%rd0], 1;");
     let out = p.memory.buffer(64);
     p.memory.read_only();
-    let fault = p.run("k", [1, 1, 1], [1, 1, 1], Arguments::new().buffer(out)).unwrap_err();
-    assert_eq!(fault.kind, FaultKind::IllegalAddress { address: out.address, write: true });
+    let fault = p
+        .run("k", [1, 1, 1], [1, 1, 1], Arguments::new().buffer(out))
+        .unwrap_err();
+    assert_eq!(
+        fault.kind,
+        FaultKind::IllegalAddress {
+            address: out.address,
+            write: true
+        }
+    );
     assert_eq!(out.read::<u32>()[0], 0);
 }
 
@@ -166,7 +236,11 @@ fn trap_run_away_and_cancellation_end_a_launch() {
     assert_eq!(fault("trap;", 4).0, FaultKind::Trap);
     let mut p = kernel("L: bra L;");
     p.instruction_limit = Some(1 << 20);
-    let run = |p: &Program| p.run("k", [4, 1, 1], [64, 1, 1], Arguments::new().u64(0)).unwrap_err().kind;
+    let run = |p: &Program| {
+        p.run("k", [4, 1, 1], [64, 1, 1], Arguments::new().u64(0))
+            .unwrap_err()
+            .kind
+    };
     assert_eq!(run(&p), FaultKind::RunAway);
     p.cancel.store(true, Ordering::Relaxed);
     assert_eq!(run(&p), FaultKind::Cancelled);
@@ -175,9 +249,19 @@ fn trap_run_away_and_cancellation_end_a_launch() {
 #[test]
 fn launches_that_do_not_fit_are_refused() {
     let p = kernel("");
-    for (grid, block) in [([0, 1, 1], [1, 1, 1]), ([1, 1, 1], [1025, 1, 1]), ([1, 1, 1], [0, 1, 1]), ([1, 65536, 1], [1, 1, 1])] {
-        let fault = p.run("k", grid, block, Arguments::new().u64(0)).unwrap_err();
-        assert!(matches!(fault.kind, FaultKind::InvalidLaunch { .. }), "{grid:?} {block:?}");
+    for (grid, block) in [
+        ([0, 1, 1], [1, 1, 1]),
+        ([1, 1, 1], [1025, 1, 1]),
+        ([1, 1, 1], [0, 1, 1]),
+        ([1, 65536, 1], [1, 1, 1]),
+    ] {
+        let fault = p
+            .run("k", grid, block, Arguments::new().u64(0))
+            .unwrap_err();
+        assert!(
+            matches!(fault.kind, FaultKind::InvalidLaunch { .. }),
+            "{grid:?} {block:?}"
+        );
     }
 }
 
@@ -186,7 +270,9 @@ fn endless_recursion_overflows_the_stack() {
     let p = Program::new(
         ".version 8.0\n.target sm_80\n.address_size 64\n.func f(.param .b32 x)\n{\n.reg .b32 %r<2>; .local .b8 a[64];\n{ .param .b32 q; ld.param.b32 %r0, [x]; st.param.b32 [q], %r0; call f, (q); }\nret;\n}\n.visible .entry k()\n{\n.param .b32 q; st.param.b32 [q], 1; call f, (q); ret;\n}\n",
     );
-    let fault = p.run("k", [1, 1, 1], [32, 1, 1], Arguments::new()).unwrap_err();
+    let fault = p
+        .run("k", [1, 1, 1], [32, 1, 1], Arguments::new())
+        .unwrap_err();
     assert_eq!(fault.kind, FaultKind::StackOverflow);
 }
 
@@ -200,19 +286,33 @@ fn refusal(text: &str) -> ptx::CompileError {
 #[test]
 fn refusals_name_line_instruction_and_reason() {
     let body = |line: &str| {
-        format!(".version 8.0\n.target sm_80\n.address_size 64\n.entry k()\n{{\n.reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .pred %p;\n{line}\nret;\n}}\n")
+        format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n.entry k()\n{{\n.reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .pred %p;\n{line}\nret;\n}}\n"
+        )
     };
     for (line, reason) in [
-        ("frobnicate.b32 %r0, %r1;", "instruction frobnicate is not supported"),
-        ("wmma.load.a.sync.row.m16n16k16.global.f16 {%r0}, [%rd0];", "instruction wmma is not supported"),
+        (
+            "frobnicate.b32 %r0, %r1;",
+            "instruction frobnicate is not supported",
+        ),
+        (
+            "wmma.load.a.sync.row.m16n16k16.global.f16 {%r0}, [%rd0];",
+            "instruction wmma is not supported",
+        ),
         ("add.u32 %r0, %r1;", "3 operands are needed"),
         ("add.u32 %r0, %rd1, %r2;", "has 64 bits where 32 are needed"),
         ("add.u32 %r0, %r1, %r9;", "%r9 is not defined"),
         ("bra NOWHERE;", "label NOWHERE is not defined"),
         ("ld.global.u32 %r0, [nowhere];", "nowhere is not defined"),
-        ("add.foo.u32 %r0, %r1, %r2;", "modifier .foo is not supported"),
+        (
+            "add.foo.u32 %r0, %r1, %r2;",
+            "modifier .foo is not supported",
+        ),
         ("cvt.s32.f32 %r0, %r1;", "integer rounding modifier"),
-        ("tex.2d.v4.f32.f32 {%r0,%r1,%r2,%r3}, [t, {%r0,%r1}];", "not supported"),
+        (
+            "tex.2d.v4.f32.f32 {%r0,%r1,%r2,%r3}, [t, {%r0,%r1}];",
+            "not supported",
+        ),
         ("call nobody;", "nobody is not defined"),
         ("mov.u32 %r0, %r1", "expected `;`"),
         ("@%r0 bra L;", "has 32 bits where 1 are needed"),
@@ -230,27 +330,53 @@ fn refusals_name_line_instruction_and_reason() {
 
 #[test]
 fn newer_versions_and_targets_are_refused() {
-    let target = Target { compute_capability: (8, 0), max_ptx_version: (8, 3) };
+    let target = Target {
+        compute_capability: (8, 0),
+        max_ptx_version: (8, 3),
+    };
     let compile = |version: &str, sm: &str| {
         let text = format!(".version {version}\n.target {sm}\n.address_size 64\n");
         ptx::compile(&text, &target).map_err(|error| error.kind)
     };
     assert!(compile("8.3", "sm_80").is_ok());
-    assert_eq!(compile("8.4", "sm_80").unwrap_err(), ErrorKind::UnsupportedVersion);
-    assert_eq!(compile("8.0", "sm_86").unwrap_err(), ErrorKind::UnsupportedTarget);
-    assert_eq!(compile("8.0", "sm_90a").unwrap_err(), ErrorKind::UnsupportedTarget);
-    assert_eq!(compile("8.0", "what").unwrap_err(), ErrorKind::UnsupportedTarget);
+    assert_eq!(
+        compile("8.4", "sm_80").unwrap_err(),
+        ErrorKind::UnsupportedVersion
+    );
+    assert_eq!(
+        compile("8.0", "sm_86").unwrap_err(),
+        ErrorKind::UnsupportedTarget
+    );
+    assert_eq!(
+        compile("8.0", "sm_90a").unwrap_err(),
+        ErrorKind::UnsupportedTarget
+    );
+    assert_eq!(
+        compile("8.0", "what").unwrap_err(),
+        ErrorKind::UnsupportedTarget
+    );
 }
 
 #[test]
 fn hostile_texts_are_refused_without_harm() {
-    let nested = format!(".version 8.0\n.target sm_80\n.global .u32 x = {};", "(".repeat(100_000));
+    let nested = format!(
+        ".version 8.0\n.target sm_80\n.global .u32 x = {};",
+        "(".repeat(100_000)
+    );
     refusal(&nested);
-    let signs = format!(".version 8.0\n.target sm_80\n.global .u32 x = {}1;", "-".repeat(100_000));
+    let signs = format!(
+        ".version 8.0\n.target sm_80\n.global .u32 x = {}1;",
+        "-".repeat(100_000)
+    );
     refusal(&signs);
-    let braces = format!(".version 8.0\n.target sm_80\n.global .u32 x[9] = {}", "{".repeat(100_000));
+    let braces = format!(
+        ".version 8.0\n.target sm_80\n.global .u32 x[9] = {}",
+        "{".repeat(100_000)
+    );
     refusal(&braces);
-    refusal(".version 8.0\n.target sm_80\n.shared .b8 x[99999999999999];\n.entry k() { ret; }\n.global .b8 y[4] = {1,2,3,4,5};");
+    refusal(
+        ".version 8.0\n.target sm_80\n.shared .b8 x[99999999999999];\n.entry k() { ret; }\n.global .b8 y[4] = {1,2,3,4,5};",
+    );
     ptx::fuzz_compile(b".version 8.0\n.target sm_80\n.entry k() { .reg .b32 %r<4294967295>; mov.u32 %r4294967294, 1; {{{{ }");
     // Every cut of a real module is refused or accepted, but returns.
     let text = include_str!("ptx/program.ptx");
@@ -260,7 +386,12 @@ fn hostile_texts_are_refused_without_harm() {
     // So is every line left out.
     let lines: Vec<&str> = text.lines().collect();
     for skip in (0..lines.len()).step_by(13) {
-        let mutated: String = lines.iter().enumerate().filter(|(place, _)| *place != skip).map(|(_, line)| format!("{line}\n")).collect();
+        let mutated: String = lines
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| *place != skip)
+            .map(|(_, line)| format!("{line}\n"))
+            .collect();
         ptx::fuzz_compile(mutated.as_bytes());
     }
 }

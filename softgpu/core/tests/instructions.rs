@@ -1,5 +1,9 @@
 //! Each instruction family against a scalar model on the host.
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
 
 mod support;
 
@@ -10,8 +14,26 @@ const COUNT: usize = 96;
 /// Operands that include every boundary and are random otherwise.
 fn operands(seed: u64) -> Vec<u64> {
     const EDGES: [u64; 20] = [
-        0, 1, 2, 31, 32, 33, 63, 64, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff,
-        0x1_0000_0000, i64::MAX as u64, i64::MIN as u64, u64::MAX, 0x3f80_0000,
+        0,
+        1,
+        2,
+        31,
+        32,
+        33,
+        63,
+        64,
+        0xff,
+        0x7fff,
+        0x8000,
+        0xffff,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_ffff,
+        0x1_0000_0000,
+        i64::MAX as u64,
+        i64::MIN as u64,
+        u64::MAX,
+        0x3f80_0000,
     ];
     let mut state = seed | 1;
     (0..COUNT)
@@ -21,7 +43,9 @@ fn operands(seed: u64) -> Vec<u64> {
             state ^= state << 17;
             let small = state >> 60 == 0;
             match place {
-                _ if (place + seed as usize).is_multiple_of(3) => EDGES[(state >> 32) as usize % EDGES.len()],
+                _ if (place + seed as usize).is_multiple_of(3) => {
+                    EDGES[(state >> 32) as usize % EDGES.len()]
+                }
                 _ if small => state & 63,
                 _ => state,
             }
@@ -60,7 +84,11 @@ fn check(cases: &[(&str, &dyn Fn(u64, u64, u64) -> u64)]) {
         let results = evaluate(body, &inputs);
         for lane in 0..COUNT {
             let [a, b, c] = [0, 1, 2].map(|input| inputs[input][lane]);
-            assert_eq!(results[lane], model(a, b, c), "{body} of {a:#x}, {b:#x}, {c:#x}");
+            assert_eq!(
+                results[lane],
+                model(a, b, c),
+                "{body} of {a:#x}, {b:#x}, {c:#x}"
+            );
         }
     }
 }
@@ -88,22 +116,56 @@ fn integer_arithmetic_of_32_bits_agrees_with_the_model() {
         ("sub.s32 %d, %a, %b;", &s(|a, b, _| a.wrapping_sub(b))),
         ("sub.sat.s32 %d, %a, %b;", &s(|a, b, _| a.saturating_sub(b))),
         ("mul.lo.u32 %d, %a, %b;", &w(|a, b, _| a.wrapping_mul(b))),
-        ("mul.hi.u32 %d, %a, %b;", &w(|a, b, _| ((u64::from(a) * u64::from(b)) >> 32) as u32)),
-        ("mul.hi.s32 %d, %a, %b;", &s(|a, b, _| ((i64::from(a) * i64::from(b)) >> 32) as i32)),
-        ("mad.lo.s32 %d, %a, %b, %c;", &s(|a, b, c| a.wrapping_mul(b).wrapping_add(c))),
-        ("mad.hi.sat.s32 %d, %a, %b, %c;", &s(|a, b, c| (((i64::from(a) * i64::from(b)) >> 32) as i32).saturating_add(c))),
-        ("mul24.lo.u32 %d, %a, %b;", &w(|a, b, _| (u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff)) as u32)),
-        ("mul24.hi.s32 %d, %a, %b;", &s(|a, b, _| ((i64::from(a << 8 >> 8) * i64::from(b << 8 >> 8)) >> 16) as i32)),
-        ("sad.s32 %d, %a, %b, %c;", &s(|a, b, c| c.wrapping_add(a.abs_diff(b) as i32))),
-        ("or.b32 %r0, %b, 1; div.s32 %d, %a, %r0;", &s(|a, b, _| a.wrapping_div(b | 1))),
-        ("or.b32 %r0, %b, 1; rem.u32 %d, %a, %r0;", &w(|a, b, _| a % (b | 1))),
+        (
+            "mul.hi.u32 %d, %a, %b;",
+            &w(|a, b, _| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+        ),
+        (
+            "mul.hi.s32 %d, %a, %b;",
+            &s(|a, b, _| ((i64::from(a) * i64::from(b)) >> 32) as i32),
+        ),
+        (
+            "mad.lo.s32 %d, %a, %b, %c;",
+            &s(|a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        ),
+        (
+            "mad.hi.sat.s32 %d, %a, %b, %c;",
+            &s(|a, b, c| (((i64::from(a) * i64::from(b)) >> 32) as i32).saturating_add(c)),
+        ),
+        (
+            "mul24.lo.u32 %d, %a, %b;",
+            &w(|a, b, _| (u64::from(a & 0xff_ffff) * u64::from(b & 0xff_ffff)) as u32),
+        ),
+        (
+            "mul24.hi.s32 %d, %a, %b;",
+            &s(|a, b, _| ((i64::from(a << 8 >> 8) * i64::from(b << 8 >> 8)) >> 16) as i32),
+        ),
+        (
+            "sad.s32 %d, %a, %b, %c;",
+            &s(|a, b, c| c.wrapping_add(a.abs_diff(b) as i32)),
+        ),
+        (
+            "or.b32 %r0, %b, 1; div.s32 %d, %a, %r0;",
+            &s(|a, b, _| a.wrapping_div(b | 1)),
+        ),
+        (
+            "or.b32 %r0, %b, 1; rem.u32 %d, %a, %r0;",
+            &w(|a, b, _| a % (b | 1)),
+        ),
         ("min.s32 %d, %a, %b;", &s(|a, b, _| a.min(b))),
         ("max.u32 %d, %a, %b;", &w(|a, b, _| a.max(b))),
         ("abs.s32 %d, %a;", &s(|a, _, _| a.wrapping_abs())),
         ("neg.s32 %d, %a;", &s(|a, _, _| a.wrapping_neg())),
-        ("dp4a.s32.u32 %d, %a, %b, %c;", &s(|a, b, c| {
-            (0..4).fold(c, |sum, i| sum.wrapping_add(i32::from(a.to_le_bytes()[i] as i8) * i32::from(b.to_le_bytes()[i])))
-        })),
+        (
+            "dp4a.s32.u32 %d, %a, %b, %c;",
+            &s(|a, b, c| {
+                (0..4).fold(c, |sum, i| {
+                    sum.wrapping_add(
+                        i32::from(a.to_le_bytes()[i] as i8) * i32::from(b.to_le_bytes()[i]),
+                    )
+                })
+            }),
+        ),
     ]);
 }
 
@@ -112,16 +174,39 @@ fn integer_arithmetic_of_16_bits_agrees_with_the_model() {
     check(&[
         ("add.s16 %v, %s, %t;", &h(|a, b, _| a.wrapping_add(b))),
         ("mul.lo.u16 %v, %s, %t;", &h(|a, b, _| a.wrapping_mul(b))),
-        ("mul.hi.s16 %v, %s, %t;", &h(|a, b, _| ((i32::from(a as i16) * i32::from(b as i16)) >> 16) as u16)),
-        ("mul.wide.s16 %d, %s, %t;", &w(|a, b, _| (i32::from(a as i16) * i32::from(b as i16)) as u32)),
-        ("mad.lo.s16 %v, %s, %t, %u;", &h(|a, b, c| a.wrapping_mul(b).wrapping_add(c))),
-        ("min.s16 %v, %s, %t;", &h(|a, b, _| (a as i16).min(b as i16) as u16)),
+        (
+            "mul.hi.s16 %v, %s, %t;",
+            &h(|a, b, _| ((i32::from(a as i16) * i32::from(b as i16)) >> 16) as u16),
+        ),
+        (
+            "mul.wide.s16 %d, %s, %t;",
+            &w(|a, b, _| (i32::from(a as i16) * i32::from(b as i16)) as u32),
+        ),
+        (
+            "mad.lo.s16 %v, %s, %t, %u;",
+            &h(|a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        ),
+        (
+            "min.s16 %v, %s, %t;",
+            &h(|a, b, _| (a as i16).min(b as i16) as u16),
+        ),
         ("max.u16 %v, %s, %t;", &h(|a, b, _| a.max(b))),
         ("neg.s16 %v, %s;", &h(|a, _, _| a.wrapping_neg())),
         ("not.b16 %v, %s;", &h(|a, _, _| !a)),
-        ("shl.b16 %v, %s, %b;", &|a, b, _| u64::from(if b as u32 > 15 { 0 } else { (a as u16) << (b as u32) })),
-        ("shr.s16 %v, %s, %b;", &|a, b, _| u64::from(((a as i16) >> (b as u32).min(15)) as u16)),
-        ("setp.lt.s16 %p, %s, %t; selp.b16 %v, 1, 2, %p;", &h(|a, b, _| if (a as i16) < b as i16 { 1 } else { 2 })),
+        ("shl.b16 %v, %s, %b;", &|a, b, _| {
+            u64::from(if b as u32 > 15 {
+                0
+            } else {
+                (a as u16) << (b as u32)
+            })
+        }),
+        ("shr.s16 %v, %s, %b;", &|a, b, _| {
+            u64::from(((a as i16) >> (b as u32).min(15)) as u16)
+        }),
+        (
+            "setp.lt.s16 %p, %s, %t; selp.b16 %v, 1, 2, %p;",
+            &h(|a, b, _| if (a as i16) < b as i16 { 1 } else { 2 }),
+        ),
     ]);
 }
 
@@ -131,23 +216,50 @@ fn integer_arithmetic_of_64_bits_agrees_with_the_model() {
         ("add.s64 %D, %A, %B;", &|a, b, _| a.wrapping_add(b)),
         ("sub.u64 %D, %A, %B;", &|a, b, _| a.wrapping_sub(b)),
         ("mul.lo.s64 %D, %A, %B;", &|a, b, _| a.wrapping_mul(b)),
-        ("mul.hi.u64 %D, %A, %B;", &|a, b, _| ((u128::from(a) * u128::from(b)) >> 64) as u64),
-        ("mul.hi.s64 %D, %A, %B;", &|a, b, _| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64),
-        ("mad.lo.u64 %D, %A, %B, %C;", &|a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-        ("mad.hi.s64 %D, %A, %B, %C;", &|a, b, c| (((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64).wrapping_add(c)),
-        ("mul.wide.s32 %D, %a, %b;", &|a, b, _| (i64::from(a as i32) * i64::from(b as i32)) as u64),
-        ("mad.wide.u32 %D, %a, %b, %C;", &|a, b, c| c.wrapping_add(u64::from(a as u32) * u64::from(b as u32))),
-        ("or.b64 %w6, %B, 1; div.s64 %D, %A, %w6;", &|a, b, _| (a as i64).wrapping_div((b | 1) as i64) as u64),
-        ("or.b64 %w6, %B, 1; rem.u64 %D, %A, %w6;", &|a, b, _| a % (b | 1)),
-        ("min.s64 %D, %A, %B;", &|a, b, _| (a as i64).min(b as i64) as u64),
+        ("mul.hi.u64 %D, %A, %B;", &|a, b, _| {
+            ((u128::from(a) * u128::from(b)) >> 64) as u64
+        }),
+        ("mul.hi.s64 %D, %A, %B;", &|a, b, _| {
+            ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
+        }),
+        ("mad.lo.u64 %D, %A, %B, %C;", &|a, b, c| {
+            a.wrapping_mul(b).wrapping_add(c)
+        }),
+        ("mad.hi.s64 %D, %A, %B, %C;", &|a, b, c| {
+            (((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64).wrapping_add(c)
+        }),
+        ("mul.wide.s32 %D, %a, %b;", &|a, b, _| {
+            (i64::from(a as i32) * i64::from(b as i32)) as u64
+        }),
+        ("mad.wide.u32 %D, %a, %b, %C;", &|a, b, c| {
+            c.wrapping_add(u64::from(a as u32) * u64::from(b as u32))
+        }),
+        ("or.b64 %w6, %B, 1; div.s64 %D, %A, %w6;", &|a, b, _| {
+            (a as i64).wrapping_div((b | 1) as i64) as u64
+        }),
+        ("or.b64 %w6, %B, 1; rem.u64 %D, %A, %w6;", &|a, b, _| {
+            a % (b | 1)
+        }),
+        ("min.s64 %D, %A, %B;", &|a, b, _| {
+            (a as i64).min(b as i64) as u64
+        }),
         ("max.u64 %D, %A, %B;", &|a, b, _| a.max(b)),
-        ("shl.b64 %D, %A, %b;", &|a, b, _| if b as u32 > 63 { 0 } else { a << (b as u32) }),
-        ("shr.s64 %D, %A, %b;", &|a, b, _| ((a as i64) >> (b as u32).min(63)) as u64),
-        ("shr.u64 %D, %A, %b;", &|a, b, _| if b as u32 > 63 { 0 } else { a >> (b as u32) }),
+        ("shl.b64 %D, %A, %b;", &|a, b, _| {
+            if b as u32 > 63 { 0 } else { a << (b as u32) }
+        }),
+        ("shr.s64 %D, %A, %b;", &|a, b, _| {
+            ((a as i64) >> (b as u32).min(63)) as u64
+        }),
+        ("shr.u64 %D, %A, %b;", &|a, b, _| {
+            if b as u32 > 63 { 0 } else { a >> (b as u32) }
+        }),
         ("popc.b64 %d, %A;", &|a, _, _| a.count_ones().into()),
         ("clz.b64 %d, %A;", &|a, _, _| a.leading_zeros().into()),
         ("brev.b64 %D, %A;", &|a, _, _| a.reverse_bits()),
-        ("setp.gt.s64 %p, %A, %B; selp.b64 %D, %A, %C, %p;", &|a, b, c| if a as i64 > b as i64 { a } else { c }),
+        (
+            "setp.gt.s64 %p, %A, %B; selp.b64 %D, %A, %C, %p;",
+            &|a, b, c| if a as i64 > b as i64 { a } else { c },
+        ),
     ]);
 }
 
@@ -164,9 +276,14 @@ fn carries_chain_through_wide_sums() {
         ),
         (
             "mul.lo.u32 %r4, %a, %b; mul.hi.u32 %r5, %a, %b; mad.lo.cc.u32 %r4, %a, %c, %r4; madc.hi.u32 %r5, %a, %c, %r5; mov.b64 %D, {%r4, %r5};",
-            &|a, b, c| (u64::from(a as u32) * u64::from(b as u32)).wrapping_add(u64::from(a as u32) * u64::from(c as u32)),
+            &|a, b, c| {
+                (u64::from(a as u32) * u64::from(b as u32))
+                    .wrapping_add(u64::from(a as u32) * u64::from(c as u32))
+            },
         ),
-        ("add.cc.u64 %w6, %A, %B; addc.u64 %D, 0, 0;", &|a, b, _| u64::from(a.checked_add(b).is_none())),
+        ("add.cc.u64 %w6, %A, %B; addc.u64 %D, 0, 0;", &|a, b, _| {
+            u64::from(a.checked_add(b).is_none())
+        }),
     ]);
 }
 
@@ -174,9 +291,17 @@ fn carries_chain_through_wide_sums() {
 fn bit_manipulation_agrees_with_the_model() {
     let bfe = |a: u32, pos: u32, len: u32, signed: bool| {
         let (pos, len) = (pos & 0xff, len & 0xff);
-        let sign = if !signed || len == 0 { false } else { a >> (pos + len - 1).min(31) & 1 == 1 };
+        let sign = if !signed || len == 0 {
+            false
+        } else {
+            a >> (pos + len - 1).min(31) & 1 == 1
+        };
         (0..32).fold(0u32, |d, i| {
-            let bit = if i < len && pos + i < 32 { a >> (pos + i) & 1 == 1 } else { sign };
+            let bit = if i < len && pos + i < 32 {
+                a >> (pos + i) & 1 == 1
+            } else {
+                sign
+            };
             d | u32::from(bit) << i
         })
     };
@@ -185,79 +310,152 @@ fn bit_manipulation_agrees_with_the_model() {
         ("or.b32 %d, %a, %b;", &w(|a, b, _| a | b)),
         ("xor.b32 %d, %a, %b;", &w(|a, b, _| a ^ b)),
         ("cnot.b32 %d, %a;", &w(|a, _, _| u32::from(a == 0))),
-        ("lop3.b32 %d, %a, %b, %c, 0xCA;", &w(|a, b, c| a & b | !a & c)),
+        (
+            "lop3.b32 %d, %a, %b, %c, 0xCA;",
+            &w(|a, b, c| a & b | !a & c),
+        ),
         ("lop3.b32 %d, %a, %b, %c, 0x96;", &w(|a, b, c| a ^ b ^ c)),
-        ("shl.b32 %d, %a, %b;", &w(|a, b, _| a.checked_shl(b).unwrap_or(0))),
-        ("shr.u32 %d, %a, %b;", &w(|a, b, _| a.checked_shr(b).unwrap_or(0))),
-        ("shr.s32 %d, %a, %b;", &w(|a, b, _| ((a as i32) >> b.min(31)) as u32)),
-        ("shf.l.wrap.b32 %d, %a, %b, %c;", &w(|a, b, c| (((u64::from(b) << 32 | u64::from(a)) << (c & 31)) >> 32) as u32)),
-        ("shf.r.clamp.b32 %d, %a, %b, %c;", &w(|a, b, c| ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32)),
+        (
+            "shl.b32 %d, %a, %b;",
+            &w(|a, b, _| a.checked_shl(b).unwrap_or(0)),
+        ),
+        (
+            "shr.u32 %d, %a, %b;",
+            &w(|a, b, _| a.checked_shr(b).unwrap_or(0)),
+        ),
+        (
+            "shr.s32 %d, %a, %b;",
+            &w(|a, b, _| ((a as i32) >> b.min(31)) as u32),
+        ),
+        (
+            "shf.l.wrap.b32 %d, %a, %b, %c;",
+            &w(|a, b, c| (((u64::from(b) << 32 | u64::from(a)) << (c & 31)) >> 32) as u32),
+        ),
+        (
+            "shf.r.clamp.b32 %d, %a, %b, %c;",
+            &w(|a, b, c| ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32),
+        ),
         ("bfe.u32 %d, %a, %b, %c;", &w(|a, b, c| bfe(a, b, c, false))),
         ("bfe.s32 %d, %a, %b, %c;", &w(|a, b, c| bfe(a, b, c, true))),
-        ("bfi.b32 %d, %a, %b, %c, 7;", &w(|a, b, c| {
-            (0..7).fold(b, |d, i| match (c & 0xff) + i {
-                bit @ 0..32 => d & !(1 << bit) | (a >> i & 1) << bit,
-                _ => d,
-            })
-        })),
-        ("prmt.b32 %d, %a, %b, 0x4F21;", &w(|a, b, _| {
-            let bytes = u64::from(b) << 32 | u64::from(a);
-            let byte = |i: u32| (bytes >> (i * 8)) as u8;
-            u32::from_le_bytes([byte(1), byte(2), ((byte(7) as i8) >> 7) as u8, byte(4)])
-        })),
+        (
+            "bfi.b32 %d, %a, %b, %c, 7;",
+            &w(|a, b, c| {
+                (0..7).fold(b, |d, i| match (c & 0xff) + i {
+                    bit @ 0..32 => d & !(1 << bit) | (a >> i & 1) << bit,
+                    _ => d,
+                })
+            }),
+        ),
+        (
+            "prmt.b32 %d, %a, %b, 0x4F21;",
+            &w(|a, b, _| {
+                let bytes = u64::from(b) << 32 | u64::from(a);
+                let byte = |i: u32| (bytes >> (i * 8)) as u8;
+                u32::from_le_bytes([byte(1), byte(2), ((byte(7) as i8) >> 7) as u8, byte(4)])
+            }),
+        ),
         ("popc.b32 %d, %a;", &w(|a, _, _| a.count_ones())),
         ("clz.b32 %d, %a;", &w(|a, _, _| a.leading_zeros())),
         ("brev.b32 %d, %a;", &w(|a, _, _| a.reverse_bits())),
-        ("bfind.u32 %d, %a;", &w(|a, _, _| a.checked_ilog2().unwrap_or(u32::MAX))),
-        ("bfind.shiftamt.s32 %d, %a;", &w(|a, _, _| {
-            let folded = if (a as i32) < 0 { !a } else { a };
-            folded.checked_ilog2().map_or(u32::MAX, |bit| 31 - bit)
-        })),
+        (
+            "bfind.u32 %d, %a;",
+            &w(|a, _, _| a.checked_ilog2().unwrap_or(u32::MAX)),
+        ),
+        (
+            "bfind.shiftamt.s32 %d, %a;",
+            &w(|a, _, _| {
+                let folded = if (a as i32) < 0 { !a } else { a };
+                folded.checked_ilog2().map_or(u32::MAX, |bit| 31 - bit)
+            }),
+        ),
     ]);
 }
 
 #[test]
 fn comparisons_combine_and_select() {
     check(&[
-        ("setp.ltu.f32 %p, %a, %b; selp.u32 %d, 1, 0, %p;", &w(|a, b, _| {
-            let (a, b) = (f32::from_bits(a), f32::from_bits(b));
-            u32::from(!(a >= b))
-        })),
-        ("setp.num.f32 %p, %a, %b; selp.u32 %d, 1, 0, %p;", &w(|a, b, _| {
-            u32::from(!f32::from_bits(a).is_nan() && !f32::from_bits(b).is_nan())
-        })),
-        ("setp.eq.u32 %q, %c, %b; setp.lt.and.s32 %p|%q, %a, %b, %q; selp.u32 %r0, 1, 0, %p; selp.u32 %r1, 2, 0, %q; or.b32 %d, %r0, %r1;",
-            &s(|a, b, c| i32::from(a < b && b == c) | i32::from(a >= b && b == c) << 1)),
-        ("set.gt.u32.s32 %d, %a, %b;", &s(|a, b, _| if a > b { -1 } else { 0 })),
-        ("slct.b32.s32 %d, %a, %b, %c;", &s(|a, b, c| if c >= 0 { a } else { b })),
-        ("setp.hi.u32 %p, %a, %b; @%p mov.u32 %d, 5; @!%p mov.u32 %d, 6;", &w(|a, b, _| if a > b { 5 } else { 6 })),
+        (
+            "setp.ltu.f32 %p, %a, %b; selp.u32 %d, 1, 0, %p;",
+            &w(|a, b, _| {
+                let (a, b) = (f32::from_bits(a), f32::from_bits(b));
+                u32::from(!(a >= b))
+            }),
+        ),
+        (
+            "setp.num.f32 %p, %a, %b; selp.u32 %d, 1, 0, %p;",
+            &w(|a, b, _| u32::from(!f32::from_bits(a).is_nan() && !f32::from_bits(b).is_nan())),
+        ),
+        (
+            "setp.eq.u32 %q, %c, %b; setp.lt.and.s32 %p|%q, %a, %b, %q; selp.u32 %r0, 1, 0, %p; selp.u32 %r1, 2, 0, %q; or.b32 %d, %r0, %r1;",
+            &s(|a, b, c| i32::from(a < b && b == c) | i32::from(a >= b && b == c) << 1),
+        ),
+        (
+            "set.gt.u32.s32 %d, %a, %b;",
+            &s(|a, b, _| if a > b { -1 } else { 0 }),
+        ),
+        (
+            "slct.b32.s32 %d, %a, %b, %c;",
+            &s(|a, b, c| if c >= 0 { a } else { b }),
+        ),
+        (
+            "setp.hi.u32 %p, %a, %b; @%p mov.u32 %d, 5; @!%p mov.u32 %d, 6;",
+            &w(|a, b, _| if a > b { 5 } else { 6 }),
+        ),
     ]);
 }
 
 #[test]
 fn conversions_round_saturate_and_extend() {
     let f = |bits: u64| f32::from_bits(bits as u32);
-    let nan = |value: f32| if value.is_nan() { 0x7fff_ffff } else { u64::from(value.to_bits()) };
+    let nan = |value: f32| {
+        if value.is_nan() {
+            0x7fff_ffff
+        } else {
+            u64::from(value.to_bits())
+        }
+    };
     check(&[
         ("cvt.s64.s8 %D, %A;", &|a, _, _| i64::from(a as i8) as u64),
         ("cvt.u32.u16 %d, %s;", &|a, _, _| a & 0xffff),
-        ("cvt.s32.s16 %d, %s;", &|a, _, _| u64::from(i32::from(a as i16) as u32)),
-        ("cvt.sat.u8.s32 %d, %a;", &|a, _, _| (a as i32).clamp(0, 255) as u64),
-        ("cvt.sat.s32.s64 %d, %A;", &|a, _, _| u64::from((a as i64).clamp(i32::MIN.into(), i32::MAX.into()) as u32)),
-        ("cvt.rzi.s32.f32 %d, %a;", &|a, _, _| u64::from(f(a) as i32 as u32)),
-        ("cvt.rni.u32.f32 %d, %a;", &|a, _, _| u64::from(f(a).round_ties_even() as u32)),
-        ("cvt.rmi.s32.f32 %d, %a;", &|a, _, _| u64::from(f(a).floor() as i32 as u32)),
+        ("cvt.s32.s16 %d, %s;", &|a, _, _| {
+            u64::from(i32::from(a as i16) as u32)
+        }),
+        ("cvt.sat.u8.s32 %d, %a;", &|a, _, _| {
+            (a as i32).clamp(0, 255) as u64
+        }),
+        ("cvt.sat.s32.s64 %d, %A;", &|a, _, _| {
+            u64::from((a as i64).clamp(i32::MIN.into(), i32::MAX.into()) as u32)
+        }),
+        ("cvt.rzi.s32.f32 %d, %a;", &|a, _, _| {
+            u64::from(f(a) as i32 as u32)
+        }),
+        ("cvt.rni.u32.f32 %d, %a;", &|a, _, _| {
+            u64::from(f(a).round_ties_even() as u32)
+        }),
+        ("cvt.rmi.s32.f32 %d, %a;", &|a, _, _| {
+            u64::from(f(a).floor() as i32 as u32)
+        }),
         ("cvt.rpi.f32.f32 %d, %a;", &|a, _, _| nan(f(a).ceil())),
-        ("cvt.rn.f32.u64 %d, %A;", &|a, _, _| u64::from((a as f32).to_bits())),
-        ("cvt.rn.f64.s64 %D, %A;", &|a, _, _| ((a as i64) as f64).to_bits()),
-        ("cvt.rn.f32.f64 %d, %A;", &|a, _, _| nan(f64::from_bits(a) as f32)),
+        ("cvt.rn.f32.u64 %d, %A;", &|a, _, _| {
+            u64::from((a as f32).to_bits())
+        }),
+        ("cvt.rn.f64.s64 %D, %A;", &|a, _, _| {
+            ((a as i64) as f64).to_bits()
+        }),
+        ("cvt.rn.f32.f64 %d, %A;", &|a, _, _| {
+            nan(f64::from_bits(a) as f32)
+        }),
         ("cvt.sat.f32.f32 %d, %a;", &|a, _, _| {
             let value = f(a);
             u64::from(if value > 0.0 { value.min(1.0) } else { 0.0 }.to_bits())
         }),
         ("cvt.rn.f16.f32 %v, %a;", &|a, _, _| {
             let half = half::f16::from_f32(f(a));
-            u64::from(if half.is_nan() { 0x7fff } else { half.to_bits() })
+            u64::from(if half.is_nan() {
+                0x7fff
+            } else {
+                half.to_bits()
+            })
         }),
     ]);
 }
@@ -265,59 +463,107 @@ fn conversions_round_saturate_and_extend() {
 #[test]
 fn floating_point_arithmetic_is_exact_for_every_rounding() {
     let f = |bits: u64| f32::from_bits(bits as u32);
-    let nan = |value: f32| if value.is_nan() { 0x7fff_ffff } else { u64::from(value.to_bits()) };
+    let nan = |value: f32| {
+        if value.is_nan() {
+            0x7fff_ffff
+        } else {
+            u64::from(value.to_bits())
+        }
+    };
     // A directed f32 result from the exact f64 one.
     let down = move |exact: f64| {
         let near = exact as f32;
-        if f64::from(near) > exact { near.next_down() } else { near }
+        if f64::from(near) > exact {
+            near.next_down()
+        } else {
+            near
+        }
     };
     let up = move |exact: f64| {
         let near = exact as f32;
-        if f64::from(near) < exact { near.next_up() } else { near }
+        if f64::from(near) < exact {
+            near.next_up()
+        } else {
+            near
+        }
     };
     check(&[
         ("add.f32 %d, %a, %b;", &|a, b, _| nan(f(a) + f(b))),
         ("sub.rn.f32 %d, %a, %b;", &|a, b, _| nan(f(a) - f(b))),
         ("mul.rn.f32 %d, %a, %b;", &|a, b, _| nan(f(a) * f(b))),
-        ("fma.rn.f32 %d, %a, %b, %c;", &|a, b, c| nan(f(a).mul_add(f(b), f(c)))),
+        ("fma.rn.f32 %d, %a, %b, %c;", &|a, b, c| {
+            nan(f(a).mul_add(f(b), f(c)))
+        }),
         ("div.rn.f32 %d, %a, %b;", &|a, b, _| nan(f(a) / f(b))),
         ("sqrt.rn.f32 %d, %a;", &|a, _, _| nan(f(a).sqrt())),
         ("rcp.rn.f32 %d, %a;", &|a, _, _| nan(1.0 / f(a))),
-        ("mul.rm.f32 %d, %a, %b;", &|a, b, _| nan(down(f64::from(f(a)) * f64::from(f(b))))),
-        ("mul.rp.f32 %d, %a, %b;", &|a, b, _| nan(up(f64::from(f(a)) * f64::from(f(b))))),
+        ("mul.rm.f32 %d, %a, %b;", &|a, b, _| {
+            nan(down(f64::from(f(a)) * f64::from(f(b))))
+        }),
+        ("mul.rp.f32 %d, %a, %b;", &|a, b, _| {
+            nan(up(f64::from(f(a)) * f64::from(f(b))))
+        }),
         ("mul.rz.f32 %d, %a, %b;", &|a, b, _| {
             let exact = f64::from(f(a)) * f64::from(f(b));
             nan(if exact > 0.0 { down(exact) } else { up(exact) })
         }),
         // NaN payloads of f64 are not specified: all of them count as one.
-        ("add.f64 %D, %A, %B; testp.notanumber.f64 %p, %D; selp.b64 %D, -1, %D, %p;", &|a, b, _| {
-            let sum = f64::from_bits(a) + f64::from_bits(b);
-            if sum.is_nan() { u64::MAX } else { sum.to_bits() }
-        }),
-        ("fma.rn.f64 %D, %A, %B, %C; testp.notanumber.f64 %p, %D; selp.b64 %D, -1, %D, %p;", &|a, b, c| {
-            let sum = f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c));
-            if sum.is_nan() { u64::MAX } else { sum.to_bits() }
-        }),
+        (
+            "add.f64 %D, %A, %B; testp.notanumber.f64 %p, %D; selp.b64 %D, -1, %D, %p;",
+            &|a, b, _| {
+                let sum = f64::from_bits(a) + f64::from_bits(b);
+                if sum.is_nan() {
+                    u64::MAX
+                } else {
+                    sum.to_bits()
+                }
+            },
+        ),
+        (
+            "fma.rn.f64 %D, %A, %B, %C; testp.notanumber.f64 %p, %D; selp.b64 %D, -1, %D, %p;",
+            &|a, b, c| {
+                let sum = f64::from_bits(a).mul_add(f64::from_bits(b), f64::from_bits(c));
+                if sum.is_nan() {
+                    u64::MAX
+                } else {
+                    sum.to_bits()
+                }
+            },
+        ),
         ("abs.f32 %d, %a;", &|a, _, _| a & 0x7fff_ffff),
-        ("copysign.f32 %d, %a, %b;", &|a, b, _| b & 0x7fff_ffff | a & 0x8000_0000),
+        ("copysign.f32 %d, %a, %b;", &|a, b, _| {
+            b & 0x7fff_ffff | a & 0x8000_0000
+        }),
     ]);
 }
 
 #[test]
 fn subnormals_are_flushed_where_asked() {
-    let inputs = [vec![1u64; COUNT], vec![0x3f80_0000u64; COUNT], vec![0x8000_0001u64; COUNT]];
+    let inputs = [
+        vec![1u64; COUNT],
+        vec![0x3f80_0000u64; COUNT],
+        vec![0x8000_0001u64; COUNT],
+    ];
     let one = |body: &str| evaluate(body, &inputs)[0];
     assert_eq!(one("add.ftz.f32 %d, %a, %a;"), 0);
     assert_eq!(one("add.f32 %d, %a, %a;"), 2);
     assert_eq!(one("mul.ftz.f32 %d, %c, %b;"), 0x8000_0000);
     assert_eq!(one("fma.rn.ftz.f32 %d, %a, %b, %b;"), 0x3f80_0000);
-    assert_eq!(one("setp.eq.ftz.f32 %p, %a, 0f00000000; selp.u32 %d, 1, 0, %p;"), 1);
-    assert_eq!(one("setp.eq.f32 %p, %a, 0f00000000; selp.u32 %d, 1, 0, %p;"), 0);
+    assert_eq!(
+        one("setp.eq.ftz.f32 %p, %a, 0f00000000; selp.u32 %d, 1, 0, %p;"),
+        1
+    );
+    assert_eq!(
+        one("setp.eq.f32 %p, %a, 0f00000000; selp.u32 %d, 1, 0, %p;"),
+        0
+    );
 }
 
 #[test]
 fn approximations_keep_within_their_bounds() {
-    let xs: Vec<u64> = (0..COUNT).map(|i| u64::from((0.07f32 * (i as f32 + 1.0)).to_bits())).collect();
+    let xs: Vec<u64> = (0..COUNT)
+        .map(|i| u64::from((0.07f32 * (i as f32 + 1.0)).to_bits()))
+        .collect();
     let inputs = [xs.clone(), xs.clone(), xs.clone()];
     let cases: [(&str, fn(f64) -> f64, f64); 7] = [
         ("sin.approx.f32 %d, %a;", f64::sin, 7e-7),
@@ -331,7 +577,10 @@ fn approximations_keep_within_their_bounds() {
     for (body, model, bound) in cases {
         for (x, y) in xs.iter().zip(evaluate(body, &inputs)) {
             let (x, y) = (f32::from_bits(*x as u32), f32::from_bits(y as u32));
-            assert!((f64::from(y) - model(x.into())).abs() <= bound, "{body} of {x} is {y}");
+            assert!(
+                (f64::from(y) - model(x.into())).abs() <= bound,
+                "{body} of {x} is {y}"
+            );
         }
     }
 }
@@ -347,11 +596,21 @@ fn random_straight_line_programs_agree_with_the_model() {
         (state >> 33) as usize % bound
     };
     for _ in 0..60 {
-        let mut body = String::from("mov.u32 %r0, %a; mov.u32 %r1, %b; mov.u32 %r2, %c; mov.u32 %r3, 7;\n");
+        let mut body =
+            String::from("mov.u32 %r0, %a; mov.u32 %r1, %b; mov.u32 %r2, %c; mov.u32 %r3, 7;\n");
         let mut steps = Vec::new();
         for _ in 0..40 {
             let (f, d, a, b, guard) = (random(8), random(4), random(4), random(4), random(3));
-            let text = ["add.u32", "sub.u32", "mul.lo.u32", "xor.b32", "min.s32", "shl.b32", "and.b32", "max.u32"][f];
+            let text = [
+                "add.u32",
+                "sub.u32",
+                "mul.lo.u32",
+                "xor.b32",
+                "min.s32",
+                "shl.b32",
+                "and.b32",
+                "max.u32",
+            ][f];
             let guard_text = match guard {
                 0 => format!("setp.lt.u32 %p, %r{a}, %r{b}; @%p "),
                 1 => format!("setp.lt.u32 %p, %r{a}, %r{b}; @!%p "),
@@ -363,7 +622,12 @@ fn random_straight_line_programs_agree_with_the_model() {
         body += "xor.b32 %r0, %r0, %r1; xor.b32 %r2, %r2, %r3; xor.b32 %d, %r0, %r2;";
         let results = evaluate(&body, &inputs);
         for lane in 0..COUNT {
-            let mut r = [inputs[0][lane] as u32, inputs[1][lane] as u32, inputs[2][lane] as u32, 7];
+            let mut r = [
+                inputs[0][lane] as u32,
+                inputs[1][lane] as u32,
+                inputs[2][lane] as u32,
+                7,
+            ];
             for &(f, d, a, b, guard) in &steps {
                 let (x, y) = (r[a], r[b]);
                 if guard == 0 && x >= y || guard == 1 && x < y {

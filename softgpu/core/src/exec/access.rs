@@ -64,6 +64,50 @@ cells! {
 #[derive(Debug, Clone, Copy)]
 pub struct Span(super::Range);
 
+/// The memory of a launch: what the embedder vouches for and, beside it, the grid's own workspace.
+pub struct WithWorkspace<'a> {
+    space: &'a dyn super::AddressSpace,
+    workspace: Box<[AtomicU64; 8]>,
+    range: super::Range,
+}
+
+impl<'a> WithWorkspace<'a> {
+    pub fn new(space: &'a dyn super::AddressSpace) -> Self {
+        let workspace = Box::new([const { AtomicU64::new(0) }; 8]);
+        let start = workspace.as_ptr().expose_provenance() as u64;
+        let end = start + size_of_val(&*workspace) as u64;
+        let range = super::Range {
+            start,
+            end,
+            writable: true,
+        };
+        Self {
+            space,
+            workspace,
+            range,
+        }
+    }
+
+    /// Where the workspace lies.
+    pub fn address(&self) -> u64 {
+        debug_assert_eq!(self.workspace.as_ptr().addr() as u64, self.range.start);
+        self.range.start
+    }
+}
+
+// SAFETY: the workspace consists of atomics and lives as long as `self`; all other ranges are those
+// of an address space that keeps its promise.
+unsafe impl super::AddressSpace for WithWorkspace<'_> {
+    fn resolve(&self, address: u64) -> Option<super::Range> {
+        let own = self.range.start <= address && address < self.range.end;
+        if own {
+            Some(self.range)
+        } else {
+            self.space.resolve(address)
+        }
+    }
+}
+
 /// The addresses of a warp's active lanes, summed up for one check.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
@@ -79,7 +123,11 @@ impl Extent {
         let first = addresses[(mask.trailing_zeros() & 31) as usize];
         let (mut low, mut high, mut bits) = (first, first, first);
         for (lane, &address) in addresses.iter().enumerate() {
-            let address = if mask >> lane & 1 != 0 { address } else { first };
+            let address = if mask >> lane & 1 != 0 {
+                address
+            } else {
+                first
+            };
             low = low.min(address);
             high = high.max(address);
             bits |= address;
@@ -95,7 +143,11 @@ impl Extent {
 
 impl Span {
     /// Nothing.
-    pub const EMPTY: Self = Self(super::Range { start: 0, end: 0, writable: false });
+    pub const EMPTY: Self = Self(super::Range {
+        start: 0,
+        end: 0,
+        writable: false,
+    });
 
     /// Believes a range.
     ///
@@ -108,7 +160,10 @@ impl Span {
 
     #[inline(always)]
     fn covers(self, low: u64, high: u64, bytes: u64, write: bool) -> bool {
-        low >= self.0.start && high < self.0.end && self.0.end - high >= bytes && (self.0.writable || !write)
+        low >= self.0.start
+            && high < self.0.end
+            && self.0.end - high >= bytes
+            && (self.0.writable || !write)
     }
 
     /// Whether an access of every lane lies inside and is aligned.

@@ -1,14 +1,17 @@
 //! A block: its warps, its shared memory and its barriers, run in turns on one OS thread.
 #![forbid(unsafe_code)]
-#![allow(clippy::cast_possible_truncation, reason = "lane and warp numbers are small")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lane and warp numbers are small"
+)]
 
+use super::AddressSpace;
 use super::fault::FaultKind;
 use super::grid::Shape;
 use super::interpret::{Cursor, Event, execute, first_active, set_uniform};
 use super::memory::{Spans, View, lanes};
 use super::print;
 use super::warp::{Path, State, Warp};
-use super::AddressSpace;
 use crate::ptx::ir::*;
 
 /// Instructions a warp executes before the next one has its turn.
@@ -45,7 +48,13 @@ struct Barrier {
     any: bool,
 }
 
-const IDLE: Barrier = Barrier { arrived: [0; 32], count: 0, popc: 0, all: true, any: false };
+const IDLE: Barrier = Barrier {
+    arrived: [0; 32],
+    count: 0,
+    popc: 0,
+    all: true,
+    any: false,
+};
 
 #[derive(Debug)]
 pub struct Block {
@@ -63,7 +72,9 @@ impl Block {
     pub fn new(shape: &Shape<'_>) -> Self {
         Self {
             index: [0; 3],
-            warps: (0..shape.threads.div_ceil(32)).map(|warp| Warp::new(shape, warp)).collect(),
+            warps: (0..shape.threads.div_ceil(32))
+                .map(|warp| Warp::new(shape, warp))
+                .collect(),
             shared: vec![0; shape.shared_bytes as usize],
             barriers: vec![IDLE; 16],
             arrivals: false,
@@ -87,13 +98,22 @@ impl Block {
     }
 
     /// Runs all warps in turns until they have finished or `budget` instructions are spent.
-    pub fn run(&mut self, shape: &Shape<'_>, space: &dyn AddressSpace, budget: u64) -> Result<Turn, BlockFault> {
+    pub fn run(
+        &mut self,
+        shape: &Shape<'_>,
+        space: &dyn AddressSpace,
+        budget: u64,
+    ) -> Result<Turn, BlockFault> {
         let limit = self.instructions + budget;
         loop {
             let (mut runnable, mut live) = (false, false);
             for warp in 0..self.warps.len() {
                 live |= self.warps[warp].live != 0;
-                if self.warps[warp].paths.iter().any(|path| !matches!(path.state, State::Barrier(_))) {
+                if self.warps[warp]
+                    .paths
+                    .iter()
+                    .any(|path| !matches!(path.state, State::Barrier(_)))
+                {
                     runnable = true;
                     self.run_warp(shape, space, warp)?;
                 }
@@ -105,8 +125,14 @@ impl Block {
                 // Every thread waits at a barrier that can never complete: a device would hang.
                 let warp = self.warps.iter().find(|warp| !warp.paths.is_empty());
                 let path = warp.and_then(|warp| warp.paths.first().map(|path| (warp.index, path)));
-                let (thread, pc) = path.map_or((0, 0), |(index, path)| (index * 32 + path.mask.trailing_zeros(), path.pc));
-                return Err(BlockFault { kind: FaultKind::RunAway, thread, pc });
+                let (thread, pc) = path.map_or((0, 0), |(index, path)| {
+                    (index * 32 + path.mask.trailing_zeros(), path.pc)
+                });
+                return Err(BlockFault {
+                    kind: FaultKind::RunAway,
+                    thread,
+                    pc,
+                });
             }
             if self.instructions >= limit {
                 return Ok(Turn::Paused);
@@ -115,10 +141,17 @@ impl Block {
     }
 
     /// One turn of a warp.
-    fn run_warp(&mut self, shape: &Shape<'_>, space: &dyn AddressSpace, index: usize) -> Result<(), BlockFault> {
+    fn run_warp(
+        &mut self,
+        shape: &Shape<'_>,
+        space: &dyn AddressSpace,
+        index: usize,
+    ) -> Result<(), BlockFault> {
         let mut fuel = WARP_FUEL;
         while fuel > 0 {
-            let Some(place) = self.choose(index) else { return Ok(()) };
+            let Some(place) = self.choose(index) else {
+                return Ok(());
+            };
             let module = shape.launch.module;
             let warp = &mut self.warps[index];
             let path = warp.paths[place];
@@ -127,7 +160,11 @@ impl Block {
             let stop = warp
                 .paths
                 .iter()
-                .filter(|other| other.frame == path.frame && other.pc > path.pc && !matches!(other.state, State::Barrier(_)))
+                .filter(|other| {
+                    other.frame == path.frame
+                        && other.pc > path.pc
+                        && !matches!(other.state, State::Barrier(_))
+                })
                 .map(|other| other.pc)
                 .min()
                 .unwrap_or(u32::MAX);
@@ -163,11 +200,12 @@ impl Block {
             if matches!(event, Event::Yield) {
                 fuel = 0;
             }
-            self.handle(shape, space, index, place, event).map_err(|(lane, kind)| BlockFault {
-                kind,
-                thread: (index * 32 + lane) as u32,
-                pc,
-            })?;
+            self.handle(shape, space, index, place, event)
+                .map_err(|(lane, kind)| BlockFault {
+                    kind,
+                    thread: (index * 32 + lane) as u32,
+                    pc,
+                })?;
         }
         Ok(())
     }
@@ -201,7 +239,9 @@ impl Block {
             warp.turn = warp.turn.wrapping_add(1);
             let count = warp.paths.len();
             let start = warp.turn / 2;
-            let next = (0..count).map(|step| (start + step) % count).find(|&place| ready(&warp.paths[place]));
+            let next = (0..count)
+                .map(|step| (start + step) % count)
+                .find(|&place| ready(&warp.paths[place]));
             if next.is_some() {
                 return next;
             }
@@ -218,7 +258,10 @@ impl Block {
             return chosen;
         }
         // Nobody else can come: what waits for lanes of this warp goes on with those that are there.
-        let waiting = warp.paths.iter().position(|path| matches!(path.state, State::Gathering(_)))?;
+        let waiting = warp
+            .paths
+            .iter()
+            .position(|path| matches!(path.state, State::Gathering(_)))?;
         let path = &mut warp.paths[waiting];
         path.state = State::Ready;
         path.forced = true;
@@ -243,7 +286,11 @@ impl Block {
                 let taken = split(warp, place, active);
                 warp.paths[taken].pc = target;
             }
-            Event::Scatter { active, table, index } => {
+            Event::Scatter {
+                active,
+                table,
+                index,
+            } => {
                 let values = warp.frames[warp.paths[place].frame].w[index.index()];
                 let table = &module.tables[table as usize];
                 let going = split(warp, place, active);
@@ -253,17 +300,26 @@ impl Block {
                     let same = lanes(path.mask).filter(|&lane| values[lane] == value);
                     let same = same.fold(0, |bits, lane| bits | 1 << lane);
                     let Some(&target) = table.get(value as usize) else {
-                        return Err((path.mask.trailing_zeros() as usize, FaultKind::IllegalInstruction));
+                        return Err((
+                            path.mask.trailing_zeros() as usize,
+                            FaultKind::IllegalInstruction,
+                        ));
                     };
                     if same == path.mask {
                         warp.paths[going].pc = target;
                         break;
                     }
                     warp.paths[going].mask &= !same;
-                    warp.paths.push(Path { mask: same, pc: target, ..path });
+                    warp.paths.push(Path {
+                        mask: same,
+                        pc: target,
+                        ..path
+                    });
                 }
             }
-            Event::Call { active, site } => return self.call(shape, space, index, place, active, site),
+            Event::Call { active, site } => {
+                return self.call(shape, space, index, place, active, site);
+            }
             Event::Return { active } => self.leave(shape, index, place, active)?,
             Event::Exit { active } => {
                 let leaving = split(warp, place, active);
@@ -273,7 +329,9 @@ impl Block {
                 let mut frame = Some(frame);
                 while let Some(current) = frame {
                     warp.frames[current].lanes &= !active;
-                    frame = warp.frames[current].caller.filter(|_| warp.frames[current].depth > 0);
+                    frame = warp.frames[current]
+                        .caller
+                        .filter(|_| warp.frames[current].depth > 0);
                     if warp.frames[current].lanes == 0 && warp.frames[current].depth > 0 {
                         warp.free.push(current);
                     }
@@ -285,9 +343,14 @@ impl Block {
                 let waiting = split(warp, place, active);
                 warp.paths[waiting].state = State::Gathering(wanted);
                 let at_sync = |path: &Path| {
-                    matches!(path.state, State::Gathering(_)) && matches!(module.code[path.pc as usize].op, Op::WarpSync { .. })
+                    matches!(path.state, State::Gathering(_))
+                        && matches!(module.code[path.pc as usize].op, Op::WarpSync { .. })
                 };
-                let arrived = warp.paths.iter().filter(|path| at_sync(path)).fold(0, |bits, path| bits | path.mask);
+                let arrived = warp
+                    .paths
+                    .iter()
+                    .filter(|path| at_sync(path))
+                    .fold(0, |bits, path| bits | path.mask);
                 if wanted & !arrived == 0 {
                     for path in warp.paths.iter_mut().filter(|path| at_sync(path)) {
                         path.pc += 1;
@@ -300,16 +363,33 @@ impl Block {
         Ok(())
     }
 
-    fn arrive(&mut self, shape: &Shape<'_>, index: usize, place: usize, active: u32) -> Result<(), (usize, FaultKind)> {
+    fn arrive(
+        &mut self,
+        shape: &Shape<'_>,
+        index: usize,
+        place: usize,
+        active: u32,
+    ) -> Result<(), (usize, FaultKind)> {
         let warp = &mut self.warps[index];
         let pc = warp.paths[place].pc;
-        let Op::Barrier { f, id, count, p, .. } = shape.launch.module.code[pc as usize].op else { return Ok(()) };
+        let Op::Barrier {
+            f, id, count, p, ..
+        } = shape.launch.module.code[pc as usize].op
+        else {
+            return Ok(());
+        };
         let frame = &warp.frames[warp.paths[place].frame];
-        let illegal = (active.trailing_zeros() as usize, FaultKind::IllegalInstruction);
+        let illegal = (
+            active.trailing_zeros() as usize,
+            FaultKind::IllegalInstruction,
+        );
         let number = first_active(&frame.w[id.index()], active) as usize;
-        let barrier = self.barriers.get_mut(number).ok_or_else(|| illegal.clone())?;
+        let barrier = self
+            .barriers
+            .get_mut(number)
+            .ok_or_else(|| illegal.clone())?;
         let wanted = count.map_or(0, |count| first_active(&frame.w[count.index()], active));
-        if count.is_some() && (wanted == 0 || wanted % 32 != 0) {
+        if count.is_some() && (wanted == 0 || !wanted.is_multiple_of(32)) {
             return Err(illegal);
         }
         barrier.count = wanted;
@@ -317,7 +397,9 @@ impl Block {
         self.arrivals = true;
         if let Some(p) = p {
             let negate = match f {
-                BarrierOp::Popc { negate } | BarrierOp::And { negate } | BarrierOp::Or { negate } => negate,
+                BarrierOp::Popc { negate }
+                | BarrierOp::And { negate }
+                | BarrierOp::Or { negate } => negate,
                 _ => false,
             };
             let bits = frame.p[p.index()] ^ if negate { u32::MAX } else { 0 };
@@ -348,12 +430,23 @@ impl Block {
                 continue;
             }
             let complete = if barrier.count == 0 {
-                self.warps.iter().zip(barrier.arrived).all(|(warp, arrived)| warp.live & !arrived == 0)
+                self.warps
+                    .iter()
+                    .zip(barrier.arrived)
+                    .all(|(warp, arrived)| warp.live & !arrived == 0)
             } else {
                 // A warp counts as 32 threads once all lanes it has left are there.
-                let threads = self.warps.iter().zip(barrier.arrived).map(|(warp, arrived)| {
-                    if arrived != 0 && warp.live & !arrived == 0 { 32 } else { arrived.count_ones() }
-                });
+                let threads = self
+                    .warps
+                    .iter()
+                    .zip(barrier.arrived)
+                    .map(|(warp, arrived)| {
+                        if arrived != 0 && warp.live & !arrived == 0 {
+                            32
+                        } else {
+                            arrived.count_ones()
+                        }
+                    });
                 threads.sum::<u32>() >= barrier.count
             };
             if !complete {
@@ -362,8 +455,14 @@ impl Block {
             }
             let barrier = std::mem::replace(&mut self.barriers[number], IDLE);
             for warp in &mut self.warps {
-                for path in warp.paths.iter_mut().filter(|path| path.state == State::Barrier(number)) {
-                    if let Op::Barrier { f, d: Some(d), .. } = shape.launch.module.code[path.pc as usize].op {
+                for path in warp
+                    .paths
+                    .iter_mut()
+                    .filter(|path| path.state == State::Barrier(number))
+                {
+                    if let Op::Barrier { f, d: Some(d), .. } =
+                        shape.launch.module.code[path.pc as usize].op
+                    {
                         let value = match f {
                             BarrierOp::Popc { .. } => barrier.popc,
                             BarrierOp::And { .. } => u32::from(barrier.all),
@@ -404,28 +503,48 @@ impl Block {
                     spans: &mut self.spans,
                 };
                 for lane in lanes(active) {
-                    print::builtin(shape, &mut view, builtin, site, base, lane).map_err(|kind| (lane, kind))?;
+                    print::builtin(shape, &mut view, builtin, site, base, lane)
+                        .map_err(|kind| (lane, kind))?;
                 }
                 warp.paths[place].pc = pc + 1;
                 return Ok(());
             }
             CallTarget::Indirect => {
-                let Op::Call { target: Some(pointer), .. } = module.code[pc as usize].op else { return Ok(()) };
+                let Op::Call {
+                    target: Some(pointer),
+                    ..
+                } = module.code[pc as usize].op
+                else {
+                    return Ok(());
+                };
                 let values = warp.frames[caller].d[pointer.index()];
                 let lane = active.trailing_zeros() as usize & 31;
                 let address = values[lane];
-                let same = lanes(active).filter(|&lane| values[lane] == address).fold(0, |bits, lane| bits | 1 << lane);
+                let same = lanes(active)
+                    .filter(|&lane| values[lane] == address)
+                    .fold(0, |bits, lane| bits | 1 << lane);
                 let invalid = (lane, FaultKind::InvalidPc { address });
                 let number = address.wrapping_sub(FUNCTION_WINDOW);
-                let function = u32::try_from(number / 16).ok().filter(|_| number % 16 == 0);
+                let function = u32::try_from(number / 16)
+                    .ok()
+                    .filter(|_| number.is_multiple_of(16));
                 let function = function.filter(|&function| {
                     let found = module.functions.get(function as usize);
-                    let kernel = module.kernels.iter().any(|kernel| kernel.function == function);
+                    let kernel = module
+                        .kernels
+                        .iter()
+                        .any(|kernel| kernel.function == function);
                     let same = |slots: &[Slot], params: &[Param]| {
-                        slots.len() == params.len() && slots.iter().zip(params).all(|(slot, param)| slot.size == param.size)
+                        slots.len() == params.len()
+                            && slots
+                                .iter()
+                                .zip(params)
+                                .all(|(slot, param)| slot.size == param.size)
                     };
                     found.is_some_and(|found| {
-                        !kernel && same(&site.arguments, &found.params) && same(&site.results, &found.returns)
+                        !kernel
+                            && same(&site.arguments, &found.params)
+                            && same(&site.results, &found.returns)
                     })
                 });
                 (function.ok_or(invalid)?, same)
@@ -434,7 +553,9 @@ impl Block {
         let lane = active.trailing_zeros() as usize & 31;
         let code = &module.functions[function as usize];
         let (depth, local) = (warp.frames[caller].depth + 1, warp.frames[caller].local);
-        let own = module.functions[warp.frames[caller].function as usize].local_bytes.next_multiple_of(16);
+        let own = module.functions[warp.frames[caller].function as usize]
+            .local_bytes
+            .next_multiple_of(16);
         let local_callee = local + own;
         let end = u64::from(local_callee) + u64::from(code.local_bytes);
         if depth > MAX_DEPTH || end > warp.stride as u64 {
@@ -460,7 +581,9 @@ impl Block {
         if going != place && indirect {
             // The others may still have to call: their guard or pointer is looked at again.
             let guard = module.code[pc as usize].guard;
-            let bits = guard.predicate.map_or(u32::MAX, |p| warp.frames[caller].p[p.index()]);
+            let bits = guard
+                .predicate
+                .map_or(u32::MAX, |p| warp.frames[caller].p[p.index()]);
             let bits = if guard.negate { !bits } else { bits };
             if warp.paths[place].mask & bits != 0 {
                 warp.paths[place].pc = pc;
@@ -472,12 +595,24 @@ impl Block {
         Ok(())
     }
 
-    fn leave(&mut self, shape: &Shape<'_>, index: usize, place: usize, active: u32) -> Result<(), (usize, FaultKind)> {
+    fn leave(
+        &mut self,
+        shape: &Shape<'_>,
+        index: usize,
+        place: usize,
+        active: u32,
+    ) -> Result<(), (usize, FaultKind)> {
         let module = shape.launch.module;
         let warp = &mut self.warps[index];
         let frame = warp.paths[place].frame;
-        let Some(caller) = warp.frames[frame].caller.filter(|_| warp.frames[frame].depth > 0) else {
-            return Err((active.trailing_zeros() as usize, FaultKind::IllegalInstruction));
+        let Some(caller) = warp.frames[frame]
+            .caller
+            .filter(|_| warp.frames[frame].depth > 0)
+        else {
+            return Err((
+                active.trailing_zeros() as usize,
+                FaultKind::IllegalInstruction,
+            ));
         };
         let (call_pc, callee_local) = (warp.frames[frame].call_pc, warp.frames[frame].local);
         let local = warp.frames[caller].local;
@@ -512,6 +647,9 @@ fn split(warp: &mut Warp, place: usize, active: u32) -> usize {
     }
     warp.paths[place].mask &= !active;
     warp.paths[place].pc += 1;
-    warp.paths.push(Path { mask: active, ..path });
+    warp.paths.push(Path {
+        mask: active,
+        ..path
+    });
     warp.paths.len() - 1
 }

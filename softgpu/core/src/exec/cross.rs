@@ -1,6 +1,11 @@
 //! Exchange and votes between the lanes of a warp.
 #![forbid(unsafe_code)]
-#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "PTX integers are reinterpreted: the casts are the semantics")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "PTX integers are reinterpreted: the casts are the semantics"
+)]
 
 use super::interpret::set_uniform;
 use super::memory::lanes;
@@ -11,7 +16,9 @@ use crate::ptx::ir::*;
 #[inline(never)]
 pub fn execute(op: Op, frame: &mut Frame, active: u32, members: u32) {
     match op {
-        Op::Shfl { f, a, b, c, d, p, .. } => shuffle(f, [a, b, c], d, p, frame, active),
+        Op::Shfl {
+            f, a, b, c, d, p, ..
+        } => shuffle(f, [a, b, c], d, p, frame, active),
         Op::Vote { f, a, d, .. } => {
             let bits = frame.p[a.index()] & active & members;
             let value = match f {
@@ -32,7 +39,9 @@ pub fn execute(op: Op, frame: &mut Frame, active: u32, members: u32) {
         }
         Op::Redux { f, a, d, .. } => {
             let values = frame.w[a.index()];
-            let result = lanes(active & members).map(|lane| values[lane]).reduce(|x, y| reduce(f, x, y));
+            let result = lanes(active & members)
+                .map(|lane| values[lane])
+                .reduce(|x, y| reduce(f, x, y));
             let mut result = result.unwrap_or(0);
             if let ReduxOp::MinF { abs: true, .. } | ReduxOp::MaxF { abs: true, .. } = f {
                 result &= 0x7fff_ffff;
@@ -75,10 +84,20 @@ fn shuffle(f: ShflMode, [a, b, c]: [W; 3], d: W, p: Option<P>, frame: &mut Frame
     }
 }
 
-fn matches(all: bool, values: &[u64; 32], d: W, p: Option<P>, frame: &mut Frame, active: u32, members: u32) {
+fn matches(
+    all: bool,
+    values: &[u64; 32],
+    d: W,
+    p: Option<P>,
+    frame: &mut Frame,
+    active: u32,
+    members: u32,
+) {
     let members = members & active;
     for lane in lanes(active) {
-        let same = lanes(members).filter(|&other| values[other] == values[lane]).fold(0, |bits, other| bits | 1 << other);
+        let same = lanes(members)
+            .filter(|&other| values[other] == values[lane])
+            .fold(0, |bits, other| bits | 1 << other);
         let value = if all && same != members { 0 } else { same };
         frame.w[d.index()][lane] = value;
         if let Some(p) = p {

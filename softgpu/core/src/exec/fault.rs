@@ -25,13 +25,13 @@ pub enum FaultKind {
     /// A failed device-side assertion.
     Assert {
         /// The condition.
-        message: String,
+        message: Box<str>,
         /// The source file.
-        file: String,
+        file: Box<str>,
         /// The line in it.
         line: u32,
         /// The function.
-        function: String,
+        function: Box<str>,
     },
     /// The call stack outgrew the thread's local memory.
     StackOverflow,

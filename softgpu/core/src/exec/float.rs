@@ -38,7 +38,14 @@ impl Format {
             FloatType::F32 => (24, -126, 127, 0, 32, 0x7fff_ffff),
             FloatType::F64 => (53, -1022, 1023, 0, 64, 0x7ff8_0000_0000_0000),
         };
-        Self { precision, min_exponent, max_exponent, padding, bits, nan }
+        Self {
+            precision,
+            min_exponent,
+            max_exponent,
+            padding,
+            bits,
+            nan,
+        }
     }
 
     const fn fraction_bits(self) -> u32 {
@@ -85,7 +92,11 @@ impl Format {
 
     /// Zero of the same sign in place of a subnormal number.
     pub const fn flush(self, bits: u64) -> u64 {
-        if self.is_subnormal(bits) { bits & self.sign_bit() } else { bits }
+        if self.is_subnormal(bits) {
+            bits & self.sign_bit()
+        } else {
+            bits
+        }
     }
 
     /// Significand and exponent of a finite value.
@@ -97,11 +108,22 @@ impl Format {
             return (self.is_negative(bits), u128::from(fraction), lowest);
         }
         let significand = fraction | 1 << (self.precision - 1);
-        (self.is_negative(bits), u128::from(significand), lowest + biased as i32 - 1)
+        (
+            self.is_negative(bits),
+            u128::from(significand),
+            lowest + biased as i32 - 1,
+        )
     }
 
     /// The nearest representable value; `sticky` stands for nonzero bits below `significand`.
-    pub fn pack(self, sign: bool, significand: u128, exponent: i32, sticky: bool, round: Round) -> u64 {
+    pub fn pack(
+        self,
+        sign: bool,
+        significand: u128,
+        exponent: i32,
+        sticky: bool,
+        round: Round,
+    ) -> u64 {
         let sign_bits = if sign { self.sign_bit() } else { 0 };
         if significand == 0 && !sticky {
             return sign_bits;
@@ -113,7 +135,11 @@ impl Format {
             ..=0 => (significand << -shift, false, sticky),
             1..=127 => {
                 let below = significand & ((1 << (shift - 1)) - 1);
-                (significand >> shift, significand >> (shift - 1) & 1 == 1, sticky || below != 0)
+                (
+                    significand >> shift,
+                    significand >> (shift - 1) & 1 == 1,
+                    sticky || below != 0,
+                )
             }
             128 => (0, significand >> 127 == 1, sticky || significand << 1 != 0),
             _ => (0, false, true),
@@ -141,9 +167,18 @@ impl Format {
                 Round::Down => sign,
                 Round::Up => !sign,
             };
-            return sign_bits | if away { self.infinity() } else { self.largest() };
+            return sign_bits
+                | if away {
+                    self.infinity()
+                } else {
+                    self.largest()
+                };
         }
-        let biased = if kept >= hidden { (exponent - lowest + 1) as u64 } else { 0 };
+        let biased = if kept >= hidden {
+            (exponent - lowest + 1) as u64
+        } else {
+            0
+        };
         let fraction = (kept & (hidden - 1)) as u64;
         sign_bits | biased << self.fraction_bits() | fraction << self.padding
     }
@@ -167,11 +202,16 @@ impl Format {
         if self.is_infinite(c) {
             return c;
         }
-        let ((_, sa, ea), (_, sb, eb), (addend_sign, sc, ec)) = (self.unpack(a), self.unpack(b), self.unpack(c));
+        let ((_, sa, ea), (_, sb, eb), (addend_sign, sc, ec)) =
+            (self.unpack(a), self.unpack(b), self.unpack(c));
         let product = (product_sign, sa * sb, ea + eb);
         let addend = (addend_sign, sc, ec);
         if product.1 == 0 && addend.1 == 0 {
-            let negative = if product_sign == addend_sign { product_sign } else { round == Round::Down };
+            let negative = if product_sign == addend_sign {
+                product_sign
+            } else {
+                round == Round::Down
+            };
             return if negative { self.sign_bit() } else { 0 };
         }
         if product.1 == 0 {
@@ -182,7 +222,11 @@ impl Format {
         }
         // The operand whose leading bit is higher is moved up to bit 125; the other one is aligned to it.
         let top = |value: (bool, u128, i32)| value.2 + 127 - value.1.leading_zeros() as i32;
-        let (big, small) = if top(product) >= top(addend) { (product, addend) } else { (addend, product) };
+        let (big, small) = if top(product) >= top(addend) {
+            (product, addend)
+        } else {
+            (addend, product)
+        };
         let up = big.1.leading_zeros() as i32 - 2;
         let (significand, exponent) = (big.1 << up, big.2 - up);
         let (aligned, sticky) = match exponent - small.2 {
@@ -199,7 +243,11 @@ impl Format {
             (big.0, significand - aligned - u128::from(sticky))
         };
         if difference == 0 && !sticky {
-            return if round == Round::Down { self.sign_bit() } else { 0 };
+            return if round == Round::Down {
+                self.sign_bit()
+            } else {
+                0
+            };
         }
         self.pack(sign, difference, exponent, sticky, round)
     }
@@ -219,7 +267,12 @@ impl Format {
         if self.is_nan(a) || self.is_nan(b) {
             return self.nan;
         }
-        match (self.is_infinite(a), self.is_infinite(b), self.is_zero(a), self.is_zero(b)) {
+        match (
+            self.is_infinite(a),
+            self.is_infinite(b),
+            self.is_zero(a),
+            self.is_zero(b),
+        ) {
             (true, true, ..) | (.., true, true) => return self.nan,
             (true, ..) | (.., true) => return sign_bits | self.infinity(),
             (_, true, ..) | (_, _, true, _) => return sign_bits,
@@ -227,7 +280,10 @@ impl Format {
         }
         let ((_, sa, ea), (_, sb, eb)) = (self.unpack(a), self.unpack(b));
         // Both significands are normalised, so that the quotient has at least 70 bits.
-        let (ua, ub) = (sa.leading_zeros() as i32 - 1, sb.leading_zeros() as i32 - 75);
+        let (ua, ub) = (
+            sa.leading_zeros() as i32 - 1,
+            sb.leading_zeros() as i32 - 75,
+        );
         let (sa, sb) = (sa << ua, if ub >= 0 { sb << ub } else { sb >> -ub });
         self.pack(sign, sa / sb, (ea - ua) - (eb - ub), sa % sb != 0, round)
     }
@@ -246,12 +302,22 @@ impl Format {
         }
         let scaled = significand << up;
         let root = scaled.isqrt();
-        self.pack(false, root, (exponent - up) / 2, root * root != scaled, round)
+        self.pack(
+            false,
+            root,
+            (exponent - up) / 2,
+            root * root != scaled,
+            round,
+        )
     }
 
     /// A value of this format in another one.
     pub fn convert(self, bits: u64, to: Self, round: Round) -> u64 {
-        let sign = if self.is_negative(bits) { to.sign_bit() } else { 0 };
+        let sign = if self.is_negative(bits) {
+            to.sign_bit()
+        } else {
+            0
+        };
         if self.is_nan(bits) {
             return to.nan;
         }
@@ -276,7 +342,11 @@ impl Format {
                 let (kept, half, rest) = match shift {
                     1..=127 => {
                         let below = significand & ((1 << (shift - 1)) - 1);
-                        (significand >> shift, significand >> (shift - 1) & 1 == 1, below != 0)
+                        (
+                            significand >> shift,
+                            significand >> (shift - 1) & 1 == 1,
+                            below != 0,
+                        )
                     }
                     _ => (0, false, significand != 0),
                 };
@@ -307,7 +377,7 @@ impl Format {
     }
 
     /// An integer in this format.
-    pub fn from_integer(self, value: i128, round: Round) -> u64 {
+    pub fn of_integer(self, value: i128, round: Round) -> u64 {
         self.pack(value < 0, value.unsigned_abs(), 0, false, round)
     }
 
@@ -316,7 +386,7 @@ impl Format {
         f64::from_bits(self.convert(bits, Self::of(FloatType::F64), Round::Nearest))
     }
 
-    pub fn from_f64(self, value: f64) -> u64 {
+    pub fn of_f64(self, value: f64) -> u64 {
         Self::of(FloatType::F64).convert(value.to_bits(), self, Round::Nearest)
     }
 }
@@ -364,16 +434,32 @@ mod tests {
             assert!(same32(F32.mul(a, b, n), x * y), "{x} * {y}");
             assert!(same32(F32.div(a, b, n), x / y), "{x} / {y}");
             assert!(same32(F32.sqrt(a, n), x.sqrt()), "sqrt {x}");
-            assert!(same32(F32.fma(a, b, c, n), x.mul_add(y, z)), "{x} * {y} + {z}");
+            assert!(
+                same32(F32.fma(a, b, c, n), x.mul_add(y, z)),
+                "{x} * {y} + {z}"
+            );
             let [x, y, z] = [abc[0], abc[1], abc[2]].map(f64::from_bits);
             assert!(same64(F64.add(abc[0], abc[1], n), x + y), "{x} + {y}");
             assert!(same64(F64.mul(abc[0], abc[1], n), x * y), "{x} * {y}");
             assert!(same64(F64.div(abc[0], abc[1], n), x / y), "{x} / {y}");
             assert!(same64(F64.sqrt(abc[0], n), x.sqrt()), "sqrt {x}");
-            assert!(same64(F64.fma(abc[0], abc[1], abc[2], n), x.mul_add(y, z)), "{x} * {y} + {z}");
+            assert!(
+                same64(F64.fma(abc[0], abc[1], abc[2], n), x.mul_add(y, z)),
+                "{x} * {y} + {z}"
+            );
             assert!(same32(F64.convert(abc[0], F32, n), x as f32), "{x}");
-            assert!(same64(F32.convert(a, F64, n), f64::from(f32::from_bits(a as u32))));
-            assert_eq!(F64.integer(abc[0], Round::Zero, i64::MIN.into(), i64::MAX.into()), if x.is_nan() { F64.integer(abc[0], Round::Zero, i64::MIN.into(), i64::MAX.into()) } else { i128::from(x as i64) });
+            assert!(same64(
+                F32.convert(a, F64, n),
+                f64::from(f32::from_bits(a as u32))
+            ));
+            assert_eq!(
+                F64.integer(abc[0], Round::Zero, i64::MIN.into(), i64::MAX.into()),
+                if x.is_nan() {
+                    F64.integer(abc[0], Round::Zero, i64::MIN.into(), i64::MAX.into())
+                } else {
+                    i128::from(x as i64)
+                }
+            );
         }
     }
 
@@ -391,7 +477,10 @@ mod tests {
             assert!(near == down || near == up);
             assert!(down == up || down.next_up() == up, "{x} + {y}");
             let zero = sum(Round::Zero);
-            assert!(zero == if near < 0.0 || up < 0.0 { up } else { down }, "{x} + {y}");
+            assert!(
+                zero == if near < 0.0 || up < 0.0 { up } else { down },
+                "{x} + {y}"
+            );
         }
     }
 
@@ -399,14 +488,21 @@ mod tests {
     fn halves_convert_as_the_half_crate_does() {
         for bits in 0..=u16::MAX {
             let theirs = half::f16::from_bits(bits).to_f32();
-            assert!(same32(F16.convert(bits.into(), F32, Round::Nearest), theirs));
+            assert!(same32(
+                F16.convert(bits.into(), F32, Round::Nearest),
+                theirs
+            ));
         }
         for bits in patterns(20_000) {
             let x = f32::from_bits(bits as u32);
             if !x.is_nan() {
                 let ours = F32.convert(bits & 0xffff_ffff, F16, Round::Nearest);
                 assert_eq!(ours, u64::from(half::f16::from_f32(x).to_bits()), "{x}");
-                let ours = F32.convert(bits & 0xffff_ffff, Format::of(FloatType::Bf16), Round::Nearest);
+                let ours = F32.convert(
+                    bits & 0xffff_ffff,
+                    Format::of(FloatType::Bf16),
+                    Round::Nearest,
+                );
                 assert_eq!(ours, u64::from(half::bf16::from_f32(x).to_bits()), "{x}");
             }
         }

@@ -1,10 +1,14 @@
 //! A grid: launch constants, and its blocks spread over OS threads.
 #![forbid(unsafe_code)]
-#![allow(clippy::cast_possible_truncation, reason = "block numbers have been checked against 2^31")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "block numbers have been checked against 2^31"
+)]
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::access::WithWorkspace;
 use super::block::{Block, Turn};
 use super::fault::{Fault, FaultKind};
 use super::{AddressSpace, Launch, Stats};
@@ -28,21 +32,41 @@ pub struct Shape<'a> {
     pub shared_bytes: u32,
     pub dynamic_shared: u32,
     pub local_bytes: u32,
+    /// Address of the grid's workspace.
+    workspace: u64,
 }
 
 impl<'a> Shape<'a> {
-    fn of(launch: &'a Launch<'a>) -> Result<Self, FaultKind> {
+    fn of(launch: &'a Launch<'a>, workspace: u64) -> Result<Self, FaultKind> {
         let invalid = |reason| Err(FaultKind::InvalidLaunch { reason });
         let kernel = launch.kernel;
-        let threads = launch.block.iter().try_fold(1u32, |a, &b| a.checked_mul(b)).unwrap_or(u32::MAX);
-        let blocks = launch.grid.iter().try_fold(1u64, |a, &b| a.checked_mul(b.into())).unwrap_or(u64::MAX);
-        if threads == 0 || threads > MAX_THREADS || kernel.max_threads.is_some_and(|max| threads > max) {
+        let threads = launch
+            .block
+            .iter()
+            .try_fold(1u32, |a, &b| a.checked_mul(b))
+            .unwrap_or(u32::MAX);
+        let blocks = launch
+            .grid
+            .iter()
+            .try_fold(1u64, |a, &b| a.checked_mul(b.into()))
+            .unwrap_or(u64::MAX);
+        if threads == 0
+            || threads > MAX_THREADS
+            || kernel.max_threads.is_some_and(|max| threads > max)
+        {
             return invalid("block size");
         }
-        if kernel.required_block.is_some_and(|block| block != launch.block) {
+        if kernel
+            .required_block
+            .is_some_and(|block| block != launch.block)
+        {
             return invalid("block shape is not the required one");
         }
-        if blocks == 0 || launch.grid[0] > i32::MAX as u32 || launch.grid[1] > 65535 || launch.grid[2] > 65535 {
+        if blocks == 0
+            || launch.grid[0] > i32::MAX as u32
+            || launch.grid[1] > 65535
+            || launch.grid[2] > 65535
+        {
             return invalid("grid size");
         }
         if launch.params.len() < kernel.param_bytes as usize {
@@ -51,27 +75,49 @@ impl<'a> Shape<'a> {
         if launch.global_addresses.len() < launch.module.globals.len() {
             return invalid("variables have no addresses");
         }
-        if launch.module.functions.get(kernel.function as usize).is_none_or(|f| f.name != kernel.name) {
+        if launch
+            .module
+            .functions
+            .get(kernel.function as usize)
+            .is_none_or(|f| f.name != kernel.name)
+        {
             return invalid("kernel is not of this module");
         }
-        let dynamic_shared = kernel.shared_bytes.next_multiple_of(kernel.shared_align.max(16));
-        let Some(shared_bytes) = dynamic_shared.checked_add(launch.dynamic_shared_bytes).filter(|&b| b <= 1 << 28) else {
+        let dynamic_shared = kernel
+            .shared_bytes
+            .next_multiple_of(kernel.shared_align.max(16));
+        let Some(shared_bytes) = dynamic_shared
+            .checked_add(launch.dynamic_shared_bytes)
+            .filter(|&b| b <= 1 << 28)
+        else {
             return invalid("shared memory size");
         };
         let registers = launch.module.functions.iter().map(|f| f.registers);
-        let largest = registers.map(|r| u64::from(r.w) * 128 + u64::from(r.d) * 256 + u64::from(r.p) * 4).max();
+        let largest = registers
+            .map(|r| u64::from(r.w) * 128 + u64::from(r.d) * 256 + u64::from(r.p) * 4)
+            .max();
         if largest.unwrap_or(0) * u64::from(threads.div_ceil(32)) > MAX_REGISTER_BYTES {
             return invalid("too many registers for the block size");
         }
         let local_bytes = match kernel.local_bytes {
             Some(bytes) => bytes,
-            None => launch.stack_bytes.saturating_add(launch.module.functions[kernel.function as usize].local_bytes),
+            None => launch
+                .stack_bytes
+                .saturating_add(launch.module.functions[kernel.function as usize].local_bytes),
         };
         if u64::from(local_bytes) * u64::from(threads) > 1 << 32 {
             return invalid("too much local memory for the block size");
         }
         let local_bytes = local_bytes.next_multiple_of(16);
-        Ok(Self { launch, threads, blocks, shared_bytes, dynamic_shared, local_bytes })
+        Ok(Self {
+            launch,
+            threads,
+            blocks,
+            shared_bytes,
+            dynamic_shared,
+            local_bytes,
+            workspace,
+        })
     }
 
     /// The value of a constant in one lane; those of a block are filled in when it starts.
@@ -95,7 +141,9 @@ impl<'a> Shape<'a> {
             Constant::Global { index, addend } => {
                 launch.global_addresses[index as usize].wrapping_add_signed(addend)
             }
-            Constant::DynamicShared { addend } => u64::from(self.dynamic_shared).wrapping_add_signed(addend),
+            Constant::DynamicShared { addend } => {
+                u64::from(self.dynamic_shared).wrapping_add_signed(addend)
+            }
             Constant::Special(special) => {
                 let thread = warp * 32 + lane;
                 let [nx, ny, _] = launch.block;
@@ -118,6 +166,8 @@ impl<'a> Shape<'a> {
                     Special::LaneMaskGt => !(bit | (bit - 1)),
                     Special::TotalSharedBytes => self.shared_bytes,
                     Special::DynamicSharedBytes => launch.dynamic_shared_bytes,
+                    Special::GridWorkspace { upper: true } => (self.workspace >> 32) as u32,
+                    Special::GridWorkspace { upper: false } => self.workspace as u32,
                     Special::Ctaid(_) | Special::SmId => 0,
                 })
             }
@@ -132,7 +182,11 @@ impl<'a> Shape<'a> {
 
     fn position(&self, number: u64) -> [u32; 3] {
         let [nx, ny, _] = self.launch.grid.map(u64::from);
-        [(number % nx) as u32, (number / nx % ny) as u32, (number / nx / ny) as u32]
+        [
+            (number % nx) as u32,
+            (number / nx % ny) as u32,
+            (number / nx / ny) as u32,
+        ]
     }
 }
 
@@ -147,7 +201,8 @@ struct Progress {
 
 /// Executes a grid.
 pub fn run(launch: &Launch<'_>, space: &dyn AddressSpace) -> Result<Stats, Fault> {
-    let shape = Shape::of(launch).map_err(|kind| Fault {
+    let space = &WithWorkspace::new(space);
+    let shape = Shape::of(launch, space.address()).map_err(|kind| Fault {
         kind,
         kernel: launch.kernel.name.clone(),
         block: [0; 3],
@@ -162,7 +217,9 @@ pub fn run(launch: &Launch<'_>, space: &dyn AddressSpace) -> Result<Stats, Fault
         stop: AtomicBool::new(false),
         fault: Mutex::new(None),
     };
-    let workers = u64::try_from(launch.workers.max(1)).unwrap_or(1).min(shape.blocks);
+    let workers = u64::try_from(launch.workers.max(1))
+        .unwrap_or(1)
+        .min(shape.blocks);
     std::thread::scope(|scope| {
         for _ in 1..workers {
             // Where no thread is to be had, the others do its work.
@@ -172,9 +229,16 @@ pub fn run(launch: &Launch<'_>, space: &dyn AddressSpace) -> Result<Stats, Fault
         }
         work(&shape, space, &progress);
     });
-    match progress.fault.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+    match progress
+        .fault
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    {
         Some(fault) => Err(fault),
-        None => Ok(Stats { blocks: shape.blocks, instructions: progress.instructions.into_inner() }),
+        None => Ok(Stats {
+            blocks: shape.blocks,
+            instructions: progress.instructions.into_inner(),
+        }),
     }
 }
 
@@ -189,7 +253,8 @@ fn work(shape: &Shape<'_>, space: &dyn AddressSpace, progress: &Progress) {
     loop {
         if active.is_empty() || turn >= active.len() {
             turn = 0;
-            let may_start = active.is_empty() || progress.resident.load(Ordering::Relaxed) < resident_limit;
+            let may_start =
+                active.is_empty() || progress.resident.load(Ordering::Relaxed) < resident_limit;
             if may_start && progress.next.load(Ordering::Relaxed) < shape.blocks {
                 let number = progress.next.fetch_add(1, Ordering::Relaxed);
                 if number < shape.blocks {
@@ -215,7 +280,9 @@ fn work(shape: &Shape<'_>, space: &dyn AddressSpace, progress: &Progress) {
         let fault = match &result {
             Err(fault) => Some((fault.kind.clone(), fault.thread, fault.pc)),
             _ if launch.cancel.load(Ordering::Relaxed) => Some((FaultKind::Cancelled, 0, 0)),
-            _ if launch.instruction_limit.is_some_and(|limit| total > limit) => Some((FaultKind::RunAway, 0, 0)),
+            _ if launch.instruction_limit.is_some_and(|limit| total > limit) => {
+                Some((FaultKind::RunAway, 0, 0))
+            }
             _ => None,
         };
         if let Some((kind, thread, pc)) = fault {
@@ -228,7 +295,10 @@ fn work(shape: &Shape<'_>, space: &dyn AddressSpace, progress: &Progress) {
                 pc,
                 line: launch.module.lines.get(pc as usize).copied().unwrap_or(0),
             };
-            let mut slot = progress.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut slot = progress
+                .fault
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             slot.get_or_insert(fault);
             progress.stop.store(true, Ordering::Relaxed);
             return;

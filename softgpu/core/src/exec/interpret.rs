@@ -40,18 +40,42 @@ pub enum Event {
     /// Fuel or the stop was reached.
     Pause,
     /// The active lanes go to `target`; the others to the next instruction.
-    Diverge { active: u32, target: u32 },
+    Diverge {
+        active: u32,
+        target: u32,
+    },
     /// The active lanes go to the places their index selects.
-    Scatter { active: u32, table: u32, index: W },
-    Call { active: u32, site: u32 },
-    Return { active: u32 },
-    Exit { active: u32 },
+    Scatter {
+        active: u32,
+        table: u32,
+        index: W,
+    },
+    Call {
+        active: u32,
+        site: u32,
+    },
+    Return {
+        active: u32,
+    },
+    Exit {
+        active: u32,
+    },
     /// Lanes of `wanted` must arrive first.
-    Gather { wanted: u32 },
-    WarpSync { active: u32, wanted: u32 },
-    Barrier { active: u32 },
+    Gather {
+        wanted: u32,
+    },
+    WarpSync {
+        active: u32,
+        wanted: u32,
+    },
+    Barrier {
+        active: u32,
+    },
     Yield,
-    Fault { lane: usize, kind: FaultKind },
+    Fault {
+        lane: usize,
+        kind: FaultKind,
+    },
 }
 
 /// Runs the path at the cursor.
@@ -88,7 +112,11 @@ fn map1<A: Copy, R: Copy + Default>(a: &[A; 32], f: impl Fn(A) -> R) -> [R; 32] 
 }
 
 #[inline(always)]
-fn map2<A: Copy, B: Copy, R: Copy + Default>(a: &[A; 32], b: &[B; 32], f: impl Fn(A, B) -> R) -> [R; 32] {
+fn map2<A: Copy, B: Copy, R: Copy + Default>(
+    a: &[A; 32],
+    b: &[B; 32],
+    f: impl Fn(A, B) -> R,
+) -> [R; 32] {
     let mut r = [R::default(); 32];
     for lane in 0..32 {
         r[lane] = f(a[lane], b[lane]);
@@ -118,7 +146,11 @@ fn put<T: Copy>(d: &mut [T; 32], r: &[T; 32], mask: u32) {
         return;
     }
     for lane in 0..32 {
-        d[lane] = if mask >> lane & 1 != 0 { r[lane] } else { d[lane] };
+        d[lane] = if mask >> lane & 1 != 0 {
+            r[lane]
+        } else {
+            d[lane]
+        };
     }
 }
 
@@ -149,12 +181,20 @@ fn g(bits: u64) -> f64 {
 /// The bits of a result; PTX has one NaN.
 #[inline(always)]
 fn b(value: f32) -> u32 {
-    if value.is_nan() { 0x7fff_ffff } else { value.to_bits() }
+    if value.is_nan() {
+        0x7fff_ffff
+    } else {
+        value.to_bits()
+    }
 }
 
 #[inline(always)]
 fn flush(bits: u32) -> u32 {
-    if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { bits }
+    if bits & 0x7f80_0000 == 0 {
+        bits & 0x8000_0000
+    } else {
+        bits
+    }
 }
 
 #[inline(always)]
@@ -203,9 +243,13 @@ fn un_w(op: UnW, a: &L32) -> L32 {
         UnW::Clz => map1(a, u32::leading_zeros),
         UnW::Popc => map1(a, u32::count_ones),
         UnW::Brev => map1(a, u32::reverse_bits),
-        UnW::FindMsbS => map1(a, |a| scalar::find_msb((a ^ ((a as i32) >> 31) as u32).into(), 32, false)),
+        UnW::FindMsbS => map1(a, |a| {
+            scalar::find_msb((a ^ ((a as i32) >> 31) as u32).into(), 32, false)
+        }),
         UnW::FindMsbU => map1(a, |a| scalar::find_msb(a.into(), 32, false)),
-        UnW::ShiftFindMsbS => map1(a, |a| scalar::find_msb((a ^ ((a as i32) >> 31) as u32).into(), 32, true)),
+        UnW::ShiftFindMsbS => map1(a, |a| {
+            scalar::find_msb((a ^ ((a as i32) >> 31) as u32).into(), 32, true)
+        }),
         UnW::ShiftFindMsbU => map1(a, |a| scalar::find_msb(a.into(), 32, true)),
         UnW::Sext8 => map1(a, |a| i32::from(a as i8) as u32),
         UnW::Sext16 => map1(a, |a| i32::from(a as i16) as u32),
@@ -215,7 +259,15 @@ fn un_w(op: UnW, a: &L32) -> L32 {
         UnW::AbsF => map1(a, |a| a & 0x7fff_ffff),
         UnW::FlushF => map1(a, flush),
         // NaN fails both comparisons.
-        UnW::SatF => map1(a, |a| if f(a) >= 1.0 { 0x3f80_0000 } else if f(a) > 0.0 { a } else { 0 }),
+        UnW::SatF => map1(a, |a| {
+            if f(a) >= 1.0 {
+                0x3f80_0000
+            } else if f(a) > 0.0 {
+                a
+            } else {
+                0
+            }
+        }),
         UnW::SqrtF => map1(a, |a| b(f(a).sqrt())),
         UnW::RcpF => map1(a, |a| b(1.0 / f(a))),
         UnW::RsqrtF => map1(a, |a| b((1.0 / f64::from(f(a)).sqrt()) as f32)),
@@ -244,9 +296,21 @@ fn bin_w(op: BinW, x: &L32, y: &L32) -> L32 {
         BinW::MulHiS => map2(x, y, mul_hi_s),
         BinW::MulHiU => map2(x, y, mul_hi_u),
         // Division by zero yields all ones, as on hardware; it is not an error in PTX.
-        BinW::DivS => map2(x, y, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }),
+        BinW::DivS => map2(x, y, |a, b| {
+            if b == 0 {
+                u32::MAX
+            } else {
+                (a as i32).wrapping_div(b as i32) as u32
+            }
+        }),
         BinW::DivU => map2(x, y, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
-        BinW::RemS => map2(x, y, |a, b| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }),
+        BinW::RemS => map2(x, y, |a, b| {
+            if b == 0 {
+                a
+            } else {
+                (a as i32).wrapping_rem(b as i32) as u32
+            }
+        }),
         BinW::RemU => map2(x, y, |a, b| a.checked_rem(b).unwrap_or(a)),
         BinW::MinS => map2(x, y, |a, b| (a as i32).min(b as i32) as u32),
         BinW::MinU => map2(x, y, |a: u32, b| a.min(b)),
@@ -261,8 +325,12 @@ fn bin_w(op: BinW, x: &L32, y: &L32) -> L32 {
         BinW::ShrS => map2(x, y, |a, b| ((a as i32) >> b.min(31)) as u32),
         BinW::ShrU => map2(x, y, |a, b| if b > 31 { 0 } else { a >> (b & 31) }),
         BinW::CNot => map1(x, |a| u32::from(a == 0)),
-        BinW::Bmsk => map2(x, y, |a, b| scalar::bfi64(u64::MAX, 0, a.min(255), b.min(255), 32) as u32),
-        BinW::BmskWrap => map2(x, y, |a, b| scalar::bfi64(u64::MAX, 0, a & 31, b & 31, 32) as u32),
+        BinW::Bmsk => map2(x, y, |a, b| {
+            scalar::bfi64(u64::MAX, 0, a.min(255), b.min(255), 32) as u32
+        }),
+        BinW::BmskWrap => map2(x, y, |a, b| {
+            scalar::bfi64(u64::MAX, 0, a & 31, b & 31, 32) as u32
+        }),
         BinW::Mul24LoS => map2(x, y, |a, b| (s24(a) * s24(b)) as u32),
         BinW::Mul24LoU => map2(x, y, |a, b| (u24(a) * u24(b)) as u32),
         BinW::Mul24HiS => map2(x, y, |a, b| ((s24(a) * s24(b)) >> 16) as u32),
@@ -277,8 +345,20 @@ fn bin_w(op: BinW, x: &L32, y: &L32) -> L32 {
         BinW::DivF => map2(x, y, |p, q| b(f(p) / f(q))),
         BinW::MinF => map2(x, y, min_f),
         BinW::MaxF => map2(x, y, max_f),
-        BinW::MinNanF => map2(x, y, |p, q| if f(p).is_nan() || f(q).is_nan() { 0x7fff_ffff } else { min_f(p, q) }),
-        BinW::MaxNanF => map2(x, y, |p, q| if f(p).is_nan() || f(q).is_nan() { 0x7fff_ffff } else { max_f(p, q) }),
+        BinW::MinNanF => map2(x, y, |p, q| {
+            if f(p).is_nan() || f(q).is_nan() {
+                0x7fff_ffff
+            } else {
+                min_f(p, q)
+            }
+        }),
+        BinW::MaxNanF => map2(x, y, |p, q| {
+            if f(p).is_nan() || f(q).is_nan() {
+                0x7fff_ffff
+            } else {
+                max_f(p, q)
+            }
+        }),
         BinW::AddFtz => map2(x, y, |p, q| flush(b(f(flush(p)) + f(flush(q))))),
         BinW::SubFtz => map2(x, y, |p, q| flush(b(f(flush(p)) - f(flush(q))))),
         BinW::MulFtz => map2(x, y, |p, q| flush(b(f(flush(p)) * f(flush(q))))),
@@ -294,16 +374,26 @@ fn tern_w(op: TernW, x: &L32, y: &L32, z: &L32) -> L32 {
     let dot4 = |p, q| move |a, b, c| scalar::dot4(a, b, c, p, q);
     let dot2 = |p, q, h| move |a, b, c| scalar::dot2(a, b, c, p, q, h);
     match op {
-        TernW::Mad => map3(x, y, z, |a: u32, b, c: u32| a.wrapping_mul(b).wrapping_add(c)),
+        TernW::Mad => map3(x, y, z, |a: u32, b, c: u32| {
+            a.wrapping_mul(b).wrapping_add(c)
+        }),
         TernW::MadHiS => map3(x, y, z, |a, b, c: u32| hi_s(a, b).wrapping_add(c)),
         TernW::MadHiU => map3(x, y, z, |a, b, c: u32| hi_u(a, b).wrapping_add(c)),
-        TernW::MadHiSatS => map3(x, y, z, |a, b, c: u32| (hi_s(a, b) as i32).saturating_add(c as i32) as u32),
-        TernW::SadS => map3(x, y, z, |a, b, c: u32| (a as i32).abs_diff(b as i32).wrapping_add(c)),
+        TernW::MadHiSatS => map3(x, y, z, |a, b, c: u32| {
+            (hi_s(a, b) as i32).saturating_add(c as i32) as u32
+        }),
+        TernW::SadS => map3(x, y, z, |a, b, c: u32| {
+            (a as i32).abs_diff(b as i32).wrapping_add(c)
+        }),
         TernW::SadU => map3(x, y, z, |a: u32, b, c: u32| a.abs_diff(b).wrapping_add(c)),
         TernW::BfeS => map3(x, y, z, |a, b, c| scalar::bfe32(true, a, b, c)),
         TernW::BfeU => map3(x, y, z, |a, b, c| scalar::bfe32(false, a, b, c)),
-        TernW::ShfLeftClamp => map3(x, y, z, |a, b, c: u32| ((pair(a, b) << c.min(32)) >> 32) as u32),
-        TernW::ShfLeftWrap => map3(x, y, z, |a, b, c: u32| ((pair(a, b) << (c & 31)) >> 32) as u32),
+        TernW::ShfLeftClamp => map3(x, y, z, |a, b, c: u32| {
+            ((pair(a, b) << c.min(32)) >> 32) as u32
+        }),
+        TernW::ShfLeftWrap => map3(x, y, z, |a, b, c: u32| {
+            ((pair(a, b) << (c & 31)) >> 32) as u32
+        }),
         TernW::ShfRightClamp => map3(x, y, z, |a, b, c: u32| (pair(a, b) >> c.min(32)) as u32),
         TernW::ShfRightWrap => map3(x, y, z, |a, b, c: u32| (pair(a, b) >> (c & 31)) as u32),
         TernW::Dp4aSS => map3(x, y, z, dot4(true, true)),
@@ -319,7 +409,9 @@ fn tern_w(op: TernW, x: &L32, y: &L32, z: &L32) -> L32 {
         TernW::Dp2aHiUS => map3(x, y, z, dot2(false, true, true)),
         TernW::Dp2aHiUU => map3(x, y, z, dot2(false, false, true)),
         TernW::FmaF => map3(x, y, z, |p, q, r| b(f(p).mul_add(f(q), f(r)))),
-        TernW::FmaFtz => map3(x, y, z, |p, q, r| flush(b(f(flush(p)).mul_add(f(flush(q)), f(flush(r)))))),
+        TernW::FmaFtz => map3(x, y, z, |p, q, r| {
+            flush(b(f(flush(p)).mul_add(f(flush(q)), f(flush(r)))))
+        }),
     }
 }
 
@@ -344,11 +436,25 @@ fn bin_d(op: BinD, x: &L64, y: &L64) -> L64 {
         BinD::Add => map2(x, y, u64::wrapping_add),
         BinD::Sub => map2(x, y, u64::wrapping_sub),
         BinD::Mul => map2(x, y, u64::wrapping_mul),
-        BinD::MulHiS => map2(x, y, |a, b| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64),
+        BinD::MulHiS => map2(x, y, |a, b| {
+            ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
+        }),
         BinD::MulHiU => map2(x, y, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
-        BinD::DivS => map2(x, y, |a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }),
+        BinD::DivS => map2(x, y, |a, b| {
+            if b == 0 {
+                u64::MAX
+            } else {
+                (a as i64).wrapping_div(b as i64) as u64
+            }
+        }),
         BinD::DivU => map2(x, y, |a: u64, b| a.checked_div(b).unwrap_or(u64::MAX)),
-        BinD::RemS => map2(x, y, |a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }),
+        BinD::RemS => map2(x, y, |a, b| {
+            if b == 0 {
+                a
+            } else {
+                (a as i64).wrapping_rem(b as i64) as u64
+            }
+        }),
         BinD::RemU => map2(x, y, |a: u64, b| a.checked_rem(b).unwrap_or(a)),
         BinD::MinS => map2(x, y, |a, b| (a as i64).min(b as i64) as u64),
         BinD::MinU => map2(x, y, |a: u64, b| a.min(b)),
@@ -371,10 +477,14 @@ fn bin_d(op: BinD, x: &L64, y: &L64) -> L64 {
 #[inline(always)]
 fn tern_d(op: TernD, x: &L64, y: &L64, z: &L64) -> L64 {
     match op {
-        TernD::Mad => map3(x, y, z, |a: u64, b, c: u64| a.wrapping_mul(b).wrapping_add(c)),
+        TernD::Mad => map3(x, y, z, |a: u64, b, c: u64| {
+            a.wrapping_mul(b).wrapping_add(c)
+        }),
         TernD::MadHiS => map2(&bin_d(BinD::MulHiS, x, y), z, u64::wrapping_add),
         TernD::MadHiU => map2(&bin_d(BinD::MulHiU, x, y), z, u64::wrapping_add),
-        TernD::SadS => map3(x, y, z, |a, b, c: u64| (a as i64).abs_diff(b as i64).wrapping_add(c)),
+        TernD::SadS => map3(x, y, z, |a, b, c: u64| {
+            (a as i64).abs_diff(b as i64).wrapping_add(c)
+        }),
         TernD::SadU => map3(x, y, z, |a: u64, b, c: u64| a.abs_diff(b).wrapping_add(c)),
         TernD::FmaF => map3(x, y, z, |a, b, c| g(a).mul_add(g(b), g(c)).to_bits()),
     }
@@ -382,7 +492,9 @@ fn tern_d(op: TernD, x: &L64, y: &L64, z: &L64) -> L64 {
 
 #[inline(always)]
 fn cmp_w(op: CmpW, x: &L32, y: &L32) -> u32 {
-    let float = |cmp: FloatCmp, p: u32, q: u32| scalar::compare(cmp, f(p), f(q), f(p).is_nan() || f(q).is_nan());
+    let float = |cmp: FloatCmp, p: u32, q: u32| {
+        scalar::compare(cmp, f(p), f(q), f(p).is_nan() || f(q).is_nan())
+    };
     match op {
         CmpW::Eq => test(x, y, |a, b| a == b),
         CmpW::Ne => test(x, y, |a, b| a != b),
@@ -414,7 +526,9 @@ fn cmp_d(op: CmpD, x: &L64, y: &L64) -> u32 {
         CmpD::LeU => test(x, y, |a, b| a <= b),
         CmpD::GtU => test(x, y, |a, b| a > b),
         CmpD::GeU => test(x, y, |a, b| a >= b),
-        CmpD::F(cmp) => test(x, y, |a, b| scalar::compare(cmp, g(a), g(b), g(a).is_nan() || g(b).is_nan())),
+        CmpD::F(cmp) => test(x, y, |a, b| {
+            scalar::compare(cmp, g(a), g(b), g(a).is_nan() || g(b).is_nan())
+        }),
     }
 }
 
@@ -424,7 +538,9 @@ fn addresses(frame: &Frame, base: Base, offset: i32) -> L64 {
     let offset = i64::from(offset);
     match base {
         Base::D(d) => map1(&frame.d[d.index()], |a| a.wrapping_add_signed(offset)),
-        Base::W(w) => map1(&frame.w[w.index()], |a| u64::from(a).wrapping_add_signed(offset)),
+        Base::W(w) => map1(&frame.w[w.index()], |a| {
+            u64::from(a).wrapping_add_signed(offset)
+        }),
     }
 }
 
@@ -527,7 +643,9 @@ fn atomic_lanes(
 ) -> Result<L64, LaneFault> {
     let mut old = [0; 32];
     for lane in lanes(mask) {
-        old[lane] = memory.atomic(op, addresses[lane], lane, b[lane], c[lane]).map_err(|kind| (lane, kind))?;
+        old[lane] = memory
+            .atomic(op, addresses[lane], lane, b[lane], c[lane])
+            .map_err(|kind| (lane, kind))?;
     }
     Ok(old)
 }
@@ -575,15 +693,25 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
             }
             Op::MovP { negate, a, d } => {
                 let bits = frame.p[a.index()];
-                keep(&mut frame.p[d.index()], if negate { !bits } else { bits }, mask);
+                keep(
+                    &mut frame.p[d.index()],
+                    if negate { !bits } else { bits },
+                    mask,
+                );
             }
             Op::PackD { lo, hi, d } => {
-                let r = map2(&frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| u64::from(hi) << 32 | u64::from(lo));
+                let r = map2(&frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| {
+                    u64::from(hi) << 32 | u64::from(lo)
+                });
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::ExtendD { signed, a, d } => {
                 let a = &frame.w[a.index()];
-                let r = if signed { map1(a, |a| i64::from(a as i32) as u64) } else { map1(a, u64::from) };
+                let r = if signed {
+                    map1(a, |a| i64::from(a as i32) as u64)
+                } else {
+                    map1(a, u64::from)
+                };
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::UnpackD { a, lo, hi } => {
@@ -592,11 +720,17 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     put(&mut frame.w[lo.index()], &map1(&a, |a| a as u32), mask);
                 }
                 if let Some(hi) = hi {
-                    put(&mut frame.w[hi.index()], &map1(&a, |a| (a >> 32) as u32), mask);
+                    put(
+                        &mut frame.w[hi.index()],
+                        &map1(&a, |a| (a >> 32) as u32),
+                        mask,
+                    );
                 }
             }
             Op::PackW { lo, hi, d } => {
-                let r = map2(&frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| hi << 16 | lo & 0xffff);
+                let r = map2(&frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| {
+                    hi << 16 | lo & 0xffff
+                });
                 put(&mut frame.w[d.index()], &r, mask);
             }
             Op::UnpackW { a, lo, hi } => {
@@ -610,12 +744,24 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
             }
             Op::SelW { a, b, p, d } => {
                 let (a, b, bits) = (&frame.w[a.index()], &frame.w[b.index()], frame.p[p.index()]);
-                let r: L32 = std::array::from_fn(|lane| if bits >> lane & 1 != 0 { a[lane] } else { b[lane] });
+                let r: L32 = std::array::from_fn(|lane| {
+                    if bits >> lane & 1 != 0 {
+                        a[lane]
+                    } else {
+                        b[lane]
+                    }
+                });
                 put(&mut frame.w[d.index()], &r, mask);
             }
             Op::SelD { a, b, p, d } => {
                 let (a, b, bits) = (&frame.d[a.index()], &frame.d[b.index()], frame.p[p.index()]);
-                let r: L64 = std::array::from_fn(|lane| if bits >> lane & 1 != 0 { a[lane] } else { b[lane] });
+                let r: L64 = std::array::from_fn(|lane| {
+                    if bits >> lane & 1 != 0 {
+                        a[lane]
+                    } else {
+                        b[lane]
+                    }
+                });
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::UnW { f, a, d } => {
@@ -635,11 +781,21 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::TernW { f, a, b, c, d } => {
-                let r = tern_w(f, &frame.w[a.index()], &frame.w[b.index()], &frame.w[c.index()]);
+                let r = tern_w(
+                    f,
+                    &frame.w[a.index()],
+                    &frame.w[b.index()],
+                    &frame.w[c.index()],
+                );
                 put(&mut frame.w[d.index()], &r, mask);
             }
             Op::TernD { f, a, b, c, d } => {
-                let r = tern_d(f, &frame.d[a.index()], &frame.d[b.index()], &frame.d[c.index()]);
+                let r = tern_d(
+                    f,
+                    &frame.d[a.index()],
+                    &frame.d[b.index()],
+                    &frame.d[c.index()],
+                );
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::ShiftD { f, a, b, d } => {
@@ -652,50 +808,79 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::Lop3 { table, a, b, c, d } => {
-                let r = map3(&frame.w[a.index()], &frame.w[b.index()], &frame.w[c.index()], |a, b, c| {
-                    scalar::lop3(table, a, b, c)
-                });
+                let r = map3(
+                    &frame.w[a.index()],
+                    &frame.w[b.index()],
+                    &frame.w[c.index()],
+                    |a, b, c| scalar::lop3(table, a, b, c),
+                );
                 put(&mut frame.w[d.index()], &r, mask);
             }
             Op::BfeD { signed, a, b, c, d } => {
-                let r = map3(&frame.d[a.index()], &frame.w[b.index()], &frame.w[c.index()], |a, b, c| {
-                    scalar::bfe64(signed, a, b, c, 64)
-                });
+                let r = map3(
+                    &frame.d[a.index()],
+                    &frame.w[b.index()],
+                    &frame.w[c.index()],
+                    |a, b, c| scalar::bfe64(signed, a, b, c, 64),
+                );
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::BfiW { a, b, c, e, d } => {
-                let (a, b, c, e) =
-                    (&frame.w[a.index()], &frame.w[b.index()], &frame.w[c.index()], &frame.w[e.index()]);
-                let r: L32 = std::array::from_fn(|l| scalar::bfi64(a[l].into(), b[l].into(), c[l], e[l], 32) as u32);
+                let (a, b, c, e) = (
+                    &frame.w[a.index()],
+                    &frame.w[b.index()],
+                    &frame.w[c.index()],
+                    &frame.w[e.index()],
+                );
+                let r: L32 = std::array::from_fn(|l| {
+                    scalar::bfi64(a[l].into(), b[l].into(), c[l], e[l], 32) as u32
+                });
                 put(&mut frame.w[d.index()], &r, mask);
             }
             Op::BfiD { a, b, c, e, d } => {
-                let (a, b, c, e) =
-                    (&frame.d[a.index()], &frame.d[b.index()], &frame.w[c.index()], &frame.w[e.index()]);
+                let (a, b, c, e) = (
+                    &frame.d[a.index()],
+                    &frame.d[b.index()],
+                    &frame.w[c.index()],
+                    &frame.w[e.index()],
+                );
                 let r: L64 = std::array::from_fn(|l| scalar::bfi64(a[l], b[l], c[l], e[l], 64));
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::Prmt { mode, a, b, c, d } => {
-                let r = map3(&frame.w[a.index()], &frame.w[b.index()], &frame.w[c.index()], |a, b, c| {
-                    scalar::prmt(mode, a, b, c)
-                });
+                let r = map3(
+                    &frame.w[a.index()],
+                    &frame.w[b.index()],
+                    &frame.w[c.index()],
+                    |a, b, c| scalar::prmt(mode, a, b, c),
+                );
                 put(&mut frame.w[d.index()], &r, mask);
             }
             Op::MulWide { signed, a, b, d } => {
                 let (a, b) = (&frame.w[a.index()], &frame.w[b.index()]);
                 let r = if signed {
-                    map2(a, b, |a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64)
+                    map2(a, b, |a, b| {
+                        (i64::from(a as i32) * i64::from(b as i32)) as u64
+                    })
                 } else {
                     map2(a, b, |a, b| u64::from(a) * u64::from(b))
                 };
                 put(&mut frame.d[d.index()], &r, mask);
             }
             Op::MadWide { signed, a, b, c, d } => {
-                let (a, b, c) = (&frame.w[a.index()], &frame.w[b.index()], &frame.d[c.index()]);
+                let (a, b, c) = (
+                    &frame.w[a.index()],
+                    &frame.w[b.index()],
+                    &frame.d[c.index()],
+                );
                 let r = if signed {
-                    map3(a, b, c, |a, b, c: u64| c.wrapping_add_signed(i64::from(a as i32) * i64::from(b as i32)))
+                    map3(a, b, c, |a, b, c: u64| {
+                        c.wrapping_add_signed(i64::from(a as i32) * i64::from(b as i32))
+                    })
                 } else {
-                    map3(a, b, c, |a, b, c: u64| c.wrapping_add(u64::from(a) * u64::from(b)))
+                    map3(a, b, c, |a, b, c: u64| {
+                        c.wrapping_add(u64::from(a) * u64::from(b))
+                    })
                 };
                 put(&mut frame.d[d.index()], &r, mask);
             }
@@ -712,13 +897,24 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 };
                 put(&mut frame.w[d.index()], &r, mask);
             }
-            Op::CarryW { subtract, a, b, carry: flag, d, carry_out } => {
+            Op::CarryW {
+                subtract,
+                a,
+                b,
+                carry: flag,
+                d,
+                carry_out,
+            } => {
                 let (a, b, flag) = (frame.w[a.index()], frame.w[b.index()], carry(frame, flag));
                 let (mut r, mut out) = ([0; 32], 0);
                 for lane in 0..32 {
                     let bit = u64::from(flag >> lane & 1);
                     let (a, b) = (u64::from(a[lane]), u64::from(b[lane]));
-                    let wide = if subtract { a.wrapping_sub(b).wrapping_sub(bit) } else { a + b + bit };
+                    let wide = if subtract {
+                        a.wrapping_sub(b).wrapping_sub(bit)
+                    } else {
+                        a + b + bit
+                    };
                     r[lane] = wide as u32;
                     out |= ((wide >> 32 & 1) as u32) << lane;
                 }
@@ -727,13 +923,24 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     keep(&mut frame.p[p.index()], out, mask);
                 }
             }
-            Op::CarryD { subtract, a, b, carry: flag, d, carry_out } => {
+            Op::CarryD {
+                subtract,
+                a,
+                b,
+                carry: flag,
+                d,
+                carry_out,
+            } => {
                 let (a, b, flag) = (frame.d[a.index()], frame.d[b.index()], carry(frame, flag));
                 let (mut r, mut out) = ([0; 32], 0);
                 for lane in 0..32 {
                     let bit = u128::from(flag >> lane & 1);
                     let (a, b) = (u128::from(a[lane]), u128::from(b[lane]));
-                    let wide = if subtract { a.wrapping_sub(b).wrapping_sub(bit) } else { a + b + bit };
+                    let wide = if subtract {
+                        a.wrapping_sub(b).wrapping_sub(bit)
+                    } else {
+                        a + b + bit
+                    };
                     r[lane] = wide as u64;
                     out |= ((wide >> 64 & 1) as u32) << lane;
                 }
@@ -759,13 +966,25 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 let bits = cmp_d(f, &frame.d[a.index()], &frame.d[b.index()]);
                 keep(&mut frame.p[p.index()], bits, mask);
             }
-            Op::CmpHalf { f, ty, packed, a, b, p, q } => {
+            Op::CmpHalf {
+                f,
+                ty,
+                packed,
+                a,
+                b,
+                p,
+                q,
+            } => {
                 let (a, b) = (frame.w[a.index()], frame.w[b.index()]);
                 let low = test(&a, &b, |a, b| scalar::compare_half(f, ty, a, b));
                 let high = test(&a, &b, |a, b| scalar::compare_half(f, ty, a >> 16, b >> 16));
                 keep(&mut frame.p[p.index()], low, mask);
                 if let Some(q) = q {
-                    keep(&mut frame.p[q.index()], if packed { high } else { !low }, mask);
+                    keep(
+                        &mut frame.p[q.index()],
+                        if packed { high } else { !low },
+                        mask,
+                    );
                 }
             }
             Op::BoolP { f, a, b, d } => {
@@ -782,7 +1001,13 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 let bits = test(&a, &a, |a, _| scalar::class(f, ty, a));
                 keep(&mut frame.p[p.index()], bits, mask);
             }
-            Op::LdW { space, ty, base, offset, d } => {
+            Op::LdW {
+                space,
+                ty,
+                base,
+                offset,
+                d,
+            } => {
                 let mut addresses = addresses(frame, base, offset);
                 let step = u64::from(ty.bytes());
                 if d[1].is_some() {
@@ -796,7 +1021,13 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     addresses = map1(&addresses, |a| a.wrapping_add(step));
                 }
             }
-            Op::LdD { space, base, offset, d, .. } => {
+            Op::LdD {
+                space,
+                base,
+                offset,
+                d,
+                ..
+            } => {
                 let mut addresses = addresses(frame, base, offset);
                 if d[1].is_some() {
                     let count = if d[2].is_some() { 4 } else { 2 };
@@ -809,7 +1040,13 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     addresses = map1(&addresses, |a| a.wrapping_add(8));
                 }
             }
-            Op::StW { space, ty, base, offset, a } => {
+            Op::StW {
+                space,
+                ty,
+                base,
+                offset,
+                a,
+            } => {
                 let mut addresses = addresses(frame, base, offset);
                 let step = u64::from(ty.bytes());
                 if a[1].is_some() {
@@ -821,7 +1058,13 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     addresses = map1(&addresses, |a| a.wrapping_add(step));
                 }
             }
-            Op::StD { space, base, offset, a, .. } => {
+            Op::StD {
+                space,
+                base,
+                offset,
+                a,
+                ..
+            } => {
                 let mut addresses = addresses(frame, base, offset);
                 if a[1].is_some() {
                     let count = if a[2].is_some() { 4 } else { 2 };
@@ -832,7 +1075,16 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     addresses = map1(&addresses, |a| a.wrapping_add(8));
                 }
             }
-            Op::AtomW { space, f, ty, base, offset, b, c, d } => {
+            Op::AtomW {
+                space,
+                f,
+                ty,
+                base,
+                offset,
+                b,
+                c,
+                d,
+            } => {
                 let addresses = addresses(frame, base, offset.into());
                 let b = map1(&frame.w[b.index()], u64::from);
                 let c = c.map_or([0; 32], |c| map1(&frame.w[c.index()], u64::from));
@@ -845,7 +1097,16 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     Err((lane, kind)) => return Event::Fault { lane, kind },
                 }
             }
-            Op::AtomD { space, f, ty, base, offset, b, c, d } => {
+            Op::AtomD {
+                space,
+                f,
+                ty,
+                base,
+                offset,
+                b,
+                c,
+                d,
+            } => {
                 let addresses = addresses(frame, base, offset.into());
                 let b = frame.d[b.index()];
                 let c = c.map_or([0; 32], |c| frame.d[c.index()]);
@@ -859,9 +1120,13 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 }
             }
             // SYNC: pairs with the fences and atomics of other blocks and of the host program.
-            Op::Fence { scope: FenceScope::SeqCst } => fence(Ordering::SeqCst),
+            Op::Fence {
+                scope: FenceScope::SeqCst,
+            } => fence(Ordering::SeqCst),
             // SYNC: as above.
-            Op::Fence { scope: FenceScope::AcqRel } => fence(Ordering::AcqRel),
+            Op::Fence {
+                scope: FenceScope::AcqRel,
+            } => fence(Ordering::AcqRel),
             Op::LocalAddr { offset, d } => {
                 let address = u64::from(frame.local) + u64::from(offset);
                 put(&mut frame.d[d.index()], &[address; 32], mask);
@@ -881,7 +1146,10 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
             }
             Op::Bra { target } => {
                 if mask != path {
-                    return Event::Diverge { active: mask, target };
+                    return Event::Diverge {
+                        active: mask,
+                        target,
+                    };
                 }
                 cursor.pc = target;
                 if target >= cursor.stop {
@@ -889,12 +1157,21 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 }
                 continue;
             }
-            Op::BraTable { table, index } => return Event::Scatter { active: mask, table, index },
+            Op::BraTable { table, index } => {
+                return Event::Scatter {
+                    active: mask,
+                    table,
+                    index,
+                };
+            }
             Op::Call { site, .. } => return Event::Call { active: mask, site },
             Op::Ret {} => return Event::Return { active: mask },
             Op::Exit {} => return Event::Exit { active: mask },
             Op::Trap {} => {
-                return Event::Fault { lane: mask.trailing_zeros() as usize & 31, kind: FaultKind::Trap };
+                return Event::Fault {
+                    lane: mask.trailing_zeros() as usize & 31,
+                    kind: FaultKind::Trap,
+                };
             }
             Op::Yield {} => {
                 cursor.pc += 1;
@@ -905,7 +1182,10 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
             Op::WarpSync { mask: wanted } => {
                 let wanted = first_active(&frame.w[wanted.index()], mask) & cursor.live;
                 if wanted & !mask != 0 && !cursor.forced {
-                    return Event::WarpSync { active: mask, wanted };
+                    return Event::WarpSync {
+                        active: mask,
+                        wanted,
+                    };
                 }
                 cursor.forced = false;
             }

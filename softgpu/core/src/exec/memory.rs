@@ -1,5 +1,8 @@
 //! What a warp sees as memory: the spaces, the checks, the atomics.
-#![allow(clippy::cast_possible_truncation, reason = "values are cut to the width of the access")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "values are cut to the width of the access"
+)]
 
 use std::sync::atomic::Ordering;
 
@@ -33,15 +36,28 @@ pub struct Spans {
 
 impl Default for Spans {
     fn default() -> Self {
-        Self { spans: [Span::EMPTY; 4], next: 0 }
+        Self {
+            spans: [Span::EMPTY; 4],
+            next: 0,
+        }
     }
 }
 
 impl Spans {
     /// A range around the lowest address that allows the accesses of all lanes.
     #[inline(always)]
-    fn find(&mut self, space: &dyn AddressSpace, extent: Extent, bytes: u64, write: bool) -> Option<Span> {
-        match self.spans.iter().find(|span| span.covers_all(extent, bytes, write)) {
+    fn find(
+        &mut self,
+        space: &dyn AddressSpace,
+        extent: Extent,
+        bytes: u64,
+        write: bool,
+    ) -> Option<Span> {
+        match self
+            .spans
+            .iter()
+            .find(|span| span.covers_all(extent, bytes, write))
+        {
             Some(span) => Some(*span),
             None => {
                 let span = self.resolve(space, extent.low())?;
@@ -73,7 +89,14 @@ enum Place {
 }
 
 impl View<'_> {
-    fn place(&mut self, space: Space, address: u64, bytes: u64, write: bool, lane: usize) -> Result<Place, FaultKind> {
+    fn place(
+        &mut self,
+        space: Space,
+        address: u64,
+        bytes: u64,
+        write: bool,
+        lane: usize,
+    ) -> Result<Place, FaultKind> {
         if address & (bytes - 1) != 0 {
             return Err(FaultKind::MisalignedAddress { address });
         }
@@ -91,7 +114,9 @@ impl View<'_> {
             space => (space, address),
         };
         let inside = |size: usize| -> Result<usize, FaultKind> {
-            let end = offset.checked_add(bytes).and_then(|end| usize::try_from(end).ok());
+            let end = offset
+                .checked_add(bytes)
+                .and_then(|end| usize::try_from(end).ok());
             match end {
                 Some(end) if end <= size => Ok(end - bytes as usize),
                 _ => Err(illegal.clone()),
@@ -103,15 +128,29 @@ impl View<'_> {
             Space::Param if write => return Err(illegal),
             Space::Param => Place::Param(inside(self.params.len())?),
             Space::Generic | Space::Global => {
-                let cached = self.spans.spans.iter().find_map(|span| span.place(address, bytes, write));
-                let found = cached.or_else(|| self.spans.resolve(self.space, address)?.place(address, bytes, write));
+                let cached = self
+                    .spans
+                    .spans
+                    .iter()
+                    .find_map(|span| span.place(address, bytes, write));
+                let found = cached.or_else(|| {
+                    self.spans
+                        .resolve(self.space, address)?
+                        .place(address, bytes, write)
+                });
                 Place::Host(found.ok_or(illegal)?)
             }
         })
     }
 
     /// Reads one lane's value, zero-extended.
-    fn load(&mut self, space: Space, address: u64, bytes: u64, lane: usize) -> Result<u64, FaultKind> {
+    fn load(
+        &mut self,
+        space: Space,
+        address: u64,
+        bytes: u64,
+        lane: usize,
+    ) -> Result<u64, FaultKind> {
         Ok(match self.place(space, address, bytes, false, lane)? {
             Place::Host(place) => match bytes {
                 1 => place.load8().into(),
@@ -125,7 +164,14 @@ impl View<'_> {
         })
     }
 
-    fn store(&mut self, space: Space, address: u64, bytes: u64, lane: usize, value: u64) -> Result<(), FaultKind> {
+    fn store(
+        &mut self,
+        space: Space,
+        address: u64,
+        bytes: u64,
+        lane: usize,
+        value: u64,
+    ) -> Result<(), FaultKind> {
         match self.place(space, address, bytes, true, lane)? {
             Place::Host(place) => match bytes {
                 1 => place.store8(value as u8),
@@ -144,7 +190,12 @@ impl View<'_> {
     pub fn check_vector(addresses: &[u64; 32], mask: u32, bytes: u64) -> Result<(), LaneFault> {
         for lane in lanes(mask) {
             if addresses[lane] & (bytes - 1) != 0 {
-                return Err((lane, FaultKind::MisalignedAddress { address: addresses[lane] }));
+                return Err((
+                    lane,
+                    FaultKind::MisalignedAddress {
+                        address: addresses[lane],
+                    },
+                ));
             }
         }
         Ok(())
@@ -152,15 +203,28 @@ impl View<'_> {
 
     /// Reads a value of up to 32 bits in every active lane.
     #[inline(always)]
-    pub fn load_w(&mut self, space: Space, ty: MemType, addresses: &[u64; 32], mask: u32, out: &mut [u32; 32]) -> Result<(), LaneFault> {
+    pub fn load_w(
+        &mut self,
+        space: Space,
+        ty: MemType,
+        addresses: &[u64; 32],
+        mask: u32,
+        out: &mut [u32; 32],
+    ) -> Result<(), LaneFault> {
         let bytes = u64::from(ty.bytes());
         match space {
             Space::Shared if ty == MemType::B32 => {
                 for lane in 0..32 {
                     if mask >> lane & 1 != 0 {
                         let offset = addresses[lane] as usize;
-                        match self.shared.get(offset..).and_then(|bytes| bytes.first_chunk::<4>()) {
-                            Some(chunk) if addresses[lane] & 3 == 0 => out[lane] = u32::from_le_bytes(*chunk),
+                        match self
+                            .shared
+                            .get(offset..)
+                            .and_then(|bytes| bytes.first_chunk::<4>())
+                        {
+                            Some(chunk) if addresses[lane] & 3 == 0 => {
+                                out[lane] = u32::from_le_bytes(*chunk)
+                            }
                             _ => return self.load_w_slow(space, ty, addresses, mask, out),
                         }
                     }
@@ -171,10 +235,18 @@ impl View<'_> {
                 let extent = Extent::of(addresses, mask);
                 if let Some(span) = self.spans.find(self.space, extent, bytes, false) {
                     let loaded = match ty {
-                        MemType::U8 => span.load_all(addresses, mask, 1, out, |place| place.load8().into()),
-                        MemType::S8 => span.load_all(addresses, mask, 1, out, |place| i32::from(place.load8().cast_signed()).cast_unsigned()),
-                        MemType::U16 => span.load_all(addresses, mask, 2, out, |place| place.load16().into()),
-                        MemType::S16 => span.load_all(addresses, mask, 2, out, |place| i32::from(place.load16().cast_signed()).cast_unsigned()),
+                        MemType::U8 => {
+                            span.load_all(addresses, mask, 1, out, |place| place.load8().into())
+                        }
+                        MemType::S8 => span.load_all(addresses, mask, 1, out, |place| {
+                            i32::from(place.load8().cast_signed()).cast_unsigned()
+                        }),
+                        MemType::U16 => {
+                            span.load_all(addresses, mask, 2, out, |place| place.load16().into())
+                        }
+                        MemType::S16 => span.load_all(addresses, mask, 2, out, |place| {
+                            i32::from(place.load16().cast_signed()).cast_unsigned()
+                        }),
                         _ => span.load_all(addresses, mask, 4, out, Checked::load32),
                     };
                     if loaded {
@@ -188,9 +260,18 @@ impl View<'_> {
     }
 
     #[inline(never)]
-    fn load_w_slow(&mut self, space: Space, ty: MemType, addresses: &[u64; 32], mask: u32, out: &mut [u32; 32]) -> Result<(), LaneFault> {
+    fn load_w_slow(
+        &mut self,
+        space: Space,
+        ty: MemType,
+        addresses: &[u64; 32],
+        mask: u32,
+        out: &mut [u32; 32],
+    ) -> Result<(), LaneFault> {
         for lane in lanes(mask) {
-            let value = self.load(space, addresses[lane], ty.bytes().into(), lane).map_err(|kind| (lane, kind))?;
+            let value = self
+                .load(space, addresses[lane], ty.bytes().into(), lane)
+                .map_err(|kind| (lane, kind))?;
             out[lane] = match ty {
                 MemType::S8 => i32::from((value as u8).cast_signed()).cast_unsigned(),
                 MemType::S16 => i32::from((value as u16).cast_signed()).cast_unsigned(),
@@ -202,7 +283,13 @@ impl View<'_> {
 
     /// Reads a 64-bit value in every active lane.
     #[inline(always)]
-    pub fn load_d(&mut self, space: Space, addresses: &[u64; 32], mask: u32, out: &mut [u64; 32]) -> Result<(), LaneFault> {
+    pub fn load_d(
+        &mut self,
+        space: Space,
+        addresses: &[u64; 32],
+        mask: u32,
+        out: &mut [u64; 32],
+    ) -> Result<(), LaneFault> {
         if matches!(space, Space::Global | Space::Generic) {
             let extent = Extent::of(addresses, mask);
             if let Some(span) = self.spans.find(self.space, extent, 8, false)
@@ -212,21 +299,34 @@ impl View<'_> {
             }
         }
         for lane in lanes(mask) {
-            out[lane] = self.load(space, addresses[lane], 8, lane).map_err(|kind| (lane, kind))?;
+            out[lane] = self
+                .load(space, addresses[lane], 8, lane)
+                .map_err(|kind| (lane, kind))?;
         }
         Ok(())
     }
 
     /// Writes a value of up to 32 bits from every active lane.
     #[inline(always)]
-    pub fn store_w(&mut self, space: Space, ty: MemType, addresses: &[u64; 32], mask: u32, values: &[u32; 32]) -> Result<(), LaneFault> {
+    pub fn store_w(
+        &mut self,
+        space: Space,
+        ty: MemType,
+        addresses: &[u64; 32],
+        mask: u32,
+        values: &[u32; 32],
+    ) -> Result<(), LaneFault> {
         let bytes = u64::from(ty.bytes());
         if matches!(space, Space::Global | Space::Generic) {
             let extent = Extent::of(addresses, mask);
             if let Some(span) = self.spans.find(self.space, extent, bytes, true) {
                 let stored = match bytes {
-                    1 => span.store_all(addresses, mask, 1, values, |place, value| place.store8(value as u8)),
-                    2 => span.store_all(addresses, mask, 2, values, |place, value| place.store16(value as u16)),
+                    1 => span.store_all(addresses, mask, 1, values, |place, value| {
+                        place.store8(value as u8)
+                    }),
+                    2 => span.store_all(addresses, mask, 2, values, |place, value| {
+                        place.store16(value as u16)
+                    }),
                     _ => span.store_all(addresses, mask, 4, values, Checked::store32),
                 };
                 if stored {
@@ -235,14 +335,21 @@ impl View<'_> {
             }
         }
         for lane in lanes(mask) {
-            self.store(space, addresses[lane], bytes, lane, values[lane].into()).map_err(|kind| (lane, kind))?;
+            self.store(space, addresses[lane], bytes, lane, values[lane].into())
+                .map_err(|kind| (lane, kind))?;
         }
         Ok(())
     }
 
     /// Writes a 64-bit value from every active lane.
     #[inline(always)]
-    pub fn store_d(&mut self, space: Space, addresses: &[u64; 32], mask: u32, values: &[u64; 32]) -> Result<(), LaneFault> {
+    pub fn store_d(
+        &mut self,
+        space: Space,
+        addresses: &[u64; 32],
+        mask: u32,
+        values: &[u64; 32],
+    ) -> Result<(), LaneFault> {
         if matches!(space, Space::Global | Space::Generic) {
             let extent = Extent::of(addresses, mask);
             if let Some(span) = self.spans.find(self.space, extent, 8, true)
@@ -252,13 +359,21 @@ impl View<'_> {
             }
         }
         for lane in lanes(mask) {
-            self.store(space, addresses[lane], 8, lane, values[lane]).map_err(|kind| (lane, kind))?;
+            self.store(space, addresses[lane], 8, lane, values[lane])
+                .map_err(|kind| (lane, kind))?;
         }
         Ok(())
     }
 
     /// One lane's atomic operation; returns the value that was there.
-    pub fn atomic(&mut self, op: Atomic, address: u64, lane: usize, b: u64, c: u64) -> Result<u64, FaultKind> {
+    pub fn atomic(
+        &mut self,
+        op: Atomic,
+        address: u64,
+        lane: usize,
+        b: u64,
+        c: u64,
+    ) -> Result<u64, FaultKind> {
         let bytes = u64::from(op.ty.bytes());
         match self.place(op.space, address, bytes, true, lane)? {
             Place::Host(place) => Ok(host_atomic(op, place, b, c)),
@@ -293,7 +408,9 @@ impl View<'_> {
     /// Bytes of the lane's local memory.
     pub fn frame(&mut self, lane: usize, offset: u32, size: u32) -> Option<&mut [u8]> {
         let (offset, size) = (offset as usize, size as usize);
-        let lane = self.local.get_mut(lane * self.stride..(lane + 1) * self.stride)?;
+        let lane = self
+            .local
+            .get_mut(lane * self.stride..(lane + 1) * self.stride)?;
         lane.get_mut(offset..offset.checked_add(size)?)
     }
 }
@@ -314,28 +431,37 @@ fn host_atomic(op: Atomic, place: Checked, b: u64, c: u64) -> u64 {
         (AtomOp::And, MemType::B32) => place.cell32().fetch_and(b as u32, ORDER).into(),
         (AtomOp::Or, MemType::B32) => place.cell32().fetch_or(b as u32, ORDER).into(),
         (AtomOp::Exch, MemType::B32) => place.cell32().swap(b as u32, ORDER).into(),
-        (AtomOp::Cas, MemType::B32) => {
-            place.cell32().compare_exchange(b as u32, c as u32, ORDER, ORDER).unwrap_or_else(|old| old).into()
-        }
+        (AtomOp::Cas, MemType::B32) => place
+            .cell32()
+            .compare_exchange(b as u32, c as u32, ORDER, ORDER)
+            .unwrap_or_else(|old| old)
+            .into(),
         (AtomOp::Add, MemType::B64) => place.cell64().fetch_add(b, ORDER),
         (AtomOp::Exch, MemType::B64) => place.cell64().swap(b, ORDER),
-        (AtomOp::Cas, MemType::B64) => {
-            place.cell64().compare_exchange(b, c, ORDER, ORDER).unwrap_or_else(|old| old)
-        }
+        (AtomOp::Cas, MemType::B64) => place
+            .cell64()
+            .compare_exchange(b, c, ORDER, ORDER)
+            .unwrap_or_else(|old| old),
         (_, MemType::B64) => {
-            let update = place.cell64().fetch_update(ORDER, Ordering::Relaxed, |old| Some(modify(op, old, b, c)));
+            let update = place
+                .cell64()
+                .fetch_update(ORDER, Ordering::Relaxed, |old| Some(modify(op, old, b, c)));
             update.unwrap_or_else(|old| old)
         }
         (_, MemType::B32) => {
             let update = place
                 .cell32()
-                .fetch_update(ORDER, Ordering::Relaxed, |old| Some(modify(op, old.into(), b, c) as u32));
+                .fetch_update(ORDER, Ordering::Relaxed, |old| {
+                    Some(modify(op, old.into(), b, c) as u32)
+                });
             update.unwrap_or_else(|old| old).into()
         }
         _ => {
             let update = place
                 .cell16()
-                .fetch_update(ORDER, Ordering::Relaxed, |old| Some(modify(op, old.into(), b, c) as u16));
+                .fetch_update(ORDER, Ordering::Relaxed, |old| {
+                    Some(modify(op, old.into(), b, c) as u16)
+                });
             update.unwrap_or_else(|old| old).into()
         }
     }
@@ -344,7 +470,13 @@ fn host_atomic(op: Atomic, place: Checked, b: u64, c: u64) -> u64 {
 /// The value that an atomic operation stores.
 fn modify(op: Atomic, old: u64, b: u64, c: u64) -> u64 {
     let wide = op.ty == MemType::B64;
-    let signed = |value: u64| if wide { value.cast_signed() } else { i64::from((value as u32).cast_signed()) };
+    let signed = |value: u64| {
+        if wide {
+            value.cast_signed()
+        } else {
+            i64::from((value as u32).cast_signed())
+        }
+    };
     match op.f {
         AtomOp::Add if wide => old.wrapping_add(b),
         AtomOp::Add => u64::from((old as u32).wrapping_add(b as u32)),
@@ -352,18 +484,52 @@ fn modify(op: Atomic, old: u64, b: u64, c: u64) -> u64 {
         AtomOp::Or => old | b,
         AtomOp::Xor => old ^ b,
         AtomOp::Exch => b,
-        AtomOp::Cas => if old == b { c } else { old },
-        AtomOp::Inc => if old >= b { 0 } else { old + 1 },
-        AtomOp::Dec => if old == 0 || old > b { b } else { old - 1 },
-        AtomOp::MinS => if signed(b) < signed(old) { b } else { old },
-        AtomOp::MaxS => if signed(b) > signed(old) { b } else { old },
+        AtomOp::Cas => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        AtomOp::Inc => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        AtomOp::Dec => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
+        AtomOp::MinS => {
+            if signed(b) < signed(old) {
+                b
+            } else {
+                old
+            }
+        }
+        AtomOp::MaxS => {
+            if signed(b) > signed(old) {
+                b
+            } else {
+                old
+            }
+        }
         AtomOp::MinU => old.min(b),
         AtomOp::MaxU => old.max(b),
-        AtomOp::AddF(FloatType::F32) => (f32::from_bits(old as u32) + f32::from_bits(b as u32)).to_bits().into(),
+        AtomOp::AddF(FloatType::F32) => (f32::from_bits(old as u32) + f32::from_bits(b as u32))
+            .to_bits()
+            .into(),
         AtomOp::AddF(FloatType::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
         AtomOp::AddF(ty) => Format::of(ty).add(old, b, Round::Nearest),
         AtomOp::AddFx2(ty) => {
-            let half = |shift: u32| Format::of(ty).add(old >> shift & 0xffff, b >> shift & 0xffff, Round::Nearest);
+            let half = |shift: u32| {
+                Format::of(ty).add(old >> shift & 0xffff, b >> shift & 0xffff, Round::Nearest)
+            };
             half(0) | half(16) << 16
         }
     }

@@ -1,6 +1,9 @@
 //! Functions that the driver supplies: `vprintf` and `__assertfail`.
 #![forbid(unsafe_code)]
-#![allow(clippy::cast_possible_truncation, reason = "arguments are cut to the width the format names")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "arguments are cut to the width the format names"
+)]
 
 use super::fault::FaultKind;
 use super::grid::Shape;
@@ -22,14 +25,16 @@ pub fn builtin(
     lane: usize,
 ) -> Result<(), FaultKind> {
     let argument = |memory: &mut View<'_>, place: usize| {
-        let Some(Slot { offset, size }) = site.arguments.get(place) else { return 0 };
+        let Some(Slot { offset, size }) = site.arguments.get(place) else {
+            return 0;
+        };
         let mut value = [0; 8];
         if let Some(bytes) = memory.frame(lane, base + offset, *size) {
             value[..bytes.len()].copy_from_slice(bytes);
         }
         u64::from_le_bytes(value)
     };
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let text = |bytes: Vec<u8>| Box::from(String::from_utf8_lossy(&bytes));
     match builtin {
         Builtin::AssertFail => {
             let [message, file, line, function] = [0, 1, 2, 3].map(|place| argument(memory, place));
@@ -68,7 +73,12 @@ struct Field {
     precision: Option<usize>,
 }
 
-fn print(memory: &mut View<'_>, format: &[u8], arguments: u64, lane: usize) -> Result<(Vec<u8>, i32), FaultKind> {
+fn print(
+    memory: &mut View<'_>,
+    format: &[u8],
+    arguments: u64,
+    lane: usize,
+) -> Result<(Vec<u8>, i32), FaultKind> {
     let (mut out, mut count, mut address) = (Vec::new(), 0, arguments);
     // Arguments lie one after the other, each aligned to its size.
     let mut next = |memory: &mut View<'_>, bytes: u64| {
@@ -98,18 +108,24 @@ fn print(memory: &mut View<'_>, format: &[u8], arguments: u64, lane: usize) -> R
             }
             place += 1;
         }
-        let mut number = |memory: &mut View<'_>, place: &mut usize| -> Result<Option<i32>, FaultKind> {
-            if format.get(*place) == Some(&b'*') {
-                *place += 1;
-                return Ok(Some((next(memory, 4)? as u32).cast_signed()));
-            }
-            let mut value = None;
-            while let Some(digit) = format.get(*place).filter(|byte| byte.is_ascii_digit()) {
-                *place += 1;
-                value = Some(value.unwrap_or(0i32).saturating_mul(10).saturating_add(i32::from(digit - b'0')));
-            }
-            Ok(value)
-        };
+        let mut number =
+            |memory: &mut View<'_>, place: &mut usize| -> Result<Option<i32>, FaultKind> {
+                if format.get(*place) == Some(&b'*') {
+                    *place += 1;
+                    return Ok(Some((next(memory, 4)? as u32).cast_signed()));
+                }
+                let mut value = None;
+                while let Some(digit) = format.get(*place).filter(|byte| byte.is_ascii_digit()) {
+                    *place += 1;
+                    value = Some(
+                        value
+                            .unwrap_or(0i32)
+                            .saturating_mul(10)
+                            .saturating_add(i32::from(digit - b'0')),
+                    );
+                }
+                Ok(value)
+            };
         if let Some(width) = number(memory, &mut place)? {
             field.left |= width < 0;
             field.width = (width.unsigned_abs() as usize).min(MAX_WIDTH);
@@ -117,7 +133,9 @@ fn print(memory: &mut View<'_>, format: &[u8], arguments: u64, lane: usize) -> R
         if format.get(place) == Some(&b'.') {
             place += 1;
             let precision = number(memory, &mut place)?.unwrap_or(0);
-            field.precision = usize::try_from(precision).ok().map(|precision| precision.min(MAX_WIDTH));
+            field.precision = usize::try_from(precision)
+                .ok()
+                .map(|precision| precision.min(MAX_WIDTH));
         }
         let mut bytes = 4;
         while let Some(length) = format.get(place) {
@@ -151,7 +169,11 @@ fn print(memory: &mut View<'_>, format: &[u8], arguments: u64, lane: usize) -> R
             }
             b'u' | b'x' | b'X' | b'o' => {
                 let bits = next(memory, if bytes == 8 { 8 } else { 4 })?;
-                let value = if bytes == 8 { bits } else { bits & ((1 << (bytes * 8)) - 1) };
+                let value = if bytes == 8 {
+                    bits
+                } else {
+                    bits & ((1 << (bytes * 8)) - 1)
+                };
                 let (prefix, digits) = match conversion {
                     b'x' => ("0x", format!("{value:x}")),
                     b'X' => ("0X", format!("{value:X}")),
@@ -160,7 +182,15 @@ fn print(memory: &mut View<'_>, format: &[u8], arguments: u64, lane: usize) -> R
                 };
                 field.plus = false;
                 field.space = false;
-                field.number(false, if field.alternate && value != 0 { prefix } else { "" }, &digits)
+                field.number(
+                    false,
+                    if field.alternate && value != 0 {
+                        prefix
+                    } else {
+                        ""
+                    },
+                    &digits,
+                )
             }
             b'p' => {
                 let value = next(memory, 8)?;
@@ -172,7 +202,11 @@ fn print(memory: &mut View<'_>, format: &[u8], arguments: u64, lane: usize) -> R
             }
             b's' => {
                 let pointer = next(memory, 8)?;
-                let text = if pointer == 0 { b"(null)".to_vec() } else { memory.text(pointer, lane) };
+                let text = if pointer == 0 {
+                    b"(null)".to_vec()
+                } else {
+                    memory.text(pointer, lane)
+                };
                 let text = String::from_utf8_lossy(&text).into_owned();
                 let limit = field.precision.unwrap_or(usize::MAX);
                 field.pad(text.chars().take(limit).collect())
@@ -196,7 +230,11 @@ impl Field {
     fn pad(&self, text: String) -> String {
         let missing = self.width.saturating_sub(text.chars().count());
         let blanks = " ".repeat(missing);
-        if self.left { text + &blanks } else { blanks + &text }
+        if self.left {
+            text + &blanks
+        } else {
+            blanks + &text
+        }
     }
 
     fn number(&self, negative: bool, prefix: &str, digits: &str) -> String {
@@ -205,7 +243,12 @@ impl Field {
             Some(precision) => format!("{digits:0>precision$}"),
             None => digits.to_owned(),
         };
-        self.signed(negative, prefix, &digits, self.zero && self.precision.is_none())
+        self.signed(
+            negative,
+            prefix,
+            &digits,
+            self.zero && self.precision.is_none(),
+        )
     }
 
     fn signed(&self, negative: bool, prefix: &str, digits: &str, zero: bool) -> String {
@@ -216,7 +259,11 @@ impl Field {
             _ => "",
         };
         let used = sign.len() + prefix.len() + digits.len();
-        let zeros = if zero && !self.left { "0".repeat(self.width.saturating_sub(used)) } else { String::new() };
+        let zeros = if zero && !self.left {
+            "0".repeat(self.width.saturating_sub(used))
+        } else {
+            String::new()
+        };
         self.pad(format!("{sign}{prefix}{zeros}{digits}"))
     }
 
@@ -237,7 +284,12 @@ impl Field {
             }
         };
         let digits = if upper { digits.to_uppercase() } else { digits };
-        self.signed(value.is_sign_negative() && !value.is_nan(), "", &digits, self.zero && magnitude.is_finite())
+        self.signed(
+            value.is_sign_negative() && !value.is_nan(),
+            "",
+            &digits,
+            self.zero && magnitude.is_finite(),
+        )
     }
 }
 
@@ -254,7 +306,10 @@ fn exponential(value: f64, precision: usize) -> String {
 
 fn general(value: f64, precision: usize, keep: bool) -> String {
     let text = exponential(value, precision - 1);
-    let exponent = text.split_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok()).unwrap_or(0);
+    let exponent = text
+        .split_once('e')
+        .and_then(|(_, exponent)| exponent.parse::<i32>().ok())
+        .unwrap_or(0);
     let trim = |text: &str| {
         if keep || !text.contains('.') {
             return text.to_owned();

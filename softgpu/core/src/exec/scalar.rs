@@ -12,7 +12,17 @@ use super::float::Format;
 use crate::ptx::ir::*;
 
 pub fn bfe32(signed: bool, a: u32, pos: u32, len: u32) -> u32 {
-    bfe64(signed, if signed { i64::from(a as i32) as u64 } else { u64::from(a) }, pos, len, 32) as u32
+    bfe64(
+        signed,
+        if signed {
+            i64::from(a as i32) as u64
+        } else {
+            u64::from(a)
+        },
+        pos,
+        len,
+        32,
+    ) as u32
 }
 
 /// Bits `pos..pos+len` of a value of `width` bits that has been extended to 64.
@@ -25,8 +35,16 @@ pub fn bfe64(signed: bool, a: u64, pos: u32, len: u32, width: u32) -> u64 {
     let negative = signed && a >> last & 1 == 1;
     let field = if pos >= width { 0 } else { a >> pos };
     let kept = (last + 1).saturating_sub(pos);
-    let mask = if kept >= 64 { u64::MAX } else { (1 << kept) - 1 };
-    if negative { field | !mask } else { field & mask }
+    let mask = if kept >= 64 {
+        u64::MAX
+    } else {
+        (1 << kept) - 1
+    };
+    if negative {
+        field | !mask
+    } else {
+        field & mask
+    }
 }
 
 pub fn bfi64(a: u64, b: u64, pos: u32, len: u32, width: u32) -> u64 {
@@ -54,7 +72,11 @@ pub fn prmt(mode: PrmtMode, a: u32, b: u32, c: u32) -> u32 {
     let mut result = 0;
     for (place, selector) in selectors.into_iter().enumerate() {
         let byte = (bytes >> ((selector & 7) * 8)) as u8;
-        let byte = if selector & 8 != 0 { ((byte as i8) >> 7) as u8 } else { byte };
+        let byte = if selector & 8 != 0 {
+            ((byte as i8) >> 7) as u8
+        } else {
+            byte
+        };
         result |= u32::from(byte) << (place * 8);
     }
     result
@@ -82,21 +104,36 @@ pub fn find_msb(value: u64, width: u32, shift: bool) -> u32 {
 pub fn dot4(a: u32, b: u32, c: u32, signed_a: bool, signed_b: bool) -> u32 {
     let byte = |value: u32, place: usize, signed: bool| {
         let byte = value.to_le_bytes()[place];
-        if signed { i32::from(byte as i8) } else { i32::from(byte) }
+        if signed {
+            i32::from(byte as i8)
+        } else {
+            i32::from(byte)
+        }
     };
-    (0..4).fold(c, |sum, place| sum.wrapping_add((byte(a, place, signed_a) * byte(b, place, signed_b)) as u32))
+    (0..4).fold(c, |sum, place| {
+        sum.wrapping_add((byte(a, place, signed_a) * byte(b, place, signed_b)) as u32)
+    })
 }
 
 pub fn dot2(a: u32, b: u32, c: u32, signed_a: bool, signed_b: bool, high: bool) -> u32 {
     let half = |place: u32| {
         let half = (a >> (place * 16)) as u16;
-        if signed_a { i32::from(half as i16) } else { i32::from(half) }
+        if signed_a {
+            i32::from(half as i16)
+        } else {
+            i32::from(half)
+        }
     };
     let byte = |place: usize| {
         let byte = b.to_le_bytes()[place + if high { 2 } else { 0 }];
-        if signed_b { i32::from(byte as i8) } else { i32::from(byte) }
+        if signed_b {
+            i32::from(byte as i8)
+        } else {
+            i32::from(byte)
+        }
     };
-    c.wrapping_add(half(0).wrapping_mul(byte(0)) as u32).wrapping_add(half(1).wrapping_mul(byte(1)) as u32)
+    c.wrapping_add(half(0).wrapping_mul(byte(0)) as u32)
+        .wrapping_add(half(1).wrapping_mul(byte(1)) as u32)
 }
 
 pub fn compare<T: PartialOrd>(f: FloatCmp, a: T, b: T, nan: bool) -> bool {
@@ -120,7 +157,10 @@ pub fn compare<T: PartialOrd>(f: FloatCmp, a: T, b: T, nan: bool) -> bool {
 
 pub fn compare_half(f: FloatCmp, ty: FloatType, a: u32, b: u32) -> bool {
     let format = Format::of(ty);
-    let (a, b) = (format.to_f64(u64::from(a & 0xffff)), format.to_f64(u64::from(b & 0xffff)));
+    let (a, b) = (
+        format.to_f64(u64::from(a & 0xffff)),
+        format.to_f64(u64::from(b & 0xffff)),
+    );
     compare(f, a, b, a.is_nan() || b.is_nan())
 }
 
@@ -132,7 +172,9 @@ pub fn class(f: ClassTest, ty: FloatType, bits: u64) -> bool {
         ClassTest::Infinite => infinite,
         ClassTest::Number => !nan,
         ClassTest::NotANumber => nan,
-        ClassTest::Normal => !nan && !infinite && !format.is_subnormal(bits) && format.to_f64(bits) != 0.0,
+        ClassTest::Normal => {
+            !nan && !infinite && !format.is_subnormal(bits) && format.to_f64(bits) != 0.0
+        }
         ClassTest::Subnormal => format.is_subnormal(bits),
     }
 }
@@ -144,7 +186,8 @@ pub fn float(spec: FloatSpec, a: u64, b: u64, c: u64) -> u64 {
     }
     let lower = |bits: u64| bits & 0xffff;
     let upper = |bits: u64| bits >> 16 & 0xffff;
-    float_one(spec, lower(a), lower(b), lower(c)) | float_one(spec, upper(a), upper(b), upper(c)) << 16
+    float_one(spec, lower(a), lower(b), lower(c))
+        | float_one(spec, upper(a), upper(b), upper(c)) << 16
 }
 
 fn float_one(spec: FloatSpec, a: u64, b: u64, c: u64) -> u64 {
@@ -159,9 +202,9 @@ fn float_one(spec: FloatSpec, a: u64, b: u64, c: u64) -> u64 {
         FloatOp::Fma => format.fma(a, b, c, round),
         FloatOp::Div => format.div(a, b, round),
         FloatOp::Sqrt => format.sqrt(a, round),
-        FloatOp::Rcp => format.div(format.from_integer(1, Round::Nearest), a, round),
-        FloatOp::Tanh => format.from_f64(format.to_f64(a).tanh()),
-        FloatOp::Ex2 => format.from_f64(format.to_f64(a).exp2()),
+        FloatOp::Rcp => format.div(format.of_integer(1, Round::Nearest), a, round),
+        FloatOp::Tanh => format.of_f64(format.to_f64(a).tanh()),
+        FloatOp::Ex2 => format.of_f64(format.to_f64(a).exp2()),
         FloatOp::Min | FloatOp::Max | FloatOp::MinNan | FloatOp::MaxNan => {
             let propagate = matches!(spec.f, FloatOp::MinNan | FloatOp::MaxNan);
             let max = matches!(spec.f, FloatOp::Max | FloatOp::MaxNan);
@@ -195,7 +238,7 @@ fn float_one(spec: FloatSpec, a: u64, b: u64, c: u64) -> u64 {
 fn saturate(format: Format, bits: u64) -> u64 {
     let value = format.to_f64(bits);
     if value >= 1.0 {
-        format.from_integer(1, Round::Nearest)
+        format.of_integer(1, Round::Nearest)
     } else if value > 0.0 {
         bits
     } else {
@@ -230,20 +273,32 @@ fn float_type(ty: Scalar) -> FloatType {
 /// Any conversion; the result is zero-extended from its own width.
 pub fn convert(spec: Conversion, bits: u64) -> u64 {
     let flush = |ty: Scalar, bits: u64| {
-        if spec.ftz && ty == Scalar::F32 { Format::of(FloatType::F32).flush(bits) } else { bits }
+        if spec.ftz && ty == Scalar::F32 {
+            Format::of(FloatType::F32).flush(bits)
+        } else {
+            bits
+        }
     };
     let cut = |bits: u64, width: u32| bits & u64::MAX >> (64 - width);
     match (integer(spec.from), integer(spec.to)) {
         (Some((width, signed)), Some((to_width, to_signed))) => {
             let value = widen(bits, width, signed);
             let (min, max) = limits(to_width, to_signed);
-            let value = if spec.sat { value.clamp(min, max) } else { value };
+            let value = if spec.sat {
+                value.clamp(min, max)
+            } else {
+                value
+            };
             cut(value as u64, to_width)
         }
         (Some((width, signed)), None) => {
             let format = Format::of(float_type(spec.to));
-            let result = format.from_integer(widen(bits, width, signed), spec.round);
-            if spec.sat { saturate(format, result) } else { result }
+            let result = format.of_integer(widen(bits, width, signed), spec.round);
+            if spec.sat {
+                saturate(format, result)
+            } else {
+                result
+            }
         }
         (None, Some((width, signed))) => {
             let format = Format::of(float_type(spec.from));
@@ -256,7 +311,10 @@ pub fn convert(spec: Conversion, bits: u64) -> u64 {
             cut(format.integer(bits, spec.round, min, max) as u64, width)
         }
         (None, None) => {
-            let (from, to) = (Format::of(float_type(spec.from)), Format::of(float_type(spec.to)));
+            let (from, to) = (
+                Format::of(float_type(spec.from)),
+                Format::of(float_type(spec.to)),
+            );
             let mut bits = flush(spec.from, cut_float(bits, spec.from));
             if spec.integral {
                 bits = from.integral(bits, spec.round);
@@ -287,9 +345,17 @@ fn cut_float(bits: u64, ty: Scalar) -> u64 {
 
 fn widen(bits: u64, width: u32, signed: bool) -> i128 {
     let shift = 64 - width;
-    if signed { i128::from((bits << shift) as i64 >> shift) } else { i128::from(bits << shift >> shift) }
+    if signed {
+        i128::from((bits << shift) as i64 >> shift)
+    } else {
+        i128::from(bits << shift >> shift)
+    }
 }
 
 fn limits(width: u32, signed: bool) -> (i128, i128) {
-    if signed { (-(1 << (width - 1)), (1 << (width - 1)) - 1) } else { (0, (1 << width) - 1) }
+    if signed {
+        (-(1 << (width - 1)), (1 << (width - 1)) - 1)
+    } else {
+        (0, (1 << width) - 1)
+    }
 }

@@ -1,6 +1,9 @@
 //! The state of a warp: registers, frames and the paths its lanes have taken.
 #![forbid(unsafe_code)]
-#![allow(clippy::cast_possible_truncation, reason = "constants are cut to the width of their register")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "constants are cut to the width of their register"
+)]
 
 use super::grid::Shape;
 use crate::ptx::ir::*;
@@ -97,12 +100,21 @@ impl Warp {
         frame.lanes = self.lanes;
         fill_block(frame, shape, block);
         let pc = shape.launch.module.functions[kernel as usize].start;
-        self.paths.push(Path { mask: self.lanes, pc, frame: 0, state: State::Ready, forced: false });
+        self.paths.push(Path {
+            mask: self.lanes,
+            pc,
+            frame: 0,
+            state: State::Ready,
+            forced: false,
+        });
     }
 
     /// A frame for `function`, from those not in use if one fits.
     pub fn enter(&mut self, shape: &Shape<'_>, function: u32, block: [u32; 3]) -> usize {
-        let found = self.free.iter().position(|&frame| self.frames[frame].function == function);
+        let found = self
+            .free
+            .iter()
+            .position(|&frame| self.frames[frame].function == function);
         let index = match found {
             Some(place) => self.free.swap_remove(place),
             None => {
@@ -135,7 +147,8 @@ fn new_frame(shape: &Shape<'_>, function: u32) -> Frame {
 /// Fills the registers that hold one value for the whole launch.
 fn fill(frame: &mut Frame, shape: &Shape<'_>, warp: u32) {
     for preload in &shape.launch.module.functions[frame.function as usize].preloads {
-        let values: [u64; 32] = std::array::from_fn(|lane| shape.constant(preload.value, warp, lane as u32));
+        let values: [u64; 32] =
+            std::array::from_fn(|lane| shape.constant(preload.value, warp, lane as u32));
         set(frame, preload.register, &values);
     }
 }

@@ -1,5 +1,10 @@
 //! A device in a few lines: buffers that kernels may touch, and launches with sensible defaults.
-#![allow(dead_code, clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+#![allow(
+    dead_code,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap
+)]
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock};
@@ -8,7 +13,10 @@ use std::time::Instant;
 use softgpu_core::exec::{self, AddressSpace, Fault, Launch, Range, Stats};
 use softgpu_core::ptx::{self, ir};
 
-pub const TARGET: ptx::Target = ptx::Target { compute_capability: (9, 0), max_ptx_version: (9, 9) };
+pub const TARGET: ptx::Target = ptx::Target {
+    compute_capability: (9, 0),
+    max_ptx_version: (9, 9),
+};
 
 /// Memory that kernels may touch; every buffer lives as long as the process.
 #[derive(Debug, Default)]
@@ -20,7 +28,10 @@ pub struct Memory {
 unsafe impl AddressSpace for Memory {
     fn resolve(&self, address: u64) -> Option<Range> {
         let ranges = self.ranges.lock().unwrap();
-        ranges.iter().find(|range| range.start <= address && address < range.end).copied()
+        ranges
+            .iter()
+            .find(|range| range.start <= address && address < range.end)
+            .copied()
     }
 }
 
@@ -33,9 +44,14 @@ pub struct Buffer {
 
 impl Memory {
     pub fn buffer(&self, bytes: usize) -> Buffer {
-        let words: &'static mut [u64] = Box::leak(vec![0u64; bytes.div_ceil(8).max(1)].into_boxed_slice());
+        let words: &'static mut [u64] =
+            Box::leak(vec![0u64; bytes.div_ceil(8).max(1)].into_boxed_slice());
         let address = words.as_mut_ptr().expose_provenance() as u64;
-        let range = Range { start: address, end: address + bytes as u64, writable: true };
+        let range = Range {
+            start: address,
+            end: address + bytes as u64,
+            writable: true,
+        };
         self.ranges.lock().unwrap().push(range);
         Buffer { address, bytes }
     }
@@ -48,7 +64,11 @@ impl Memory {
         let buffer = self.buffer(std::mem::size_of_val(values));
         // SAFETY: the buffer has just been allocated with that size, and no kernel runs yet.
         unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr().cast::<u8>(), buffer.pointer(), buffer.bytes);
+            std::ptr::copy_nonoverlapping(
+                values.as_ptr().cast::<u8>(),
+                buffer.pointer(),
+                buffer.bytes,
+            );
         }
         buffer
     }
@@ -63,7 +83,11 @@ impl Buffer {
         let mut values = vec![T::default(); self.bytes / size_of::<T>()];
         // SAFETY: the buffer holds that many bytes; no kernel runs while tests read.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.pointer(), values.as_mut_ptr().cast::<u8>(), self.bytes);
+            std::ptr::copy_nonoverlapping(
+                self.pointer(),
+                values.as_mut_ptr().cast::<u8>(),
+                self.bytes,
+            );
         }
         values
     }
@@ -118,7 +142,11 @@ impl Program {
     pub fn new(text: &str) -> Self {
         let module = ptx::compile(text, &TARGET).unwrap_or_else(|error| panic!("{error}"));
         let memory = Memory::default();
-        let globals: Vec<Buffer> = module.globals.iter().map(|global| memory.buffer(global.size as usize)).collect();
+        let globals: Vec<Buffer> = module
+            .globals
+            .iter()
+            .map(|global| memory.buffer(global.size as usize))
+            .collect();
         for (global, buffer) in module.globals.iter().zip(&globals) {
             let mut bytes = global.init.clone();
             bytes.resize(global.size as usize, 0);
@@ -147,7 +175,13 @@ impl Program {
         }
     }
 
-    pub fn run(&self, kernel: &str, grid: [u32; 3], block: [u32; 3], arguments: Arguments) -> Result<Stats, Fault> {
+    pub fn run(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        arguments: Arguments,
+    ) -> Result<Stats, Fault> {
         static START: OnceLock<Instant> = OnceLock::new();
         let start = *START.get_or_init(Instant::now);
         let launch = Launch {
@@ -165,7 +199,12 @@ impl Program {
             grid_id: 1,
             cancel: &self.cancel,
             clock: &|| start.elapsed().as_nanos() as u64,
-            output: &|text| self.output.lock().unwrap().push(String::from_utf8_lossy(text).into_owned()),
+            output: &|text| {
+                self.output
+                    .lock()
+                    .unwrap()
+                    .push(String::from_utf8_lossy(text).into_owned())
+            },
         };
         exec::run(&launch, &self.memory)
     }

@@ -216,6 +216,12 @@ pub enum Special {
     TotalSharedBytes,
     /// `%dynamic_smem_size`.
     DynamicSharedBytes,
+    /// `%envreg1` and `%envreg2`: upper and lower half of the address of the grid's workspace, where
+    /// cooperative groups keep the barrier of the grid.
+    GridWorkspace {
+        /// Which half.
+        upper: bool,
+    },
 }
 
 /// A call.

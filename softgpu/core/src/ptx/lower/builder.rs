@@ -691,6 +691,8 @@ impl<'a> Builder<'_, 'a> {
                 "%lanemask_gt" => S::LaneMaskGt,
                 "%total_smem_size" | "%aggr_smem_size" => S::TotalSharedBytes,
                 "%dynamic_smem_size" => S::DynamicSharedBytes,
+                "%envreg1" => S::GridWorkspace { upper: true },
+                "%envreg2" => S::GridWorkspace { upper: false },
                 "%cluster_ctarank"
                 | "%reserved_smem_offset_begin"
                 | "%reserved_smem_offset_end"

@@ -360,12 +360,10 @@ impl<'a> Builder<'_, 'a> {
         let elements = self.elements(i, &i.operands[1])?;
         let space = self.space(i)?;
         let (base, offset, space) = self.address(&i.operands[0], space)?;
-        if matches!(
-            i.modifiers
-                .iter()
-                .find(|m| matches!(**m, ".release" | ".volatile" | ".mmio")),
-            Some(_)
-        ) {
+        if i.modifiers
+            .iter()
+            .any(|m| matches!(*m, ".release" | ".volatile" | ".mmio"))
+        {
             self.emit(Op::Fence {
                 scope: FenceScope::AcqRel,
             })?;
