@@ -11,7 +11,7 @@ use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::exec::{self, Fault, FaultKind, Launch};
 use crate::gpu::Gpu;
-use crate::memory::{Allocation, Kind};
+use crate::memory::{Allocation, Kind, Owner};
 use crate::module::{Code, Kernel, Module};
 use crate::schedule::{Order, Stamp, StreamId, Ticket, Work};
 use crate::transfer::{LaunchSpace, Span};
@@ -245,12 +245,9 @@ impl Context {
             .filter(|a| a.kind == Kind::Device)
             .ok_or(Error::InvalidValue)?;
         // Work of the owner may still touch it, whoever frees it.
-        self.gpu
-            .scheduler()
-            .wait(&self.gpu.scheduler().group_tail(found.owner));
+        self.settle(found.owner);
         self.check()?;
-        let freed = space.remove(address, |a| a.id == found.id);
-        freed.map(drop).ok_or(Error::InvalidValue)
+        self.let_go(address, &found)
     }
 
     /// Frees or unregisters host memory that `wanted` accepts, once the work that may use it is done.
@@ -263,16 +260,26 @@ impl Context {
             .at(address)
             .filter(|a| wanted(a.kind))
             .ok_or(Error::InvalidValue)?;
-        self.gpu
-            .scheduler()
-            .wait(&self.gpu.scheduler().group_tail(self.id));
-        if found.owner != self.id {
-            self.gpu
-                .scheduler()
-                .wait(&self.gpu.scheduler().group_tail(found.owner));
-        }
-        let freed = space.remove(address, |a| a.id == found.id);
-        freed.map(drop).ok_or(Error::InvalidValue)
+        self.settle(self.id);
+        self.settle(found.owner);
+        self.let_go(address, &found)
+    }
+
+    /// Waits for all that was submitted so far in a context.
+    fn settle(&self, owner: Owner) {
+        let scheduler = self.gpu.scheduler();
+        scheduler.wait(&scheduler.group_tail(owner));
+    }
+
+    /// Takes an allocation off the map, and drops its memory only when no work is left that found it there:
+    /// another thread may have launched some while this one waited.
+    fn let_go(&self, address: u64, found: &Allocation) -> Result<()> {
+        let gone = self.gpu.space().remove(address, |a| a.id == found.id);
+        let gone = gone.ok_or(Error::InvalidValue)?;
+        self.settle(self.id);
+        self.settle(found.owner);
+        drop(gone);
+        Ok(())
     }
 
     /// Submits a kernel launch; returns before it has run.
