@@ -14,7 +14,7 @@ use idm_protocol::control::WorkerControl;
 use idm_protocol::handle::{Bound, Handle, HandleLimits, Kind, WorkerTable};
 use idm_protocol::lane::{Pending, WorkerLane};
 use idm_protocol::memory::Mapped;
-use idm_protocol::record::Record;
+use idm_protocol::record::{Record, Request};
 use idm_protocol::status::{Latched, StatusPage};
 use idm_protocol::wait::{Patience, StopFlag};
 use idm_protocol::window::Arena;
@@ -33,6 +33,9 @@ use crate::staging::Staging;
 
 pub use crate::errors::{Outcome, Refusal};
 pub use crate::frame::{Frame, Prepared, Scratch};
+
+/// Opcodes up to this one serve the session itself, or make and destroy contexts.
+const LAST_WITHOUT_CONTEXT: u16 = <wire::CuCtxDestroyV2 as Request>::OPCODE;
 
 /// What a handle stands for.
 #[derive(Clone, Copy, Debug)]
@@ -162,22 +165,24 @@ impl Session {
 
     /// What must happen at a blocking record's place in the ring, before its lane's thread runs it.
     pub fn prepare(&self, record: &Record) -> Turn {
-        if record.head().opcode
-            == <wire::CuStreamSynchronize as idm_protocol::record::Request>::OPCODE
-        {
+        if record.head().opcode == <wire::CuStreamSynchronize as Request>::OPCODE {
             crate::api::stream::prepare_synchronize(self, record)
         } else {
             Turn::Later(Prepared::Nothing)
         }
     }
 
-    /// Makes the record's context current in this thread.
+    /// Makes the record's context current in this thread. Records that make and destroy contexts do
+    /// without: a program makes a primary context current before it is retained.
     fn enter(&self, frame: &Frame<'_>) -> Result<(), Refusal> {
         let Some(slot) = frame.context() else {
             return Ok(());
         };
-        let key = self.contexts.key(slot)?;
-        Ok(self.contexts.enter(key, self.driver())?)
+        match self.contexts.key(slot) {
+            Ok(key) => Ok(self.contexts.enter(key, self.driver())?),
+            Err(_) if frame.opcode() <= LAST_WITHOUT_CONTEXT => Ok(()),
+            Err(status) => Err(status.into()),
+        }
     }
 
     /// The record's context.
@@ -479,21 +484,15 @@ impl Session {
             return Ok(());
         }
         let stream = match frame.opcode() {
-            <wire::CuLaunchKernel as idm_protocol::record::Request>::OPCODE => {
+            <wire::CuLaunchKernel as Request>::OPCODE => {
                 frame.request::<wire::CuLaunchKernel>()?.stream
             }
-            <wire::CuLaunchHostFunc as idm_protocol::record::Request>::OPCODE => {
+            <wire::CuLaunchHostFunc as Request>::OPCODE => {
                 frame.request::<wire::CuLaunchHostFunc>()?.stream
             }
-            <wire::VgpuCopy as idm_protocol::record::Request>::OPCODE => {
-                frame.request::<wire::VgpuCopy>()?.stream
-            }
-            <wire::VgpuCopyIn as idm_protocol::record::Request>::OPCODE => {
-                frame.request::<wire::VgpuCopyIn>()?.stream
-            }
-            <wire::VgpuMemset as idm_protocol::record::Request>::OPCODE => {
-                frame.request::<wire::VgpuMemset>()?.stream
-            }
+            <wire::VgpuCopy as Request>::OPCODE => frame.request::<wire::VgpuCopy>()?.stream,
+            <wire::VgpuCopyIn as Request>::OPCODE => frame.request::<wire::VgpuCopyIn>()?.stream,
+            <wire::VgpuMemset as Request>::OPCODE => frame.request::<wire::VgpuMemset>()?.stream,
             _ => return Ok(()),
         };
         frame.took_credit(stream);
