@@ -78,7 +78,10 @@ fn evaluate(body: &str, inputs: &[Vec<u64>; 3]) -> Vec<u64> {
     out.read()
 }
 
-fn check(cases: &[(&str, &dyn Fn(u64, u64, u64) -> u64)]) {
+/// An instruction and what it should compute.
+type Case<'a> = (&'a str, &'a dyn Fn(u64, u64, u64) -> u64);
+
+fn check(cases: &[Case<'_>]) {
     let inputs = [operands(11), operands(22), operands(33)];
     for (body, model) in cases {
         let results = evaluate(body, &inputs);
@@ -378,7 +381,7 @@ fn comparisons_combine_and_select() {
             "setp.ltu.f32 %p, %a, %b; selp.u32 %d, 1, 0, %p;",
             &w(|a, b, _| {
                 let (a, b) = (f32::from_bits(a), f32::from_bits(b));
-                u32::from(!(a >= b))
+                u32::from(a < b || a.is_nan() || b.is_nan())
             }),
         ),
         (
@@ -559,13 +562,16 @@ fn subnormals_are_flushed_where_asked() {
     );
 }
 
+/// An instruction, the function and the largest absolute error.
+type Approximation = (&'static str, fn(f64) -> f64, f64);
+
 #[test]
 fn approximations_keep_within_their_bounds() {
     let xs: Vec<u64> = (0..COUNT)
         .map(|i| u64::from((0.07f32 * (i as f32 + 1.0)).to_bits()))
         .collect();
     let inputs = [xs.clone(), xs.clone(), xs.clone()];
-    let cases: [(&str, fn(f64) -> f64, f64); 7] = [
+    let cases: [Approximation; 7] = [
         ("sin.approx.f32 %d, %a;", f64::sin, 7e-7),
         ("cos.approx.f32 %d, %a;", f64::cos, 7e-7),
         ("ex2.approx.f32 %d, %a;", f64::exp2, 2e-5),
