@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use idm_protocol::attach::client::attach;
@@ -321,13 +321,18 @@ fn two_hundred_clients_leave_neither_descriptors_nor_processes_behind() {
     drop(proxy.attach("a", "first").unwrap());
     let before = settle();
     let mut ids = BTreeSet::new();
+    let mut times = Vec::new();
     for round in 0..200 {
+        let start = Instant::now();
         let attached = proxy.attach("a", &format!("charge:{}", 1 << 20)).unwrap();
+        times.push(start.elapsed());
         assert!(
             ids.insert(attached.welcome.client_id),
             "round {round}: an id came twice"
         );
     }
+    times.sort();
+    println!("attach: median {:?}, most {:?}", times[100], times[199]);
     assert_eq!(settle(), before);
     assert_eq!(proxy.status().zones[0].memory_used, 0);
 }

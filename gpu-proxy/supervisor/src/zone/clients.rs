@@ -1,0 +1,290 @@
+//! The clients of a zone: how they come in, are paired with a worker, and are turned away.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use idm_protocol::attach::{Capabilities, Header, Hello, MessageKind, RefusalCode, Text, Welcome};
+use idm_protocol::layout::Limits;
+use idm_protocol::status::EndReason;
+use idm_protocol::window::common_candidate;
+use nix::errno::Errno;
+use proxy_channel::message::{Assign, Ready};
+use tracing::{debug, error, info, warn};
+
+use super::arrival::{Arrival, State, Step, turn_away};
+use super::worker::{Handover, Phase, Session};
+use super::{MAX_ARRIVALS, Shared, Zone};
+use crate::config::ZoneConfig;
+use crate::ledger::WorkerId;
+
+impl Zone {
+    pub(super) fn accept(&mut self, shared: &Shared, now: Instant) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        while self.arrivals.len() < MAX_ARRIVALS {
+            let socket = match listener.accept() {
+                Ok(socket) => socket,
+                Err(Errno::EAGAIN) => return,
+                // The client gave up in the queue.
+                Err(Errno::ECONNABORTED | Errno::EINTR) => continue,
+                Err(errno) => {
+                    error!(zone = self.config.name, %errno, "cannot accept clients; trying again in a second");
+                    self.accept_after = now.checked_add(Duration::from_secs(1));
+                    return;
+                }
+            };
+            let deadline = now + shared.proxy.hello_timeout;
+            match Arrival::new(socket, deadline) {
+                Ok(arrival) => {
+                    self.arrivals.insert(shared.id(), arrival);
+                }
+                Err(errno) => {
+                    warn!(zone = self.config.name, %errno, "a client without credentials")
+                }
+            }
+        }
+    }
+
+    pub(super) fn hear_arrival(&mut self, id: u64, now: Instant) {
+        let Some(arrival) = self.arrivals.get(&id) else {
+            return;
+        };
+        match arrival.read() {
+            Step::Nothing => {}
+            Step::Gone => {
+                debug!(
+                    zone = self.config.name,
+                    pid = arrival.peer.pid,
+                    "a client left before it had a worker"
+                );
+                self.arrivals.remove(&id);
+            }
+            Step::Refuse(code, text) => self.refuse(id, code, &text, now),
+            Step::Greeted(hello) => {
+                let ZoneConfig {
+                    uid: allowed,
+                    clients,
+                    ref name,
+                    ..
+                } = self.config;
+                let uid = arrival.peer.uid;
+                if allowed.is_some_and(|allowed| allowed != uid) {
+                    let text = format!("zone \"{name}\" is not for user {uid}");
+                    self.refuse(id, RefusalCode::UID_NOT_ALLOWED, &text, now);
+                } else if self.live_clients() >= clients as usize {
+                    let text = format!(
+                        "zone \"{name}\" already has its {clients} clients; end one or raise clients in the proxy's configuration"
+                    );
+                    self.refuse(id, RefusalCode::ZONE_FULL, &text, now);
+                } else if let Some(arrival) = self.arrivals.get_mut(&id) {
+                    arrival.state = State::Waiting(hello);
+                }
+            }
+        }
+    }
+
+    /// A client with a worker says nothing until it goes; one that does say something goes too.
+    pub(super) fn hear_client(&mut self, id: WorkerId, shared: &Shared, now: Instant) {
+        let Some(session) = self
+            .workers
+            .get(&id)
+            .and_then(|worker| worker.session.as_ref())
+        else {
+            return;
+        };
+        let Some(socket) = &session.socket else {
+            return;
+        };
+        let (zone, client) = (&self.config.name, session.client_id);
+        match idm_protocol::attach::socket::receive(socket.as_fd(), &mut [0; 8]) {
+            Err(Errno::EAGAIN) => {}
+            Ok(packet) if packet.len > 0 || packet.descriptors_dropped => {
+                warn!(
+                    zone,
+                    client, "client spoke on its attach socket after its greeting; it is ended"
+                );
+                self.end(
+                    id,
+                    EndReason::VIOLATION,
+                    "it spoke after its greeting",
+                    shared,
+                    now,
+                );
+            }
+            Ok(_) | Err(_) => {
+                info!(zone, client, "client detached");
+                self.end(id, EndReason::DETACHED, "it detached", shared, now);
+            }
+        }
+    }
+
+    /// Assigns waiting arrivals to ready workers, first come first served.
+    pub(super) fn match_up(&mut self, shared: &Shared, now: Instant) {
+        let waiting: Vec<(u64, Hello)> = self
+            .arrivals
+            .iter()
+            .filter_map(|(&id, arrival)| match &arrival.state {
+                State::Waiting(hello) => Some((id, **hello)),
+                State::Silent { .. } => None,
+            })
+            .collect();
+        for (id, hello) in waiting {
+            // One whose worker still ends counts: its memory is not free yet.
+            while self.occupied() < self.config.clients as usize {
+                let ready: Vec<(WorkerId, Ready)> = self
+                    .workers
+                    .iter()
+                    .filter_map(|(&id, worker)| match worker.phase {
+                        Phase::Ready { ready, .. } => Some((id, ready)),
+                        _ => None,
+                    })
+                    .collect();
+                if ready.is_empty() {
+                    return;
+                }
+                let Some(&(worker, said)) = ready
+                    .iter()
+                    .find(|(_, said)| said.table_hash == hello.table_hash)
+                else {
+                    let text = "this libvgpu was built from another version of the call table than the proxy; install the libvgpu that matches the proxy";
+                    self.refuse(id, RefusalCode::WRONG_TABLE, text, now);
+                    break;
+                };
+                let masks = [hello.window_mask, said.window_mask];
+                let Some(window) =
+                    common_candidate(&masks).and_then(|index| u32::try_from(index).ok())
+                else {
+                    let text = "program and worker have no free address range in common for pinned memory; is the program's address space limited (ulimit -v) or full?";
+                    self.refuse(id, RefusalCode::NO_COMMON_WINDOW, text, now);
+                    break;
+                };
+                if self.assign(id, &hello, worker, said, window, shared, now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Gives a waiting arrival to a ready worker; false if that worker turned out to be of no use.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one caller; they are what was just found out"
+    )]
+    pub(super) fn assign(
+        &mut self,
+        arrival: u64,
+        hello: &Hello,
+        id: WorkerId,
+        ready: Ready,
+        window: u32,
+        shared: &Shared,
+        now: Instant,
+    ) -> bool {
+        let limits = Limits {
+            arena_bytes: self.config.pinned,
+            ..Limits::default()
+        };
+        let welcome = Welcome {
+            header: Header::new(MessageKind::WELCOME),
+            client_id: shared.id(),
+            capabilities: hello.capabilities & Capabilities::ALL,
+            memory_limit: self.config.memory,
+            limits,
+            window,
+            driver_kind: ready.driver_kind,
+            driver_version: ready.driver_version,
+            device_count: ready.device_count,
+        };
+        let assign = Assign {
+            client_id: welcome.client_id,
+            capabilities: welcome.capabilities,
+            memory_limit: welcome.memory_limit,
+            credit_chunk: credit_chunk(self.config.memory),
+            limits,
+            window,
+            reserved: 0,
+            zone: Text::new(&self.config.name),
+            program: hello.name,
+        };
+        let memory = match Handover::create(welcome) {
+            Ok(memory) => memory,
+            Err(text) => {
+                error!(
+                    zone = self.config.name,
+                    text, "cannot make a client's memory"
+                );
+                self.refuse(
+                    arrival,
+                    RefusalCode::NO_WORKER,
+                    &format!("no memory: {text}"),
+                    now,
+                );
+                return true;
+            }
+        };
+        let (handover, status, stats) = &memory;
+        let files = [
+            handover.control.as_fd(),
+            handover.arena.as_fd(),
+            handover.status.as_fd(),
+            stats.as_fd(),
+        ];
+        status.set_capabilities(welcome.capabilities);
+        status.set_memory(self.ledger.limit(), self.ledger.used());
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return false;
+        };
+        let sent = worker
+            .channel
+            .as_ref()
+            .map(|channel| channel.assign(&assign, files));
+        if !matches!(sent, Some(Ok(()))) {
+            self.condemn(id, "the worker did not take its client", shared, now);
+            return false;
+        }
+        if let Some(arrival) = self.arrivals.remove(&arrival) {
+            worker.session = Some(Session::new(arrival, hello, now, memory));
+            worker.phase = Phase::Attaching {
+                deadline: now + shared.proxy.start_timeout,
+            };
+        }
+        true
+    }
+
+    pub(super) fn refuse(&mut self, id: u64, code: RefusalCode, text: &str, now: Instant) {
+        let Some(arrival) = self.arrivals.remove(&id) else {
+            return;
+        };
+        turn_away(&arrival.socket, code, text);
+        self.refused_total += 1;
+        if let Some(suppressed) = self.refusals.pass(now) {
+            let peer = arrival.peer;
+            warn!(
+                zone = self.config.name,
+                pid = peer.pid,
+                uid = peer.uid,
+                suppressed,
+                "client refused: {text}"
+            );
+        }
+    }
+
+    pub(super) fn refuse_all(&mut self, code: RefusalCode, text: &str, now: Instant) {
+        let waiting = self
+            .arrivals
+            .iter()
+            .filter(|(_, arrival)| matches!(arrival.state, State::Waiting(_)));
+        for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.refuse(id, code, text, now);
+        }
+    }
+}
+
+/// How much a worker asks for at a time: coarse enough to be rare, fine enough that what idle workers keep
+/// does not starve the others.
+fn credit_chunk(memory: u64) -> u64 {
+    (memory / 256).clamp(1 << 20, 64 << 20)
+}

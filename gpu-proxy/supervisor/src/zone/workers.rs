@@ -1,0 +1,416 @@
+//! The workers of a zone: how they start, what they say, and how they end.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use idm_protocol::attach::RefusalCode;
+use idm_protocol::status::EndReason;
+use proxy_channel::args::WorkerArgs;
+use proxy_channel::message::{Charge, FromWorker, Outcome, Ready, ToWorker, Verdict};
+use proxy_channel::supervisor::{Received, SupervisorChannel};
+use tracing::{debug, error, info, warn};
+
+use super::arrival::State;
+use super::worker::{Phase, Worker};
+use super::{MESSAGES_AT_ONCE, SETTLED, Shared, Zone};
+use crate::driver::Driver;
+use crate::ledger::WorkerId;
+use crate::process::{Launch, Process};
+use crate::relay::Relay;
+
+impl Zone {
+    pub(super) fn hear_worker(&mut self, id: WorkerId, shared: &Shared, now: Instant) {
+        for _ in 0..MESSAGES_AT_ONCE {
+            if !self.hear_worker_once(id, shared, now) {
+                return;
+            }
+        }
+    }
+
+    /// Takes one message of a worker; false if there was none.
+    pub(super) fn hear_worker_once(&mut self, id: WorkerId, shared: &Shared, now: Instant) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return false;
+        };
+        let Some(channel) = &worker.channel else {
+            return false;
+        };
+        match channel.receive() {
+            Ok(Received::Nothing) => false,
+            Ok(Received::Message(message)) => {
+                self.obey(id, &message, shared, now);
+                true
+            }
+            Ok(Received::Closed) => {
+                worker.channel = None;
+                // It is exiting; how, `reap` will see. The grace is for one that is not.
+                if !matches!(worker.phase, Phase::Ending { .. }) {
+                    let pid = worker.process.pid();
+                    let client = worker.session.as_ref().map(|session| session.client_id);
+                    warn!(
+                        zone = self.config.name,
+                        client,
+                        worker = pid,
+                        "worker hung up"
+                    );
+                    self.condemn(id, "the worker closed its channel", shared, now);
+                }
+                false
+            }
+            Err(fault) => {
+                let pid = worker.process.pid();
+                warn!(zone = self.config.name, worker = pid, %fault, "worker is ended");
+                self.condemn(id, &fault.to_string(), shared, now);
+                self.kill_now(id);
+                false
+            }
+        }
+    }
+
+    pub(super) fn obey(
+        &mut self,
+        id: WorkerId,
+        message: &FromWorker,
+        shared: &Shared,
+        now: Instant,
+    ) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let (zone, pid) = (self.config.name.as_str(), worker.process.pid());
+        match (worker.phase, message) {
+            (Phase::Ending { .. }, _) => {}
+            (Phase::Starting { .. }, &FromWorker::Ready(ready)) => {
+                let Ready {
+                    driver_kind,
+                    driver_version,
+                    device_count,
+                    init_micros,
+                    ..
+                } = ready;
+                let kind = driver_kind.name();
+                info!(zone, worker = pid, driver = kind, path = %ready.driver_path, why = %ready.why,
+                    version = driver_version, devices = device_count, init_micros, "worker is ready");
+                shared.seen.set(Some((driver_version, device_count)));
+                worker.phase = Phase::Ready { ready, since: now };
+            }
+            (Phase::Starting { .. } | Phase::Ready { .. }, FromWorker::Failed { text }) => {
+                let text = text.to_string();
+                self.condemn(id, &text, shared, now);
+            }
+            (Phase::Attaching { .. }, FromWorker::Attached) => self.welcome(id, shared, now),
+            (Phase::Attaching { .. }, FromWorker::AttachFailed { text }) => {
+                let text = format!("its worker could not attach: {text}");
+                self.condemn(id, &text, shared, now);
+            }
+            (Phase::Attaching { .. } | Phase::Running, &FromWorker::Charge(charge)) => {
+                self.charge(id, charge, shared, now);
+            }
+            (Phase::Attaching { .. } | Phase::Running, &FromWorker::Release { bytes }) => {
+                match self.ledger.release(id, bytes) {
+                    Ok(()) => self.publish_memory(),
+                    Err(lie) => {
+                        warn!(zone, worker = pid, %lie, "worker is ended");
+                        self.condemn(id, &lie.to_string(), shared, now);
+                        self.kill_now(id);
+                    }
+                }
+            }
+            (_, &FromWorker::Ended { text, violation }) => {
+                let client = worker.session.as_ref().map(|session| session.client_id);
+                warn!(zone, client, worker = pid, violation, reason = %text, "worker ends");
+                let reason = if violation {
+                    EndReason::VIOLATION
+                } else {
+                    EndReason::WORKER_DIED
+                };
+                self.judge_start(id, now, &text.to_string());
+                self.end(id, reason, &text.to_string(), shared, now);
+            }
+            (phase, _) => {
+                let phase = phase.name();
+                warn!(
+                    zone,
+                    worker = pid,
+                    phase,
+                    ?message,
+                    "worker sent a message out of turn; it is ended"
+                );
+                self.condemn(id, "the worker broke the protocol", shared, now);
+                self.kill_now(id);
+            }
+        }
+    }
+
+    pub(super) fn welcome(&mut self, id: WorkerId, shared: &Shared, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let Some(session) = &mut worker.session else {
+            return;
+        };
+        worker.phase = Phase::Running;
+        worker.judged = true;
+        self.backoff.succeeded();
+        let (client, pid, program) = (session.client_id, session.peer.pid, session.program.clone());
+        match session.welcome() {
+            Ok(()) => {
+                let micros = now.saturating_duration_since(session.since).as_micros();
+                self.attached_total += 1;
+                info!(
+                    zone = self.config.name,
+                    client,
+                    pid,
+                    uid = session.peer.uid,
+                    program,
+                    worker = worker.process.pid(),
+                    micros,
+                    "client attached"
+                );
+            }
+            Err(errno) => {
+                info!(zone = self.config.name, client, pid, program, %errno, "client left while it was attached");
+                self.end(id, EndReason::DETACHED, "it left", shared, now);
+            }
+        }
+    }
+
+    pub(super) fn charge(&mut self, id: WorkerId, charge: Charge, shared: &Shared, now: Instant) {
+        let outcome = match self.ledger.charge(id, charge.bytes) {
+            Ok(()) => Outcome::Granted,
+            Err(over) => {
+                debug!(zone = self.config.name, worker = id.0, %over, "charge refused");
+                Outcome::Refused {
+                    limit: over.limit,
+                    used: over.used,
+                }
+            }
+        };
+        let verdict = ToWorker::Verdict(Verdict {
+            request_id: charge.request_id,
+            outcome,
+        });
+        let sent = self
+            .workers
+            .get(&id)
+            .and_then(|worker| worker.channel.as_ref())
+            .map_or(Ok(()), |channel| channel.send(&verdict));
+        self.publish_memory();
+        if let Err(fault) = sent {
+            warn!(zone = self.config.name, worker = id.0, %fault, "worker is ended");
+            self.condemn(id, &fault.to_string(), shared, now);
+            self.kill_now(id);
+        }
+    }
+
+    /// Starts workers until as many are warm as should be and every waiting client will have one.
+    pub(super) fn replenish(&mut self, shared: &Shared, now: Instant) {
+        if self.listener.is_none() || self.backoff.blocked_until(now).is_some() {
+            return;
+        }
+        let room = (self.config.clients as usize).saturating_sub(self.occupied());
+        let wanted = room.min(self.config.warm_workers as usize + self.waiting_clients());
+        let have =
+            self.count(|phase| matches!(phase, Phase::Starting { .. } | Phase::Ready { .. }));
+        for _ in have..wanted {
+            if let Err(error) = self.start_worker(shared, now) {
+                let text = format!("cannot start {}: {error}", shared.proxy.worker.display());
+                let again = self.backoff.failed(now, &text);
+                error!(
+                    zone = self.config.name,
+                    failures = self.backoff.failures(),
+                    ?again,
+                    "{text}"
+                );
+                return;
+            }
+        }
+    }
+
+    pub(super) fn start_worker(&mut self, shared: &Shared, now: Instant) -> std::io::Result<()> {
+        let (channel, far) = SupervisorChannel::pair()?;
+        let Driver { kind, path, why } = &shared.driver;
+        let args = WorkerArgs {
+            zone: self.config.name.clone(),
+            driver_kind: *kind,
+            driver_path: path.clone(),
+            why: why.clone(),
+        };
+        let mut environment = shared.environment.clone();
+        if let Some(devices) = &self.config.devices {
+            let list: Vec<String> = devices.iter().map(u32::to_string).collect();
+            environment.push(("CUDA_VISIBLE_DEVICES".into(), list.join(",")));
+        }
+        let launch = Launch {
+            executable: shared.proxy.worker.clone(),
+            args: args.to_args(),
+            environment,
+            uid: self.config.worker_uid.filter(|_| shared.root),
+            gid: self.config.worker_gid.filter(|_| shared.root),
+        };
+        let (process, stderr) = Process::start(&launch, far.as_fd())?;
+        debug!(
+            zone = self.config.name,
+            worker = process.pid(),
+            "worker started"
+        );
+        let worker = Worker {
+            process,
+            channel: Some(channel),
+            stderr: Some(Relay::new(stderr)?),
+            phase: Phase::Starting {
+                deadline: now + shared.proxy.start_timeout,
+            },
+            session: None,
+            started: now,
+            judged: false,
+        };
+        self.workers.insert(WorkerId(shared.id()), worker);
+        Ok(())
+    }
+
+    pub(super) fn expire(&mut self, shared: &Shared, now: Instant) {
+        let silent: Vec<u64> = self
+            .arrivals
+            .iter()
+            .filter(|(_, arrival)| matches!(arrival.state, State::Silent { deadline } if deadline <= now))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in silent {
+            self.refuse(
+                id,
+                RefusalCode::MALFORMED,
+                "it connected and did not greet",
+                now,
+            );
+        }
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in ids {
+            let Some(worker) = self.workers.get_mut(&id) else {
+                continue;
+            };
+            let (zone, pid) = (&self.config.name, worker.process.pid());
+            match &mut worker.phase {
+                Phase::Starting { deadline } if *deadline <= now => {
+                    let waited = now.saturating_duration_since(worker.started);
+                    let text = format!("the worker did not get ready within {waited:.1?}");
+                    self.condemn(id, &text, shared, now);
+                    self.kill_now(id);
+                }
+                Phase::Attaching { deadline } if *deadline <= now => {
+                    self.condemn(id, "the worker did not attach in time", shared, now);
+                    self.kill_now(id);
+                }
+                Phase::Ending { kill_at, killed } if *kill_at <= now && !*killed => {
+                    *killed = true;
+                    warn!(zone, worker = pid, "worker did not stop in time; killed");
+                    worker.process.kill();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A worker failed its zone: its client is told, the back-off counts it if it never served one, and it
+    /// is told to stop.
+    pub(super) fn condemn(&mut self, id: WorkerId, text: &str, shared: &Shared, now: Instant) {
+        self.judge_start(id, now, text);
+        self.end(id, EndReason::WORKER_DIED, text, shared, now);
+    }
+
+    pub(super) fn judge_start(&mut self, id: WorkerId, now: Instant, text: &str) {
+        // Taken out for a moment, since judging needs the zone too.
+        if let Some(mut worker) = self.workers.remove(&id) {
+            self.judge(&mut worker, now, text);
+            self.workers.insert(id, worker);
+        }
+    }
+
+    pub(super) fn judge(&mut self, worker: &mut Worker, now: Instant, text: &str) {
+        if std::mem::replace(&mut worker.judged, true) {
+            return;
+        }
+        let settled = |since: Instant| now.saturating_duration_since(since) >= SETTLED;
+        if matches!(worker.phase, Phase::Ready { since, .. } if settled(since)) {
+            self.backoff.succeeded();
+        }
+        let again = self.backoff.failed(now, text);
+        let (zone, failures) = (&self.config.name, self.backoff.failures());
+        error!(
+            zone,
+            worker = worker.process.pid(),
+            failures,
+            ?again,
+            "no worker: {text}"
+        );
+    }
+
+    /// Ends a worker and its client: gently first, `expire` sees to the rest.
+    pub(super) fn end(
+        &mut self,
+        id: WorkerId,
+        reason: EndReason,
+        text: &str,
+        shared: &Shared,
+        now: Instant,
+    ) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if let Some(session) = &mut worker.session {
+            session.finish(reason, text);
+        }
+        if matches!(worker.phase, Phase::Ending { .. }) {
+            return;
+        }
+        if let Some(channel) = &worker.channel {
+            // One that does not take it is killed when the grace is over.
+            let _ = channel.send(&ToWorker::Stop);
+        }
+        worker.judged = true;
+        worker.phase = Phase::Ending {
+            kill_at: now + shared.proxy.stop_grace,
+            killed: false,
+        };
+    }
+
+    pub(super) fn kill_now(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.process.kill();
+            if let Phase::Ending { killed, .. } = &mut worker.phase {
+                *killed = true;
+            }
+        }
+    }
+
+    pub(super) fn relay(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let (zone, pid) = (&self.config.name, worker.process.pid());
+        let client = worker.session.as_ref().map(|session| session.client_id);
+        let log = |line: &str| info!(target: "worker", zone, client, worker = pid, "{line}");
+        if worker
+            .stderr
+            .as_mut()
+            .is_some_and(|relay| !relay.drain(now, log))
+        {
+            worker.stderr = None;
+        }
+    }
+
+    /// Tells every client of the zone how much of its memory is used.
+    pub(super) fn publish_memory(&self) {
+        for session in self
+            .workers
+            .values()
+            .filter_map(|worker| worker.session.as_ref())
+        {
+            session
+                .status
+                .set_memory(self.ledger.limit(), self.ledger.used());
+        }
+    }
+}
