@@ -172,6 +172,26 @@ impl<R: Region> Credits<R> {
     /// [`CreditError`]; no credit was taken then.
     #[inline]
     pub fn take<L: Liveness>(&self, slot: usize, live: &L) -> Result<(), CreditError> {
+        while !self.try_take(slot)? {
+            let returned_word = &self.streams.words()[2 * slot];
+            let returned = returned_word.load(Ordering::Relaxed);
+            if self.outstanding(slot, returned) < STREAM_CREDITS {
+                continue;
+            }
+            let ready = || returned_word.load(Ordering::Relaxed) != returned;
+            if self.bells[slot].wait(&self.patience, live, ready) == Woken::Ended {
+                return Err(CreditError::Ended);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one credit of a stream if one is left; tells whether it did.
+    ///
+    /// # Errors
+    /// [`CreditError`]; no credit was taken then.
+    #[inline]
+    pub fn try_take(&self, slot: usize) -> Result<bool, CreditError> {
         let taken_word = self.taken.get(slot).ok_or(CreditError::NoStream(slot))?;
         let returned_word = &self.streams.words()[2 * slot];
         loop {
@@ -187,22 +207,23 @@ impl<R: Region> Credits<R> {
                     taken,
                 });
             }
-            if taken - returned < STREAM_CREDITS {
-                let one_more = taken + 1;
-                let order = Ordering::Relaxed;
-                if taken_word
-                    .compare_exchange(taken, one_more, order, order)
-                    .is_ok()
-                {
-                    return Ok(());
-                }
-                continue;
+            if taken - returned >= STREAM_CREDITS {
+                return Ok(false);
             }
-            let ready = || returned_word.load(Ordering::Relaxed) != returned;
-            if self.bells[slot].wait(&self.patience, live, ready) == Woken::Ended {
-                return Err(CreditError::Ended);
+            let order = Ordering::Relaxed;
+            let one_more = taken_word.compare_exchange(taken, taken + 1, order, order);
+            if one_more.is_ok() {
+                return Ok(true);
             }
         }
+    }
+
+    fn outstanding(&self, slot: usize, returned: u64) -> u64 {
+        let taken = self
+            .taken
+            .get(slot)
+            .map_or(0, |taken| taken.load(Ordering::Relaxed));
+        taken.saturating_sub(returned)
     }
 
     /// Takes back a credit for a record that was not posted after all.

@@ -15,7 +15,7 @@ use idm_protocol::memory::Mapped;
 use idm_protocol::record::{Flags, Request, decode_response};
 use idm_protocol::ring::PostError;
 use idm_protocol::status::CreditError;
-use idm_protocol::wire::credit;
+use idm_protocol::wire::{VgpuCredit, credit};
 use zerocopy::FromBytes;
 
 use crate::objects::{self, Detail, Object};
@@ -204,25 +204,31 @@ impl Call {
         u16::try_from(slot).unwrap_or(0)
     }
 
-    /// Takes a credit of the stream for a record that needs one (D9); waits for it outside every lock.
+    /// Takes a credit of the stream for a record that needs one (D9). While none is left, the worker is
+    /// asked for some and this thread waits, outside every lock: the others go on posting.
     #[inline]
-    pub(crate) fn take_credit(&self, stream: u64) -> Outcome<Credit> {
+    pub(crate) fn take_credit(&mut self, stream: u64) -> Outcome<Credit> {
         let slot = credit::slot(stream);
-        match self
-            .session
-            .control
-            .credits
-            .take(slot, &self.session.live())
-        {
-            Ok(()) => Ok(Credit {
-                session: self.session,
-                slot,
-                posted: false,
-            }),
-            Err(CreditError::NoStream(_)) => Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
-            Err(CreditError::Ended) => Err(self.session.gone()),
-            Err(error) => Err(self.session.lost(&error.to_string())),
+        loop {
+            match self.session.control.credits.try_take(slot) {
+                Ok(true) => {
+                    return Ok(Credit {
+                        session: self.session,
+                        slot,
+                        posted: false,
+                    });
+                }
+                Ok(false) => self.ask_for_credit(stream)?,
+                Err(CreditError::NoStream(_)) => return Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
+                Err(error) => return Err(self.session.lost(&error.to_string())),
+            }
         }
+    }
+
+    #[cold]
+    fn ask_for_credit(&mut self, stream: u64) -> Outcome {
+        // The worker counts what was issued itself; our count is for people who read records.
+        self.exchange(&VgpuCredit { stream, issued: 0 }, &[], |_, _| Ok(()))
     }
 
     /// A new handle, the call's until [`Call::keep`].

@@ -1,8 +1,7 @@
 //! Contexts: primary ones with their counts, and what ends with a context.
 //!
 //! A primary context has a handle before anybody retains it, and keeps it for the life of the process,
-//! also over releases and resets: programs hold on to it. On the wire each activation is a generation
-//! of its own, counted up from the handle's, so that the worker never mistakes one for another.
+//! also over releases and resets: programs hold on to it.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +22,6 @@ pub(crate) struct Primary {
     pub(crate) count: u32,
     /// The flags it has or will have.
     pub(crate) flags: u32,
-    activations: u32,
 }
 
 impl Primary {
@@ -42,18 +40,7 @@ impl Primary {
             handle,
             count: 0,
             flags: 0,
-            activations: 0,
         })
-    }
-
-    /// The handle on the wire: of the current activation, or of the next one while it is not there.
-    pub(crate) fn wire_handle(&self) -> Outcome<u64> {
-        let generation = self.handle.generation().checked_add(self.activations);
-        let handle = generation
-            .and_then(|generation| Handle::new(Kind::CONTEXT, self.handle.slot(), generation));
-        handle
-            .map(Handle::value)
-            .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
     }
 
     /// It is there now.
@@ -61,10 +48,9 @@ impl Primary {
         session.set_alive(self.handle.slot(), self.handle.generation());
     }
 
-    /// It is gone, with everything in it, and its next activation is another one.
+    /// It is gone, with everything in it.
     pub(crate) fn deactivated(&mut self, session: &Session) {
         self.count = 0;
-        self.activations += 1;
         ended(session, self.handle);
     }
 }

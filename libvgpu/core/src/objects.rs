@@ -46,8 +46,9 @@ pub struct Code {
     pub name: CString,
     /// Handle of the module or library it is from.
     pub owner: u64,
-    /// Offset and size of each parameter.
-    pub parameters: Vec<(u32, u32)>,
+    /// Offset and size of each parameter; `None` where the driver is too old to tell, and only packed
+    /// parameters can be launched with.
+    pub parameters: Option<Vec<(u32, u32)>>,
     /// Bytes of all parameters, packed.
     pub parameter_bytes: usize,
     /// What has been launched successfully before, for some contexts.
@@ -77,9 +78,10 @@ pub struct Demand {
 
 impl Code {
     /// A function that was never launched.
-    pub fn new(name: CString, owner: u64, parameters: Vec<(u32, u32)>) -> Self {
+    pub fn new(name: CString, owner: u64, parameters: Option<Vec<(u32, u32)>>) -> Self {
         let ends = parameters
             .iter()
+            .flatten()
             .map(|&(offset, size)| offset.saturating_add(size));
         let parameter_bytes = ends
             .max()
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn launch_is_proven_by_one_at_least_as_large_in_the_same_context() {
-        let code = Code::new(c"kernel".to_owned(), 1, vec![(0, 8), (8, 4)]);
+        let code = Code::new(c"kernel".to_owned(), 1, Some(vec![(0, 8), (8, 4)]));
         let context = Handle::new(Kind::CONTEXT, 0, 1).unwrap().value();
         let other = Handle::new(Kind::CONTEXT, 8, 1).unwrap().value();
         assert_eq!(code.parameter_bytes, 12);

@@ -35,7 +35,7 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> O
     let mut primary = primary.lock().unwrap_or_else(PoisonError::into_inner);
     if primary.count == 0 {
         let request = wire::CuDevicePrimaryCtxRetain {
-            context: primary.wire_handle()?,
+            context: primary.handle.value(),
             device: call.device(dev)?,
             flags: primary.flags,
         };
@@ -60,7 +60,7 @@ pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> Outcome {
             0 => return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
             1 => {
                 let request = wire::CuDevicePrimaryCtxReleaseV2 {
-                    context: primary.wire_handle()?,
+                    context: primary.handle.value(),
                     device: call.device(dev)?,
                     reserved: 0,
                 };
@@ -89,7 +89,7 @@ pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> Outcome {
             return Ok(());
         }
         let request = wire::CuDevicePrimaryCtxResetV2 {
-            context: primary.wire_handle()?,
+            context: primary.handle.value(),
             device: call.device(dev)?,
             reserved: 0,
         };

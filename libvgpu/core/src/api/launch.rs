@@ -282,12 +282,16 @@ unsafe fn gather<'a>(
         unsafe { std::ptr::copy_nonoverlapping(start, room.as_mut_ptr(), bytes) };
         return Ok(room);
     }
-    if code.parameters.is_empty() {
+    let parameters = code
+        .parameters
+        .as_ref()
+        .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)?;
+    if parameters.is_empty() {
         return Ok(&[]);
     }
     edge::require(params)?;
     let room = room(code.parameter_bytes, small, large)?;
-    for (index, &(offset, size)) in code.parameters.iter().enumerate() {
+    for (index, &(offset, size)) in parameters.iter().enumerate() {
         // SAFETY: one pointer for each parameter, by this function's contract.
         let from = unsafe { edge::element(params, index) };
         edge::require(from)?;
@@ -415,7 +419,7 @@ mod tests {
     use super::*;
 
     fn packed(parameters: Vec<(u32, u32)>, values: &mut [*mut c_void]) -> Outcome<Vec<u8>> {
-        let code = Code::new(c"kernel".to_owned(), 1, parameters);
+        let code = Code::new(c"kernel".to_owned(), 1, Some(parameters));
         let (mut small, mut large) = ([0; SMALL], Vec::new());
         // SAFETY: the test passes as many values as parameters.
         unsafe {
@@ -461,7 +465,7 @@ mod tests {
 
     #[test]
     fn extra_form_is_taken_as_it_is_and_bad_lists_are_refused() {
-        let code = Code::new(c"kernel".to_owned(), 1, vec![(0, 4)]);
+        let code = Code::new(c"kernel".to_owned(), 1, Some(vec![(0, 4)]));
         let (mut buffer, mut size) = ([1u8, 2, 3], 3usize);
         let mut extra = [
             CU_LAUNCH_PARAM_BUFFER_POINTER,

@@ -177,8 +177,11 @@ pub unsafe fn cuFuncGetParamInfo(
     let session = state::ready()?;
     edge::require(paramOffset)?;
     let code = objects::code(&session.objects(), func as u64)?.clone();
-    let (offset, size) = code
+    let parameters = code
         .parameters
+        .as_ref()
+        .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)?;
+    let (offset, size) = parameters
         .get(paramIndex)
         .copied()
         .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
@@ -290,7 +293,7 @@ pub(super) fn find_code(
     context: u64,
     owner: u64,
     name: &CStr,
-    ask: impl FnOnce(&mut Call, u64, &[u8]) -> Outcome<Vec<(u32, u32)>>,
+    ask: impl FnOnce(&mut Call, u64, &[u8]) -> Outcome<Option<Vec<(u32, u32)>>>,
 ) -> Outcome<u64> {
     let session = call.session;
     if let Some(known) = known_code(session, kind, owner, name) {
@@ -336,8 +339,15 @@ pub(super) fn forget(session: &Session, owner: u64, kind: Kind) {
     }
 }
 
-/// The parameter layout that a lookup left in the side buffer: pairs of offset and size.
-pub(super) fn parameters(lane: &ClientLane<Mapped>, count: u32) -> Outcome<Vec<(u32, u32)>> {
+/// The parameter layout that a lookup left in the side buffer: pairs of offset and size. `None`: the driver
+/// cannot tell.
+pub(super) fn parameters(
+    lane: &ClientLane<Mapped>,
+    count: u32,
+) -> Outcome<Option<Vec<(u32, u32)>>> {
+    if count == u32::MAX {
+        return Ok(None);
+    }
     let bytes = usize::try_from(count)
         .ok()
         .and_then(|count| count.checked_mul(8));
@@ -358,7 +368,7 @@ pub(super) fn parameters(lane: &ClientLane<Mapped>, count: u32) -> Outcome<Vec<(
         .iter()
         .all(|&(offset, size)| offset.saturating_add(size) <= 64 << 10);
     if sane {
-        Ok(list)
+        Ok(Some(list))
     } else {
         Err(CUresult::CUDA_ERROR_UNKNOWN)
     }

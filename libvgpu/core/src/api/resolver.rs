@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use cuda_abi::handshake;
-use cuda_abi::resolver::{Address, Lookup, lookup};
+use cuda_abi::resolver::{Address, DefaultStream, Lookup, lookup};
 use cuda_abi::types::{CUdriverProcAddressQueryResult, CUresult, CUuuid};
 
 use crate::api::device::driver_version;
@@ -39,12 +39,19 @@ pub unsafe fn cuGetProcAddress(
 }
 
 pub unsafe fn cuGetProcAddress_v2(
+    default: DefaultStream,
     symbol: *const c_char,
     pfn: *mut *mut c_void,
     driverVersion: c_int,
     flags: u64,
     symbolFound: *mut CUdriverProcAddressQueryResult,
 ) -> Outcome {
+    // A program compiled for per-thread default streams means those when it leaves the choice open.
+    let flags = if flags == 0 && default == DefaultStream::PerThread {
+        PER_THREAD
+    } else {
+        flags
+    };
     // SAFETY: the caller's promise.
     let found = unsafe { resolve(symbol, pfn, driverVersion, flags) }?;
     let (address, status) = match found {
@@ -125,19 +132,15 @@ mod tests {
     use super::*;
 
     fn ask(symbol: &std::ffi::CStr, version: c_int, flags: u64) -> (Outcome, usize, u32) {
-        static TABLE: OnceLock<Vec<Address>> = OnceLock::new();
         // Each function's "address" is its index, counted from 1.
-        let table = TABLE.get_or_init(|| {
-            (1..=EXPORTS.len())
-                .map(|at| Address::new(std::ptr::without_provenance(at)))
-                .collect()
-        });
-        install(table);
+        let addresses = (1..=EXPORTS.len()).map(|at| Address::new(std::ptr::without_provenance(at)));
+        install(addresses.collect::<Vec<_>>().leak());
         let mut address = std::ptr::without_provenance_mut(usize::MAX);
         let mut status = CUdriverProcAddressQueryResult(99);
         // SAFETY: locals and a literal.
         let outcome = unsafe {
             cuGetProcAddress_v2(
+                DefaultStream::Legacy,
                 symbol.as_ptr(),
                 &raw mut address,
                 version,
