@@ -1,0 +1,189 @@
+use super::*;
+use std::sync::mpsc;
+
+fn recorder() -> (mpsc::Sender<u32>, mpsc::Receiver<u32>) {
+    mpsc::channel()
+}
+
+fn note(to: &mpsc::Sender<u32>, value: u32) -> Work {
+    let to = to.clone();
+    Box::new(move || to.send(value).unwrap())
+}
+
+/// Work that ends when the sender is dropped or sends.
+fn held() -> (mpsc::Sender<()>, Work) {
+    let (release, gate) = mpsc::channel::<()>();
+    (release, Box::new(move || gate.recv().unwrap_or_default()))
+}
+
+#[test]
+fn work_of_one_stream_runs_in_order() {
+    let scheduler = Scheduler::new();
+    let stream = scheduler.create(1, Order::Blocking);
+    let (tx, rx) = recorder();
+    for value in 0..1000 {
+        scheduler.submit(stream, &[], note(&tx, value));
+    }
+    scheduler.wait(&scheduler.tail(stream));
+    assert_eq!(
+        rx.try_iter().collect::<Vec<_>>(),
+        (0..1000).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_held_stream_delays_neither_submission_nor_other_streams() {
+    let scheduler = Scheduler::new();
+    let mut releases = Vec::new();
+    let (tx, rx) = recorder();
+    for _ in 0..40 {
+        let stream = scheduler.create(1, Order::Blocking);
+        let (release, work) = held();
+        scheduler.submit(stream, &[], work);
+        releases.push((stream, release));
+    }
+    let free = scheduler.create(1, Order::Blocking);
+    scheduler.submit(free, &[], note(&tx, 1));
+    scheduler.wait(&scheduler.tail(free));
+    assert_eq!(rx.try_recv(), Ok(1));
+    for (stream, release) in releases {
+        assert!(!scheduler.tail(stream).is_empty());
+        drop(release);
+        scheduler.wait(&scheduler.tail(stream));
+    }
+}
+
+#[test]
+fn many_streams_with_short_work_need_few_threads() {
+    let scheduler = Scheduler::new();
+    let streams: Vec<_> = (0..300)
+        .map(|_| scheduler.create(1, Order::NonBlocking))
+        .collect();
+    let (tx, rx) = recorder();
+    for stream in &streams {
+        scheduler.submit(*stream, &[], note(&tx, 0));
+    }
+    scheduler.wait(&scheduler.group_tail(1));
+    assert_eq!(rx.try_iter().count(), 300);
+    assert!(
+        scheduler.thread_count() < 32,
+        "{}",
+        scheduler.thread_count()
+    );
+}
+
+#[test]
+fn the_legacy_stream_waits_for_blocking_streams_and_they_for_it() {
+    let scheduler = Scheduler::new();
+    let legacy = scheduler.create(1, Order::Legacy);
+    let blocking = scheduler.create(1, Order::Blocking);
+    let other = scheduler.create(1, Order::Blocking);
+    let free = scheduler.create(1, Order::NonBlocking);
+    let foreign = scheduler.create(2, Order::Blocking);
+    let (tx, rx) = recorder();
+    let (release, work) = held();
+    scheduler.submit(blocking, &[], work);
+    scheduler.submit(legacy, &[], note(&tx, 2));
+    scheduler.submit(other, &[], note(&tx, 3));
+    for stream in [free, foreign] {
+        scheduler.submit(stream, &[], note(&tx, 1));
+        scheduler.wait(&scheduler.tail(stream));
+    }
+    assert_eq!(rx.try_iter().collect::<Vec<_>>(), [1, 1]);
+    assert!(!scheduler.tail(legacy).is_empty());
+    drop(release);
+    scheduler.wait(&scheduler.group_tail(1));
+    assert_eq!(rx.try_iter().collect::<Vec<_>>(), [2, 3]);
+}
+
+#[test]
+fn the_tail_of_an_idle_legacy_stream_holds_the_blocking_streams_work() {
+    let scheduler = Scheduler::new();
+    let legacy = scheduler.create(1, Order::Legacy);
+    let blocking = scheduler.create(1, Order::Blocking);
+    let (release, work) = held();
+    let ticket = scheduler.submit(blocking, &[], work);
+    assert_eq!(scheduler.tail(legacy), [ticket]);
+    drop(release);
+    scheduler.wait(&[ticket]);
+    assert_eq!(scheduler.tail(legacy), []);
+}
+
+#[test]
+fn a_stream_waits_for_a_place_in_another_as_of_the_call() {
+    let scheduler = Scheduler::new();
+    let first = scheduler.create(1, Order::NonBlocking);
+    let second = scheduler.create(1, Order::NonBlocking);
+    let (tx, rx) = recorder();
+    let (release, work) = held();
+    scheduler.submit(first, &[], work);
+    let stamp = Arc::new(Stamp::default());
+    let place = scheduler.mark(first, &[], Arc::clone(&stamp));
+    let (release_later, work) = held();
+    scheduler.submit(first, &[], work);
+    let ticket = scheduler.submit(second, &[place], note(&tx, 9));
+    assert!(!scheduler.is_done(ticket) && stamp.nanoseconds().is_none());
+    drop(release);
+    scheduler.wait(&[ticket]);
+    assert_eq!(rx.try_recv(), Ok(9));
+    assert!(stamp.nanoseconds().is_some());
+    drop(release_later);
+    scheduler.wait(&scheduler.tail(first));
+}
+
+#[test]
+fn a_closed_stream_finishes_its_work_and_is_done_afterwards() {
+    let scheduler = Scheduler::new();
+    let stream = scheduler.create(1, Order::Blocking);
+    let (tx, rx) = recorder();
+    let (release, work) = held();
+    scheduler.submit(stream, &[], work);
+    let ticket = scheduler.submit(stream, &[], note(&tx, 5));
+    scheduler.close(stream);
+    drop(release);
+    scheduler.wait(&[ticket]);
+    assert_eq!(rx.recv(), Ok(5));
+    assert!(scheduler.shared.lock().streams.is_empty());
+    let late = scheduler.submit(stream, &[], note(&tx, 6));
+    assert!(scheduler.is_done(late));
+}
+
+#[test]
+fn run_executes_here_when_idle_and_in_order_when_not() {
+    let scheduler = Scheduler::new();
+    let stream = scheduler.create(1, Order::Blocking);
+    let here = std::thread::current().id();
+    let (tx, rx) = mpsc::channel();
+    let sender = tx.clone();
+    scheduler.run(
+        stream,
+        Box::new(move || sender.send(std::thread::current().id()).unwrap()),
+    );
+    assert_eq!(rx.recv(), Ok(here));
+    let (release, work) = held();
+    scheduler.submit(stream, &[], work);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(5));
+        drop(release);
+    });
+    scheduler.run(
+        stream,
+        Box::new(move || tx.send(std::thread::current().id()).unwrap()),
+    );
+    assert_ne!(rx.recv(), Ok(here));
+}
+
+#[test]
+fn panicking_work_ends_and_the_stream_goes_on() {
+    let scheduler = Scheduler::new();
+    let stream = scheduler.create(1, Order::Blocking);
+    let (tx, rx) = recorder();
+    scheduler.submit(
+        stream,
+        &[],
+        Box::new(|| std::panic::resume_unwind(Box::new("x"))),
+    );
+    scheduler.submit(stream, &[], note(&tx, 1));
+    scheduler.wait(&scheduler.tail(stream));
+    assert_eq!(rx.try_recv(), Ok(1));
+}
