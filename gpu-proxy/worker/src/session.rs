@@ -114,6 +114,18 @@ impl Session {
         }
     }
 
+    /// Ends this session's waits: a thread that is woken after this runs no more records. A worker
+    /// process does not need it: it exits.
+    pub fn end(&self) {
+        self.stop.raise();
+        self.parts.control.ping.waker().ring();
+    }
+
+    /// Device memory that this client holds, in bytes.
+    pub fn memory_held(&self) -> u64 {
+        self.parts.credit.spent()
+    }
+
     /// The driver's functions.
     #[inline]
     pub fn driver(&self) -> &Table {

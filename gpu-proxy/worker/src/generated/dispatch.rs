@@ -149,6 +149,10 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuKernelSetAttribute>()?;
             cuKernelSetAttribute(session, &request, frame)
         }
+        57 => {
+            let request = frame.request::<wire::CuKernelSetCacheConfig>()?;
+            cuKernelSetCacheConfig(session, &request, frame)
+        }
         64 => {
             let request = frame.request::<wire::CuMemAllocV2>()?;
             api::memory::cuMemAlloc_v2(session, &request, frame)
@@ -489,6 +493,25 @@ fn cuKernelSetAttribute(
             CUfunction_attribute(request.attrib),
             request.val,
             kernel as CUkernel,
+            request.dev,
+        )
+    };
+    session.checked(status)?;
+    Ok(())
+}
+
+fn cuKernelSetCacheConfig(
+    session: &Session,
+    request: &wire::CuKernelSetCacheConfig,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuKernelSetCacheConfig()?;
+    let kernel = session.resolve(frame, Kind::KERNEL, request.kernel)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe {
+        function(
+            kernel as CUkernel,
+            CUfunc_cache(request.config),
             request.dev,
         )
     };

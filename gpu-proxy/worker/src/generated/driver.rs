@@ -43,9 +43,12 @@ pub struct Table {
     cuDeviceGetUuid: Option<sig::cuDeviceGetUuid>,
     cuDeviceGetUuid_v2: Option<sig::cuDeviceGetUuid_v2>,
     cuDevicePrimaryCtxGetState: Option<sig::cuDevicePrimaryCtxGetState>,
+    cuDevicePrimaryCtxRelease: Option<sig::cuDevicePrimaryCtxRelease>,
     cuDevicePrimaryCtxRelease_v2: Option<sig::cuDevicePrimaryCtxRelease_v2>,
+    cuDevicePrimaryCtxReset: Option<sig::cuDevicePrimaryCtxReset>,
     cuDevicePrimaryCtxReset_v2: Option<sig::cuDevicePrimaryCtxReset_v2>,
     cuDevicePrimaryCtxRetain: Option<sig::cuDevicePrimaryCtxRetain>,
+    cuDevicePrimaryCtxSetFlags: Option<sig::cuDevicePrimaryCtxSetFlags>,
     cuDevicePrimaryCtxSetFlags_v2: Option<sig::cuDevicePrimaryCtxSetFlags_v2>,
     cuDeviceTotalMem_v2: Option<sig::cuDeviceTotalMem_v2>,
     cuDriverGetVersion: Option<sig::cuDriverGetVersion>,
@@ -61,6 +64,8 @@ pub struct Table {
     cuFuncGetModule: Option<sig::cuFuncGetModule>,
     cuFuncGetName: Option<sig::cuFuncGetName>,
     cuFuncGetParamInfo: Option<sig::cuFuncGetParamInfo>,
+    cuFuncIsLoaded: Option<sig::cuFuncIsLoaded>,
+    cuFuncLoad: Option<sig::cuFuncLoad>,
     cuFuncSetAttribute: Option<sig::cuFuncSetAttribute>,
     cuFuncSetCacheConfig: Option<sig::cuFuncSetCacheConfig>,
     cuGetErrorName: Option<sig::cuGetErrorName>,
@@ -74,8 +79,10 @@ pub struct Table {
     cuKernelGetName: Option<sig::cuKernelGetName>,
     cuKernelGetParamInfo: Option<sig::cuKernelGetParamInfo>,
     cuKernelSetAttribute: Option<sig::cuKernelSetAttribute>,
+    cuKernelSetCacheConfig: Option<sig::cuKernelSetCacheConfig>,
     cuLaunchCooperativeKernel: Option<sig::cuLaunchCooperativeKernel>,
     cuLaunchHostFunc: Option<sig::cuLaunchHostFunc>,
+    cuLaunchHostFunc_v2: Option<sig::cuLaunchHostFunc_v2>,
     cuLaunchKernel: Option<sig::cuLaunchKernel>,
     cuLaunchKernelEx: Option<sig::cuLaunchKernelEx>,
     cuLibraryGetGlobal: Option<sig::cuLibraryGetGlobal>,
@@ -139,7 +146,11 @@ pub struct Table {
     cuStreamCreate: Option<sig::cuStreamCreate>,
     cuStreamCreateWithPriority: Option<sig::cuStreamCreateWithPriority>,
     cuStreamDestroy_v2: Option<sig::cuStreamDestroy_v2>,
+    cuStreamGetCaptureInfo: Option<sig::cuStreamGetCaptureInfo>,
+    cuStreamGetCaptureInfo_v3: Option<sig::cuStreamGetCaptureInfo_v3>,
     cuStreamGetCtx: Option<sig::cuStreamGetCtx>,
+    cuStreamGetCtx_v2: Option<sig::cuStreamGetCtx_v2>,
+    cuStreamGetDevice: Option<sig::cuStreamGetDevice>,
     cuStreamGetFlags: Option<sig::cuStreamGetFlags>,
     cuStreamGetId: Option<sig::cuStreamGetId>,
     cuStreamGetPriority: Option<sig::cuStreamGetPriority>,
@@ -252,8 +263,16 @@ impl Table {
                 symbols.find::<sig::cuDevicePrimaryCtxGetState>(c"cuDevicePrimaryCtxGetState")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuDevicePrimaryCtxRelease: unsafe {
+                symbols.find::<sig::cuDevicePrimaryCtxRelease>(c"cuDevicePrimaryCtxRelease")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDevicePrimaryCtxRelease_v2: unsafe {
                 symbols.find::<sig::cuDevicePrimaryCtxRelease_v2>(c"cuDevicePrimaryCtxRelease_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuDevicePrimaryCtxReset: unsafe {
+                symbols.find::<sig::cuDevicePrimaryCtxReset>(c"cuDevicePrimaryCtxReset")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDevicePrimaryCtxReset_v2: unsafe {
@@ -262,6 +281,10 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDevicePrimaryCtxRetain: unsafe {
                 symbols.find::<sig::cuDevicePrimaryCtxRetain>(c"cuDevicePrimaryCtxRetain")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuDevicePrimaryCtxSetFlags: unsafe {
+                symbols.find::<sig::cuDevicePrimaryCtxSetFlags>(c"cuDevicePrimaryCtxSetFlags")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDevicePrimaryCtxSetFlags_v2: unsafe {
@@ -314,6 +337,10 @@ impl Table {
                 symbols.find::<sig::cuFuncGetParamInfo>(c"cuFuncGetParamInfo")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuFuncIsLoaded: unsafe { symbols.find::<sig::cuFuncIsLoaded>(c"cuFuncIsLoaded") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuFuncLoad: unsafe { symbols.find::<sig::cuFuncLoad>(c"cuFuncLoad") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuFuncSetAttribute: unsafe {
                 symbols.find::<sig::cuFuncSetAttribute>(c"cuFuncSetAttribute")
             },
@@ -354,11 +381,19 @@ impl Table {
                 symbols.find::<sig::cuKernelSetAttribute>(c"cuKernelSetAttribute")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuKernelSetCacheConfig: unsafe {
+                symbols.find::<sig::cuKernelSetCacheConfig>(c"cuKernelSetCacheConfig")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuLaunchCooperativeKernel: unsafe {
                 symbols.find::<sig::cuLaunchCooperativeKernel>(c"cuLaunchCooperativeKernel")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuLaunchHostFunc: unsafe { symbols.find::<sig::cuLaunchHostFunc>(c"cuLaunchHostFunc") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuLaunchHostFunc_v2: unsafe {
+                symbols.find::<sig::cuLaunchHostFunc_v2>(c"cuLaunchHostFunc_v2")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuLaunchKernel: unsafe { symbols.find::<sig::cuLaunchKernel>(c"cuLaunchKernel") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -558,7 +593,23 @@ impl Table {
                 symbols.find::<sig::cuStreamDestroy_v2>(c"cuStreamDestroy_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamGetCaptureInfo: unsafe {
+                symbols.find::<sig::cuStreamGetCaptureInfo>(c"cuStreamGetCaptureInfo")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamGetCaptureInfo_v3: unsafe {
+                symbols.find::<sig::cuStreamGetCaptureInfo_v3>(c"cuStreamGetCaptureInfo_v3")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamGetCtx: unsafe { symbols.find::<sig::cuStreamGetCtx>(c"cuStreamGetCtx") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamGetCtx_v2: unsafe {
+                symbols.find::<sig::cuStreamGetCtx_v2>(c"cuStreamGetCtx_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamGetDevice: unsafe {
+                symbols.find::<sig::cuStreamGetDevice>(c"cuStreamGetDevice")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamGetFlags: unsafe { symbols.find::<sig::cuStreamGetFlags>(c"cuStreamGetFlags") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -741,10 +792,20 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuDevicePrimaryCtxRelease(&self) -> Result<sig::cuDevicePrimaryCtxRelease, CUresult> {
+        self.cuDevicePrimaryCtxRelease
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuDevicePrimaryCtxRelease_v2(
         &self,
     ) -> Result<sig::cuDevicePrimaryCtxRelease_v2, CUresult> {
         self.cuDevicePrimaryCtxRelease_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuDevicePrimaryCtxReset(&self) -> Result<sig::cuDevicePrimaryCtxReset, CUresult> {
+        self.cuDevicePrimaryCtxReset
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -755,6 +816,11 @@ impl Table {
 
     pub fn cuDevicePrimaryCtxRetain(&self) -> Result<sig::cuDevicePrimaryCtxRetain, CUresult> {
         self.cuDevicePrimaryCtxRetain
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuDevicePrimaryCtxSetFlags(&self) -> Result<sig::cuDevicePrimaryCtxSetFlags, CUresult> {
+        self.cuDevicePrimaryCtxSetFlags
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -831,6 +897,15 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuFuncIsLoaded(&self) -> Result<sig::cuFuncIsLoaded, CUresult> {
+        self.cuFuncIsLoaded
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuFuncLoad(&self) -> Result<sig::cuFuncLoad, CUresult> {
+        self.cuFuncLoad.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuFuncSetAttribute(&self) -> Result<sig::cuFuncSetAttribute, CUresult> {
         self.cuFuncSetAttribute
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -895,6 +970,11 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuKernelSetCacheConfig(&self) -> Result<sig::cuKernelSetCacheConfig, CUresult> {
+        self.cuKernelSetCacheConfig
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuLaunchCooperativeKernel(&self) -> Result<sig::cuLaunchCooperativeKernel, CUresult> {
         self.cuLaunchCooperativeKernel
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -902,6 +982,11 @@ impl Table {
 
     pub fn cuLaunchHostFunc(&self) -> Result<sig::cuLaunchHostFunc, CUresult> {
         self.cuLaunchHostFunc
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuLaunchHostFunc_v2(&self) -> Result<sig::cuLaunchHostFunc_v2, CUresult> {
+        self.cuLaunchHostFunc_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1210,8 +1295,28 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuStreamGetCaptureInfo(&self) -> Result<sig::cuStreamGetCaptureInfo, CUresult> {
+        self.cuStreamGetCaptureInfo
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamGetCaptureInfo_v3(&self) -> Result<sig::cuStreamGetCaptureInfo_v3, CUresult> {
+        self.cuStreamGetCaptureInfo_v3
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuStreamGetCtx(&self) -> Result<sig::cuStreamGetCtx, CUresult> {
         self.cuStreamGetCtx
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamGetCtx_v2(&self) -> Result<sig::cuStreamGetCtx_v2, CUresult> {
+        self.cuStreamGetCtx_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamGetDevice(&self) -> Result<sig::cuStreamGetDevice, CUresult> {
+        self.cuStreamGetDevice
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
