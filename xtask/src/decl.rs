@@ -50,6 +50,9 @@ struct RawDeclaration {
     worker: Half,
     #[serde(default)]
     args: BTreeMap<String, String>,
+    /// Flag parameters of a posted function, with the bits that the driver knows: it refuses others at once.
+    #[serde(default)]
+    flags: BTreeMap<String, u32>,
     #[serde(default)]
     record: Vec<String>,
     #[serde(default)]
@@ -101,6 +104,7 @@ pub struct Declaration {
     pub client: Half,
     pub worker: Half,
     pub arguments: Vec<Argument>,
+    pub flags: BTreeMap<String, u32>,
     pub record: Vec<Field>,
     pub reply: Vec<Field>,
     /// Becomes the documentation of the request.
@@ -239,6 +243,7 @@ fn resolve(
         client: raw.client,
         worker: raw.worker,
         arguments,
+        flags: raw.flags,
         record: fields(&raw.record)?,
         reply: fields(&raw.reply)?,
         note: raw.note,
@@ -267,7 +272,7 @@ fn fields(items: &[String]) -> Result<Vec<Field>, String> {
 }
 
 fn arguments(export: &Export, raw: &RawDeclaration) -> Result<Vec<Argument>, String> {
-    for name in raw.args.keys() {
+    for name in raw.args.keys().chain(raw.flags.keys()) {
         if !export
             .parameters
             .iter()

@@ -39,121 +39,132 @@ impl Function {
     pub const cuDeviceGetUuid: Self = Self(29);
     pub const cuDeviceGetUuid_v2: Self = Self(30);
     pub const cuDevicePrimaryCtxGetState: Self = Self(31);
-    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(32);
-    pub const cuDevicePrimaryCtxReset_v2: Self = Self(33);
-    pub const cuDevicePrimaryCtxRetain: Self = Self(34);
-    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(35);
-    pub const cuDeviceTotalMem_v2: Self = Self(36);
-    pub const cuDriverGetVersion: Self = Self(37);
-    pub const cuEventCreate: Self = Self(38);
-    pub const cuEventDestroy_v2: Self = Self(39);
-    pub const cuEventElapsedTime: Self = Self(40);
-    pub const cuEventElapsedTime_v2: Self = Self(41);
-    pub const cuEventQuery: Self = Self(42);
-    pub const cuEventRecord: Self = Self(43);
-    pub const cuEventRecordWithFlags: Self = Self(44);
-    pub const cuEventSynchronize: Self = Self(45);
-    pub const cuFuncGetAttribute: Self = Self(46);
-    pub const cuFuncGetModule: Self = Self(47);
-    pub const cuFuncGetName: Self = Self(48);
-    pub const cuFuncGetParamInfo: Self = Self(49);
-    pub const cuFuncSetAttribute: Self = Self(50);
-    pub const cuFuncSetCacheConfig: Self = Self(51);
-    pub const cuGetErrorName: Self = Self(52);
-    pub const cuGetErrorString: Self = Self(53);
-    pub const cuGetExportTable: Self = Self(54);
-    pub const cuGetProcAddress: Self = Self(55);
-    pub const cuGetProcAddress_v2: Self = Self(56);
-    pub const cuInit: Self = Self(57);
-    pub const cuKernelGetAttribute: Self = Self(58);
-    pub const cuKernelGetFunction: Self = Self(59);
-    pub const cuKernelGetName: Self = Self(60);
-    pub const cuKernelGetParamInfo: Self = Self(61);
-    pub const cuKernelSetAttribute: Self = Self(62);
-    pub const cuLaunchCooperativeKernel: Self = Self(63);
-    pub const cuLaunchHostFunc: Self = Self(64);
-    pub const cuLaunchKernel: Self = Self(65);
-    pub const cuLaunchKernelEx: Self = Self(66);
-    pub const cuLibraryGetGlobal: Self = Self(67);
-    pub const cuLibraryGetKernel: Self = Self(68);
-    pub const cuLibraryGetKernelCount: Self = Self(69);
-    pub const cuLibraryGetModule: Self = Self(70);
-    pub const cuLibraryLoadData: Self = Self(71);
-    pub const cuLibraryLoadFromFile: Self = Self(72);
-    pub const cuLibraryUnload: Self = Self(73);
-    pub const cuMemAllocHost_v2: Self = Self(74);
-    pub const cuMemAllocPitch_v2: Self = Self(75);
-    pub const cuMemAlloc_v2: Self = Self(76);
-    pub const cuMemFreeHost: Self = Self(77);
-    pub const cuMemFree_v2: Self = Self(78);
-    pub const cuMemGetAddressRange_v2: Self = Self(79);
-    pub const cuMemGetInfo_v2: Self = Self(80);
-    pub const cuMemHostAlloc: Self = Self(81);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(82);
-    pub const cuMemHostGetFlags: Self = Self(83);
-    pub const cuMemHostRegister_v2: Self = Self(84);
-    pub const cuMemHostUnregister: Self = Self(85);
-    pub const cuMemcpy: Self = Self(86);
-    pub const cuMemcpyAsync: Self = Self(87);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(88);
-    pub const cuMemcpyDtoD_v2: Self = Self(89);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(90);
-    pub const cuMemcpyDtoH_v2: Self = Self(91);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(92);
-    pub const cuMemcpyHtoD_v2: Self = Self(93);
-    pub const cuMemsetD16Async: Self = Self(94);
-    pub const cuMemsetD16_v2: Self = Self(95);
-    pub const cuMemsetD2D16Async: Self = Self(96);
-    pub const cuMemsetD2D16_v2: Self = Self(97);
-    pub const cuMemsetD2D32Async: Self = Self(98);
-    pub const cuMemsetD2D32_v2: Self = Self(99);
-    pub const cuMemsetD2D8Async: Self = Self(100);
-    pub const cuMemsetD2D8_v2: Self = Self(101);
-    pub const cuMemsetD32Async: Self = Self(102);
-    pub const cuMemsetD32_v2: Self = Self(103);
-    pub const cuMemsetD8Async: Self = Self(104);
-    pub const cuMemsetD8_v2: Self = Self(105);
-    pub const cuModuleGetFunction: Self = Self(106);
-    pub const cuModuleGetGlobal_v2: Self = Self(107);
-    pub const cuModuleGetLoadingMode: Self = Self(108);
-    pub const cuModuleLoad: Self = Self(109);
-    pub const cuModuleLoadData: Self = Self(110);
-    pub const cuModuleLoadDataEx: Self = Self(111);
-    pub const cuModuleLoadFatBinary: Self = Self(112);
-    pub const cuModuleUnload: Self = Self(113);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(114);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(115);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(116);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(117);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(118);
-    pub const cuPointerGetAttribute: Self = Self(119);
-    pub const cuPointerGetAttributes: Self = Self(120);
-    pub const cuStreamAddCallback: Self = Self(121);
-    pub const cuStreamCreate: Self = Self(122);
-    pub const cuStreamCreateWithPriority: Self = Self(123);
-    pub const cuStreamDestroy_v2: Self = Self(124);
-    pub const cuStreamGetCtx: Self = Self(125);
-    pub const cuStreamGetFlags: Self = Self(126);
-    pub const cuStreamGetId: Self = Self(127);
-    pub const cuStreamGetPriority: Self = Self(128);
-    pub const cuStreamIsCapturing: Self = Self(129);
-    pub const cuStreamQuery: Self = Self(130);
-    pub const cuStreamSynchronize: Self = Self(131);
-    pub const cuStreamWaitEvent: Self = Self(132);
-    pub const vgpuCopy: Self = Self(133);
-    pub const vgpuCopyIn: Self = Self(134);
-    pub const vgpuCopyInBulk: Self = Self(135);
-    pub const vgpuCopyOut: Self = Self(136);
-    pub const vgpuCopyOutBulk: Self = Self(137);
-    pub const vgpuCredit: Self = Self(138);
-    pub const vgpuMemset: Self = Self(139);
-    pub const vgpuNop: Self = Self(140);
-    pub const vgpuSnapshot: Self = Self(141);
-    pub const vgpuUpload: Self = Self(142);
+    pub const cuDevicePrimaryCtxRelease: Self = Self(32);
+    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(33);
+    pub const cuDevicePrimaryCtxReset: Self = Self(34);
+    pub const cuDevicePrimaryCtxReset_v2: Self = Self(35);
+    pub const cuDevicePrimaryCtxRetain: Self = Self(36);
+    pub const cuDevicePrimaryCtxSetFlags: Self = Self(37);
+    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(38);
+    pub const cuDeviceTotalMem_v2: Self = Self(39);
+    pub const cuDriverGetVersion: Self = Self(40);
+    pub const cuEventCreate: Self = Self(41);
+    pub const cuEventDestroy_v2: Self = Self(42);
+    pub const cuEventElapsedTime: Self = Self(43);
+    pub const cuEventElapsedTime_v2: Self = Self(44);
+    pub const cuEventQuery: Self = Self(45);
+    pub const cuEventRecord: Self = Self(46);
+    pub const cuEventRecordWithFlags: Self = Self(47);
+    pub const cuEventSynchronize: Self = Self(48);
+    pub const cuFuncGetAttribute: Self = Self(49);
+    pub const cuFuncGetModule: Self = Self(50);
+    pub const cuFuncGetName: Self = Self(51);
+    pub const cuFuncGetParamInfo: Self = Self(52);
+    pub const cuFuncIsLoaded: Self = Self(53);
+    pub const cuFuncLoad: Self = Self(54);
+    pub const cuFuncSetAttribute: Self = Self(55);
+    pub const cuFuncSetCacheConfig: Self = Self(56);
+    pub const cuGetErrorName: Self = Self(57);
+    pub const cuGetErrorString: Self = Self(58);
+    pub const cuGetExportTable: Self = Self(59);
+    pub const cuGetProcAddress: Self = Self(60);
+    pub const cuGetProcAddress_v2: Self = Self(61);
+    pub const cuInit: Self = Self(62);
+    pub const cuKernelGetAttribute: Self = Self(63);
+    pub const cuKernelGetFunction: Self = Self(64);
+    pub const cuKernelGetName: Self = Self(65);
+    pub const cuKernelGetParamInfo: Self = Self(66);
+    pub const cuKernelSetAttribute: Self = Self(67);
+    pub const cuKernelSetCacheConfig: Self = Self(68);
+    pub const cuLaunchCooperativeKernel: Self = Self(69);
+    pub const cuLaunchHostFunc: Self = Self(70);
+    pub const cuLaunchHostFunc_v2: Self = Self(71);
+    pub const cuLaunchKernel: Self = Self(72);
+    pub const cuLaunchKernelEx: Self = Self(73);
+    pub const cuLibraryGetGlobal: Self = Self(74);
+    pub const cuLibraryGetKernel: Self = Self(75);
+    pub const cuLibraryGetKernelCount: Self = Self(76);
+    pub const cuLibraryGetModule: Self = Self(77);
+    pub const cuLibraryLoadData: Self = Self(78);
+    pub const cuLibraryLoadFromFile: Self = Self(79);
+    pub const cuLibraryUnload: Self = Self(80);
+    pub const cuMemAllocHost_v2: Self = Self(81);
+    pub const cuMemAllocPitch_v2: Self = Self(82);
+    pub const cuMemAlloc_v2: Self = Self(83);
+    pub const cuMemFreeHost: Self = Self(84);
+    pub const cuMemFree_v2: Self = Self(85);
+    pub const cuMemGetAddressRange_v2: Self = Self(86);
+    pub const cuMemGetInfo_v2: Self = Self(87);
+    pub const cuMemHostAlloc: Self = Self(88);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(89);
+    pub const cuMemHostGetFlags: Self = Self(90);
+    pub const cuMemHostRegister_v2: Self = Self(91);
+    pub const cuMemHostUnregister: Self = Self(92);
+    pub const cuMemcpy: Self = Self(93);
+    pub const cuMemcpyAsync: Self = Self(94);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(95);
+    pub const cuMemcpyDtoD_v2: Self = Self(96);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(97);
+    pub const cuMemcpyDtoH_v2: Self = Self(98);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(99);
+    pub const cuMemcpyHtoD_v2: Self = Self(100);
+    pub const cuMemsetD16Async: Self = Self(101);
+    pub const cuMemsetD16_v2: Self = Self(102);
+    pub const cuMemsetD2D16Async: Self = Self(103);
+    pub const cuMemsetD2D16_v2: Self = Self(104);
+    pub const cuMemsetD2D32Async: Self = Self(105);
+    pub const cuMemsetD2D32_v2: Self = Self(106);
+    pub const cuMemsetD2D8Async: Self = Self(107);
+    pub const cuMemsetD2D8_v2: Self = Self(108);
+    pub const cuMemsetD32Async: Self = Self(109);
+    pub const cuMemsetD32_v2: Self = Self(110);
+    pub const cuMemsetD8Async: Self = Self(111);
+    pub const cuMemsetD8_v2: Self = Self(112);
+    pub const cuModuleGetFunction: Self = Self(113);
+    pub const cuModuleGetGlobal_v2: Self = Self(114);
+    pub const cuModuleGetLoadingMode: Self = Self(115);
+    pub const cuModuleLoad: Self = Self(116);
+    pub const cuModuleLoadData: Self = Self(117);
+    pub const cuModuleLoadDataEx: Self = Self(118);
+    pub const cuModuleLoadFatBinary: Self = Self(119);
+    pub const cuModuleUnload: Self = Self(120);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(121);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(122);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(123);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(124);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(125);
+    pub const cuPointerGetAttribute: Self = Self(126);
+    pub const cuPointerGetAttributes: Self = Self(127);
+    pub const cuStreamAddCallback: Self = Self(128);
+    pub const cuStreamCreate: Self = Self(129);
+    pub const cuStreamCreateWithPriority: Self = Self(130);
+    pub const cuStreamDestroy_v2: Self = Self(131);
+    pub const cuStreamGetCaptureInfo: Self = Self(132);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(133);
+    pub const cuStreamGetCtx: Self = Self(134);
+    pub const cuStreamGetCtx_v2: Self = Self(135);
+    pub const cuStreamGetDevice: Self = Self(136);
+    pub const cuStreamGetFlags: Self = Self(137);
+    pub const cuStreamGetId: Self = Self(138);
+    pub const cuStreamGetPriority: Self = Self(139);
+    pub const cuStreamIsCapturing: Self = Self(140);
+    pub const cuStreamQuery: Self = Self(141);
+    pub const cuStreamSynchronize: Self = Self(142);
+    pub const cuStreamWaitEvent: Self = Self(143);
+    pub const vgpuCopy: Self = Self(144);
+    pub const vgpuCopyIn: Self = Self(145);
+    pub const vgpuCopyInBulk: Self = Self(146);
+    pub const vgpuCopyOut: Self = Self(147);
+    pub const vgpuCopyOutBulk: Self = Self(148);
+    pub const vgpuCredit: Self = Self(149);
+    pub const vgpuMemset: Self = Self(150);
+    pub const vgpuNop: Self = Self(151);
+    pub const vgpuSnapshot: Self = Self(152);
+    pub const vgpuUpload: Self = Self(153);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 143] = [
+pub static FUNCTIONS: [FunctionInfo; 154] = [
     FunctionInfo {
         name: "cuCtxCreate_v2",
         chapter: "context",
@@ -411,12 +422,28 @@ pub static FUNCTIONS: [FunctionInfo; 143] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuDevicePrimaryCtxRelease",
+        chapter: "context",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuDevicePrimaryCtxRelease_v2",
         chapter: "context",
         class: Class::Blocking,
         group: "compute",
         audit: "object",
         opcode: 17,
+    },
+    FunctionInfo {
+        name: "cuDevicePrimaryCtxReset",
+        chapter: "context",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuDevicePrimaryCtxReset_v2",
@@ -433,6 +460,14 @@ pub static FUNCTIONS: [FunctionInfo; 143] = [
         group: "compute",
         audit: "object",
         opcode: 16,
+    },
+    FunctionInfo {
+        name: "cuDevicePrimaryCtxSetFlags",
+        chapter: "context",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuDevicePrimaryCtxSetFlags_v2",
@@ -555,6 +590,22 @@ pub static FUNCTIONS: [FunctionInfo; 143] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuFuncIsLoaded",
+        chapter: "module",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuFuncLoad",
+        chapter: "module",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuFuncSetAttribute",
         chapter: "module",
         class: Class::Inline,
@@ -659,6 +710,14 @@ pub static FUNCTIONS: [FunctionInfo; 143] = [
         opcode: 56,
     },
     FunctionInfo {
+        name: "cuKernelSetCacheConfig",
+        chapter: "library",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        opcode: 57,
+    },
+    FunctionInfo {
         name: "cuLaunchCooperativeKernel",
         chapter: "launch",
         class: Class::Async,
@@ -673,6 +732,14 @@ pub static FUNCTIONS: [FunctionInfo; 143] = [
         group: "compute",
         audit: "launch",
         opcode: 105,
+    },
+    FunctionInfo {
+        name: "cuLaunchHostFunc_v2",
+        chapter: "stream",
+        class: Class::Async,
+        group: "compute",
+        audit: "launch",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuLaunchKernel",
@@ -1155,7 +1222,39 @@ pub static FUNCTIONS: [FunctionInfo; 143] = [
         opcode: 98,
     },
     FunctionInfo {
+        name: "cuStreamGetCaptureInfo",
+        chapter: "stream",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamGetCaptureInfo_v3",
+        chapter: "stream",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuStreamGetCtx",
+        chapter: "stream",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamGetCtx_v2",
+        chapter: "stream",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamGetDevice",
         chapter: "stream",
         class: Class::Local,
         group: "query",
@@ -1333,6 +1432,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (54, Function::cuKernelGetFunction),
     (55, Function::cuKernelGetAttribute),
     (56, Function::cuKernelSetAttribute),
+    (57, Function::cuKernelSetCacheConfig),
     (64, Function::cuMemAlloc_v2),
     (65, Function::cuMemAllocPitch_v2),
     (66, Function::cuMemFree_v2),

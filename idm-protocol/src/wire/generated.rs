@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0xdae72f5f015ac622;
+pub const TABLE_HASH: u64 = 0x1d5110b8d15162ab;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -551,6 +551,20 @@ const _: () = assert!(size_of::<CuKernelSetAttribute>() == 24);
 
 impl Request for CuKernelSetAttribute {
     const OPCODE: u16 = 56;
+}
+
+/// Request of `cuKernelSetCacheConfig`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuKernelSetCacheConfig {
+    pub kernel: u64,
+    pub config: u32,
+    pub dev: i32,
+}
+const _: () = assert!(size_of::<CuKernelSetCacheConfig>() == 16);
+
+impl Request for CuKernelSetCacheConfig {
+    const OPCODE: u16 = 57;
 }
 
 /// Request of `cuMemAlloc_v2`.

@@ -381,6 +381,7 @@ fn needs_no_context(function: Function) -> bool {
         function,
         Function::cuKernelGetAttribute
             | Function::cuKernelSetAttribute
+            | Function::cuKernelSetCacheConfig
             | Function::cuLibraryGetKernelCount
     )
 }

@@ -18,8 +18,10 @@ use crate::thread::Current;
 pub(crate) struct Primary {
     /// As programs name it.
     pub(crate) handle: Handle,
-    /// How often it is retained; 0: it is not there.
+    /// How often it is retained. A reset leaves that as it is.
     pub(crate) count: u32,
+    /// Whether it is there.
+    pub(crate) active: bool,
     /// The flags it has or will have.
     pub(crate) flags: u32,
 }
@@ -39,18 +41,20 @@ impl Primary {
         Ok(Self {
             handle,
             count: 0,
+            active: false,
             flags: 0,
         })
     }
 
     /// It is there now.
     pub(crate) fn activated(&mut self, session: &Session) {
+        self.active = true;
         session.set_alive(self.handle.slot(), self.handle.generation());
     }
 
     /// It is gone, with everything in it.
     pub(crate) fn deactivated(&mut self, session: &Session) {
-        self.count = 0;
+        self.active = false;
         ended(session, self.handle);
     }
 }

@@ -53,6 +53,16 @@ pub fn require<T>(pointer: *const T) -> Outcome {
     }
 }
 
+/// Refuses flags that the driver does not know.
+#[inline]
+pub fn known_flags(flags: u32, known: u32) -> Outcome {
+    if flags & !known == 0 {
+        Ok(())
+    } else {
+        Err(CUresult::CUDA_ERROR_INVALID_VALUE)
+    }
+}
+
 /// Writes a result where the caller wants it; a null pointer is refused.
 ///
 /// # Safety

@@ -24,7 +24,10 @@ pub enum Place {
         flags: u32,
     },
     /// A variable of a loaded module.
-    Global,
+    Global {
+        /// Handle of the module or library.
+        owner: u64,
+    },
 }
 
 /// One range.
@@ -53,7 +56,7 @@ impl Range {
 
     /// Whether kernels see it.
     pub fn on_device(&self) -> bool {
-        matches!(self.place, Place::Device | Place::Global)
+        matches!(self.place, Place::Device | Place::Global { .. })
     }
 }
 

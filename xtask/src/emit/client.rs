@@ -47,7 +47,12 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
             Role::Value if argument.c_type == "CUdevice" => {
                 let _ = writeln!(text, "let {rust_name} = call.device({rust_name})?;");
             }
-            Role::Value | Role::Out { .. } => {}
+            Role::Value => {
+                if let Some(known) = function.flags.get(&argument.name) {
+                    let _ = writeln!(text, "edge::known_flags({rust_name}, {known:#x})?;");
+                }
+            }
+            Role::Out { .. } => {}
         }
     }
     for argument in &function.arguments {

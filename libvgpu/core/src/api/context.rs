@@ -33,7 +33,7 @@ pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> O
     let session = call.session;
     let primary = session.devices()?.primary(dev)?;
     let mut primary = primary.lock().unwrap_or_else(PoisonError::into_inner);
-    if primary.count == 0 {
+    if !primary.active {
         let request = wire::CuDevicePrimaryCtxRetain {
             context: primary.handle.value(),
             device: call.device(dev)?,
@@ -56,23 +56,22 @@ pub unsafe fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> Outcome {
     let primary = session.devices()?.primary(dev)?;
     let handle = {
         let mut primary = primary.lock().unwrap_or_else(PoisonError::into_inner);
-        match primary.count {
-            0 => return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
-            1 => {
-                let request = wire::CuDevicePrimaryCtxReleaseV2 {
-                    context: primary.handle.value(),
-                    device: call.device(dev)?,
-                    reserved: 0,
-                };
-                call.exchange(&request, &[], |_, _| Ok(()))?;
-                primary.deactivated(session);
-                primary.handle
-            }
-            _ => {
-                primary.count -= 1;
-                return Ok(());
-            }
+        if primary.count == 0 {
+            return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT);
         }
+        if primary.count > 1 || !primary.active {
+            primary.count -= 1;
+            return Ok(());
+        }
+        let request = wire::CuDevicePrimaryCtxReleaseV2 {
+            context: primary.handle.value(),
+            device: call.device(dev)?,
+            reserved: 0,
+        };
+        call.exchange(&request, &[], |_, _| Ok(()))?;
+        primary.count = 0;
+        primary.deactivated(session);
+        primary.handle
     };
     // With no lock held: destructors of the program run here.
     handshake::context_destroyed(handle.value() as CUcontext);
@@ -85,7 +84,7 @@ pub unsafe fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> Outcome {
     let primary = session.devices()?.primary(dev)?;
     let handle = {
         let mut primary = primary.lock().unwrap_or_else(PoisonError::into_inner);
-        if primary.count == 0 {
+        if !primary.active {
             return Ok(());
         }
         let request = wire::CuDevicePrimaryCtxResetV2 {
@@ -113,7 +112,7 @@ pub unsafe fn cuDevicePrimaryCtxGetState(
     // SAFETY: the caller's promise.
     unsafe { edge::put(flags, primary.flags) }?;
     // SAFETY: the caller's promise.
-    unsafe { edge::put(active, c_int::from(primary.count > 0)) }
+    unsafe { edge::put(active, c_int::from(primary.active)) }
 }
 
 pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: CUdevice, flags: c_uint) -> Outcome {
@@ -122,6 +121,21 @@ pub unsafe fn cuDevicePrimaryCtxSetFlags_v2(dev: CUdevice, flags: c_uint) -> Out
     check_flags(flags)?;
     primary.lock().unwrap_or_else(PoisonError::into_inner).flags = flags;
     Ok(())
+}
+
+pub unsafe fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> Outcome {
+    // SAFETY: the same function under its earlier name.
+    unsafe { cuDevicePrimaryCtxRelease_v2(dev) }
+}
+
+pub unsafe fn cuDevicePrimaryCtxReset(dev: CUdevice) -> Outcome {
+    // SAFETY: as above.
+    unsafe { cuDevicePrimaryCtxReset_v2(dev) }
+}
+
+pub unsafe fn cuDevicePrimaryCtxSetFlags(dev: CUdevice, flags: c_uint) -> Outcome {
+    // SAFETY: as above.
+    unsafe { cuDevicePrimaryCtxSetFlags_v2(dev, flags) }
 }
 
 pub unsafe fn cuCtxCreate_v2(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) -> Outcome {

@@ -145,7 +145,7 @@ pub unsafe fn cuLibraryGetGlobal(
     };
     let reply: wire::CuLibraryGetGlobalReply = call.round_trip_with(&request, &[name])?;
     // SAFETY: the caller's promise.
-    unsafe { global(&call, dptr, bytes, reply.address, reply.bytes) }
+    unsafe { global(&call, library, dptr, bytes, reply.address, reply.bytes) }
 }
 
 pub unsafe fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel) -> Outcome {

@@ -381,7 +381,7 @@ pub unsafe fn cuPointerGetAttributes(
         let value = match &range {
             Some(range) => match pointer_attribute(range, attribute, ptr) {
                 Err(CUresult::CUDA_ERROR_INVALID_VALUE) if attribute.name().is_some() => {
-                    absent(attribute, ptr)
+                    absent(attribute, 0)
                 }
                 value => value?,
             },
@@ -791,7 +791,7 @@ fn end(session: &Session, address: u64, bytes: usize) -> Outcome<End> {
         return Ok(End::Program);
     };
     let end = match range.place {
-        Place::Device | Place::Global => End::Device,
+        Place::Device | Place::Global { .. } => End::Device,
         Place::Pinned { .. } => End::Pinned,
         Place::Registered { .. } => return Ok(End::Program),
     };

@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use cuda_abi::function::Function;
 use cuda_abi::types::{
-    CUdeviceptr, CUfunction, CUjit_option, CUmodule, CUmoduleLoadingMode, CUresult,
+    CUdeviceptr, CUfunction, CUfunctionLoadingState, CUjit_option, CUmodule, CUmoduleLoadingMode,
+    CUresult,
 };
 use idm_protocol::handle::{Handle, Kind};
 use idm_protocol::lane::ClientLane;
@@ -127,7 +128,7 @@ pub unsafe fn cuModuleGetGlobal_v2(
     };
     let reply: wire::CuModuleGetGlobalV2Reply = call.round_trip_with(&request, &[name])?;
     // SAFETY: the caller's promise.
-    unsafe { global(&call, dptr, bytes, reply.address, reply.bytes) }
+    unsafe { global(&call, module, dptr, bytes, reply.address, reply.bytes) }
 }
 
 pub unsafe fn cuModuleGetLoadingMode(mode: *mut CUmoduleLoadingMode) -> Outcome {
@@ -190,6 +191,23 @@ pub unsafe fn cuFuncGetParamInfo(
     // SAFETY: the caller's promise.
     unsafe { edge::put_optional(paramSize, usize::try_from(size).unwrap_or(usize::MAX)) };
     Ok(())
+}
+
+pub unsafe fn cuFuncLoad(hfunc: CUfunction) -> Outcome {
+    objects::code(&state::ready()?.objects(), hfunc as u64).map(|_| ())
+}
+
+pub unsafe fn cuFuncIsLoaded(state: *mut CUfunctionLoadingState, hfunc: CUfunction) -> Outcome {
+    edge::require(state)?;
+    objects::code(&crate::state::ready()?.objects(), hfunc as u64)?;
+    // To a program it is: it finds no difference but the time of the first launch.
+    // SAFETY: the caller's promise.
+    unsafe {
+        edge::put(
+            state,
+            CUfunctionLoadingState::CU_FUNCTION_LOADING_STATE_LOADED,
+        )
+    }
 }
 
 /// # Safety
@@ -324,8 +342,11 @@ fn known_code(session: &Session, kind: Kind, owner: u64, name: &CStr) -> Option<
         .map(|(handle, _)| handle.value())
 }
 
-/// Forgets the functions or kernels of a module or library that is gone.
+/// Forgets the functions or kernels, and the variables, of a module or library that is gone.
 pub(super) fn forget(session: &Session, owner: u64, kind: Kind) {
+    session
+        .ranges
+        .remove_all(|range| range.place == Place::Global { owner });
     let mut objects = session.objects_mut();
     let of_owner =
         |object: &Object| matches!(&object.detail, Detail::Code(code) if code.owner == owner);
@@ -380,6 +401,7 @@ pub(super) fn parameters(
 /// The pointers are null or valid for a write.
 pub(super) unsafe fn global(
     call: &Call,
+    owner: u64,
     dptr: *mut CUdeviceptr,
     bytes: *mut usize,
     address: u64,
@@ -392,7 +414,7 @@ pub(super) unsafe fn global(
         let range = Range {
             start: address,
             bytes: size,
-            place: Place::Global,
+            place: Place::Global { owner },
             context,
             device,
             id: 0,

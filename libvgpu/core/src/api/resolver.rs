@@ -133,7 +133,8 @@ mod tests {
 
     fn ask(symbol: &std::ffi::CStr, version: c_int, flags: u64) -> (Outcome, usize, u32) {
         // Each function's "address" is its index, counted from 1.
-        let addresses = (1..=EXPORTS.len()).map(|at| Address::new(std::ptr::without_provenance(at)));
+        let addresses =
+            (1..=EXPORTS.len()).map(|at| Address::new(std::ptr::without_provenance(at)));
         install(addresses.collect::<Vec<_>>().leak());
         let mut address = std::ptr::without_provenance_mut(usize::MAX);
         let mut status = CUdriverProcAddressQueryResult(99);

@@ -4,7 +4,8 @@ use std::ffi::{c_uint, c_void};
 
 use cuda_abi::function::Function;
 use cuda_abi::types::{
-    CUcontext, CUhostFn, CUresult, CUstream, CUstreamCallback, CUstreamCaptureStatus,
+    CUcontext, CUdevice, CUgraph, CUgraphEdgeData, CUgraphNode, CUgreenCtx, CUhostFn, CUresult,
+    CUstream, CUstreamCallback, CUstreamCaptureStatus,
 };
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
@@ -44,6 +45,64 @@ pub unsafe fn cuStreamIsCapturing(
             CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE,
         )
     }
+}
+
+pub unsafe fn cuStreamGetCtx_v2(
+    hStream: CUstream,
+    pctx: *mut CUcontext,
+    pGreenCtx: *mut CUgreenCtx,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuStreamGetCtx(hStream, pctx) }?;
+    // SAFETY: the caller's promise.
+    unsafe { edge::put_optional(pGreenCtx, std::ptr::null_mut()) };
+    Ok(())
+}
+
+pub unsafe fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> Outcome {
+    let mut context = std::ptr::null_mut();
+    // SAFETY: a local.
+    unsafe { cuStreamGetCtx(hStream, &raw mut context) }?;
+    // SAFETY: the caller's promise.
+    unsafe { super::context::cuCtxGetDevice_v2(device, context) }
+}
+
+pub unsafe fn cuStreamGetCaptureInfo(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuStreamIsCapturing(hStream, captureStatus_out) }?;
+    // SAFETY: the caller's promise.
+    unsafe { edge::put_optional(id_out, 0) };
+    Ok(())
+}
+
+pub unsafe fn cuStreamGetCaptureInfo_v3(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    _graph_out: *mut CUgraph,
+    _dependencies_out: *mut *const CUgraphNode,
+    _edgeData_out: *mut *const CUgraphEdgeData,
+    _numDependencies_out: *mut usize,
+) -> Outcome {
+    // The rest is written during a capture only.
+    // SAFETY: the caller's promise.
+    unsafe { cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out) }
+}
+
+/// The mode only tunes how the thread that runs the function is waited for.
+pub unsafe fn cuLaunchHostFunc_v2(
+    hStream: CUstream,
+    fn_: CUhostFn,
+    userData: *mut c_void,
+    syncMode: c_uint,
+) -> Outcome {
+    edge::known_flags(syncMode, 1)?;
+    // SAFETY: the caller's promise.
+    unsafe { cuLaunchHostFunc(hStream, fn_, userData) }
 }
 
 pub unsafe fn cuLaunchHostFunc(hStream: CUstream, fn_: CUhostFn, userData: *mut c_void) -> Outcome {

@@ -107,6 +107,7 @@ pub unsafe fn cuCtxSynchronize() -> Outcome {
 pub unsafe fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> Outcome {
     let mut call = Call::begin(Function::cuEventCreate)?;
     edge::require(phEvent)?;
+    edge::known_flags(Flags, 0x7)?;
     let phEvent_handle = call.mint(Kind::EVENT)?;
     let request = wire::CuEventCreate {
         phEvent: phEvent_handle.value(),
@@ -209,6 +210,7 @@ pub unsafe fn cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: 
     let mut call = Call::begin(Function::cuEventRecordWithFlags)?;
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
+    edge::known_flags(flags, 0x1)?;
     let request = wire::CuEventRecordWithFlags {
         hEvent: hEvent,
         hStream: hStream,
@@ -335,6 +337,26 @@ pub unsafe fn cuKernelSetAttribute(
 
 /// # Safety
 ///
+/// As the Driver API's: pointers are null or valid for the access that `cuKernelSetCacheConfig` documents.
+pub unsafe fn cuKernelSetCacheConfig(
+    kernel: CUkernel,
+    config: CUfunc_cache,
+    dev: CUdevice,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuKernelSetCacheConfig)?;
+    let kernel = call.handle(Kind::KERNEL, kernel as u64)?;
+    let dev = call.device(dev)?;
+    let request = wire::CuKernelSetCacheConfig {
+        kernel: kernel,
+        config: config.0,
+        dev: dev,
+    };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
 /// As the Driver API's: pointers are null or valid for the access that `cuLibraryGetKernelCount` documents.
 pub unsafe fn cuLibraryGetKernelCount(count: *mut c_uint, lib: CUlibrary) -> Outcome {
     let mut call = Call::begin(Function::cuLibraryGetKernelCount)?;
@@ -427,6 +449,7 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
 pub unsafe fn cuStreamCreate(phStream: *mut CUstream, Flags: c_uint) -> Outcome {
     let mut call = Call::begin(Function::cuStreamCreate)?;
     edge::require(phStream)?;
+    edge::known_flags(Flags, 0x1)?;
     let phStream_handle = call.mint(Kind::STREAM)?;
     let request = wire::CuStreamCreate {
         phStream: phStream_handle.value(),
@@ -450,6 +473,7 @@ pub unsafe fn cuStreamCreateWithPriority(
 ) -> Outcome {
     let mut call = Call::begin(Function::cuStreamCreateWithPriority)?;
     edge::require(phStream)?;
+    edge::known_flags(flags, 0x1)?;
     let phStream_handle = call.mint(Kind::STREAM)?;
     let request = wire::CuStreamCreateWithPriority {
         phStream: phStream_handle.value(),
@@ -546,6 +570,7 @@ pub unsafe fn cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: c_uin
     let mut call = Call::begin(Function::cuStreamWaitEvent)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
+    edge::known_flags(Flags, 0x1)?;
     let request = wire::CuStreamWaitEvent {
         hStream: hStream,
         hEvent: hEvent,

@@ -645,8 +645,12 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxRelease() -> CUresult {
-    refuse(96)
+pub unsafe extern "C" fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuDevicePrimaryCtxRelease,
+        || unsafe { api::context::cuDevicePrimaryCtxRelease(dev) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -659,8 +663,12 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxReset() -> CUresult {
-    refuse(98)
+pub unsafe extern "C" fn cuDevicePrimaryCtxReset(dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuDevicePrimaryCtxReset,
+        || unsafe { api::context::cuDevicePrimaryCtxReset(dev) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -682,8 +690,12 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUd
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags() -> CUresult {
-    refuse(101)
+pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags(dev: CUdevice, flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuDevicePrimaryCtxSetFlags,
+        || unsafe { api::context::cuDevicePrimaryCtxSetFlags(dev, flags) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -968,13 +980,22 @@ pub unsafe extern "C" fn cuFuncGetParamInfo(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncIsLoaded() -> CUresult {
-    refuse(141)
+pub unsafe extern "C" fn cuFuncIsLoaded(
+    state: *mut CUfunctionLoadingState,
+    hfunc: CUfunction,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(cuda_abi::function::Function::cuFuncIsLoaded, || unsafe {
+        api::module::cuFuncIsLoaded(state, hfunc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncLoad() -> CUresult {
-    refuse(142)
+pub unsafe extern "C" fn cuFuncLoad(hfunc: CUfunction) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(cuda_abi::function::Function::cuFuncLoad, || unsafe {
+        api::module::cuFuncLoad(hfunc)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1903,8 +1924,16 @@ pub unsafe extern "C" fn cuKernelSetAttribute(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelSetCacheConfig() -> CUresult {
-    refuse(310)
+pub unsafe extern "C" fn cuKernelSetCacheConfig(
+    kernel: CUkernel,
+    config: CUfunc_cache,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuKernelSetCacheConfig,
+        || unsafe { stubs::cuKernelSetCacheConfig(kernel, config, dev) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -2018,13 +2047,33 @@ pub unsafe extern "C" fn cuLaunchHostFunc_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchHostFunc_v2() -> CUresult {
-    refuse(319)
+pub unsafe extern "C" fn cuLaunchHostFunc_v2(
+    hStream: CUstream,
+    fn_: CUhostFn,
+    userData: *mut c_void,
+    syncMode: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuLaunchHostFunc_v2,
+        || unsafe { api::stream::cuLaunchHostFunc_v2(hStream, fn_, userData, syncMode) },
+    )
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchHostFunc_v2_ptsz() -> CUresult {
-    refuse(320)
+pub unsafe extern "C" fn cuLaunchHostFunc_v2_ptsz(
+    hStream: CUstream,
+    fn_: CUhostFn,
+    userData: *mut c_void,
+    syncMode: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuLaunchHostFunc_v2,
+        || unsafe {
+            api::stream::cuLaunchHostFunc_v2(per_thread(hStream), fn_, userData, syncMode)
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -4302,13 +4351,31 @@ pub unsafe extern "C" fn cuStreamGetAttribute_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo() -> CUresult {
-    refuse(618)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuStreamGetCaptureInfo,
+        || unsafe { api::stream::cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out) },
+    )
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_ptsz() -> CUresult {
-    refuse(619)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_ptsz(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuStreamGetCaptureInfo,
+        || unsafe {
+            api::stream::cuStreamGetCaptureInfo(per_thread(hStream), captureStatus_out, id_out)
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -4322,13 +4389,57 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3() -> CUresult {
-    refuse(622)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    edgeData_out: *mut *const CUgraphEdgeData,
+    numDependencies_out: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuStreamGetCaptureInfo_v3,
+        || unsafe {
+            api::stream::cuStreamGetCaptureInfo_v3(
+                hStream,
+                captureStatus_out,
+                id_out,
+                graph_out,
+                dependencies_out,
+                edgeData_out,
+                numDependencies_out,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3_ptsz() -> CUresult {
-    refuse(623)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3_ptsz(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    edgeData_out: *mut *const CUgraphEdgeData,
+    numDependencies_out: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(
+        cuda_abi::function::Function::cuStreamGetCaptureInfo_v3,
+        || unsafe {
+            api::stream::cuStreamGetCaptureInfo_v3(
+                per_thread(hStream),
+                captureStatus_out,
+                id_out,
+                graph_out,
+                dependencies_out,
+                edgeData_out,
+                numDependencies_out,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -4348,13 +4459,27 @@ pub unsafe extern "C" fn cuStreamGetCtx_ptsz(hStream: CUstream, pctx: *mut CUcon
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCtx_v2() -> CUresult {
-    refuse(626)
+pub unsafe extern "C" fn cuStreamGetCtx_v2(
+    hStream: CUstream,
+    pctx: *mut CUcontext,
+    pGreenCtx: *mut CUgreenCtx,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(cuda_abi::function::Function::cuStreamGetCtx_v2, || unsafe {
+        api::stream::cuStreamGetCtx_v2(hStream, pctx, pGreenCtx)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCtx_v2_ptsz() -> CUresult {
-    refuse(627)
+pub unsafe extern "C" fn cuStreamGetCtx_v2_ptsz(
+    hStream: CUstream,
+    pctx: *mut CUcontext,
+    pGreenCtx: *mut CUgreenCtx,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(cuda_abi::function::Function::cuStreamGetCtx_v2, || unsafe {
+        api::stream::cuStreamGetCtx_v2(per_thread(hStream), pctx, pGreenCtx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4368,13 +4493,22 @@ pub unsafe extern "C" fn cuStreamGetDevResource_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetDevice() -> CUresult {
-    refuse(630)
+pub unsafe extern "C" fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(cuda_abi::function::Function::cuStreamGetDevice, || unsafe {
+        api::stream::cuStreamGetDevice(hStream, device)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetDevice_ptsz() -> CUresult {
-    refuse(631)
+pub unsafe extern "C" fn cuStreamGetDevice_ptsz(
+    hStream: CUstream,
+    device: *mut CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard(cuda_abi::function::Function::cuStreamGetDevice, || unsafe {
+        api::stream::cuStreamGetDevice(per_thread(hStream), device)
+    })
 }
 
 #[unsafe(no_mangle)]
