@@ -410,8 +410,9 @@ impl Value {
             Self::Word(value) => unsafe { edge::put_optional(place.cast(), value) },
             // SAFETY: by this function's contract.
             Self::Int(value) => unsafe { edge::put_optional(place.cast(), value) },
+            // As wide as an int: that is what the runtime reads.
             // SAFETY: by this function's contract.
-            Self::Bool(value) => unsafe { edge::put_optional(place.cast(), u8::from(value)) },
+            Self::Bool(value) => unsafe { edge::put_optional(place.cast(), c_int::from(value)) },
         }
     }
 }
@@ -450,6 +451,8 @@ fn pointer_attribute(range: &Range, attribute: CUpointer_attribute, ptr: u64) ->
         }
         A::CU_POINTER_ATTRIBUTE_MAPPED => Value::Bool(!registered),
         A::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => Value::Word(0),
+        // Of no particular part of a device.
+        A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => Value::Int(-1),
         // Reading and writing.
         A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => Value::Int(3),
         A::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => Value::Word(0),
@@ -461,7 +464,8 @@ fn pointer_attribute(range: &Range, attribute: CUpointer_attribute, ptr: u64) ->
 fn absent(attribute: CUpointer_attribute, ptr: u64) -> Value {
     use CUpointer_attribute as A;
     match attribute {
-        A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => Value::Int(-1),
+        A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        | A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => Value::Int(-1),
         A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER | A::CU_POINTER_ATTRIBUTE_HOST_POINTER => {
             Value::Word(ptr)
         }
@@ -469,8 +473,7 @@ fn absent(attribute: CUpointer_attribute, ptr: u64) -> Value {
         | A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
         | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
         | A::CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE
-        | A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS
-        | A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => Value::Int(0),
+        | A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => Value::Int(0),
         A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
         | A::CU_POINTER_ATTRIBUTE_IS_MANAGED
         | A::CU_POINTER_ATTRIBUTE_MAPPED => Value::Bool(false),
