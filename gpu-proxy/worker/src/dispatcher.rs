@@ -2,11 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use cuda_abi::function::{Class, OPCODES};
 use cuda_abi::types::CUresult;
 use idm_protocol::memory::Mapped;
 use idm_protocol::record::{Flags, Record};
 use idm_protocol::ring::{Consumer, Next};
+use idm_protocol::wait::Patience;
 
 use crate::errors::Violation;
 use crate::lanes::{Job, Lanes};
@@ -26,11 +29,19 @@ pub fn run(
     let mut scratch = Scratch::default();
     // Idle for as long as the client likes: the end of the channel ends the process.
     let patience = session.patience.unsliced();
+    // The client now waits for a lane's thread: spinning here would only keep a core from it.
+    let giving_way = Patience {
+        spin: Duration::ZERO,
+        ..patience
+    };
+    let mut handed_on = false;
     loop {
-        match submissions.next(&mut record, &patience, &*session.stop)? {
+        let patience = if handed_on { &giving_way } else { &patience };
+        match submissions.next(&mut record, patience, &*session.stop)? {
             Next::Record => {}
             Next::Ended => return Ok(()),
         }
+        handed_on = false;
         session.parts.stats.count_call();
         let head = record.head();
         let lane = session.parts.control.lane(head.lane)?;
@@ -44,7 +55,11 @@ pub fn run(
         }
         match session.prepare(&record) {
             Turn::Now(outcome) => session.finish(&record, lane, pending, outcome, &mut scratch)?,
+            Turn::Here(prepared) => {
+                session.execute(&record, lane, pending, prepared, &mut scratch)?;
+            }
             Turn::Later(prepared) => {
+                handed_on = true;
                 let job = Job {
                     record: record.clone(),
                     pending,

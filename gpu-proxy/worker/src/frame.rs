@@ -19,6 +19,8 @@ use crate::errors::{Outcome, Refusal};
 pub enum Prepared {
     /// Nothing.
     Nothing,
+    /// The stream was found to have nothing to wait for.
+    Idle,
     /// An event was recorded on the stream that the record synchronises with.
     Event {
         /// The event.

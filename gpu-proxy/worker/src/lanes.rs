@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use idm_protocol::lane::{Pending, WorkerLane};
 use idm_protocol::layout::LINE_WORDS;
@@ -76,8 +77,12 @@ impl Lanes {
         let name = format!("lane {}", lane.index());
         thread::Builder::new().name(name).spawn(move || {
             let mut scratch = Scratch::default();
-            // Nothing to do for as long as the client likes: no slices.
-            let patience = session.patience.unsliced();
+            // Nothing to do for as long as the client likes: no slices. And no spinning: the next
+            // job comes through the dispatcher, which may need this core to bring it.
+            let patience = Patience {
+                spin: Duration::ZERO,
+                ..session.patience.unsliced()
+            };
             while let Some(job) = mailbox.take(&patience, &*session.stop) {
                 let Job {
                     record,

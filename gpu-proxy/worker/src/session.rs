@@ -91,6 +91,8 @@ pub struct Session {
 pub enum Turn {
     /// It is done already.
     Now(Outcome),
+    /// It will not block after all: the dispatcher runs it.
+    Here(Prepared),
     /// Its lane's thread runs it.
     Later(Prepared),
 }
@@ -177,10 +179,14 @@ impl Session {
 
     /// What must happen at a blocking record's place in the ring, before its lane's thread runs it.
     pub fn prepare(&self, record: &Record) -> Turn {
-        if record.head().opcode == <wire::CuStreamSynchronize as Request>::OPCODE {
-            crate::api::stream::prepare_synchronize(self, record)
-        } else {
-            Turn::Later(Prepared::Nothing)
+        match record.head().opcode {
+            <wire::CuStreamSynchronize as Request>::OPCODE => {
+                crate::api::stream::prepare_synchronize(self, record)
+            }
+            <wire::VgpuCopyIn as Request>::OPCODE => {
+                crate::api::memory::prepare_copy_in(self, record)
+            }
+            _ => Turn::Later(Prepared::Nothing),
         }
     }
 

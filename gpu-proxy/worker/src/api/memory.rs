@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use cuda_abi::types::CUresult;
 use idm_protocol::handle::Kind;
 use idm_protocol::layout::PAGE_BYTES;
+use idm_protocol::record::Record;
 use idm_protocol::wire::{self, copy_kind};
 
 use super::session::{breach, give_up, plan};
+use super::stream::stream_at_dispatch;
 use crate::contexts::ContextKey;
 use crate::ranges::{Place, Range};
-use crate::session::{Frame, Outcome, Refusal, Session};
+use crate::session::{Frame, Outcome, Prepared, Refusal, Session, Turn};
 
 /// What the driver's heap rounds to, at least.
 const GRAIN: u64 = 512;
@@ -248,6 +250,21 @@ pub fn vgpuCopy(session: &Session, request: &wire::VgpuCopy, frame: &mut Frame<'
     complete(session, frame, stream)
 }
 
+/// A copy from pageable memory returns when earlier work on its stream is over and its bytes have been
+/// taken; natively, too. With nothing to wait for there is no need of the lane's thread.
+pub(crate) fn prepare_copy_in(session: &Session, record: &Record) -> Turn {
+    let idle = record.body::<wire::VgpuCopyIn>().is_ok_and(|request| {
+        let stream = stream_at_dispatch(session, record, request.stream);
+        stream.is_ok_and(|(_, stream)| session.driver().query_stream(stream).is_ok())
+    });
+    if idle {
+        Turn::Here(Prepared::Idle)
+    } else {
+        // Also what is wrong with it: where it is executed, that is found again and reported.
+        Turn::Later(Prepared::Nothing)
+    }
+}
+
 /// Bytes that came with the record.
 pub fn vgpuCopyIn(session: &Session, request: &wire::VgpuCopyIn, frame: &mut Frame<'_>) -> Outcome {
     let len = usize::try_from(request.bytes).map_err(|_| INVALID)?;
@@ -265,7 +282,7 @@ pub fn vgpuCopyIn(session: &Session, request: &wire::VgpuCopyIn, frame: &mut Fra
 
 /// For a client that waits: the work is done when it has its reply.
 fn complete(session: &Session, frame: &Frame<'_>, stream: usize) -> Outcome {
-    if frame.replies() {
+    if frame.replies() && frame.prepared() != Prepared::Idle {
         wait_here(session, frame, stream)?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use idm_protocol::record::Record;
 use idm_protocol::wire;
 
 use crate::callbacks;
+use crate::contexts::ContextKey;
 use crate::session::{Frame, Outcome, Prepared, Session, Turn};
 
 /// At its place in the ring: is there anything to wait for? If so, mark the place.
@@ -24,19 +25,8 @@ fn mark(session: &Session, record: &Record) -> Result<Option<Prepared>, CUresult
     let Ok(request) = record.body::<wire::CuStreamSynchronize>() else {
         return Ok(Some(Prepared::Nothing));
     };
-    let head = record.head();
-    let slot = head
-        .context
-        .checked_sub(1)
-        .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
-    let context = session.contexts.key(slot)?;
+    let (context, stream) = stream_at_dispatch(session, record, request.hStream)?;
     let driver = session.driver();
-    session.contexts.enter(context, driver)?;
-    let stream = match request.hStream {
-        2 => session.contexts.lane_stream(context, head.lane, driver)?,
-        value @ (0 | 1) => usize::try_from(value).unwrap_or(0),
-        value => session.object(Kind::STREAM, value)?.pointer,
-    };
     match driver.query_stream(stream) {
         Ok(()) => return Ok(None),
         Err(CUresult::CUDA_ERROR_NOT_READY) => {}
@@ -45,6 +35,28 @@ fn mark(session: &Session, record: &Record) -> Result<Option<Prepared>, CUresult
     let event = session.contexts.event(context, driver)?;
     driver.record_event(event, stream)?;
     Ok(Some(Prepared::Event { event, context }))
+}
+
+/// The stream that a record names, and its context, which becomes current in this thread.
+pub(super) fn stream_at_dispatch(
+    session: &Session,
+    record: &Record,
+    stream: u64,
+) -> Result<(ContextKey, usize), CUresult> {
+    let head = record.head();
+    let slot = head
+        .context
+        .checked_sub(1)
+        .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT)?;
+    let context = session.contexts.key(slot)?;
+    let driver = session.driver();
+    session.contexts.enter(context, driver)?;
+    let stream = match stream {
+        2 => session.contexts.lane_stream(context, head.lane, driver)?,
+        value @ (0 | 1) => usize::try_from(value).unwrap_or(0),
+        value => session.object(Kind::STREAM, value)?.pointer,
+    };
+    Ok((context, stream))
 }
 
 /// Waits for what was on the stream at the record's place in the ring.
@@ -59,7 +71,7 @@ pub fn cuStreamSynchronize(
             session.contexts.recycle(context, event);
             Ok(())
         }
-        Prepared::Nothing => {
+        Prepared::Nothing | Prepared::Idle => {
             let stream = session.resolve(frame, Kind::STREAM, request.hStream)?;
             Ok(session.driver().synchronize_stream(stream)?)
         }
