@@ -155,7 +155,9 @@ fn proxy_starts_again_where_a_killed_one_left_its_sockets() {
         .arg("--config")
         .arg(&configuration)
         .start();
-    proxy.client("vector-add").run().expect_success();
+    proxy.wait_until("the second proxy serves", |proxy| {
+        proxy.client("vector-add").run().code == Some(0)
+    });
     assert!(second.is_running());
     second.signal(Signal::SIGTERM);
     let finished = second.finish();

@@ -23,6 +23,13 @@ fn end(mut client: Running) {
     client.finish().expect_success();
 }
 
+/// Waits until the zone holds nothing for anybody.
+fn wait_until_unused(proxy: &Proxy) {
+    proxy.wait_until("the zone's memory is back", |proxy| {
+        proxy.status()["zones"][0]["memory_used"] == 0
+    });
+}
+
 #[test]
 fn zone_gets_its_memory_and_no_more() {
     let proxy = Setup::new().zone(Zone::new("a").memory("64MiB")).start();
@@ -77,11 +84,10 @@ fn memory_of_a_killed_client_can_be_had_again() {
     let proxy = Setup::new().zone(Zone::new("a").memory("64MiB")).start();
     let (client, first) = fill(&proxy, "a");
     client.kill();
-    proxy.wait_until("the dead client's memory is back", |proxy| {
-        let (client, second) = fill(proxy, "a");
-        end(client);
-        second == first
-    });
+    wait_until_unused(&proxy);
+    let (client, second) = fill(&proxy, "a");
+    end(client);
+    assert_eq!(first, second, "--- log\n{}", proxy.log());
 }
 
 #[test]
@@ -89,11 +95,10 @@ fn memory_of_a_client_that_ended_can_be_had_again() {
     let proxy = Setup::new().zone(Zone::new("a").memory("64MiB")).start();
     let (client, first) = fill(&proxy, "a");
     end(client);
-    proxy.wait_until("the ended client's memory is back", |proxy| {
-        let (client, second) = fill(proxy, "a");
-        end(client);
-        second == first
-    });
+    wait_until_unused(&proxy);
+    let (client, second) = fill(&proxy, "a");
+    end(client);
+    assert_eq!(first, second, "--- log\n{}", proxy.log());
 }
 
 #[test]
@@ -131,5 +136,6 @@ fn memory_of_one_client_is_zero_for_the_next() {
     // The first leaves a pattern in all of the zone's memory; the next finds none of it.
     let (client, _) = fill(&proxy, "a");
     client.kill();
+    wait_until_unused(&proxy);
     proxy.client("zeroed").run().expect_success();
 }

@@ -144,24 +144,15 @@ void check_shared_memory(void) {
            "results %d and %d", result, again);
 }
 
-/* GB/s of `rounds` copies of `bytes`, the median. */
-static double speed(bool upload, CUdeviceptr device, void *host, size_t bytes, size_t rounds) {
-    double times[32];
-    for (size_t i = 0; i < rounds + 1; i++) {
-        uint64_t began = now();
-        CUresult result = upload ? cuMemcpyHtoDAsync_v2(device, host, bytes, NULL)
-                                 : cuMemcpyDtoHAsync_v2(host, device, bytes, NULL);
-        if (!result) {
-            result = cuStreamSynchronize(NULL);
-        }
-        if (result) {
-            return 0;
-        }
-        if (i) { /* the first one warms up */
-            times[i - 1] = (double)(now() - began);
-        }
+/* GB/s of one copy. */
+static double speed(bool upload, CUdeviceptr device, void *host, size_t bytes) {
+    uint64_t began = now();
+    CUresult result = upload ? cuMemcpyHtoDAsync_v2(device, host, bytes, NULL)
+                             : cuMemcpyDtoHAsync_v2(host, device, bytes, NULL);
+    if (!result) {
+        result = cuStreamSynchronize(NULL);
     }
-    return (double)bytes / median(times, rounds);
+    return result ? 0 : (double)bytes / (double)(now() - began);
 }
 
 void check_bandwidth(void) {
@@ -185,8 +176,16 @@ void check_bandwidth(void) {
     }
     memset(pinned, 1, bytes);
     memset(window, 2, bytes);
-    double pinned_up = speed(true, device, pinned, bytes, 15), shared_up = speed(true, device, window, bytes, 15);
-    double pinned_down = speed(false, device, pinned, bytes, 15), shared_down = speed(false, device, window, bytes, 15);
+    /* By turns, so that whatever else the machine does meets both alike; the first turn warms up. */
+    static double speeds[4][21];
+    size_t turns = 21;
+    for (size_t turn = 0; turn < turns; turn++) {
+        for (size_t which = 0; which < 4; which++) {
+            speeds[which][turn] = speed(which < 2, device, which % 2 ? window : pinned, bytes);
+        }
+    }
+    double pinned_up = median(speeds[0] + 1, turns - 1), shared_up = median(speeds[1] + 1, turns - 1);
+    double pinned_down = median(speeds[2] + 1, turns - 1), shared_down = median(speeds[3] + 1, turns - 1);
     number("pinned memory to device", pinned_up, "GB/s");
     number("registered shared memory to device", shared_up, "GB/s");
     number("device to pinned memory", pinned_down, "GB/s");

@@ -50,6 +50,7 @@ fn main() {
         "zeroed" => zeroed(number(1, 64)),
         "context-cycles" => context_cycles(number(1, 20)),
         "busy-stream" => busy_stream(),
+        "scribble" => scribble(number(1, 0), number(2, 1)),
         other => Err(format!("no such scenario: {other:?}")),
     };
     if let Err(reason) = verdict {
@@ -900,4 +901,77 @@ fn busy_stream() -> Verdict {
     }
     say("neither stream delayed the other");
     Ok(())
+}
+
+/// Works, and writes into the memory that it shares with its worker at the same time: noise of a kind,
+/// the same for the same seed. What becomes of this program is no matter; the test looks at the others.
+fn scribble(kind: u64, seed: u64) -> Verdict {
+    use std::os::unix::fs::FileExt;
+    let ready = Ready::new()?;
+    let (gpu, count) = (ready.gpu, ready.function("count")?);
+    let word = gpu.allocate(4).named("cuMemAlloc")?;
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|error| error.to_string())?;
+    let range = maps
+        .lines()
+        .find(|line| line.contains("rw-s") && line.contains("control"))
+        .and_then(|line| line.split_whitespace().next()?.split_once('-'))
+        .ok_or("no control region is mapped")?;
+    let start = u64::from_str_radix(range.0, 16).map_err(|error| error.to_string())?;
+    let end = u64::from_str_radix(range.1, 16).map_err(|error| error.to_string())?;
+    let memory = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/proc/self/mem")
+        .map_err(|error| error.to_string())?;
+    say("scribbles");
+    std::thread::spawn(move || {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        // The rings and lanes in use lie at the beginning.
+        let bytes = if next().is_multiple_of(2) {
+            end - start
+        } else {
+            0x8000.min(end - start)
+        };
+        loop {
+            let at = start + (next() % bytes) / 64 * 64;
+            let mut line = Vec::new();
+            match kind {
+                // Noise.
+                0 => (0..8).for_each(|_| line.extend(next().to_le_bytes())),
+                // A record that looks published, with an opcode, a length, flags and a body of its own.
+                1 => {
+                    line.extend(((at - start) / 64 % 1024 + 1).to_le_bytes());
+                    (0..7).for_each(|_| line.extend(next().to_le_bytes()));
+                }
+                // One bit or byte of whatever is there.
+                2 => line.push(next().to_le_bytes()[0]),
+                _ => line.extend([0xff; 64]),
+            }
+            let offset = if kind == 2 { next() % 64 } else { 0 };
+            // The region may go away under us when the session ends.
+            let _ = memory.write_at(&line, at + offset);
+        }
+    });
+    // A program that lies to itself may wait for ever; it ends here all the same.
+    std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_secs(2));
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(0) };
+    });
+    let mut buffer = [0_u8; 4];
+    loop {
+        let outcome = gpu
+            .launch(count, 1, 32, &[Argument::Word(word)], null_mut())
+            .and_then(|()| gpu.synchronize())
+            .and_then(|()| gpu.download(&mut buffer, word));
+        if outcome == Err(CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE) {
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(0) };
+        }
+    }
 }
