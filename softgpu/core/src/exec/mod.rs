@@ -13,6 +13,7 @@ mod fault;
 mod float;
 mod grid;
 mod interpret;
+mod lanes;
 mod memory;
 mod print;
 mod scalar;

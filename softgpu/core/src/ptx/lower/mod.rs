@@ -2,12 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod arithmetic;
+mod bits;
 mod builder;
+mod compare;
 mod control;
 mod convert;
 mod float;
 mod layout;
 mod memory;
+mod operand;
 mod warp;
 
 use std::collections::{HashMap, HashSet};
