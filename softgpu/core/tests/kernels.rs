@@ -1,4 +1,4 @@
-//! Kernels as nvcc compiles them (`tests/ptx/`), against the same computation on the host.
+//! Whole kernels (`tests/ptx/`) against the same computation on the host.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -324,9 +324,9 @@ fn printf_formats_as_c_does_and_a_failed_assert_faults() {
 #[test]
 fn half_precision_kernels_agree_with_the_host() {
     use half::{bf16, f16};
-    let p = Program::new(include_str!("ptx/half.ptx"));
+    let p = Program::new(include_str!("ptx/halves.ptx"));
     let a: Vec<f16> = (0..40)
-        .map(|v| f16::from_f32(v as f32 * 0.37 + 0.5))
+        .map(|v| f16::from_f32((v * 29 % 40) as f32 * 0.37 - 5.0))
         .collect();
     let b: Vec<bf16> = (0..40)
         .map(|v| bf16::from_f32(v as f32 * 0.2 - 3.0))
@@ -347,6 +347,15 @@ fn half_precision_kernels_agree_with_the_host() {
     p.launch("halves", 1, 32, arguments);
     let packed = r.read::<u16>();
     for t in 0..32 {
+        let at = |offset: usize| f64::from(a[t + offset].to_f32());
+        let fused = f16::from_f64(at(0).mul_add(at(1), at(2)));
+        let difference = f16::from_f64(f64::from(fused.to_f32()) - at(3));
+        let expected = if difference < a[t + 4] {
+            a[t + 4]
+        } else {
+            difference
+        };
+        assert_eq!(o.read::<u16>()[t], expected.to_bits(), "{t}");
         let product = bf16::from_f32(b[t].to_f32() * b[t + 1].to_f32());
         let expected = bf16::from_f32(product.to_f32() + 3.0);
         assert_eq!(q.read::<u16>()[t], expected.to_bits(), "{t}");
@@ -361,12 +370,12 @@ fn half_precision_kernels_agree_with_the_host() {
 }
 
 #[test]
-fn cooperative_groups_of_tiles_warps_and_the_grid_work() {
-    let p = Program::new(include_str!("ptx/coop.ptx"));
+fn tiles_warps_blocks_and_the_grid_work_together() {
+    let p = Program::new(include_str!("ptx/groups.ptx"));
     let out = p.memory.buffer(128);
     let run = |grid| {
         p.run(
-            "coop",
+            "groups",
             [grid, 1, 1],
             [32, 1, 1],
             Arguments::new().buffer(out),

@@ -1,4 +1,4 @@
-// Kernels for the tests of the software GPU; program.ptx is this file compiled with `nvcc -ptx -O3`.
+// Kernels for the tests of the software GPU; program.ptx is this file compiled with `nvcc -ptx -O3`, comments removed.
 extern "C" __global__ void vector_add(const float *a, const float *b, float *c, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) c[i] = a[i] + b[i];
