@@ -9,20 +9,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use cuda_abi::function::Function;
 use cuda_abi::resolver::EXPORTS;
 use cuda_abi::types::CUresult;
 
 use crate::call::Outcome;
 use crate::log::{self, Level, say};
 
-/// Runs the half of an exported function and answers its caller. Nothing unwinds past here.
+/// Runs the half of the exported function `name` and answers its caller. Nothing unwinds past here.
 #[inline]
-pub fn guard(function: Function, body: impl FnOnce() -> Outcome) -> CUresult {
+pub fn guard(name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
     if log::enabled(Level::Trace) {
-        return traced(function, body);
+        return traced(name, body);
     }
-    run(function, body)
+    run(name, body)
 }
 
 /// Answers an exported function that has no implementation yet; says so once for each name.
@@ -116,34 +115,30 @@ pub unsafe fn text<'a>(text: *const c_char, most: usize) -> Result<&'a CStr, CUr
 }
 
 #[inline]
-fn run(function: Function, body: impl FnOnce() -> Outcome) -> CUresult {
+fn run(name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
     // What a panic may leave half done is behind locks that are never poisoned and whose users change
     // state in one last step.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CUresult::CUDA_SUCCESS,
         Ok(Err(error)) => error,
-        Err(_) => panicked(function),
+        Err(_) => panicked(name),
     }
 }
 
 #[cold]
-fn panicked(function: Function) -> CUresult {
+fn panicked(name: &str) -> CUresult {
     say!(
         Error,
-        "{function:?} failed inside libvgpu (a bug of ours; the lines above say where): CUDA_ERROR_UNKNOWN"
+        "{name} failed inside libvgpu (a bug of ours; the lines above say where): CUDA_ERROR_UNKNOWN"
     );
     CUresult::CUDA_ERROR_UNKNOWN
 }
 
 #[cold]
-fn traced(function: Function, body: impl FnOnce() -> Outcome) -> CUresult {
+fn traced(name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
     let start = Instant::now();
-    let result = run(function, body);
-    say!(
-        Trace,
-        "{function:?} -> {result:?} in {:.3?}",
-        start.elapsed()
-    );
+    let result = run(name, body);
+    say!(Trace, "{name} -> {result:?} in {:.3?}", start.elapsed());
     result
 }
 
@@ -153,14 +148,13 @@ mod tests {
 
     #[test]
     fn guard_turns_outcomes_and_panics_into_results() {
-        let function = Function::cuInit;
-        assert_eq!(guard(function, || Ok(())), CUresult::CUDA_SUCCESS);
+        assert_eq!(guard("cuInit", || Ok(())), CUresult::CUDA_SUCCESS);
         assert_eq!(
-            guard(function, || Err(CUresult::CUDA_ERROR_INVALID_VALUE)),
+            guard("cuInit", || Err(CUresult::CUDA_ERROR_INVALID_VALUE)),
             CUresult::CUDA_ERROR_INVALID_VALUE
         );
         assert_eq!(
-            guard(function, || panic!("on purpose")),
+            guard("cuInit", || panic!("on purpose")),
             CUresult::CUDA_ERROR_UNKNOWN
         );
     }

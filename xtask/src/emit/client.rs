@@ -77,7 +77,11 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
             Role::Value => to_wire(&rust_type(&argument.c_type), &field.name),
             _ => field.name.clone(),
         };
-        let _ = writeln!(text, "{}: {value},", field.name);
+        if value == field.name {
+            let _ = writeln!(text, "{value},");
+        } else {
+            let _ = writeln!(text, "{}: {value},", field.name);
+        }
     }
     if needs_padding(&fields) {
         text.push_str("reserved: 0,\n");
@@ -169,14 +173,12 @@ pub fn exports(facts: &Facts, declarations: &Declarations) -> Result<String, Str
                     Half::Hand => format!("api::{}::{}", function.chapter, function.name),
                     Half::Generated => format!("stubs::{}", function.name),
                 };
-                let info = format!("cuda_abi::function::Function::{}", function.name);
                 wrapper(
                     &mut text,
                     export,
                     &function.arguments,
                     function.takes_default_stream(),
                     &implementation,
-                    &info,
                 );
                 Some(&export.name)
             }
@@ -215,7 +217,6 @@ pub fn wrapper(
     arguments: &[Argument],
     takes_default_stream: bool,
     implementation: &str,
-    info: &str,
 ) {
     let per_thread = export.form != "-";
     let mut values: Vec<String> = Vec::new();
@@ -235,7 +236,7 @@ pub fn wrapper(
     }));
     let _ = writeln!(
         text,
-        "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {}({}) -> CUresult {{\n// SAFETY: the caller's promises are the Driver API's, which the half documents.\nguard({info}, || unsafe {{ {implementation}({}) }})\n}}\n",
+        "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {0}({1}) -> CUresult {{\n// SAFETY: the caller's promises are the Driver API's, which the half documents.\nguard({0:?}, || unsafe {{ {implementation}({2}) }})\n}}\n",
         export.name,
         parameters(arguments),
         values.join(", ")

@@ -64,7 +64,6 @@ pub fn exports(facts: &Facts, implemented: &BTreeMap<String, String>) -> Result<
                     &arguments,
                     takes_default_stream,
                     &format!("api::{chapter}::{plain}"),
-                    &format!("{:?}", export.name),
                 );
                 table_entry(&mut table, Some(&export.name));
             }

@@ -111,7 +111,7 @@ pub unsafe fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> Outcome {
     let phEvent_handle = call.mint(Kind::EVENT)?;
     let request = wire::CuEventCreate {
         phEvent: phEvent_handle.value(),
-        Flags: Flags,
+        Flags,
         reserved: 0,
     };
     call.post(&request)?;
@@ -127,7 +127,7 @@ pub unsafe fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> Outcome {
 pub unsafe fn cuEventDestroy_v2(hEvent: CUevent) -> Outcome {
     let mut call = Call::begin(Function::cuEventDestroy_v2)?;
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
-    let request = wire::CuEventDestroyV2 { hEvent: hEvent };
+    let request = wire::CuEventDestroyV2 { hEvent };
     call.post(&request)?;
     call.retire(Kind::EVENT, hEvent);
     Ok(())
@@ -145,10 +145,7 @@ pub unsafe fn cuEventElapsedTime(
     edge::require(pMilliseconds)?;
     let hStart = call.handle(Kind::EVENT, hStart as u64)?;
     let hEnd = call.handle(Kind::EVENT, hEnd as u64)?;
-    let request = wire::CuEventElapsedTime {
-        hStart: hStart,
-        hEnd: hEnd,
-    };
+    let request = wire::CuEventElapsedTime { hStart, hEnd };
     let reply: wire::CuEventElapsedTimeReply = call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
     unsafe { pMilliseconds.write(reply.pMilliseconds) };
@@ -167,10 +164,7 @@ pub unsafe fn cuEventElapsedTime_v2(
     edge::require(pMilliseconds)?;
     let hStart = call.handle(Kind::EVENT, hStart as u64)?;
     let hEnd = call.handle(Kind::EVENT, hEnd as u64)?;
-    let request = wire::CuEventElapsedTimeV2 {
-        hStart: hStart,
-        hEnd: hEnd,
-    };
+    let request = wire::CuEventElapsedTimeV2 { hStart, hEnd };
     let reply: wire::CuEventElapsedTimeV2Reply = call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
     unsafe { pMilliseconds.write(reply.pMilliseconds) };
@@ -183,7 +177,7 @@ pub unsafe fn cuEventElapsedTime_v2(
 pub unsafe fn cuEventQuery(hEvent: CUevent) -> Outcome {
     let mut call = Call::begin(Function::cuEventQuery)?;
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
-    let request = wire::CuEventQuery { hEvent: hEvent };
+    let request = wire::CuEventQuery { hEvent };
     call.complete(&request)?;
     Ok(())
 }
@@ -195,10 +189,7 @@ pub unsafe fn cuEventRecord(hEvent: CUevent, hStream: CUstream) -> Outcome {
     let mut call = Call::begin(Function::cuEventRecord)?;
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
-    let request = wire::CuEventRecord {
-        hEvent: hEvent,
-        hStream: hStream,
-    };
+    let request = wire::CuEventRecord { hEvent, hStream };
     call.post(&request)?;
     Ok(())
 }
@@ -212,9 +203,9 @@ pub unsafe fn cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: 
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
     edge::known_flags(flags, 0x1)?;
     let request = wire::CuEventRecordWithFlags {
-        hEvent: hEvent,
-        hStream: hStream,
-        flags: flags,
+        hEvent,
+        hStream,
+        flags,
         reserved: 0,
     };
     call.post(&request)?;
@@ -227,7 +218,7 @@ pub unsafe fn cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: 
 pub unsafe fn cuEventSynchronize(hEvent: CUevent) -> Outcome {
     let mut call = Call::begin(Function::cuEventSynchronize)?;
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
-    let request = wire::CuEventSynchronize { hEvent: hEvent };
+    let request = wire::CuEventSynchronize { hEvent };
     call.complete(&request)?;
     Ok(())
 }
@@ -244,7 +235,7 @@ pub unsafe fn cuFuncGetAttribute(
     edge::require(pi)?;
     let hfunc = call.handle(Kind::FUNCTION, hfunc as u64)?;
     let request = wire::CuFuncGetAttribute {
-        hfunc: hfunc,
+        hfunc,
         attrib: attrib.0,
         reserved: 0,
     };
@@ -265,9 +256,9 @@ pub unsafe fn cuFuncSetAttribute(
     let mut call = Call::begin(Function::cuFuncSetAttribute)?;
     let hfunc = call.handle(Kind::FUNCTION, hfunc as u64)?;
     let request = wire::CuFuncSetAttribute {
-        hfunc: hfunc,
+        hfunc,
         attrib: attrib.0,
-        value: value,
+        value,
     };
     call.complete(&request)?;
     Ok(())
@@ -280,7 +271,7 @@ pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_cache) -> O
     let mut call = Call::begin(Function::cuFuncSetCacheConfig)?;
     let hfunc = call.handle(Kind::FUNCTION, hfunc as u64)?;
     let request = wire::CuFuncSetCacheConfig {
-        hfunc: hfunc,
+        hfunc,
         config: config.0,
         reserved: 0,
     };
@@ -302,9 +293,9 @@ pub unsafe fn cuKernelGetAttribute(
     let kernel = call.handle(Kind::KERNEL, kernel as u64)?;
     let dev = call.device(dev)?;
     let request = wire::CuKernelGetAttribute {
-        kernel: kernel,
+        kernel,
         attrib: attrib.0,
-        dev: dev,
+        dev,
     };
     let reply: wire::CuKernelGetAttributeReply = call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
@@ -325,10 +316,10 @@ pub unsafe fn cuKernelSetAttribute(
     let kernel = call.handle(Kind::KERNEL, kernel as u64)?;
     let dev = call.device(dev)?;
     let request = wire::CuKernelSetAttribute {
-        kernel: kernel,
+        kernel,
         attrib: attrib.0,
-        val: val,
-        dev: dev,
+        val,
+        dev,
         reserved: 0,
     };
     call.complete(&request)?;
@@ -347,9 +338,9 @@ pub unsafe fn cuKernelSetCacheConfig(
     let kernel = call.handle(Kind::KERNEL, kernel as u64)?;
     let dev = call.device(dev)?;
     let request = wire::CuKernelSetCacheConfig {
-        kernel: kernel,
+        kernel,
         config: config.0,
-        dev: dev,
+        dev,
     };
     call.complete(&request)?;
     Ok(())
@@ -362,7 +353,7 @@ pub unsafe fn cuLibraryGetKernelCount(count: *mut c_uint, lib: CUlibrary) -> Out
     let mut call = Call::begin(Function::cuLibraryGetKernelCount)?;
     edge::require(count)?;
     let lib = call.handle(Kind::LIBRARY, lib as u64)?;
-    let request = wire::CuLibraryGetKernelCount { lib: lib };
+    let request = wire::CuLibraryGetKernelCount { lib };
     let reply: wire::CuLibraryGetKernelCountReply = call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
     unsafe { count.write(reply.count) };
@@ -382,9 +373,9 @@ pub unsafe fn cuOccupancyAvailableDynamicSMemPerBlock(
     edge::require(dynamicSmemSize)?;
     let func = call.handle(Kind::FUNCTION, func as u64)?;
     let request = wire::CuOccupancyAvailableDynamicSMemPerBlock {
-        func: func,
-        numBlocks: numBlocks,
-        blockSize: blockSize,
+        func,
+        numBlocks,
+        blockSize,
     };
     let reply: wire::CuOccupancyAvailableDynamicSMemPerBlockReply = call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
@@ -405,9 +396,9 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     edge::require(numBlocks)?;
     let func = call.handle(Kind::FUNCTION, func as u64)?;
     let request = wire::CuOccupancyMaxActiveBlocksPerMultiprocessor {
-        func: func,
+        func,
         dynamicSMemSize: dynamicSMemSize as u64,
-        blockSize: blockSize,
+        blockSize,
         reserved: 0,
     };
     let reply: wire::CuOccupancyMaxActiveBlocksPerMultiprocessorReply =
@@ -431,10 +422,10 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     edge::require(numBlocks)?;
     let func = call.handle(Kind::FUNCTION, func as u64)?;
     let request = wire::CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags {
-        func: func,
+        func,
         dynamicSMemSize: dynamicSMemSize as u64,
-        blockSize: blockSize,
-        flags: flags,
+        blockSize,
+        flags,
     };
     let reply: wire::CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlagsReply =
         call.round_trip(&request)?;
@@ -453,7 +444,7 @@ pub unsafe fn cuStreamCreate(phStream: *mut CUstream, Flags: c_uint) -> Outcome 
     let phStream_handle = call.mint(Kind::STREAM)?;
     let request = wire::CuStreamCreate {
         phStream: phStream_handle.value(),
-        Flags: Flags,
+        Flags,
         reserved: 0,
     };
     call.post(&request)?;
@@ -477,8 +468,8 @@ pub unsafe fn cuStreamCreateWithPriority(
     let phStream_handle = call.mint(Kind::STREAM)?;
     let request = wire::CuStreamCreateWithPriority {
         phStream: phStream_handle.value(),
-        flags: flags,
-        priority: priority,
+        flags,
+        priority,
     };
     call.post(&request)?;
     call.keep(Kind::STREAM, phStream_handle);
@@ -493,7 +484,7 @@ pub unsafe fn cuStreamCreateWithPriority(
 pub unsafe fn cuStreamDestroy_v2(hStream: CUstream) -> Outcome {
     let mut call = Call::begin(Function::cuStreamDestroy_v2)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
-    let request = wire::CuStreamDestroyV2 { hStream: hStream };
+    let request = wire::CuStreamDestroyV2 { hStream };
     call.post(&request)?;
     call.retire(Kind::STREAM, hStream);
     Ok(())
@@ -506,7 +497,7 @@ pub unsafe fn cuStreamGetFlags(hStream: CUstream, flags: *mut c_uint) -> Outcome
     let mut call = Call::begin(Function::cuStreamGetFlags)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
     edge::require(flags)?;
-    let request = wire::CuStreamGetFlags { hStream: hStream };
+    let request = wire::CuStreamGetFlags { hStream };
     let reply: wire::CuStreamGetFlagsReply = call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
     unsafe { flags.write(reply.flags) };
@@ -520,7 +511,7 @@ pub unsafe fn cuStreamGetId(hStream: CUstream, streamId: *mut u64) -> Outcome {
     let mut call = Call::begin(Function::cuStreamGetId)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
     edge::require(streamId)?;
-    let request = wire::CuStreamGetId { hStream: hStream };
+    let request = wire::CuStreamGetId { hStream };
     let reply: wire::CuStreamGetIdReply = call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
     unsafe { streamId.write(reply.streamId) };
@@ -534,7 +525,7 @@ pub unsafe fn cuStreamGetPriority(hStream: CUstream, priority: *mut c_int) -> Ou
     let mut call = Call::begin(Function::cuStreamGetPriority)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
     edge::require(priority)?;
-    let request = wire::CuStreamGetPriority { hStream: hStream };
+    let request = wire::CuStreamGetPriority { hStream };
     let reply: wire::CuStreamGetPriorityReply = call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
     unsafe { priority.write(reply.priority) };
@@ -547,7 +538,7 @@ pub unsafe fn cuStreamGetPriority(hStream: CUstream, priority: *mut c_int) -> Ou
 pub unsafe fn cuStreamQuery(hStream: CUstream) -> Outcome {
     let mut call = Call::begin(Function::cuStreamQuery)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
-    let request = wire::CuStreamQuery { hStream: hStream };
+    let request = wire::CuStreamQuery { hStream };
     call.complete(&request)?;
     Ok(())
 }
@@ -558,7 +549,7 @@ pub unsafe fn cuStreamQuery(hStream: CUstream) -> Outcome {
 pub unsafe fn cuStreamSynchronize(hStream: CUstream) -> Outcome {
     let mut call = Call::begin(Function::cuStreamSynchronize)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
-    let request = wire::CuStreamSynchronize { hStream: hStream };
+    let request = wire::CuStreamSynchronize { hStream };
     call.complete(&request)?;
     Ok(())
 }
@@ -572,9 +563,9 @@ pub unsafe fn cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: c_uin
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
     edge::known_flags(Flags, 0x1)?;
     let request = wire::CuStreamWaitEvent {
-        hStream: hStream,
-        hEvent: hEvent,
-        Flags: Flags,
+        hStream,
+        hEvent,
+        Flags,
         reserved: 0,
     };
     call.post(&request)?;

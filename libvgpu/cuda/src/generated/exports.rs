@@ -164,7 +164,7 @@ pub unsafe extern "C" fn cuCtxCreate_v2(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxCreate_v2, || unsafe {
+    guard("cuCtxCreate_v2", || unsafe {
         api::context::cuCtxCreate_v2(pctx, flags, dev)
     })
 }
@@ -178,7 +178,7 @@ pub unsafe extern "C" fn cuCtxCreate_v3(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxCreate_v3, || unsafe {
+    guard("cuCtxCreate_v3", || unsafe {
         api::context::cuCtxCreate_v3(pctx, paramsArray, numParams, flags, dev)
     })
 }
@@ -191,7 +191,7 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxCreate_v4, || unsafe {
+    guard("cuCtxCreate_v4", || unsafe {
         api::context::cuCtxCreate_v4(pctx, ctxCreateParams, flags, dev)
     })
 }
@@ -204,7 +204,7 @@ pub unsafe extern "C" fn cuCtxDestroy() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxDestroy_v2(ctx: CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxDestroy_v2, || unsafe {
+    guard("cuCtxDestroy_v2", || unsafe {
         api::context::cuCtxDestroy_v2(ctx)
     })
 }
@@ -232,25 +232,23 @@ pub unsafe extern "C" fn cuCtxFromGreenCtx() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetApiVersion(ctx: CUcontext, version: *mut c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuCtxGetApiVersion,
-        || unsafe { api::context::cuCtxGetApiVersion(ctx, version) },
-    )
+    guard("cuCtxGetApiVersion", || unsafe {
+        api::context::cuCtxGetApiVersion(ctx, version)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCacheConfig(pconfig: *mut CUfunc_cache) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuCtxGetCacheConfig,
-        || unsafe { stubs::cuCtxGetCacheConfig(pconfig) },
-    )
+    guard("cuCtxGetCacheConfig", || unsafe {
+        stubs::cuCtxGetCacheConfig(pconfig)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCurrent(pctx: *mut CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxGetCurrent, || unsafe {
+    guard("cuCtxGetCurrent", || unsafe {
         api::context::cuCtxGetCurrent(pctx)
     })
 }
@@ -263,7 +261,7 @@ pub unsafe extern "C" fn cuCtxGetDevResource() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetDevice(device: *mut CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxGetDevice, || unsafe {
+    guard("cuCtxGetDevice", || unsafe {
         api::context::cuCtxGetDevice(device)
     })
 }
@@ -271,7 +269,7 @@ pub unsafe extern "C" fn cuCtxGetDevice(device: *mut CUdevice) -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetDevice_v2(device: *mut CUdevice, ctx: CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxGetDevice_v2, || unsafe {
+    guard("cuCtxGetDevice_v2", || unsafe {
         api::context::cuCtxGetDevice_v2(device, ctx)
     })
 }
@@ -284,7 +282,7 @@ pub unsafe extern "C" fn cuCtxGetExecAffinity() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetFlags(flags: *mut c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxGetFlags, || unsafe {
+    guard("cuCtxGetFlags", || unsafe {
         api::context::cuCtxGetFlags(flags)
     })
 }
@@ -292,7 +290,7 @@ pub unsafe extern "C" fn cuCtxGetFlags(flags: *mut c_uint) -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetId(ctx: CUcontext, ctxId: *mut u64) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxGetId, || unsafe {
+    guard("cuCtxGetId", || unsafe {
         api::context::cuCtxGetId(ctx, ctxId)
     })
 }
@@ -300,7 +298,7 @@ pub unsafe extern "C" fn cuCtxGetId(ctx: CUcontext, ctxId: *mut u64) -> CUresult
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetLimit(pvalue: *mut usize, limit: CUlimit) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxGetLimit, || unsafe {
+    guard("cuCtxGetLimit", || unsafe {
         stubs::cuCtxGetLimit(pvalue, limit)
     })
 }
@@ -316,10 +314,9 @@ pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(
     greatestPriority: *mut c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuCtxGetStreamPriorityRange,
-        || unsafe { stubs::cuCtxGetStreamPriorityRange(leastPriority, greatestPriority) },
-    )
+    guard("cuCtxGetStreamPriorityRange", || unsafe {
+        stubs::cuCtxGetStreamPriorityRange(leastPriority, greatestPriority)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -330,10 +327,9 @@ pub unsafe extern "C" fn cuCtxPopCurrent() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxPopCurrent_v2(pctx: *mut CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuCtxPopCurrent_v2,
-        || unsafe { api::context::cuCtxPopCurrent_v2(pctx) },
-    )
+    guard("cuCtxPopCurrent_v2", || unsafe {
+        api::context::cuCtxPopCurrent_v2(pctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -344,10 +340,9 @@ pub unsafe extern "C" fn cuCtxPushCurrent() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxPushCurrent_v2(ctx: CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuCtxPushCurrent_v2,
-        || unsafe { api::context::cuCtxPushCurrent_v2(ctx) },
-    )
+    guard("cuCtxPushCurrent_v2", || unsafe {
+        api::context::cuCtxPushCurrent_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -363,16 +358,15 @@ pub unsafe extern "C" fn cuCtxResetPersistingL2Cache() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSetCacheConfig(config: CUfunc_cache) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuCtxSetCacheConfig,
-        || unsafe { stubs::cuCtxSetCacheConfig(config) },
-    )
+    guard("cuCtxSetCacheConfig", || unsafe {
+        stubs::cuCtxSetCacheConfig(config)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSetCurrent(ctx: CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxSetCurrent, || unsafe {
+    guard("cuCtxSetCurrent", || unsafe {
         api::context::cuCtxSetCurrent(ctx)
     })
 }
@@ -385,7 +379,7 @@ pub unsafe extern "C" fn cuCtxSetFlags() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSetLimit(limit: CUlimit, value: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxSetLimit, || unsafe {
+    guard("cuCtxSetLimit", || unsafe {
         stubs::cuCtxSetLimit(limit, value)
     })
 }
@@ -398,18 +392,15 @@ pub unsafe extern "C" fn cuCtxSetSharedMemConfig() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSynchronize() -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuCtxSynchronize, || unsafe {
-        stubs::cuCtxSynchronize()
-    })
+    guard("cuCtxSynchronize", || unsafe { stubs::cuCtxSynchronize() })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSynchronize_v2(ctx: CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuCtxSynchronize_v2,
-        || unsafe { api::context::cuCtxSynchronize_v2(ctx) },
-    )
+    guard("cuCtxSynchronize_v2", || unsafe {
+        api::context::cuCtxSynchronize_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -449,10 +440,9 @@ pub unsafe extern "C" fn cuDeviceCanAccessPeer(
     peerDev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDeviceCanAccessPeer,
-        || unsafe { api::device::cuDeviceCanAccessPeer(canAccessPeer, dev, peerDev) },
-    )
+    guard("cuDeviceCanAccessPeer", || unsafe {
+        api::device::cuDeviceCanAccessPeer(canAccessPeer, dev, peerDev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -462,16 +452,15 @@ pub unsafe extern "C" fn cuDeviceComputeCapability(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDeviceComputeCapability,
-        || unsafe { api::device::cuDeviceComputeCapability(major, minor, dev) },
-    )
+    guard("cuDeviceComputeCapability", || unsafe {
+        api::device::cuDeviceComputeCapability(major, minor, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuDeviceGet, || unsafe {
+    guard("cuDeviceGet", || unsafe {
         api::device::cuDeviceGet(device, ordinal)
     })
 }
@@ -483,10 +472,9 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDeviceGetAttribute,
-        || unsafe { api::device::cuDeviceGetAttribute(pi, attrib, dev) },
-    )
+    guard("cuDeviceGetAttribute", || unsafe {
+        api::device::cuDeviceGetAttribute(pi, attrib, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -495,10 +483,9 @@ pub unsafe extern "C" fn cuDeviceGetByPCIBusId(
     pciBusId: *const c_char,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDeviceGetByPCIBusId,
-        || unsafe { api::device::cuDeviceGetByPCIBusId(dev, pciBusId) },
-    )
+    guard("cuDeviceGetByPCIBusId", || unsafe {
+        api::device::cuDeviceGetByPCIBusId(dev, pciBusId)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -514,7 +501,7 @@ pub unsafe extern "C" fn cuDeviceGetCliqueInfo() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuDeviceGetCount, || unsafe {
+    guard("cuDeviceGetCount", || unsafe {
         api::device::cuDeviceGetCount(count)
     })
 }
@@ -562,7 +549,7 @@ pub unsafe extern "C" fn cuDeviceGetMemPool() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuDeviceGetName, || unsafe {
+    guard("cuDeviceGetName", || unsafe {
         api::device::cuDeviceGetName(name, len, dev)
     })
 }
@@ -589,19 +576,17 @@ pub unsafe extern "C" fn cuDeviceGetPCIBusId(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDeviceGetPCIBusId,
-        || unsafe { api::device::cuDeviceGetPCIBusId(pciBusId, len, dev) },
-    )
+    guard("cuDeviceGetPCIBusId", || unsafe {
+        api::device::cuDeviceGetPCIBusId(pciBusId, len, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetProperties(prop: *mut CUdevprop, dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDeviceGetProperties,
-        || unsafe { api::device::cuDeviceGetProperties(prop, dev) },
-    )
+    guard("cuDeviceGetProperties", || unsafe {
+        api::device::cuDeviceGetProperties(prop, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -612,7 +597,7 @@ pub unsafe extern "C" fn cuDeviceGetTexture1DLinearMaxWidth() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuDeviceGetUuid, || unsafe {
+    guard("cuDeviceGetUuid", || unsafe {
         api::device::cuDeviceGetUuid(uuid, dev)
     })
 }
@@ -620,10 +605,9 @@ pub unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut CUuuid, dev: CUdevice) -> CU
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut CUuuid, dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDeviceGetUuid_v2,
-        || unsafe { api::device::cuDeviceGetUuid_v2(uuid, dev) },
-    )
+    guard("cuDeviceGetUuid_v2", || unsafe {
+        api::device::cuDeviceGetUuid_v2(uuid, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -638,73 +622,65 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(
     active: *mut c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDevicePrimaryCtxGetState,
-        || unsafe { api::context::cuDevicePrimaryCtxGetState(dev, flags, active) },
-    )
+    guard("cuDevicePrimaryCtxGetState", || unsafe {
+        api::context::cuDevicePrimaryCtxGetState(dev, flags, active)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRelease(dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDevicePrimaryCtxRelease,
-        || unsafe { api::context::cuDevicePrimaryCtxRelease(dev) },
-    )
+    guard("cuDevicePrimaryCtxRelease", || unsafe {
+        api::context::cuDevicePrimaryCtxRelease(dev)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDevicePrimaryCtxRelease_v2,
-        || unsafe { api::context::cuDevicePrimaryCtxRelease_v2(dev) },
-    )
+    guard("cuDevicePrimaryCtxRelease_v2", || unsafe {
+        api::context::cuDevicePrimaryCtxRelease_v2(dev)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxReset(dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDevicePrimaryCtxReset,
-        || unsafe { api::context::cuDevicePrimaryCtxReset(dev) },
-    )
+    guard("cuDevicePrimaryCtxReset", || unsafe {
+        api::context::cuDevicePrimaryCtxReset(dev)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDevicePrimaryCtxReset_v2,
-        || unsafe { api::context::cuDevicePrimaryCtxReset_v2(dev) },
-    )
+    guard("cuDevicePrimaryCtxReset_v2", || unsafe {
+        api::context::cuDevicePrimaryCtxReset_v2(dev)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDevicePrimaryCtxRetain,
-        || unsafe { api::context::cuDevicePrimaryCtxRetain(pctx, dev) },
-    )
+    guard("cuDevicePrimaryCtxRetain", || unsafe {
+        api::context::cuDevicePrimaryCtxRetain(pctx, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags(dev: CUdevice, flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDevicePrimaryCtxSetFlags,
-        || unsafe { api::context::cuDevicePrimaryCtxSetFlags(dev, flags) },
-    )
+    guard("cuDevicePrimaryCtxSetFlags", || unsafe {
+        api::context::cuDevicePrimaryCtxSetFlags(dev, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxSetFlags_v2(dev: CUdevice, flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDevicePrimaryCtxSetFlags_v2,
-        || unsafe { api::context::cuDevicePrimaryCtxSetFlags_v2(dev, flags) },
-    )
+    guard("cuDevicePrimaryCtxSetFlags_v2", || unsafe {
+        api::context::cuDevicePrimaryCtxSetFlags_v2(dev, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -730,10 +706,9 @@ pub unsafe extern "C" fn cuDeviceTotalMem() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDeviceTotalMem_v2,
-        || unsafe { api::device::cuDeviceTotalMem_v2(bytes, dev) },
-    )
+    guard("cuDeviceTotalMem_v2", || unsafe {
+        api::device::cuDeviceTotalMem_v2(bytes, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -744,10 +719,9 @@ pub unsafe extern "C" fn cuDeviceUnregisterAsyncNotification() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(driverVersion: *mut c_int) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuDriverGetVersion,
-        || unsafe { api::device::cuDriverGetVersion(driverVersion) },
-    )
+    guard("cuDriverGetVersion", || unsafe {
+        api::device::cuDriverGetVersion(driverVersion)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -798,7 +772,7 @@ pub unsafe extern "C" fn cuEGLStreamProducerReturnFrame() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuEventCreate, || unsafe {
+    guard("cuEventCreate", || unsafe {
         stubs::cuEventCreate(phEvent, Flags)
     })
 }
@@ -816,7 +790,7 @@ pub unsafe extern "C" fn cuEventDestroy() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventDestroy_v2(hEvent: CUevent) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuEventDestroy_v2, || unsafe {
+    guard("cuEventDestroy_v2", || unsafe {
         stubs::cuEventDestroy_v2(hEvent)
     })
 }
@@ -828,10 +802,9 @@ pub unsafe extern "C" fn cuEventElapsedTime(
     hEnd: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuEventElapsedTime,
-        || unsafe { stubs::cuEventElapsedTime(pMilliseconds, hStart, hEnd) },
-    )
+    guard("cuEventElapsedTime", || unsafe {
+        stubs::cuEventElapsedTime(pMilliseconds, hStart, hEnd)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -841,24 +814,21 @@ pub unsafe extern "C" fn cuEventElapsedTime_v2(
     hEnd: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuEventElapsedTime_v2,
-        || unsafe { stubs::cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd) },
-    )
+    guard("cuEventElapsedTime_v2", || unsafe {
+        stubs::cuEventElapsedTime_v2(pMilliseconds, hStart, hEnd)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventQuery(hEvent: CUevent) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuEventQuery, || unsafe {
-        stubs::cuEventQuery(hEvent)
-    })
+    guard("cuEventQuery", || unsafe { stubs::cuEventQuery(hEvent) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventRecord(hEvent: CUevent, hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuEventRecord, || unsafe {
+    guard("cuEventRecord", || unsafe {
         stubs::cuEventRecord(hEvent, hStream)
     })
 }
@@ -870,10 +840,9 @@ pub unsafe extern "C" fn cuEventRecordWithFlags(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuEventRecordWithFlags,
-        || unsafe { stubs::cuEventRecordWithFlags(hEvent, hStream, flags) },
-    )
+    guard("cuEventRecordWithFlags", || unsafe {
+        stubs::cuEventRecordWithFlags(hEvent, hStream, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -883,16 +852,15 @@ pub unsafe extern "C" fn cuEventRecordWithFlags_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuEventRecordWithFlags,
-        || unsafe { stubs::cuEventRecordWithFlags(hEvent, per_thread(hStream), flags) },
-    )
+    guard("cuEventRecordWithFlags_ptsz", || unsafe {
+        stubs::cuEventRecordWithFlags(hEvent, per_thread(hStream), flags)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventRecord_ptsz(hEvent: CUevent, hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuEventRecord, || unsafe {
+    guard("cuEventRecord_ptsz", || unsafe {
         stubs::cuEventRecord(hEvent, per_thread(hStream))
     })
 }
@@ -900,10 +868,9 @@ pub unsafe extern "C" fn cuEventRecord_ptsz(hEvent: CUevent, hStream: CUstream) 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventSynchronize(hEvent: CUevent) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuEventSynchronize,
-        || unsafe { stubs::cuEventSynchronize(hEvent) },
-    )
+    guard("cuEventSynchronize", || unsafe {
+        stubs::cuEventSynchronize(hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -938,16 +905,15 @@ pub unsafe extern "C" fn cuFuncGetAttribute(
     hfunc: CUfunction,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuFuncGetAttribute,
-        || unsafe { stubs::cuFuncGetAttribute(pi, attrib, hfunc) },
-    )
+    guard("cuFuncGetAttribute", || unsafe {
+        stubs::cuFuncGetAttribute(pi, attrib, hfunc)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuFuncGetModule, || unsafe {
+    guard("cuFuncGetModule", || unsafe {
         api::module::cuFuncGetModule(hmod, hfunc)
     })
 }
@@ -955,7 +921,7 @@ pub unsafe extern "C" fn cuFuncGetModule(hmod: *mut CUmodule, hfunc: CUfunction)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncGetName(name: *mut *const c_char, hfunc: CUfunction) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuFuncGetName, || unsafe {
+    guard("cuFuncGetName", || unsafe {
         api::module::cuFuncGetName(name, hfunc)
     })
 }
@@ -973,10 +939,9 @@ pub unsafe extern "C" fn cuFuncGetParamInfo(
     paramSize: *mut usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuFuncGetParamInfo,
-        || unsafe { api::module::cuFuncGetParamInfo(func, paramIndex, paramOffset, paramSize) },
-    )
+    guard("cuFuncGetParamInfo", || unsafe {
+        api::module::cuFuncGetParamInfo(func, paramIndex, paramOffset, paramSize)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -985,7 +950,7 @@ pub unsafe extern "C" fn cuFuncIsLoaded(
     hfunc: CUfunction,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuFuncIsLoaded, || unsafe {
+    guard("cuFuncIsLoaded", || unsafe {
         api::module::cuFuncIsLoaded(state, hfunc)
     })
 }
@@ -993,9 +958,7 @@ pub unsafe extern "C" fn cuFuncIsLoaded(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncLoad(hfunc: CUfunction) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuFuncLoad, || unsafe {
-        api::module::cuFuncLoad(hfunc)
-    })
+    guard("cuFuncLoad", || unsafe { api::module::cuFuncLoad(hfunc) })
 }
 
 #[unsafe(no_mangle)]
@@ -1005,10 +968,9 @@ pub unsafe extern "C" fn cuFuncSetAttribute(
     value: c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuFuncSetAttribute,
-        || unsafe { stubs::cuFuncSetAttribute(hfunc, attrib, value) },
-    )
+    guard("cuFuncSetAttribute", || unsafe {
+        stubs::cuFuncSetAttribute(hfunc, attrib, value)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1019,10 +981,9 @@ pub unsafe extern "C" fn cuFuncSetBlockShape() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_cache) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuFuncSetCacheConfig,
-        || unsafe { stubs::cuFuncSetCacheConfig(hfunc, config) },
-    )
+    guard("cuFuncSetCacheConfig", || unsafe {
+        stubs::cuFuncSetCacheConfig(hfunc, config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1118,7 +1079,7 @@ pub unsafe extern "C" fn cuGLUnregisterBufferObject() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorName(error: CUresult, pStr: *mut *const c_char) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuGetErrorName, || unsafe {
+    guard("cuGetErrorName", || unsafe {
         api::error::cuGetErrorName(error, pStr)
     })
 }
@@ -1126,7 +1087,7 @@ pub unsafe extern "C" fn cuGetErrorName(error: CUresult, pStr: *mut *const c_cha
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorString(error: CUresult, pStr: *mut *const c_char) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuGetErrorString, || unsafe {
+    guard("cuGetErrorString", || unsafe {
         api::error::cuGetErrorString(error, pStr)
     })
 }
@@ -1137,7 +1098,7 @@ pub unsafe extern "C" fn cuGetExportTable(
     pExportTableId: *const CUuuid,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuGetExportTable, || unsafe {
+    guard("cuGetExportTable", || unsafe {
         api::resolver::cuGetExportTable(ppExportTable, pExportTableId)
     })
 }
@@ -1150,7 +1111,7 @@ pub unsafe extern "C" fn cuGetProcAddress(
     flags: u64,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuGetProcAddress, || unsafe {
+    guard("cuGetProcAddress", || unsafe {
         api::resolver::cuGetProcAddress(symbol, pfn, driverVersion, flags)
     })
 }
@@ -1164,19 +1125,16 @@ pub unsafe extern "C" fn cuGetProcAddress_v2(
     symbolFound: *mut CUdriverProcAddressQueryResult,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuGetProcAddress_v2,
-        || unsafe {
-            api::resolver::cuGetProcAddress_v2(
-                DefaultStream::Legacy,
-                symbol,
-                pfn,
-                driverVersion,
-                flags,
-                symbolFound,
-            )
-        },
-    )
+    guard("cuGetProcAddress_v2", || unsafe {
+        api::resolver::cuGetProcAddress_v2(
+            DefaultStream::Legacy,
+            symbol,
+            pfn,
+            driverVersion,
+            flags,
+            symbolFound,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1817,9 +1775,7 @@ pub unsafe extern "C" fn cuImportExternalSemaphore() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuInit(Flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuInit, || unsafe {
-        api::device::cuInit(Flags)
-    })
+    guard("cuInit", || unsafe { api::device::cuInit(Flags) })
 }
 
 #[unsafe(no_mangle)]
@@ -1860,19 +1816,17 @@ pub unsafe extern "C" fn cuKernelGetAttribute(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuKernelGetAttribute,
-        || unsafe { stubs::cuKernelGetAttribute(pi, attrib, kernel, dev) },
-    )
+    guard("cuKernelGetAttribute", || unsafe {
+        stubs::cuKernelGetAttribute(pi, attrib, kernel, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuKernelGetFunction,
-        || unsafe { api::library::cuKernelGetFunction(pFunc, kernel) },
-    )
+    guard("cuKernelGetFunction", || unsafe {
+        api::library::cuKernelGetFunction(pFunc, kernel)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1883,7 +1837,7 @@ pub unsafe extern "C" fn cuKernelGetLibrary() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuKernelGetName(name: *mut *const c_char, hfunc: CUkernel) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuKernelGetName, || unsafe {
+    guard("cuKernelGetName", || unsafe {
         api::library::cuKernelGetName(name, hfunc)
     })
 }
@@ -1901,12 +1855,9 @@ pub unsafe extern "C" fn cuKernelGetParamInfo(
     paramSize: *mut usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuKernelGetParamInfo,
-        || unsafe {
-            api::library::cuKernelGetParamInfo(kernel, paramIndex, paramOffset, paramSize)
-        },
-    )
+    guard("cuKernelGetParamInfo", || unsafe {
+        api::library::cuKernelGetParamInfo(kernel, paramIndex, paramOffset, paramSize)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1917,10 +1868,9 @@ pub unsafe extern "C" fn cuKernelSetAttribute(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuKernelSetAttribute,
-        || unsafe { stubs::cuKernelSetAttribute(attrib, val, kernel, dev) },
-    )
+    guard("cuKernelSetAttribute", || unsafe {
+        stubs::cuKernelSetAttribute(attrib, val, kernel, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1930,10 +1880,9 @@ pub unsafe extern "C" fn cuKernelSetCacheConfig(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuKernelSetCacheConfig,
-        || unsafe { stubs::cuKernelSetCacheConfig(kernel, config, dev) },
-    )
+    guard("cuKernelSetCacheConfig", || unsafe {
+        stubs::cuKernelSetCacheConfig(kernel, config, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1955,23 +1904,20 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernel(
     kernelParams: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLaunchCooperativeKernel,
-        || unsafe {
-            api::launch::cuLaunchCooperativeKernel(
-                f,
-                gridDimX,
-                gridDimY,
-                gridDimZ,
-                blockDimX,
-                blockDimY,
-                blockDimZ,
-                sharedMemBytes,
-                hStream,
-                kernelParams,
-            )
-        },
-    )
+    guard("cuLaunchCooperativeKernel", || unsafe {
+        api::launch::cuLaunchCooperativeKernel(
+            f,
+            gridDimX,
+            gridDimY,
+            gridDimZ,
+            blockDimX,
+            blockDimY,
+            blockDimZ,
+            sharedMemBytes,
+            hStream,
+            kernelParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1993,23 +1939,20 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernel_ptsz(
     kernelParams: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLaunchCooperativeKernel,
-        || unsafe {
-            api::launch::cuLaunchCooperativeKernel(
-                f,
-                gridDimX,
-                gridDimY,
-                gridDimZ,
-                blockDimX,
-                blockDimY,
-                blockDimZ,
-                sharedMemBytes,
-                per_thread(hStream),
-                kernelParams,
-            )
-        },
-    )
+    guard("cuLaunchCooperativeKernel_ptsz", || unsafe {
+        api::launch::cuLaunchCooperativeKernel(
+            f,
+            gridDimX,
+            gridDimY,
+            gridDimZ,
+            blockDimX,
+            blockDimY,
+            blockDimZ,
+            sharedMemBytes,
+            per_thread(hStream),
+            kernelParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2029,7 +1972,7 @@ pub unsafe extern "C" fn cuLaunchHostFunc(
     userData: *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuLaunchHostFunc, || unsafe {
+    guard("cuLaunchHostFunc", || unsafe {
         api::stream::cuLaunchHostFunc(hStream, fn_, userData)
     })
 }
@@ -2041,7 +1984,7 @@ pub unsafe extern "C" fn cuLaunchHostFunc_ptsz(
     userData: *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuLaunchHostFunc, || unsafe {
+    guard("cuLaunchHostFunc_ptsz", || unsafe {
         api::stream::cuLaunchHostFunc(per_thread(hStream), fn_, userData)
     })
 }
@@ -2054,10 +1997,9 @@ pub unsafe extern "C" fn cuLaunchHostFunc_v2(
     syncMode: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLaunchHostFunc_v2,
-        || unsafe { api::stream::cuLaunchHostFunc_v2(hStream, fn_, userData, syncMode) },
-    )
+    guard("cuLaunchHostFunc_v2", || unsafe {
+        api::stream::cuLaunchHostFunc_v2(hStream, fn_, userData, syncMode)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2068,12 +2010,9 @@ pub unsafe extern "C" fn cuLaunchHostFunc_v2_ptsz(
     syncMode: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLaunchHostFunc_v2,
-        || unsafe {
-            api::stream::cuLaunchHostFunc_v2(per_thread(hStream), fn_, userData, syncMode)
-        },
-    )
+    guard("cuLaunchHostFunc_v2_ptsz", || unsafe {
+        api::stream::cuLaunchHostFunc_v2(per_thread(hStream), fn_, userData, syncMode)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2091,7 +2030,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     extra: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuLaunchKernel, || unsafe {
+    guard("cuLaunchKernel", || unsafe {
         api::launch::cuLaunchKernel(
             f,
             gridDimX,
@@ -2116,7 +2055,7 @@ pub unsafe extern "C" fn cuLaunchKernelEx(
     extra: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuLaunchKernelEx, || unsafe {
+    guard("cuLaunchKernelEx", || unsafe {
         api::launch::cuLaunchKernelEx(DefaultStream::Legacy, config, f, kernelParams, extra)
     })
 }
@@ -2129,7 +2068,7 @@ pub unsafe extern "C" fn cuLaunchKernelEx_ptsz(
     extra: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuLaunchKernelEx, || unsafe {
+    guard("cuLaunchKernelEx_ptsz", || unsafe {
         api::launch::cuLaunchKernelEx(DefaultStream::PerThread, config, f, kernelParams, extra)
     })
 }
@@ -2149,7 +2088,7 @@ pub unsafe extern "C" fn cuLaunchKernel_ptsz(
     extra: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuLaunchKernel, || unsafe {
+    guard("cuLaunchKernel_ptsz", || unsafe {
         api::launch::cuLaunchKernel(
             f,
             gridDimX,
@@ -2179,10 +2118,9 @@ pub unsafe extern "C" fn cuLibraryGetGlobal(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLibraryGetGlobal,
-        || unsafe { api::library::cuLibraryGetGlobal(dptr, bytes, library, name) },
-    )
+    guard("cuLibraryGetGlobal", || unsafe {
+        api::library::cuLibraryGetGlobal(dptr, bytes, library, name)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2192,19 +2130,17 @@ pub unsafe extern "C" fn cuLibraryGetKernel(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLibraryGetKernel,
-        || unsafe { api::library::cuLibraryGetKernel(pKernel, library, name) },
-    )
+    guard("cuLibraryGetKernel", || unsafe {
+        api::library::cuLibraryGetKernel(pKernel, library, name)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryGetKernelCount(count: *mut c_uint, lib: CUlibrary) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLibraryGetKernelCount,
-        || unsafe { stubs::cuLibraryGetKernelCount(count, lib) },
-    )
+    guard("cuLibraryGetKernelCount", || unsafe {
+        stubs::cuLibraryGetKernelCount(count, lib)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2215,10 +2151,9 @@ pub unsafe extern "C" fn cuLibraryGetManaged() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryGetModule(pMod: *mut CUmodule, library: CUlibrary) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLibraryGetModule,
-        || unsafe { api::library::cuLibraryGetModule(pMod, library) },
-    )
+    guard("cuLibraryGetModule", || unsafe {
+        api::library::cuLibraryGetModule(pMod, library)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2238,7 +2173,7 @@ pub unsafe extern "C" fn cuLibraryLoadData(
     numLibraryOptions: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuLibraryLoadData, || unsafe {
+    guard("cuLibraryLoadData", || unsafe {
         api::library::cuLibraryLoadData(
             library,
             code,
@@ -2264,27 +2199,24 @@ pub unsafe extern "C" fn cuLibraryLoadFromFile(
     numLibraryOptions: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuLibraryLoadFromFile,
-        || unsafe {
-            api::library::cuLibraryLoadFromFile(
-                library,
-                fileName,
-                jitOptions,
-                jitOptionsValues,
-                numJitOptions,
-                libraryOptions,
-                libraryOptionValues,
-                numLibraryOptions,
-            )
-        },
-    )
+    guard("cuLibraryLoadFromFile", || unsafe {
+        api::library::cuLibraryLoadFromFile(
+            library,
+            fileName,
+            jitOptions,
+            jitOptionsValues,
+            numJitOptions,
+            libraryOptions,
+            libraryOptionValues,
+            numLibraryOptions,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryUnload(library: CUlibrary) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuLibraryUnload, || unsafe {
+    guard("cuLibraryUnload", || unsafe {
         api::library::cuLibraryUnload(library)
     })
 }
@@ -2467,7 +2399,7 @@ pub unsafe extern "C" fn cuMemAllocHost() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAllocHost_v2(pp: *mut *mut c_void, bytesize: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemAllocHost_v2, || unsafe {
+    guard("cuMemAllocHost_v2", || unsafe {
         api::memory::cuMemAllocHost_v2(pp, bytesize)
     })
 }
@@ -2491,18 +2423,15 @@ pub unsafe extern "C" fn cuMemAllocPitch_v2(
     ElementSizeBytes: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemAllocPitch_v2,
-        || unsafe {
-            api::memory::cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes)
-        },
-    )
+    guard("cuMemAllocPitch_v2", || unsafe {
+        api::memory::cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemAlloc_v2, || unsafe {
+    guard("cuMemAlloc_v2", || unsafe {
         api::memory::cuMemAlloc_v2(dptr, bytesize)
     })
 }
@@ -2565,15 +2494,13 @@ pub unsafe extern "C" fn cuMemFreeAsync_ptsz() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFreeHost(p: *mut c_void) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemFreeHost, || unsafe {
-        api::memory::cuMemFreeHost(p)
-    })
+    guard("cuMemFreeHost", || unsafe { api::memory::cuMemFreeHost(p) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree_v2(dptr: CUdeviceptr) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemFree_v2, || unsafe {
+    guard("cuMemFree_v2", || unsafe {
         api::memory::cuMemFree_v2(dptr)
     })
 }
@@ -2595,10 +2522,9 @@ pub unsafe extern "C" fn cuMemGetAddressRange_v2(
     dptr: CUdeviceptr,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemGetAddressRange_v2,
-        || unsafe { api::memory::cuMemGetAddressRange_v2(pbase, psize, dptr) },
-    )
+    guard("cuMemGetAddressRange_v2", || unsafe {
+        api::memory::cuMemGetAddressRange_v2(pbase, psize, dptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2629,7 +2555,7 @@ pub unsafe extern "C" fn cuMemGetInfo() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemGetInfo_v2, || unsafe {
+    guard("cuMemGetInfo_v2", || unsafe {
         api::memory::cuMemGetInfo_v2(free, total)
     })
 }
@@ -2651,7 +2577,7 @@ pub unsafe extern "C" fn cuMemHostAlloc(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemHostAlloc, || unsafe {
+    guard("cuMemHostAlloc", || unsafe {
         api::memory::cuMemHostAlloc(pp, bytesize, Flags)
     })
 }
@@ -2668,16 +2594,15 @@ pub unsafe extern "C" fn cuMemHostGetDevicePointer_v2(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemHostGetDevicePointer_v2,
-        || unsafe { api::memory::cuMemHostGetDevicePointer_v2(pdptr, p, Flags) },
-    )
+    guard("cuMemHostGetDevicePointer_v2", || unsafe {
+        api::memory::cuMemHostGetDevicePointer_v2(pdptr, p, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostGetFlags(pFlags: *mut c_uint, p: *mut c_void) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemHostGetFlags, || unsafe {
+    guard("cuMemHostGetFlags", || unsafe {
         api::memory::cuMemHostGetFlags(pFlags, p)
     })
 }
@@ -2694,19 +2619,17 @@ pub unsafe extern "C" fn cuMemHostRegister_v2(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemHostRegister_v2,
-        || unsafe { api::memory::cuMemHostRegister_v2(p, bytesize, Flags) },
-    )
+    guard("cuMemHostRegister_v2", || unsafe {
+        api::memory::cuMemHostRegister_v2(p, bytesize, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostUnregister(p: *mut c_void) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemHostUnregister,
-        || unsafe { api::memory::cuMemHostUnregister(p) },
-    )
+    guard("cuMemHostUnregister", || unsafe {
+        api::memory::cuMemHostUnregister(p)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2856,7 +2779,7 @@ pub unsafe extern "C" fn cuMemcpy(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpy, || unsafe {
+    guard("cuMemcpy", || unsafe {
         api::memory::cuMemcpy(DefaultStream::Legacy, dst, src, ByteCount)
     })
 }
@@ -2994,7 +2917,7 @@ pub unsafe extern "C" fn cuMemcpyAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpyAsync, || unsafe {
+    guard("cuMemcpyAsync", || unsafe {
         api::memory::cuMemcpyAsync(dst, src, ByteCount, hStream)
     })
 }
@@ -3007,7 +2930,7 @@ pub unsafe extern "C" fn cuMemcpyAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpyAsync, || unsafe {
+    guard("cuMemcpyAsync_ptsz", || unsafe {
         api::memory::cuMemcpyAsync(dst, src, ByteCount, per_thread(hStream))
     })
 }
@@ -3125,10 +3048,9 @@ pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemcpyDtoDAsync_v2,
-        || unsafe { api::memory::cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream) },
-    )
+    guard("cuMemcpyDtoDAsync_v2", || unsafe {
+        api::memory::cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3139,12 +3061,9 @@ pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemcpyDtoDAsync_v2,
-        || unsafe {
-            api::memory::cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, per_thread(hStream))
-        },
-    )
+    guard("cuMemcpyDtoDAsync_v2_ptsz", || unsafe {
+        api::memory::cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3154,7 +3073,7 @@ pub unsafe extern "C" fn cuMemcpyDtoD_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpyDtoD_v2, || unsafe {
+    guard("cuMemcpyDtoD_v2", || unsafe {
         api::memory::cuMemcpyDtoD_v2(DefaultStream::Legacy, dstDevice, srcDevice, ByteCount)
     })
 }
@@ -3166,7 +3085,7 @@ pub unsafe extern "C" fn cuMemcpyDtoD_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpyDtoD_v2, || unsafe {
+    guard("cuMemcpyDtoD_v2_ptds", || unsafe {
         api::memory::cuMemcpyDtoD_v2(DefaultStream::PerThread, dstDevice, srcDevice, ByteCount)
     })
 }
@@ -3189,10 +3108,9 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemcpyDtoHAsync_v2,
-        || unsafe { api::memory::cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream) },
-    )
+    guard("cuMemcpyDtoHAsync_v2", || unsafe {
+        api::memory::cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3203,12 +3121,9 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemcpyDtoHAsync_v2,
-        || unsafe {
-            api::memory::cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, per_thread(hStream))
-        },
-    )
+    guard("cuMemcpyDtoHAsync_v2_ptsz", || unsafe {
+        api::memory::cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3218,7 +3133,7 @@ pub unsafe extern "C" fn cuMemcpyDtoH_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpyDtoH_v2, || unsafe {
+    guard("cuMemcpyDtoH_v2", || unsafe {
         api::memory::cuMemcpyDtoH_v2(DefaultStream::Legacy, dstHost, srcDevice, ByteCount)
     })
 }
@@ -3230,7 +3145,7 @@ pub unsafe extern "C" fn cuMemcpyDtoH_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpyDtoH_v2, || unsafe {
+    guard("cuMemcpyDtoH_v2_ptds", || unsafe {
         api::memory::cuMemcpyDtoH_v2(DefaultStream::PerThread, dstHost, srcDevice, ByteCount)
     })
 }
@@ -3283,10 +3198,9 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemcpyHtoDAsync_v2,
-        || unsafe { api::memory::cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, hStream) },
-    )
+    guard("cuMemcpyHtoDAsync_v2", || unsafe {
+        api::memory::cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3297,12 +3211,9 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemcpyHtoDAsync_v2,
-        || unsafe {
-            api::memory::cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, per_thread(hStream))
-        },
-    )
+    guard("cuMemcpyHtoDAsync_v2_ptsz", || unsafe {
+        api::memory::cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3312,7 +3223,7 @@ pub unsafe extern "C" fn cuMemcpyHtoD_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpyHtoD_v2, || unsafe {
+    guard("cuMemcpyHtoD_v2", || unsafe {
         api::memory::cuMemcpyHtoD_v2(DefaultStream::Legacy, dstDevice, srcHost, ByteCount)
     })
 }
@@ -3324,7 +3235,7 @@ pub unsafe extern "C" fn cuMemcpyHtoD_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpyHtoD_v2, || unsafe {
+    guard("cuMemcpyHtoD_v2_ptds", || unsafe {
         api::memory::cuMemcpyHtoD_v2(DefaultStream::PerThread, dstDevice, srcHost, ByteCount)
     })
 }
@@ -3366,7 +3277,7 @@ pub unsafe extern "C" fn cuMemcpy_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemcpy, || unsafe {
+    guard("cuMemcpy_ptds", || unsafe {
         api::memory::cuMemcpy(DefaultStream::PerThread, dst, src, ByteCount)
     })
 }
@@ -3384,7 +3295,7 @@ pub unsafe extern "C" fn cuMemsetD16Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD16Async, || unsafe {
+    guard("cuMemsetD16Async", || unsafe {
         api::memory::cuMemsetD16Async(dstDevice, us, N, hStream)
     })
 }
@@ -3397,7 +3308,7 @@ pub unsafe extern "C" fn cuMemsetD16Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD16Async, || unsafe {
+    guard("cuMemsetD16Async_ptsz", || unsafe {
         api::memory::cuMemsetD16Async(dstDevice, us, N, per_thread(hStream))
     })
 }
@@ -3405,7 +3316,7 @@ pub unsafe extern "C" fn cuMemsetD16Async_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD16_v2(dstDevice: CUdeviceptr, us: u16, N: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD16_v2, || unsafe {
+    guard("cuMemsetD16_v2", || unsafe {
         api::memory::cuMemsetD16_v2(DefaultStream::Legacy, dstDevice, us, N)
     })
 }
@@ -3417,7 +3328,7 @@ pub unsafe extern "C" fn cuMemsetD16_v2_ptds(
     N: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD16_v2, || unsafe {
+    guard("cuMemsetD16_v2_ptds", || unsafe {
         api::memory::cuMemsetD16_v2(DefaultStream::PerThread, dstDevice, us, N)
     })
 }
@@ -3437,12 +3348,9 @@ pub unsafe extern "C" fn cuMemsetD2D16Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemsetD2D16Async,
-        || unsafe {
-            api::memory::cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream)
-        },
-    )
+    guard("cuMemsetD2D16Async", || unsafe {
+        api::memory::cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3455,19 +3363,9 @@ pub unsafe extern "C" fn cuMemsetD2D16Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemsetD2D16Async,
-        || unsafe {
-            api::memory::cuMemsetD2D16Async(
-                dstDevice,
-                dstPitch,
-                us,
-                Width,
-                Height,
-                per_thread(hStream),
-            )
-        },
-    )
+    guard("cuMemsetD2D16Async_ptsz", || unsafe {
+        api::memory::cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3479,7 +3377,7 @@ pub unsafe extern "C" fn cuMemsetD2D16_v2(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD2D16_v2, || unsafe {
+    guard("cuMemsetD2D16_v2", || unsafe {
         api::memory::cuMemsetD2D16_v2(
             DefaultStream::Legacy,
             dstDevice,
@@ -3500,7 +3398,7 @@ pub unsafe extern "C" fn cuMemsetD2D16_v2_ptds(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD2D16_v2, || unsafe {
+    guard("cuMemsetD2D16_v2_ptds", || unsafe {
         api::memory::cuMemsetD2D16_v2(
             DefaultStream::PerThread,
             dstDevice,
@@ -3527,12 +3425,9 @@ pub unsafe extern "C" fn cuMemsetD2D32Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemsetD2D32Async,
-        || unsafe {
-            api::memory::cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream)
-        },
-    )
+    guard("cuMemsetD2D32Async", || unsafe {
+        api::memory::cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3545,19 +3440,9 @@ pub unsafe extern "C" fn cuMemsetD2D32Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuMemsetD2D32Async,
-        || unsafe {
-            api::memory::cuMemsetD2D32Async(
-                dstDevice,
-                dstPitch,
-                ui,
-                Width,
-                Height,
-                per_thread(hStream),
-            )
-        },
-    )
+    guard("cuMemsetD2D32Async_ptsz", || unsafe {
+        api::memory::cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3569,7 +3454,7 @@ pub unsafe extern "C" fn cuMemsetD2D32_v2(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD2D32_v2, || unsafe {
+    guard("cuMemsetD2D32_v2", || unsafe {
         api::memory::cuMemsetD2D32_v2(
             DefaultStream::Legacy,
             dstDevice,
@@ -3590,7 +3475,7 @@ pub unsafe extern "C" fn cuMemsetD2D32_v2_ptds(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD2D32_v2, || unsafe {
+    guard("cuMemsetD2D32_v2_ptds", || unsafe {
         api::memory::cuMemsetD2D32_v2(
             DefaultStream::PerThread,
             dstDevice,
@@ -3617,7 +3502,7 @@ pub unsafe extern "C" fn cuMemsetD2D8Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD2D8Async, || unsafe {
+    guard("cuMemsetD2D8Async", || unsafe {
         api::memory::cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, hStream)
     })
 }
@@ -3632,7 +3517,7 @@ pub unsafe extern "C" fn cuMemsetD2D8Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD2D8Async, || unsafe {
+    guard("cuMemsetD2D8Async_ptsz", || unsafe {
         api::memory::cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, per_thread(hStream))
     })
 }
@@ -3646,7 +3531,7 @@ pub unsafe extern "C" fn cuMemsetD2D8_v2(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD2D8_v2, || unsafe {
+    guard("cuMemsetD2D8_v2", || unsafe {
         api::memory::cuMemsetD2D8_v2(
             DefaultStream::Legacy,
             dstDevice,
@@ -3667,7 +3552,7 @@ pub unsafe extern "C" fn cuMemsetD2D8_v2_ptds(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD2D8_v2, || unsafe {
+    guard("cuMemsetD2D8_v2_ptds", || unsafe {
         api::memory::cuMemsetD2D8_v2(
             DefaultStream::PerThread,
             dstDevice,
@@ -3692,7 +3577,7 @@ pub unsafe extern "C" fn cuMemsetD32Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD32Async, || unsafe {
+    guard("cuMemsetD32Async", || unsafe {
         api::memory::cuMemsetD32Async(dstDevice, ui, N, hStream)
     })
 }
@@ -3705,7 +3590,7 @@ pub unsafe extern "C" fn cuMemsetD32Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD32Async, || unsafe {
+    guard("cuMemsetD32Async_ptsz", || unsafe {
         api::memory::cuMemsetD32Async(dstDevice, ui, N, per_thread(hStream))
     })
 }
@@ -3713,7 +3598,7 @@ pub unsafe extern "C" fn cuMemsetD32Async_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD32_v2(dstDevice: CUdeviceptr, ui: c_uint, N: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD32_v2, || unsafe {
+    guard("cuMemsetD32_v2", || unsafe {
         api::memory::cuMemsetD32_v2(DefaultStream::Legacy, dstDevice, ui, N)
     })
 }
@@ -3725,7 +3610,7 @@ pub unsafe extern "C" fn cuMemsetD32_v2_ptds(
     N: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD32_v2, || unsafe {
+    guard("cuMemsetD32_v2_ptds", || unsafe {
         api::memory::cuMemsetD32_v2(DefaultStream::PerThread, dstDevice, ui, N)
     })
 }
@@ -3743,7 +3628,7 @@ pub unsafe extern "C" fn cuMemsetD8Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD8Async, || unsafe {
+    guard("cuMemsetD8Async", || unsafe {
         api::memory::cuMemsetD8Async(dstDevice, uc, N, hStream)
     })
 }
@@ -3756,7 +3641,7 @@ pub unsafe extern "C" fn cuMemsetD8Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD8Async, || unsafe {
+    guard("cuMemsetD8Async_ptsz", || unsafe {
         api::memory::cuMemsetD8Async(dstDevice, uc, N, per_thread(hStream))
     })
 }
@@ -3764,7 +3649,7 @@ pub unsafe extern "C" fn cuMemsetD8Async_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD8_v2(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD8_v2, || unsafe {
+    guard("cuMemsetD8_v2", || unsafe {
         api::memory::cuMemsetD8_v2(DefaultStream::Legacy, dstDevice, uc, N)
     })
 }
@@ -3772,7 +3657,7 @@ pub unsafe extern "C" fn cuMemsetD8_v2(dstDevice: CUdeviceptr, uc: u8, N: usize)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD8_v2_ptds(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuMemsetD8_v2, || unsafe {
+    guard("cuMemsetD8_v2_ptds", || unsafe {
         api::memory::cuMemsetD8_v2(DefaultStream::PerThread, dstDevice, uc, N)
     })
 }
@@ -3814,10 +3699,9 @@ pub unsafe extern "C" fn cuModuleGetFunction(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuModuleGetFunction,
-        || unsafe { api::module::cuModuleGetFunction(hfunc, hmod, name) },
-    )
+    guard("cuModuleGetFunction", || unsafe {
+        api::module::cuModuleGetFunction(hfunc, hmod, name)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3838,19 +3722,17 @@ pub unsafe extern "C" fn cuModuleGetGlobal_v2(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuModuleGetGlobal_v2,
-        || unsafe { api::module::cuModuleGetGlobal_v2(dptr, bytes, hmod, name) },
-    )
+    guard("cuModuleGetGlobal_v2", || unsafe {
+        api::module::cuModuleGetGlobal_v2(dptr, bytes, hmod, name)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetLoadingMode(mode: *mut CUmoduleLoadingMode) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuModuleGetLoadingMode,
-        || unsafe { api::module::cuModuleGetLoadingMode(mode) },
-    )
+    guard("cuModuleGetLoadingMode", || unsafe {
+        api::module::cuModuleGetLoadingMode(mode)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3866,7 +3748,7 @@ pub unsafe extern "C" fn cuModuleGetTexRef() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuModuleLoad, || unsafe {
+    guard("cuModuleLoad", || unsafe {
         api::module::cuModuleLoad(module, fname)
     })
 }
@@ -3874,7 +3756,7 @@ pub unsafe extern "C" fn cuModuleLoad(module: *mut CUmodule, fname: *const c_cha
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuModuleLoadData, || unsafe {
+    guard("cuModuleLoadData", || unsafe {
         api::module::cuModuleLoadData(module, image)
     })
 }
@@ -3888,12 +3770,9 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
     optionValues: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuModuleLoadDataEx,
-        || unsafe {
-            api::module::cuModuleLoadDataEx(module, image, numOptions, options, optionValues)
-        },
-    )
+    guard("cuModuleLoadDataEx", || unsafe {
+        api::module::cuModuleLoadDataEx(module, image, numOptions, options, optionValues)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3902,16 +3781,15 @@ pub unsafe extern "C" fn cuModuleLoadFatBinary(
     fatCubin: *const c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuModuleLoadFatBinary,
-        || unsafe { api::module::cuModuleLoadFatBinary(module, fatCubin) },
-    )
+    guard("cuModuleLoadFatBinary", || unsafe {
+        api::module::cuModuleLoadFatBinary(module, fatCubin)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleUnload(hmod: CUmodule) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuModuleUnload, || unsafe {
+    guard("cuModuleUnload", || unsafe {
         api::module::cuModuleUnload(hmod)
     })
 }
@@ -3964,17 +3842,9 @@ pub unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
     blockSize: c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuOccupancyAvailableDynamicSMemPerBlock,
-        || unsafe {
-            stubs::cuOccupancyAvailableDynamicSMemPerBlock(
-                dynamicSmemSize,
-                func,
-                numBlocks,
-                blockSize,
-            )
-        },
-    )
+    guard("cuOccupancyAvailableDynamicSMemPerBlock", || unsafe {
+        stubs::cuOccupancyAvailableDynamicSMemPerBlock(dynamicSmemSize, func, numBlocks, blockSize)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3985,17 +3855,14 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     dynamicSMemSize: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuOccupancyMaxActiveBlocksPerMultiprocessor,
-        || unsafe {
-            stubs::cuOccupancyMaxActiveBlocksPerMultiprocessor(
-                numBlocks,
-                func,
-                blockSize,
-                dynamicSMemSize,
-            )
-        },
-    )
+    guard("cuOccupancyMaxActiveBlocksPerMultiprocessor", || unsafe {
+        stubs::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+            numBlocks,
+            func,
+            blockSize,
+            dynamicSMemSize,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4008,7 +3875,7 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard(
-        cuda_abi::function::Function::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
+        "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
         || unsafe {
             stubs::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
                 numBlocks,
@@ -4036,19 +3903,16 @@ pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
     blockSizeLimit: c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuOccupancyMaxPotentialBlockSize,
-        || unsafe {
-            api::occupancy::cuOccupancyMaxPotentialBlockSize(
-                minGridSize,
-                blockSize,
-                func,
-                blockSizeToDynamicSMemSize,
-                dynamicSMemSize,
-                blockSizeLimit,
-            )
-        },
-    )
+    guard("cuOccupancyMaxPotentialBlockSize", || unsafe {
+        api::occupancy::cuOccupancyMaxPotentialBlockSize(
+            minGridSize,
+            blockSize,
+            func,
+            blockSizeToDynamicSMemSize,
+            dynamicSMemSize,
+            blockSizeLimit,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4062,20 +3926,17 @@ pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuOccupancyMaxPotentialBlockSizeWithFlags,
-        || unsafe {
-            api::occupancy::cuOccupancyMaxPotentialBlockSizeWithFlags(
-                minGridSize,
-                blockSize,
-                func,
-                blockSizeToDynamicSMemSize,
-                dynamicSMemSize,
-                blockSizeLimit,
-                flags,
-            )
-        },
-    )
+    guard("cuOccupancyMaxPotentialBlockSizeWithFlags", || unsafe {
+        api::occupancy::cuOccupancyMaxPotentialBlockSizeWithFlags(
+            minGridSize,
+            blockSize,
+            func,
+            blockSizeToDynamicSMemSize,
+            dynamicSMemSize,
+            blockSizeLimit,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4115,10 +3976,9 @@ pub unsafe extern "C" fn cuPointerGetAttribute(
     ptr: CUdeviceptr,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuPointerGetAttribute,
-        || unsafe { api::memory::cuPointerGetAttribute(data, attribute, ptr) },
-    )
+    guard("cuPointerGetAttribute", || unsafe {
+        api::memory::cuPointerGetAttribute(data, attribute, ptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4129,10 +3989,9 @@ pub unsafe extern "C" fn cuPointerGetAttributes(
     ptr: CUdeviceptr,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuPointerGetAttributes,
-        || unsafe { api::memory::cuPointerGetAttributes(numAttributes, attributes, data, ptr) },
-    )
+    guard("cuPointerGetAttributes", || unsafe {
+        api::memory::cuPointerGetAttributes(numAttributes, attributes, data, ptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4173,10 +4032,9 @@ pub unsafe extern "C" fn cuStreamAddCallback(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamAddCallback,
-        || unsafe { api::stream::cuStreamAddCallback(hStream, callback, userData, flags) },
-    )
+    guard("cuStreamAddCallback", || unsafe {
+        api::stream::cuStreamAddCallback(hStream, callback, userData, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4187,12 +4045,9 @@ pub unsafe extern "C" fn cuStreamAddCallback_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamAddCallback,
-        || unsafe {
-            api::stream::cuStreamAddCallback(per_thread(hStream), callback, userData, flags)
-        },
-    )
+    guard("cuStreamAddCallback_ptsz", || unsafe {
+        api::stream::cuStreamAddCallback(per_thread(hStream), callback, userData, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4288,7 +4143,7 @@ pub unsafe extern "C" fn cuStreamCopyAttributes_ptsz() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(phStream: *mut CUstream, Flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamCreate, || unsafe {
+    guard("cuStreamCreate", || unsafe {
         stubs::cuStreamCreate(phStream, Flags)
     })
 }
@@ -4300,10 +4155,9 @@ pub unsafe extern "C" fn cuStreamCreateWithPriority(
     priority: c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamCreateWithPriority,
-        || unsafe { stubs::cuStreamCreateWithPriority(phStream, flags, priority) },
-    )
+    guard("cuStreamCreateWithPriority", || unsafe {
+        stubs::cuStreamCreateWithPriority(phStream, flags, priority)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4314,10 +4168,9 @@ pub unsafe extern "C" fn cuStreamDestroy() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamDestroy_v2(hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamDestroy_v2,
-        || unsafe { stubs::cuStreamDestroy_v2(hStream) },
-    )
+    guard("cuStreamDestroy_v2", || unsafe {
+        stubs::cuStreamDestroy_v2(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4357,10 +4210,9 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo(
     id_out: *mut u64,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamGetCaptureInfo,
-        || unsafe { api::stream::cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out) },
-    )
+    guard("cuStreamGetCaptureInfo", || unsafe {
+        api::stream::cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4370,12 +4222,9 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_ptsz(
     id_out: *mut u64,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamGetCaptureInfo,
-        || unsafe {
-            api::stream::cuStreamGetCaptureInfo(per_thread(hStream), captureStatus_out, id_out)
-        },
-    )
+    guard("cuStreamGetCaptureInfo_ptsz", || unsafe {
+        api::stream::cuStreamGetCaptureInfo(per_thread(hStream), captureStatus_out, id_out)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4399,20 +4248,17 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3(
     numDependencies_out: *mut usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamGetCaptureInfo_v3,
-        || unsafe {
-            api::stream::cuStreamGetCaptureInfo_v3(
-                hStream,
-                captureStatus_out,
-                id_out,
-                graph_out,
-                dependencies_out,
-                edgeData_out,
-                numDependencies_out,
-            )
-        },
-    )
+    guard("cuStreamGetCaptureInfo_v3", || unsafe {
+        api::stream::cuStreamGetCaptureInfo_v3(
+            hStream,
+            captureStatus_out,
+            id_out,
+            graph_out,
+            dependencies_out,
+            edgeData_out,
+            numDependencies_out,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4426,26 +4272,23 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3_ptsz(
     numDependencies_out: *mut usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamGetCaptureInfo_v3,
-        || unsafe {
-            api::stream::cuStreamGetCaptureInfo_v3(
-                per_thread(hStream),
-                captureStatus_out,
-                id_out,
-                graph_out,
-                dependencies_out,
-                edgeData_out,
-                numDependencies_out,
-            )
-        },
-    )
+    guard("cuStreamGetCaptureInfo_v3_ptsz", || unsafe {
+        api::stream::cuStreamGetCaptureInfo_v3(
+            per_thread(hStream),
+            captureStatus_out,
+            id_out,
+            graph_out,
+            dependencies_out,
+            edgeData_out,
+            numDependencies_out,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetCtx(hStream: CUstream, pctx: *mut CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetCtx, || unsafe {
+    guard("cuStreamGetCtx", || unsafe {
         api::stream::cuStreamGetCtx(hStream, pctx)
     })
 }
@@ -4453,7 +4296,7 @@ pub unsafe extern "C" fn cuStreamGetCtx(hStream: CUstream, pctx: *mut CUcontext)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetCtx_ptsz(hStream: CUstream, pctx: *mut CUcontext) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetCtx, || unsafe {
+    guard("cuStreamGetCtx_ptsz", || unsafe {
         api::stream::cuStreamGetCtx(per_thread(hStream), pctx)
     })
 }
@@ -4465,7 +4308,7 @@ pub unsafe extern "C" fn cuStreamGetCtx_v2(
     pGreenCtx: *mut CUgreenCtx,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetCtx_v2, || unsafe {
+    guard("cuStreamGetCtx_v2", || unsafe {
         api::stream::cuStreamGetCtx_v2(hStream, pctx, pGreenCtx)
     })
 }
@@ -4477,7 +4320,7 @@ pub unsafe extern "C" fn cuStreamGetCtx_v2_ptsz(
     pGreenCtx: *mut CUgreenCtx,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetCtx_v2, || unsafe {
+    guard("cuStreamGetCtx_v2_ptsz", || unsafe {
         api::stream::cuStreamGetCtx_v2(per_thread(hStream), pctx, pGreenCtx)
     })
 }
@@ -4495,7 +4338,7 @@ pub unsafe extern "C" fn cuStreamGetDevResource_ptsz() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetDevice, || unsafe {
+    guard("cuStreamGetDevice", || unsafe {
         api::stream::cuStreamGetDevice(hStream, device)
     })
 }
@@ -4506,7 +4349,7 @@ pub unsafe extern "C" fn cuStreamGetDevice_ptsz(
     device: *mut CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetDevice, || unsafe {
+    guard("cuStreamGetDevice_ptsz", || unsafe {
         api::stream::cuStreamGetDevice(per_thread(hStream), device)
     })
 }
@@ -4514,7 +4357,7 @@ pub unsafe extern "C" fn cuStreamGetDevice_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetFlags(hStream: CUstream, flags: *mut c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetFlags, || unsafe {
+    guard("cuStreamGetFlags", || unsafe {
         stubs::cuStreamGetFlags(hStream, flags)
     })
 }
@@ -4522,7 +4365,7 @@ pub unsafe extern "C" fn cuStreamGetFlags(hStream: CUstream, flags: *mut c_uint)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetFlags_ptsz(hStream: CUstream, flags: *mut c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetFlags, || unsafe {
+    guard("cuStreamGetFlags_ptsz", || unsafe {
         stubs::cuStreamGetFlags(per_thread(hStream), flags)
     })
 }
@@ -4535,7 +4378,7 @@ pub unsafe extern "C" fn cuStreamGetGreenCtx() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetId(hStream: CUstream, streamId: *mut u64) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetId, || unsafe {
+    guard("cuStreamGetId", || unsafe {
         stubs::cuStreamGetId(hStream, streamId)
     })
 }
@@ -4543,7 +4386,7 @@ pub unsafe extern "C" fn cuStreamGetId(hStream: CUstream, streamId: *mut u64) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetId_ptsz(hStream: CUstream, streamId: *mut u64) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamGetId, || unsafe {
+    guard("cuStreamGetId_ptsz", || unsafe {
         stubs::cuStreamGetId(per_thread(hStream), streamId)
     })
 }
@@ -4551,10 +4394,9 @@ pub unsafe extern "C" fn cuStreamGetId_ptsz(hStream: CUstream, streamId: *mut u6
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetPriority(hStream: CUstream, priority: *mut c_int) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamGetPriority,
-        || unsafe { stubs::cuStreamGetPriority(hStream, priority) },
-    )
+    guard("cuStreamGetPriority", || unsafe {
+        stubs::cuStreamGetPriority(hStream, priority)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4563,10 +4405,9 @@ pub unsafe extern "C" fn cuStreamGetPriority_ptsz(
     priority: *mut c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamGetPriority,
-        || unsafe { stubs::cuStreamGetPriority(per_thread(hStream), priority) },
-    )
+    guard("cuStreamGetPriority_ptsz", || unsafe {
+        stubs::cuStreamGetPriority(per_thread(hStream), priority)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4575,10 +4416,9 @@ pub unsafe extern "C" fn cuStreamIsCapturing(
     captureStatus: *mut CUstreamCaptureStatus,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamIsCapturing,
-        || unsafe { api::stream::cuStreamIsCapturing(hStream, captureStatus) },
-    )
+    guard("cuStreamIsCapturing", || unsafe {
+        api::stream::cuStreamIsCapturing(hStream, captureStatus)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4587,24 +4427,21 @@ pub unsafe extern "C" fn cuStreamIsCapturing_ptsz(
     captureStatus: *mut CUstreamCaptureStatus,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamIsCapturing,
-        || unsafe { api::stream::cuStreamIsCapturing(per_thread(hStream), captureStatus) },
-    )
+    guard("cuStreamIsCapturing_ptsz", || unsafe {
+        api::stream::cuStreamIsCapturing(per_thread(hStream), captureStatus)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamQuery(hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamQuery, || unsafe {
-        stubs::cuStreamQuery(hStream)
-    })
+    guard("cuStreamQuery", || unsafe { stubs::cuStreamQuery(hStream) })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamQuery_ptsz(hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamQuery, || unsafe {
+    guard("cuStreamQuery_ptsz", || unsafe {
         stubs::cuStreamQuery(per_thread(hStream))
     })
 }
@@ -4622,19 +4459,17 @@ pub unsafe extern "C" fn cuStreamSetAttribute_ptsz() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamSynchronize(hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamSynchronize,
-        || unsafe { stubs::cuStreamSynchronize(hStream) },
-    )
+    guard("cuStreamSynchronize", || unsafe {
+        stubs::cuStreamSynchronize(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamSynchronize_ptsz(hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(
-        cuda_abi::function::Function::cuStreamSynchronize,
-        || unsafe { stubs::cuStreamSynchronize(per_thread(hStream)) },
-    )
+    guard("cuStreamSynchronize_ptsz", || unsafe {
+        stubs::cuStreamSynchronize(per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4664,7 +4499,7 @@ pub unsafe extern "C" fn cuStreamWaitEvent(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamWaitEvent, || unsafe {
+    guard("cuStreamWaitEvent", || unsafe {
         stubs::cuStreamWaitEvent(hStream, hEvent, Flags)
     })
 }
@@ -4676,7 +4511,7 @@ pub unsafe extern "C" fn cuStreamWaitEvent_ptsz(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard(cuda_abi::function::Function::cuStreamWaitEvent, || unsafe {
+    guard("cuStreamWaitEvent_ptsz", || unsafe {
         stubs::cuStreamWaitEvent(per_thread(hStream), hEvent, Flags)
     })
 }
