@@ -864,7 +864,7 @@ pub static FUNCTIONS: [FunctionInfo; 154] = [
     FunctionInfo {
         name: "cuMemGetInfo_v2",
         chapter: "memory",
-        class: Class::Inline,
+        class: Class::Blocking,
         group: "memory",
         audit: "query",
         opcode: 67,

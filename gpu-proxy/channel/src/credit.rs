@@ -30,6 +30,8 @@ struct Account {
     next_request: u64,
     /// The one charge under way, and its answer once it is there.
     pending: Option<(u64, Option<Outcome>)>,
+    /// Something was released since the last charge was sent.
+    unsettled: bool,
     closed: bool,
 }
 
@@ -109,8 +111,24 @@ impl Credit {
         }
         let excess = left - self.chunk;
         account.granted -= excess;
+        account.unsettled = true;
         // Sent under the lock, so that the supervisor sees charges and releases in the order of the account.
         self.channel.release(excess)
+    }
+
+    /// Waits until the supervisor has counted all that this account asked for and gave back by now, so that
+    /// what it publishes agrees. Costs no message unless something was given back. From a thread as for
+    /// [`Credit::take`].
+    pub fn settle(&self) -> Result<(), CreditError> {
+        let mut account = self.lock();
+        while account.pending.is_some() && !account.closed {
+            account = self.wait(account);
+        }
+        if account.unsettled && !account.closed {
+            // It takes messages in their order: the answer comes after the releases.
+            let (_account, _granted) = self.ask(account, 0)?;
+        }
+        Ok(())
     }
 
     /// Bytes spent now.
@@ -152,6 +170,7 @@ impl Credit {
         account.next_request += 1;
         self.channel.charge(Charge { request_id, bytes })?;
         account.pending = Some((request_id, None));
+        account.unsettled = false;
         loop {
             if account.closed {
                 return Err(CreditError::Closed);
@@ -280,6 +299,19 @@ mod tests {
             assert_eq!(credit.spent(), 0);
         });
         assert_eq!(used, 100);
+    }
+
+    #[test]
+    fn settling_costs_one_message_and_only_after_something_was_returned() {
+        let (used, charges) = with_credit(10_000, 100, |credit| {
+            credit.settle().unwrap();
+            credit.take(5000).unwrap();
+            credit.settle().unwrap();
+            credit.give_back(5000).unwrap();
+            credit.settle().unwrap();
+            credit.settle().unwrap();
+        });
+        assert_eq!((used, charges), (100, 2));
     }
 
     #[test]

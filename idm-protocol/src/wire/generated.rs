@@ -623,7 +623,7 @@ impl Request for CuMemFreeV2 {
     const OPCODE: u16 = 66;
 }
 
-/// Request of `cuMemGetInfo_v2`. The zone's quota, not the device.
+/// Request of `cuMemGetInfo_v2`. The zone's quota, not the device. Blocking: the supervisor may have to count what was freed first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuMemGetInfoV2 {}

@@ -188,6 +188,8 @@ impl Zone {
                 }
             }
         };
+        // Before the answer: what a worker reads after it counts the grant.
+        self.publish_memory();
         let verdict = ToWorker::Verdict(Verdict {
             request_id: charge.request_id,
             outcome,
@@ -197,7 +199,6 @@ impl Zone {
             .get(&id)
             .and_then(|worker| worker.channel.as_ref())
             .map_or(Ok(()), |channel| channel.send(&verdict));
-        self.publish_memory();
         if let Err(fault) = sent {
             warn!(zone = self.config.name, worker = id.0, %fault, "worker is ended");
             self.condemn(id, &fault.to_string(), shared, now);

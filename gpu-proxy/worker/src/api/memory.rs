@@ -22,6 +22,9 @@ const GRAIN: u64 = 512;
 /// Copies of one transfer that the driver may have at the same time.
 const IN_FLIGHT: usize = 4;
 
+/// How often the dispatcher looks whether a copy that it issued is done: some microseconds in all.
+const LOOKS: u32 = 16;
+
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
 /// Device memory, zeroed before anybody learns its address (D13).
@@ -112,17 +115,15 @@ fn zero(session: &Session, key: ContextKey, address: u64, bytes: u64) -> Result<
 
 /// Device memory back.
 pub fn cuMemFree_v2(session: &Session, request: &wire::CuMemFreeV2, _: &mut Frame<'_>) -> Outcome {
-    let found = session.ranges().at(request.address).copied();
-    let Some(Range {
-        place: Place::Device { charged },
-        ..
-    }) = found
-    else {
-        return Err(INVALID.into());
-    };
-    // The driver waits for work that may use it; meanwhile the range is still the client's.
-    session.driver().free(request.address)?;
-    if session.ranges().remove(request.address).is_some() {
+    // First the range: once the driver has the address back, another lane may be given it.
+    let range = take_range(session, request.address, |place| {
+        matches!(place, Place::Device { .. })
+    })?;
+    if let Err(status) = session.driver().free(request.address) {
+        session.ranges().insert(range);
+        return Err(status.into());
+    }
+    if let Place::Device { charged } = range.place {
         session.refund(charged);
     }
     Ok(())
@@ -134,6 +135,10 @@ pub fn cuMemGetInfo_v2(
     _: &wire::CuMemGetInfoV2,
     frame: &mut Frame<'_>,
 ) -> Outcome {
+    // What a program freed before is free, although the supervisor hears of it by message.
+    if let Err(error) = session.parts.credit.settle() {
+        tracing::info!(%error, "the zone's use may be out of date");
+    }
     let (free, total) = session.driver().memory_info()?;
     let limit = session.parts.status.memory_limit();
     let used = session
@@ -212,17 +217,27 @@ pub fn cuMemFreeHost(
     request: &wire::CuMemFreeHost,
     _: &mut Frame<'_>,
 ) -> Outcome {
-    let found = session.ranges().at(request.address).copied();
-    let Some(Range {
-        place: Place::Pinned,
-        ..
-    }) = found
-    else {
-        return Err(INVALID.into());
-    };
-    session.driver().unregister(request.address)?;
-    session.ranges().remove(request.address);
+    let range = take_range(session, request.address, |place| {
+        matches!(place, Place::Pinned)
+    })?;
+    if let Err(status) = session.driver().unregister(request.address) {
+        session.ranges().insert(range);
+        return Err(status.into());
+    }
     Ok(())
+}
+
+/// Takes the range that starts at an address out of the client's, if it is of the kind.
+fn take_range(
+    session: &Session,
+    address: u64,
+    is_kind: impl Fn(&Place) -> bool,
+) -> Result<Range, CUresult> {
+    let mut ranges = session.ranges();
+    match ranges.at(address) {
+        Some(range) if is_kind(&range.place) => ranges.remove(address).ok_or(INVALID),
+        _ => Err(INVALID),
+    }
 }
 
 /// Between what the device holds and what both sides map.
@@ -250,8 +265,8 @@ pub fn vgpuCopy(session: &Session, request: &wire::VgpuCopy, frame: &mut Frame<'
     complete(session, frame, stream)
 }
 
-/// A copy from pageable memory returns when earlier work on its stream is over and its bytes have been
-/// taken; natively, too. With nothing to wait for there is no need of the lane's thread.
+/// A synchronous copy waits for earlier work on its stream. Where there is none, the dispatcher can issue
+/// the copy itself, and often finds it done at once.
 pub(crate) fn prepare_copy_in(session: &Session, record: &Record) -> Turn {
     let idle = record.body::<wire::VgpuCopyIn>().is_ok_and(|request| {
         let stream = stream_at_dispatch(session, record, request.stream);
@@ -267,6 +282,12 @@ pub(crate) fn prepare_copy_in(session: &Session, record: &Record) -> Turn {
 
 /// Bytes that came with the record.
 pub fn vgpuCopyIn(session: &Session, request: &wire::VgpuCopyIn, frame: &mut Frame<'_>) -> Outcome {
+    if let Prepared::Event { event, context } = frame.prepared() {
+        // Issued by the dispatcher already.
+        session.driver().synchronize_event(event)?;
+        session.contexts.recycle(context, event);
+        return Ok(());
+    }
     let len = usize::try_from(request.bytes).map_err(|_| INVALID)?;
     let bytes = frame.tail::<wire::VgpuCopyIn>(len)?;
     let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
@@ -280,24 +301,31 @@ pub fn vgpuCopyIn(session: &Session, request: &wire::VgpuCopyIn, frame: &mut Fra
     complete(session, frame, stream)
 }
 
-/// For a client that waits: the work is done when it has its reply.
-fn complete(session: &Session, frame: &Frame<'_>, stream: usize) -> Outcome {
-    if frame.replies() && frame.prepared() != Prepared::Idle {
-        wait_here(session, frame, stream)?;
+/// For a client that waits: the work is done when it has its reply, whatever stream it uses next. What
+/// others put on the stream meanwhile is not waited for.
+fn complete(session: &Session, frame: &mut Frame<'_>, stream: usize) -> Outcome {
+    if !frame.replies() {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Waits for what is on the stream now, not for what others put there meanwhile.
-fn wait_here(session: &Session, frame: &Frame<'_>, stream: usize) -> Result<(), CUresult> {
     let driver = session.driver();
-    match driver.query_stream(stream) {
-        Err(CUresult::CUDA_ERROR_NOT_READY) => {}
-        over => return over,
+    // The dispatcher may look a few times, but never wait: what it would wait for may need a later record.
+    let looks = match frame.prepared() {
+        Prepared::Idle => LOOKS,
+        _ => 1,
+    };
+    for _ in 0..looks {
+        match driver.query_stream(stream) {
+            Err(CUresult::CUDA_ERROR_NOT_READY) => std::hint::spin_loop(),
+            over => return Ok(over?),
+        }
     }
     let key = session.context(frame)?;
     let event = session.contexts.event(key, driver)?;
     driver.record_event(event, stream)?;
+    if frame.prepared() == Prepared::Idle {
+        frame.finish_later(event, key);
+        return Ok(());
+    }
     driver.synchronize_event(event)?;
     session.contexts.recycle(key, event);
     Ok(())
