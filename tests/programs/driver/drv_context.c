@@ -1,4 +1,9 @@
 // Contexts: the primary context's life, the stack, and what a context says about itself.
+//
+// shows: cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxReset_v2,
+// cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxSetFlags_v2, cuCtxCreate_v2, cuCtxDestroy_v2, cuCtxGetCurrent,
+// cuCtxSetCurrent, cuCtxPushCurrent_v2, cuCtxPopCurrent_v2, cuCtxGetDevice, cuCtxGetFlags, cuCtxGetId,
+// cuCtxGetApiVersion, cuCtxGetLimit, cuCtxSetLimit, cuCtxGetCacheConfig, cuCtxSetCacheConfig
 #include "program.h"
 
 #include <pthread.h>
@@ -35,21 +40,25 @@ int main(void) {
     CHECK_ERROR(CUDA_ERROR_INVALID_CONTEXT, cuCtxPopCurrent(&current));
     CHECK(cuCtxPushCurrent(primary));
     CUcontext created;
-    CHECK(cuCtxCreate(&created, 0, 0));
+    CHECK(cuCtxCreate(&created, CU_CTX_SCHED_SPIN, 0));
     CHECK_THAT(created != primary);
     CHECK(cuCtxGetCurrent(&current));
     CHECK_THAT(current == created);
     CUdevice device = 9;
     CHECK(cuCtxGetDevice(&device));
     CHECK_THAT(device == 0);
-    unsigned long long id = 0, primary_id = 0;
+    unsigned long long id = 0, same_id = 1, primary_id = 0;
     CHECK(cuCtxGetId(NULL, &id));
+    CHECK(cuCtxGetId(created, &same_id));
     CHECK(cuCtxGetId(primary, &primary_id));
-    CHECK_THAT(id != primary_id);
+    CHECK_THAT(id == same_id && id != primary_id);
     unsigned version = 0;
     CHECK(cuCtxGetApiVersion(created, &version));
     CHECK_THAT(version >= 3010);
     CHECK(cuCtxGetFlags(&flags));
+    CHECK_THAT((flags & CU_CTX_SCHED_MASK) == CU_CTX_SCHED_SPIN);
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuCtxCreate(&again, CU_CTX_SCHED_SPIN | CU_CTX_SCHED_BLOCKING_SYNC, 0));
+    CHECK_ERROR(CUDA_ERROR_INVALID_DEVICE, cuCtxCreate(&again, 0, -1));
     printf("create makes current\n");
 
     CHECK(cuCtxPopCurrent(&current));
@@ -83,11 +92,14 @@ int main(void) {
     CHECK(cuCtxSetLimit(CU_LIMIT_STACK_SIZE, 2048));
     CHECK(cuCtxGetLimit(&limit, CU_LIMIT_STACK_SIZE));
     CHECK_THAT(limit >= 2048);
-    int least = 1, greatest = 1, config = 9;
-    CHECK(cuCtxGetStreamPriorityRange(&least, &greatest));
-    CHECK_THAT(least >= greatest);
+    // A device whose cache cannot be split says that nothing is preferred.
+    int config = 9;
     CHECK(cuCtxGetCacheConfig(&config));
-    CHECK(cuCtxSetCacheConfig(config));
+    CHECK_THAT(config == CU_FUNC_CACHE_PREFER_NONE);
+    CHECK(cuCtxSetCacheConfig(CU_FUNC_CACHE_PREFER_L1));
+    CHECK(cuCtxGetCacheConfig(&config));
+    CHECK_THAT(config == CU_FUNC_CACHE_PREFER_L1 || config == CU_FUNC_CACHE_PREFER_NONE);
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuCtxSetCacheConfig(99));
 
     // The current context is each thread's own.
     pthread_t thread;
@@ -108,6 +120,8 @@ int main(void) {
     CHECK(cuCtxSetCurrent(primary));
     CHECK(cuMemAlloc(&pointer, 4096));
     CHECK(cuDevicePrimaryCtxReset(0));
+    CHECK(cuDevicePrimaryCtxGetState(0, &flags, &active));
+    CHECK_THAT(active == 0);
     CHECK(cuDevicePrimaryCtxRelease(0));
     CHECK(cuDevicePrimaryCtxGetState(0, &flags, &active));
     CHECK_THAT(active == 0);

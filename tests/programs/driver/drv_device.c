@@ -1,4 +1,8 @@
 // Devices: what they say about themselves must agree, call by call.
+//
+// shows: cuInit, cuDriverGetVersion, cuDeviceGet, cuDeviceGetCount, cuDeviceGetName, cuDeviceTotalMem_v2,
+// cuDeviceComputeCapability, cuDeviceGetAttribute, cuDeviceGetPCIBusId, cuDeviceGetByPCIBusId,
+// cuDeviceGetUuid, cuDeviceGetUuid_v2, cuDeviceGetProperties, cuDeviceCanAccessPeer
 #include "program.h"
 
 int main(void) {
@@ -11,6 +15,11 @@ int main(void) {
     int version = 0, count = 0;
     CHECK(cuDriverGetVersion(&version));
     CHECK_THAT(version >= 12000 && version % 10 == 0);
+    // It is the newest version that functions can be asked for.
+    void *function = NULL;
+    CHECK(cuGetProcAddress("cuInit", &function, version, CU_GET_PROC_ADDRESS_DEFAULT, NULL));
+    CHECK_THAT(function != NULL);
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuGetProcAddress("cuInit", &function, version + 10, CU_GET_PROC_ADDRESS_DEFAULT, NULL));
     CHECK(cuDeviceGetCount(&count));
     CHECK_THAT(count >= 1);
     CUdevice device = -1;
@@ -67,11 +76,31 @@ int main(void) {
     CHECK(cuDeviceGetUuid(&first, device));
     CHECK(cuDeviceGetUuid(&again, device));
     CHECK_THAT(memcmp(&first, &again, sizeof first) == 0);
+    CHECK(cuDeviceGetUuid_v2(&again, device));
+    CHECK_THAT(memcmp(&first, &again, sizeof first) == 0);
     static const CUuuid zero;
     CHECK_THAT(memcmp(&first, &zero, sizeof first) != 0);
 
+    // A device is no peer of its own.
     int can = 1;
     CHECK(cuDeviceCanAccessPeer(&can, device, device));
+    CHECK_THAT(can == 0);
+    CHECK_ERROR(CUDA_ERROR_INVALID_DEVICE, cuDeviceCanAccessPeer(&can, device, count));
+
+    CUdevprop properties;
+    CHECK(cuDeviceGetProperties(&properties, device));
+    static const int block[] = {2, 3, 4}, grid[] = {5, 6, 7};
+    for (int at = 0; at < 3; ++at) {
+        CHECK(cuDeviceGetAttribute(&attribute, block[at], device));
+        CHECK_THAT(properties.max_threads[at] == attribute);
+        CHECK(cuDeviceGetAttribute(&attribute, grid[at], device));
+        CHECK_THAT(properties.max_grid[at] == attribute);
+    }
+    CHECK(cuDeviceGetAttribute(&attribute, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, device));
+    CHECK_THAT(properties.max_threads_per_block == attribute);
+    CHECK(cuDeviceGetAttribute(&attribute, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK, device));
+    CHECK_THAT(properties.shared_bytes == attribute);
+    CHECK_THAT(properties.warp_size == 32);
 
     // No context is current before one is made so.
     CUcontext context = (CUcontext)1;
@@ -80,5 +109,13 @@ int main(void) {
     CUdeviceptr pointer;
     CHECK_ERROR(CUDA_ERROR_INVALID_CONTEXT, cuMemAlloc(&pointer, 16));
     CHECK_ERROR(CUDA_ERROR_INVALID_CONTEXT, cuCtxSynchronize());
+
+    // What a context may use is the device's memory, or less.
+    size_t available = 0, total = 0;
+    CHECK(cuDevicePrimaryCtxRetain(&context, device));
+    CHECK(cuCtxSetCurrent(context));
+    CHECK(cuMemGetInfo(&available, &total));
+    CHECK_THAT(available > 0 && available <= total && total <= bytes);
+    CHECK(cuDevicePrimaryCtxRelease(device));
     return result("drv_device");
 }

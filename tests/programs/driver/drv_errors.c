@@ -1,20 +1,38 @@
 // Mistakes: bad launches, dead and forged handles, and the names of errors. None may harm the context.
+//
+// shows: cuGetErrorName, cuGetErrorString, cuLaunchKernel
 #include "program.h"
 
 EMBED_PTX(kernels, "kernels.ptx");
 
 static void names(void) {
-    static const CUresult known[] = {0, 1, 2, 3, 4, 100, 101, 200, 201, 218, 400, 500, 600, 700, 701, 719, 800, 801, 999};
+    static const struct {
+        CUresult code;
+        const char *name;
+    } known[] = {
+        {0, "CUDA_SUCCESS"}, {1, "CUDA_ERROR_INVALID_VALUE"}, {2, "CUDA_ERROR_OUT_OF_MEMORY"},
+        {3, "CUDA_ERROR_NOT_INITIALIZED"}, {4, "CUDA_ERROR_DEINITIALIZED"}, {100, "CUDA_ERROR_NO_DEVICE"},
+        {101, "CUDA_ERROR_INVALID_DEVICE"}, {200, "CUDA_ERROR_INVALID_IMAGE"}, {201, "CUDA_ERROR_INVALID_CONTEXT"},
+        {218, "CUDA_ERROR_INVALID_PTX"}, {400, "CUDA_ERROR_INVALID_HANDLE"}, {500, "CUDA_ERROR_NOT_FOUND"},
+        {600, "CUDA_ERROR_NOT_READY"}, {700, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+        {701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"}, {719, "CUDA_ERROR_LAUNCH_FAILED"},
+        {800, "CUDA_ERROR_NOT_PERMITTED"}, {801, "CUDA_ERROR_NOT_SUPPORTED"}, {999, "CUDA_ERROR_UNKNOWN"},
+    };
+    const char *last = "";
     for (size_t at = 0; at < sizeof known / sizeof *known; ++at) {
         const char *name = NULL, *text = NULL;
-        CHECK(cuGetErrorName(known[at], &name));
-        CHECK(cuGetErrorString(known[at], &text));
-        CHECK_THAT(name != NULL && text != NULL && strlen(text) > 0);
-        printf("%d %s\n", known[at], name);
+        CHECK(cuGetErrorName(known[at].code, &name));
+        CHECK_THAT(name != NULL && strcmp(name, known[at].name) == 0);
+        // What the text says is the driver's choice, but each error has its own.
+        CHECK(cuGetErrorString(known[at].code, &text));
+        CHECK_THAT(text != NULL && strlen(text) > 0 && strcmp(text, last) != 0);
+        last = text;
+        printf("%d %s\n", known[at].code, name);
     }
-    const char *name = "";
+    const char *name = "", *text = "";
     CHECK_THAT(cuGetErrorName(123456, &name) == CUDA_ERROR_INVALID_VALUE);
-    CHECK_THAT(name == NULL);
+    CHECK_THAT(cuGetErrorString(123456, &text) == CUDA_ERROR_INVALID_VALUE);
+    CHECK_THAT(name == NULL && text == NULL);
 }
 
 static void launches(CUmodule module, CUdeviceptr data) {

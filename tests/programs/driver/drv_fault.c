@@ -1,4 +1,6 @@
-// A kernel that stores where nothing is: the context is lost, the process may start another one.
+// A kernel that stores where nothing is: the context is lost, and every call that needs it says so.
+//
+// shows: cuCtxSynchronize
 #include "program.h"
 
 EMBED_PTX(kernels, "kernels.ptx");

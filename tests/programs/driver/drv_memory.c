@@ -1,4 +1,12 @@
 // Memory: allocation, ranges, pointer attributes, pinned and registered memory, copies and sets of every width.
+//
+// shows: cuMemAlloc_v2, cuMemAllocPitch_v2, cuMemFree_v2, cuMemGetInfo_v2, cuMemGetAddressRange_v2,
+// cuMemHostAlloc, cuMemAllocHost_v2, cuMemFreeHost, cuMemHostGetDevicePointer_v2, cuMemHostGetFlags,
+// cuMemHostRegister_v2, cuMemHostUnregister, cuPointerGetAttribute, cuPointerGetAttributes,
+// cuMemcpy, cuMemcpyHtoD_v2, cuMemcpyDtoH_v2, cuMemcpyDtoD_v2,
+// cuMemcpyAsync, cuMemcpyHtoDAsync_v2, cuMemcpyDtoHAsync_v2, cuMemcpyDtoDAsync_v2,
+// cuMemsetD8_v2, cuMemsetD16_v2, cuMemsetD32_v2, cuMemsetD2D8_v2, cuMemsetD2D16_v2, cuMemsetD2D32_v2,
+// cuMemsetD8Async, cuMemsetD16Async, cuMemsetD32Async, cuMemsetD2D8Async, cuMemsetD2D16Async, cuMemsetD2D32Async
 #include "program.h"
 
 enum { WORDS = 3000 };
@@ -29,10 +37,30 @@ static void allocation(void) {
     CHECK(cuMemFree(pointer));
     CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuMemFree(pointer));
 
+    // What is allocated is no longer available, and what is freed is.
+    const size_t large = (size_t)64 << 20;
+    size_t less = 0, more = 0;
+    CHECK(cuMemGetInfo(&available, &total));
+    CHECK(cuMemAlloc(&pointer, large));
+    CHECK(cuMemGetInfo(&less, &total));
+    CHECK_THAT(less + large <= available);
+    CHECK(cuMemFree(pointer));
+    CHECK(cuMemGetInfo(&more, &total));
+    CHECK_THAT(more >= less + large && more <= total);
+
+    // Rows that are as far apart as the pitch says, in memory that holds them all.
     size_t pitch = 0;
     CHECK(cuMemAllocPitch(&pointer, &pitch, 300, 10, 4));
     CHECK_THAT(pitch >= 300 && pitch % 4 == 0);
+    CHECK(cuMemsetD8(pointer, 1, 10 * pitch));
+    CHECK(cuMemsetD2D8(pointer, pitch, 2, 300, 10));
+    for (size_t row = 0; row < 10; ++row) {
+        unsigned char bytes_of_row[300];
+        CHECK(cuMemcpyDtoH(bytes_of_row, pointer + row * pitch, 300));
+        CHECK_THAT(bytes_of_row[0] == 2 && bytes_of_row[299] == 2);
+    }
     CHECK(cuMemFree(pointer));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuMemAllocPitch(&pointer, &pitch, 300, 10, 3));
 }
 
 static void attributes(CUcontext context) {
@@ -67,7 +95,12 @@ static void attributes(CUcontext context) {
     void *pinned;
     unsigned flags = 0;
     CHECK(cuMemHostAlloc(&pinned, 8192, CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_PORTABLE));
+    // What is written by the one address is read by the other.
+    memset(pinned, 0x5a, 8192);
     CHECK(cuMemHostGetDevicePointer(&address, (char *)pinned + 64, 0));
+    CHECK(cuMemsetD8(address, 0x5b, 4));
+    CHECK(cuStreamSynchronize(NULL));
+    CHECK_THAT(((char *)pinned)[63] == 0x5a && ((char *)pinned)[64] == 0x5b && ((char *)pinned)[67] == 0x5b && ((char *)pinned)[68] == 0x5a);
     CHECK(cuMemHostGetFlags(&flags, pinned));
     CHECK_THAT((flags & CU_MEMHOSTALLOC_DEVICEMAP) && (flags & CU_MEMHOSTALLOC_PORTABLE));
     CHECK(cuPointerGetAttributes(3, names, values, (CUdeviceptr)(uintptr_t)pinned + 64));
@@ -124,7 +157,11 @@ static void copies(void) {
 static void registered(void) {
     static char memory[3 * 4096] __attribute__((aligned(4096)));
     CUdeviceptr device;
+    unsigned type = 0;
     CHECK(cuMemHostRegister(memory, sizeof memory, 0));
+    CHECK_ERROR(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, cuMemHostRegister(memory, sizeof memory, 0));
+    CHECK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (CUdeviceptr)(uintptr_t)memory + 5000));
+    CHECK_THAT(type == CU_MEMORYTYPE_HOST);
     CHECK(cuMemAlloc(&device, sizeof memory));
     memset(memory, 0x3c, sizeof memory);
     CHECK(cuMemcpyHtoDAsync(device, memory, sizeof memory, NULL));
@@ -133,6 +170,8 @@ static void registered(void) {
     CHECK(cuStreamSynchronize(NULL));
     CHECK_THAT(memory[0] == 0x3c && memory[1] == 0x3d && memory[sizeof memory - 1] == 0x3c);
     CHECK(cuMemHostUnregister(memory));
+    CHECK_ERROR(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(memory));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (CUdeviceptr)(uintptr_t)memory));
     CHECK(cuMemFree(device));
 }
 

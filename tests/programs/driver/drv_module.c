@@ -1,4 +1,10 @@
 // Modules from PTX text: functions, globals, constants, parameters, logs, and images that are refused.
+//
+// shows: cuModuleLoad, cuModuleLoadData, cuModuleLoadDataEx, cuModuleUnload, cuModuleGetFunction,
+// cuModuleGetGlobal_v2, cuModuleGetLoadingMode, cuFuncGetAttribute, cuFuncSetAttribute, cuFuncSetCacheConfig,
+// cuFuncGetName, cuFuncGetModule, cuFuncGetParamInfo, cuFuncLoad, cuFuncIsLoaded, cuLaunchKernel,
+// cuOccupancyMaxActiveBlocksPerMultiprocessor, cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
+// cuOccupancyMaxPotentialBlockSize, cuOccupancyAvailableDynamicSMemPerBlock
 #include "program.h"
 
 #include <unistd.h>
@@ -85,19 +91,36 @@ static void function_properties(CUmodule module) {
     CHECK(cuFuncSetAttribute(reverse, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 8192));
     CHECK(cuFuncGetAttribute(&value, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, reverse));
     CHECK_THAT(value == 8192);
-    CHECK(cuFuncSetCacheConfig(reverse, 1));
+    // A preference: it is taken, or it is no such preference.
+    CHECK(cuFuncSetCacheConfig(reverse, CU_FUNC_CACHE_PREFER_L1));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuFuncSetCacheConfig(reverse, 99));
+    int loaded = 9;
+    CHECK(cuFuncLoad(reverse));
+    CHECK(cuFuncIsLoaded(&loaded, reverse));
+    CHECK_THAT(loaded == CU_FUNCTION_LOADING_STATE_LOADED);
     CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuFuncGetAttribute(&value, 1000, reverse));
 
-    int blocks = 0, grid = 0, block = 0;
-    size_t shared = 0;
+    // What fits on a processor at once: not more threads than it takes, and fewer where each block takes more.
+    int blocks = 0, same = 0, fewer = 0, grid = 0, block = 0, processors = 0, most = 0;
+    size_t shared = 0, less = 0;
+    CHECK(cuDeviceGetAttribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 0));
+    CHECK(cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR, 0));
     CHECK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, reverse, 256, 1024));
-    CHECK_THAT(blocks >= 1);
-    CHECK(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(&blocks, reverse, 256, 1024, 0));
-    CHECK_THAT(blocks >= 1);
+    CHECK_THAT(blocks >= 1 && blocks * 256 <= most);
+    CHECK(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(&same, reverse, 256, 1024, 0));
+    CHECK_THAT(same == blocks);
+    CHECK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&fewer, reverse, 512, 1024));
+    CHECK_THAT(fewer >= 1 && fewer < blocks);
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(&same, reverse, 256, 1024, 64));
+    // A grid that fills the device with blocks of the size that suits it best.
     CHECK(cuOccupancyMaxPotentialBlockSize(&grid, &block, reverse, NULL, 1024, 0));
-    CHECK_THAT(grid >= 1 && block >= 32);
+    CHECK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, reverse, block, 1024));
+    CHECK_THAT(block >= 32 && grid == blocks * processors);
+    CHECK(cuOccupancyMaxPotentialBlockSize(&grid, &block, reverse, NULL, 1024, 64));
+    CHECK_THAT(block <= 64);
     CHECK(cuOccupancyAvailableDynamicSMemPerBlock(&shared, reverse, 1, 256));
-    CHECK_THAT(shared >= 8192);
+    CHECK(cuOccupancyAvailableDynamicSMemPerBlock(&less, reverse, 4, 256));
+    CHECK_THAT(shared >= 8192 && less < shared);
 
     unsigned data[200];
     CUdeviceptr device;
@@ -143,14 +166,32 @@ static void from_a_file(void) {
     functions_and_globals(module);
     CHECK(cuModuleUnload(module));
     unlink(path);
-    CHECK_THAT(cuModuleLoad(&module, path) != CUDA_SUCCESS);
+    CHECK_THAT(cuModuleLoad(&module, path) == CUDA_ERROR_FILE_NOT_FOUND);
+}
+
+// A module's variables are memory of the device while it is there, and no longer.
+static void variables_end_with_it(void) {
+    size_t bytes = 0;
+    unsigned type = 0;
+    CUdeviceptr address;
+    CUmodule module;
+    CHECK(cuModuleLoadData(&module, ".version 7.0\n.target sm_75\n.address_size 64\n.visible .global .align 4 .b8 big[67108864];\n"));
+    CHECK(cuModuleGetGlobal(&address, &bytes, module, "big"));
+    CHECK_THAT(bytes == (size_t)64 << 20);
+    CHECK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address + bytes - 1));
+    CHECK_THAT(type == CU_MEMORYTYPE_DEVICE);
+    CHECK(cuModuleUnload(module));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address + bytes - 1));
 }
 
 int main(void) {
+    unsetenv("CUDA_MODULE_LOADING");
     start();
+    // Unless the environment says otherwise, code is loaded when it is needed.
     int mode = 0;
     CHECK(cuModuleGetLoadingMode(&mode));
-    CHECK_THAT(mode == 1 || mode == 2);
+    CHECK_THAT(mode == CU_MODULE_LAZY_LOADING);
+    variables_end_with_it();
     CUmodule module, second;
     CHECK(cuModuleLoadData(&module, kernels));
     functions_and_globals(module);

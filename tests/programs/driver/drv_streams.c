@@ -1,12 +1,18 @@
 // Streams, events and host functions: order, queries, and what they say about themselves.
-#include "program.h"
+//
+// shows: cuStreamCreate, cuStreamCreateWithPriority, cuStreamDestroy_v2, cuStreamSynchronize, cuStreamQuery,
+// cuStreamWaitEvent, cuStreamGetFlags, cuStreamGetPriority, cuStreamGetId, cuStreamGetCtx, cuStreamGetCtx_v2,
+// cuStreamGetDevice, cuStreamIsCapturing, cuStreamGetCaptureInfo, cuStreamGetCaptureInfo_v3, cuStreamAddCallback,
+// cuLaunchHostFunc, cuLaunchHostFunc_v2, cuEventCreate, cuEventDestroy_v2, cuEventRecord, cuEventRecordWithFlags,
+// cuEventQuery, cuEventSynchronize, cuEventElapsedTime, cuCtxSynchronize, cuCtxGetStreamPriorityRange, cuLaunchKernel
+#include "hold.h"
 
-#include <stdatomic.h>
-#include <unistd.h>
+#include <time.h>
 
 EMBED_PTX(kernels, "kernels.ptx");
 
 static CUfunction step;
+static Hold hold;
 
 static void launch(CUstream stream, CUdeviceptr data, unsigned n, unsigned factor, unsigned term) {
     void *parameters[] = {&data, &n, &factor, &term};
@@ -28,14 +34,33 @@ static void properties(CUcontext context) {
     CHECK(cuStreamGetFlags(loose, &flags));
     CHECK_THAT(flags == CU_STREAM_NON_BLOCKING);
     CHECK(cuStreamGetPriority(urgent, &priority));
+    CHECK_THAT(priority == greatest && greatest <= least);
+    // A priority outside the range is the nearest one inside.
+    CUstream beyond;
+    CHECK(cuStreamCreateWithPriority(&beyond, CU_STREAM_NON_BLOCKING, greatest - 100));
+    CHECK(cuStreamGetPriority(beyond, &priority));
     CHECK_THAT(priority == greatest);
+    CHECK(cuStreamDestroy(beyond));
     CHECK(cuStreamGetId(plain, &first));
     CHECK(cuStreamGetId(loose, &second));
     CHECK_THAT(first != second);
     CHECK(cuStreamGetCtx(loose, &owner));
     CHECK_THAT(owner == context);
+    CUdevice device = 9;
+    void *green = &device;
+    owner = NULL;
+    CHECK(cuStreamGetCtx_v2(loose, &owner, &green));
+    CHECK_THAT(owner == context && green == NULL);
+    CHECK(cuStreamGetDevice(loose, &device));
+    CHECK_THAT(device == 0);
     CHECK(cuStreamIsCapturing(loose, &capturing));
-    CHECK_THAT(capturing == 0);
+    CHECK_THAT(capturing == CU_STREAM_CAPTURE_STATUS_NONE);
+    capturing = 9;
+    CHECK(cuStreamGetCaptureInfo(loose, &capturing, NULL));
+    CHECK_THAT(capturing == CU_STREAM_CAPTURE_STATUS_NONE);
+    capturing = 9;
+    CHECK(cuStreamGetCaptureInfo_v3(loose, &capturing, NULL, NULL, NULL, NULL, NULL));
+    CHECK_THAT(capturing == CU_STREAM_CAPTURE_STATUS_NONE);
     CHECK(cuStreamQuery(plain));
     CHECK(cuStreamQuery(NULL));
     CHECK(cuStreamSynchronize(CU_STREAM_LEGACY));
@@ -121,6 +146,87 @@ static void conversation(CUmodule module) {
     CHECK(cuMemFreeHost((void *)mailbox));
 }
 
+static unsigned word_of(CUdeviceptr word, unsigned *pinned, CUstream side) {
+    CHECK(cuMemcpyDtoHAsync(pinned, word, 4, side));
+    CHECK(cuStreamSynchronize(side));
+    return *pinned;
+}
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+// What waits for work that is held, and what does not wait.
+static void waits(void) {
+    CUstream held, other, side;
+    CUevent begin, end;
+    CUdeviceptr word;
+    unsigned *pinned;
+    CHECK(cuStreamCreate(&held, CU_STREAM_NON_BLOCKING));
+    CHECK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+    CHECK(cuStreamCreate(&side, CU_STREAM_NON_BLOCKING));
+    CHECK(cuEventCreate(&begin, CU_EVENT_DEFAULT));
+    CHECK(cuEventCreate(&end, CU_EVENT_DEFAULT));
+    CHECK(cuMemAlloc(&word, 4));
+    CHECK(cuMemAllocHost((void **)&pinned, 4));
+
+    // A context waits for all its streams.
+    take_hold(&hold, held);
+    let_go_later(&hold);
+    CHECK(cuCtxSynchronize());
+    CHECK_THAT(has_ended(&hold));
+    CHECK(cuStreamQuery(held));
+    joined(&hold);
+
+    // An event is waited for, and the time between two is the time that the work between them took.
+    const double start = seconds();
+    CHECK(cuEventRecord(begin, held));
+    take_hold(&hold, held);
+    CHECK(cuEventRecord(end, held));
+    CHECK_ERROR(CUDA_ERROR_NOT_READY, cuEventQuery(end));
+    let_go_later(&hold);
+    CHECK(cuEventSynchronize(end));
+    CHECK_THAT(has_ended(&hold));
+    const double wall = seconds() - start;
+    joined(&hold);
+    float milliseconds = 0;
+    CHECK(cuEventElapsedTime(&milliseconds, begin, end));
+    CHECK_THAT(milliseconds >= 29 && milliseconds <= 1000 * wall + 1);
+
+    // A stream waits for an event of another one, also for one that is destroyed meanwhile.
+    CHECK(cuMemsetD32Async(word, 1, 1, side));
+    take_hold(&hold, held);
+    CHECK(cuEventRecordWithFlags(end, held, 0));
+    CHECK(cuStreamWaitEvent(other, end, 0));
+    CHECK(cuMemsetD32Async(word, 2, 1, other));
+    CHECK(cuEventDestroy(end));
+    usleep(20000);
+    CHECK_THAT(word_of(word, pinned, side) == 1);
+    CHECK_ERROR(CUDA_ERROR_NOT_READY, cuStreamQuery(other));
+    let_go(&hold);
+    CHECK(cuStreamSynchronize(other));
+    CHECK_THAT(has_ended(&hold) && word_of(word, pinned, side) == 2);
+
+    // A stream that is destroyed finishes its work.
+    take_hold(&hold, held);
+    CHECK(cuMemsetD32Async(word, 3, 1, held));
+    CHECK(cuStreamDestroy(held));
+    CHECK_THAT(word_of(word, pinned, side) == 2);
+    let_go_later(&hold);
+    CHECK(cuCtxSynchronize());
+    CHECK_THAT(has_ended(&hold) && word_of(word, pinned, side) == 3);
+    joined(&hold);
+    printf("waits: word %u\n", *pinned);
+
+    CHECK(cuEventDestroy(begin));
+    CHECK(cuStreamDestroy(other));
+    CHECK(cuStreamDestroy(side));
+    CHECK(cuMemFreeHost(pinned));
+    CHECK(cuMemFree(word));
+}
+
 static unsigned calls[16];
 static atomic_int called;
 
@@ -141,10 +247,10 @@ static void host_functions(void) {
     for (unsigned round = 0; round < 16; ++round) {
         launch(stream, device, 1, 1, 3);
         CHECK(cuMemcpyDtoHAsync(host, device, 4, stream));
-        if (round % 2 == 0) {
-            CHECK(cuLaunchHostFunc(stream, note, host));
-        } else {
-            CHECK(cuStreamAddCallback(stream, note_status, host, 0));
+        switch (round % 3) {
+        case 0: CHECK(cuLaunchHostFunc(stream, note, host)); break;
+        case 1: CHECK(cuStreamAddCallback(stream, note_status, host, 0)); break;
+        case 2: CHECK(cuLaunchHostFunc_v2(stream, note, host, 0)); break;
         }
     }
     CHECK(cuStreamSynchronize(stream));
@@ -159,6 +265,8 @@ static void host_functions(void) {
 }
 
 int main(void) {
+    // Whoever waits for the wrong thing waits for ever.
+    alarm(100);
     const CUcontext context = start();
     CUmodule module;
     CHECK(cuModuleLoadData(&module, kernels));
@@ -166,6 +274,8 @@ int main(void) {
     properties(context);
     order();
     conversation(module);
+    make_hold(&hold, module);
+    waits();
     host_functions();
     return result("drv_streams");
 }

@@ -1,22 +1,95 @@
 // Older and newer forms of functions do what their other forms do, and launches in their other spellings.
-#include "program.h"
+//
+// shows: cuCtxCreate_v2, cuCtxCreate_v3, cuCtxCreate_v4, cuCtxGetDevice_v2, cuCtxSynchronize_v2,
+// cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxReset, cuDevicePrimaryCtxSetFlags, cuDeviceGetUuid_v2,
+// cuDeviceGetProperties, cuEventElapsedTime_v2, cuModuleLoadFatBinary, cuLaunchKernelEx,
+// cuOccupancyMaxPotentialBlockSizeWithFlags
+#include "hold.h"
+
+#undef cuDevicePrimaryCtxRelease
+#undef cuDevicePrimaryCtxReset
+#undef cuDevicePrimaryCtxSetFlags
 
 EMBED_PTX(kernels, "kernels.ptx");
 
 static size_t four_bytes_each(int threads) { return 4 * (size_t)threads; }
 
-static void contexts(void) {
-    CUcontext third, fourth, current;
-    CUdevice device = 9;
-    CHECK(cuCtxCreate_v3(&third, NULL, 0, 0, 0));
+// Whether the context is current, works, and was made with these flags.
+static void is_a_context(CUcontext context, unsigned schedule) {
+    CUcontext current = NULL;
+    CUdeviceptr pointer;
+    unsigned flags = 0, value = 0;
     CHECK(cuCtxGetCurrent(&current));
-    CHECK_THAT(current == third);
-    CHECK(cuCtxCreate_v4(&fourth, NULL, 0, 0));
-    CHECK(cuCtxGetDevice_v2(&device, third));
+    CHECK_THAT(context != NULL && current == context);
+    CHECK(cuCtxGetFlags(&flags));
+    CHECK_THAT((flags & CU_CTX_SCHED_MASK) == schedule);
+    CHECK(cuMemAlloc(&pointer, 4));
+    CHECK(cuMemsetD32(pointer, 12345, 1));
+    CHECK(cuMemcpyDtoH(&value, pointer, 4));
+    CHECK_THAT(value == 12345);
+    current = NULL;
+    CHECK(cuPointerGetAttribute(&current, CU_POINTER_ATTRIBUTE_CONTEXT, pointer));
+    CHECK_THAT(current == context);
+}
+
+static void contexts(void) {
+    CUcontext second, third, fourth, fifth, popped;
+    CUdevice device = 9;
+    CUmodule module;
+    CUstream stream;
+    Hold hold;
+    CUctxCreateParams parameters = {0};
+    CHECK(cuCtxCreate_v2(&second, CU_CTX_SCHED_SPIN, 0));
+    is_a_context(second, CU_CTX_SCHED_SPIN);
+    CHECK(cuCtxCreate_v3(&third, NULL, 0, CU_CTX_SCHED_BLOCKING_SYNC, 0));
+    is_a_context(third, CU_CTX_SCHED_BLOCKING_SYNC);
+    CHECK(cuCtxCreate_v4(&fourth, NULL, CU_CTX_SCHED_SPIN, 0));
+    is_a_context(fourth, CU_CTX_SCHED_SPIN);
+    CHECK(cuCtxCreate_v4(&fifth, &parameters, CU_CTX_SCHED_BLOCKING_SYNC, 0));
+    is_a_context(fifth, CU_CTX_SCHED_BLOCKING_SYNC);
+    CHECK_ERROR(CUDA_ERROR_INVALID_DEVICE, cuCtxCreate_v3(&popped, NULL, 0, 0, -1));
+    CHECK_ERROR(CUDA_ERROR_INVALID_DEVICE, cuCtxCreate_v4(&popped, NULL, 0, -1));
+
+    // Work of a context that is not current is waited for.
+    CHECK(cuModuleLoadData(&module, kernels));
+    make_hold(&hold, module);
+    CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    take_hold(&hold, stream);
+    CHECK(cuCtxPopCurrent(&popped));
+    CHECK_THAT(popped == fifth);
+    let_go_later(&hold);
+    CHECK(cuCtxSynchronize_v2(fifth));
+    CHECK_THAT(has_ended(&hold));
+    joined(&hold);
+    CHECK(cuCtxGetDevice_v2(&device, fifth));
     CHECK_THAT(device == 0);
-    CHECK(cuCtxSynchronize_v2(third));
+
+    CHECK(cuCtxDestroy(fifth));
     CHECK(cuCtxDestroy(fourth));
     CHECK(cuCtxDestroy(third));
+    CHECK(cuCtxDestroy(second));
+}
+
+// The primary context by the first forms of its functions.
+static void primary(void) {
+    CUcontext context;
+    unsigned flags = 0;
+    int active = 9;
+    CHECK(cuDevicePrimaryCtxSetFlags(0, CU_CTX_SCHED_BLOCKING_SYNC));
+    CHECK(cuDevicePrimaryCtxRetain(&context, 0));
+    CHECK(cuDevicePrimaryCtxGetState(0, &flags, &active));
+    CHECK_THAT(active == 1 && (flags & CU_CTX_SCHED_MASK) == CU_CTX_SCHED_BLOCKING_SYNC);
+    CHECK(cuDevicePrimaryCtxReset(0));
+    CHECK(cuDevicePrimaryCtxGetState(0, &flags, &active));
+    CHECK_THAT(active == 0);
+    CHECK(cuDevicePrimaryCtxRelease(0));
+    CHECK(cuDevicePrimaryCtxRetain(&context, 0));
+    CHECK(cuDevicePrimaryCtxGetState(0, &flags, &active));
+    CHECK_THAT(active == 1);
+    CHECK(cuDevicePrimaryCtxRelease(0));
+    CHECK(cuDevicePrimaryCtxGetState(0, &flags, &active));
+    CHECK_THAT(active == 0);
+    CHECK_ERROR(CUDA_ERROR_INVALID_CONTEXT, cuDevicePrimaryCtxRelease(0));
 }
 
 static void devices(void) {
@@ -71,10 +144,18 @@ static void launches(void) {
     float milliseconds = -1;
     CHECK(cuEventElapsedTime_v2(&milliseconds, begin, end));
     CHECK_THAT(milliseconds > 0);
+    float first_form = -1;
+    CHECK(cuEventElapsedTime(&first_form, begin, end));
+    CHECK_THAT(first_form == milliseconds);
 
-    int grid = 0, block = 0;
-    CHECK(cuOccupancyMaxPotentialBlockSizeWithFlags(&grid, &block, function_of(module, "reverse"), four_bytes_each, 0, 256, 0));
-    CHECK_THAT(grid >= 1 && block >= 32 && block <= 256);
+    // The block size that the search finds fits with what the caller's function says that it needs.
+    int grid = 0, block = 0, blocks = 0, processors = 0;
+    const CUfunction reverse = function_of(module, "reverse");
+    CHECK(cuDeviceGetAttribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 0));
+    CHECK(cuOccupancyMaxPotentialBlockSizeWithFlags(&grid, &block, reverse, four_bytes_each, 0, 256, 0));
+    CHECK_THAT(block >= 32 && block <= 256);
+    CHECK(cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, reverse, block, four_bytes_each(block)));
+    CHECK_THAT(grid == blocks * processors);
 
     CHECK(cuMemFree(data));
     CHECK(cuEventDestroy(begin));
@@ -84,6 +165,9 @@ static void launches(void) {
 }
 
 int main(void) {
+    alarm(100);
+    CHECK(cuInit(0));
+    primary();
     start();
     contexts();
     // Destroying a context that is current leaves the one below it on the stack.
