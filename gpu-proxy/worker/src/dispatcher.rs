@@ -53,23 +53,27 @@ pub fn run(
             session.execute(&record, lane, pending, Prepared::Nothing, &mut scratch)?;
             continue;
         }
-        match session.prepare(&record) {
-            Turn::Now(outcome) => session.finish(&record, lane, pending, outcome, &mut scratch)?,
-            Turn::Here(prepared) => {
-                session.execute(&record, lane, pending, prepared, &mut scratch)?;
+        let later = match session.prepare(&record) {
+            Turn::Now(outcome) => {
+                session.finish(&record, lane, pending, outcome, &mut scratch)?;
+                None
             }
-            Turn::Later(prepared) => {
-                handed_on = true;
-                let job = Job {
-                    record: record.clone(),
-                    pending,
-                    prepared,
-                };
-                if let Err(error) = lanes.submit(lane, job) {
-                    tracing::error!(%error, lane = lane.index(), "no thread for the lane");
-                    let outcome = Err(CUresult::CUDA_ERROR_OPERATING_SYSTEM.into());
-                    session.finish(&record, lane, None, outcome, &mut scratch)?;
-                }
+            Turn::Here(prepared) => {
+                session.execute(&record, lane, pending, prepared, &mut scratch)?
+            }
+            Turn::Later(prepared) => Some((pending, prepared)),
+        };
+        if let Some((pending, prepared)) = later {
+            handed_on = true;
+            let job = Job {
+                record: record.clone(),
+                pending,
+                prepared,
+            };
+            if let Err(error) = lanes.submit(lane, job) {
+                tracing::error!(%error, lane = lane.index(), "no thread for the lane");
+                let outcome = Err(CUresult::CUDA_ERROR_OPERATING_SYSTEM.into());
+                session.finish(&record, lane, None, outcome, &mut scratch)?;
             }
         }
     }

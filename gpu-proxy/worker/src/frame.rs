@@ -21,7 +21,7 @@ pub enum Prepared {
     Nothing,
     /// The stream was found to have nothing to wait for.
     Idle,
-    /// An event was recorded on the stream that the record synchronises with.
+    /// An event was recorded on the stream; what is left to do is to wait for it.
     Event {
         /// The event.
         event: usize,
@@ -51,6 +51,7 @@ pub struct Frame<'a> {
     prepared: Prepared,
     credit: Option<usize>,
     issued_on: Option<usize>,
+    unfinished: Option<Prepared>,
 }
 
 impl<'a> Frame<'a> {
@@ -78,6 +79,7 @@ impl<'a> Frame<'a> {
             prepared,
             credit: None,
             issued_on: None,
+            unfinished: None,
         })
     }
 
@@ -207,6 +209,21 @@ impl<'a> Frame<'a> {
     /// The credit's slot, and the driver stream if its work was issued.
     pub fn credit(&self) -> Option<(usize, Option<usize>)> {
         self.credit.map(|slot| (slot, self.issued_on))
+    }
+
+    /// The dispatcher issued the work and must not wait for it: the lane's thread does, and answers.
+    pub fn finish_later(&mut self, event: usize, context: ContextKey) {
+        self.unfinished = Some(Prepared::Event { event, context });
+    }
+
+    /// What the lane's thread has to wait for, with the reply that is owed.
+    pub fn into_unfinished(self) -> Option<(Option<Pending<Mapped>>, Prepared)> {
+        self.unfinished.map(|prepared| (self.pending, prepared))
+    }
+
+    /// Whether the lane's thread has to wait for what was issued.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some()
     }
 
     /// An opcode that this build does not know: the client hears of it and goes on.

@@ -86,6 +86,9 @@ pub struct Session {
     uploads: Mutex<HashMap<u16, (u64, Vec<u8>)>>,
 }
 
+/// A reply that is owed, if any, and what must be over before it goes out.
+pub type Unfinished = (Option<Pending<Mapped>>, Prepared);
+
 /// What the dispatcher does with a blocking record.
 #[derive(Debug)]
 pub enum Turn {
@@ -134,7 +137,7 @@ impl Session {
         &self.parts.driver.table
     }
 
-    /// Executes a record and answers it.
+    /// Executes a record and answers it, unless it left something for its lane's thread to wait for.
     ///
     /// # Errors
     /// [`Violation`]: the client must be ended.
@@ -145,11 +148,11 @@ impl Session {
         pending: Option<Pending<Mapped>>,
         prepared: Prepared,
         scratch: &mut Scratch,
-    ) -> Result<(), Violation> {
+    ) -> Result<Option<Unfinished>, Violation> {
         let mut frame = match Frame::new(record, lane, pending, prepared, scratch) {
             Ok(frame) => frame,
             Err(Refusal::Violation(violation)) => return Err(violation),
-            Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => return Ok(()),
+            Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => return Ok(None),
         };
         let outcome = self.take_note_of_credit(&mut frame).and_then(|()| {
             self.enter(&frame)?;
@@ -171,7 +174,7 @@ impl Session {
         scratch: &mut Scratch,
     ) -> Result<(), Violation> {
         match Frame::new(record, lane, pending, Prepared::Nothing, scratch) {
-            Ok(frame) => self.settle(frame, outcome),
+            Ok(frame) => self.settle(frame, outcome).map(|_| ()),
             Err(Refusal::Violation(violation)) => Err(violation),
             Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => Ok(()),
         }
@@ -498,7 +501,8 @@ impl Session {
     }
 
     fn take_note_of_credit(&self, frame: &mut Frame<'_>) -> Outcome {
-        if !credit::takes(frame.opcode()) {
+        let noted = matches!(frame.prepared(), Prepared::Event { .. });
+        if noted || !credit::takes(frame.opcode()) {
             return Ok(());
         }
         let stream = match frame.opcode() {
@@ -518,7 +522,7 @@ impl Session {
     }
 
     /// Answers, latches errors that nobody waits for, and counts.
-    fn settle(&self, frame: Frame<'_>, outcome: Outcome) -> Result<(), Violation> {
+    fn settle(&self, frame: Frame<'_>, outcome: Outcome) -> Result<Option<Unfinished>, Violation> {
         let (opcode, lane, context) = (frame.opcode(), frame.lane().index(), frame.context());
         let (credit, replies) = (frame.credit(), frame.replies());
         let (status, told) = match outcome {
@@ -544,7 +548,12 @@ impl Session {
                 self.parts.stats.count_error();
             }
         }
-        frame.answer(status);
+        let unfinished = if status == CUresult::CUDA_SUCCESS && frame.is_unfinished() {
+            frame.into_unfinished()
+        } else {
+            frame.answer(status);
+            None
+        };
         if let Some((slot, issued)) = credit {
             let key = context.and_then(|slot| self.contexts.key(slot).ok());
             let back = match (issued, key) {
@@ -556,7 +565,7 @@ impl Session {
             };
             self.return_credits(slot, back);
         }
-        Ok(())
+        Ok(unfinished)
     }
 }
 
