@@ -1,6 +1,6 @@
 // c = a + b on the Driver API alone: PTX text, module, launch, copies.
 //
-// shows: cuModuleLoadData, cuModuleGetFunction, cuLaunchKernel, cuMemcpyHtoD_v2, cuMemcpyDtoH_v2
+// shows: cuModuleLoadData, cuLaunchKernel, cuMemcpyHtoD_v2, cuMemcpyDtoH_v2
 #include "program.h"
 
 EMBED_PTX(vector_add, "vector_add.ptx");
