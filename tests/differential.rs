@@ -1,9 +1,11 @@
 //! Every program gives the same output and exit code directly and through the proxy.
 //!
 //! The programs are those of `tests/programs`, built by `make programs`: Driver API programs in C and
-//! unmodified CUDA C programs in four builds.
+//! unmodified CUDA C programs in four builds. The coverage table rests on what Driver API programs say that
+//! they show, so those run with a trace, and each must have called all that it lists.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use e2e::{Finished, Program, Proxy, Setup, Zone, place, proxy};
@@ -106,6 +108,70 @@ fn run_remoted(build: &Build, proxy: &Proxy, path: &Path) -> Finished {
         .run()
 }
 
+/// As [`run_remoted`], for a Driver API program; also what it lists as shown and did not call.
+fn run_traced(proxy: &Proxy, path: &Path) -> (Finished, Vec<String>) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let trace = proxy.directory().join(format!("{name}.trace"));
+    let finished = proxy
+        .program(path)
+        .env("VGPU_LOG", "trace")
+        .env("VGPU_LOG_FILE", &trace)
+        .run();
+    let trace = std::fs::read_to_string(&trace).unwrap_or_default();
+    let called = calls(&trace);
+    let claimed = claims(&name);
+    let missing = claimed
+        .into_iter()
+        .filter(|claim| !called.contains(claim.as_str()))
+        .collect();
+    (finished, missing)
+}
+
+/// The exported functions that libvgpu says were called: `vgpu[7] trace: cuInit -> CUDA_SUCCESS in 1ms`.
+fn calls(trace: &str) -> BTreeSet<&str> {
+    trace
+        .lines()
+        .filter_map(|line| line.split_once(" trace: ")?.1.split_once(" -> "))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// What the opening comment of a program's source lists: `shows: cuA, cuB`, over as many lines as end with a
+/// comma.
+fn claims(program: &str) -> Vec<String> {
+    let source = place::repository()
+        .join("tests/programs/driver")
+        .join(format!("{program}.c"));
+    let text = std::fs::read_to_string(&source).unwrap_or_else(|error| {
+        panic!(
+            "{program} was built from no source that is here ({}: {error}): remove target/programs \
+             and run `make programs`",
+            source.display()
+        )
+    });
+    let comment: Vec<&str> = text
+        .lines()
+        .map_while(|line| line.strip_prefix("//"))
+        .collect();
+    let mut claims = Vec::new();
+    let mut listing = false;
+    for line in comment.iter().map(|line| line.trim()) {
+        let list = match line.strip_prefix("shows:") {
+            Some(list) => list,
+            None if listing => line,
+            None => continue,
+        };
+        let names = list.split(',').map(str::trim);
+        claims.extend(names.filter(|name| !name.is_empty()).map(str::to_owned));
+        listing = list.ends_with(',');
+    }
+    assert!(
+        !claims.is_empty(),
+        "{program} does not say which functions it shows (`shows:` in its opening comment)"
+    );
+    claims
+}
+
 /// Says how two runs differ, if they do.
 fn difference(direct: &Finished, remoted: &Finished) -> Option<String> {
     let same = direct.stdout == remoted.stdout
@@ -144,8 +210,36 @@ fn check(build: &Build) {
 }
 
 #[test]
-fn driver_api_programs_are_the_same() {
-    check(&DRIVER);
+fn driver_api_programs_are_the_same_and_call_what_they_say_they_show() {
+    let programs = DRIVER.programs();
+    let proxy = two_client_proxy();
+    let mut faults = Vec::new();
+    for path in &programs {
+        let direct = run_direct(&DRIVER, path);
+        let (remoted, missing) = run_traced(&proxy, path);
+        faults.extend(difference(&direct, &remoted));
+        if !missing.is_empty() {
+            faults.push(format!(
+                "=== {}\nnever called, although it claims to show them: {}",
+                remoted.name,
+                missing.join(", ")
+            ));
+        }
+    }
+    assert!(
+        faults.is_empty(),
+        "{}\n--- log of the proxy\n{}",
+        faults.join("\n"),
+        proxy.log()
+    );
+    println!("driver: {} programs the same", programs.len());
+}
+
+#[test]
+fn trace_names_the_form_that_was_called() {
+    let trace =
+        "vgpu[7] trace: cuMemcpy_ptds -> CUDA_SUCCESS in 1.000ms\nvgpu[7] info: attached -> zone";
+    assert_eq!(calls(trace), BTreeSet::from(["cuMemcpy_ptds"]));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Writes `docs/coverage.md` and `docs/coverage.json`: one entry per exported name.
 //!
-//! A function counts as working only where a test shows it: a line `shows: cuA, cuB` in the opening
-//! comment of a program under `tests/programs`, or in a comment of a Rust test, names the functions whose
-//! effect or value that test compares. The name must also occur outside that line, as a call or a string,
-//! so that a claim without a call is refused.
+//! A function counts as working only where a test shows it: a list `shows: cuA, cuB` in the opening comment
+//! of a program in `tests/programs/driver` names the functions whose effect or value that program compares.
+//! Each must also occur outside the list; that the program really calls it is checked when it runs, against
+//! the trace (`tests/differential.rs`). A declared function that no program shows says why (`unshown`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -23,6 +23,9 @@ struct Entry {
     class: &'static str,
     status: &'static str,
     shown_by: Vec<String>,
+    /// Why nothing shows it, where something could.
+    #[serde(skip)]
+    unshown: String,
 }
 
 pub fn run(root: &Path, check: bool) -> Result<(), String> {
@@ -47,6 +50,23 @@ pub fn run(root: &Path, check: bool) -> Result<(), String> {
             .get(&export.name)
             .map(|tests| tests.iter().cloned().collect())
             .unwrap_or_default();
+        let unshown = declaration.map_or("", |function| &function.unshown);
+        match declaration {
+            Some(_) if shown_by.is_empty() && unshown.is_empty() => {
+                return Err(format!(
+                    "{}: no program shows it, and its declaration does not say why (`unshown`)",
+                    export.name
+                ));
+            }
+            Some(_) if !shown_by.is_empty() && !unshown.is_empty() => {
+                return Err(format!(
+                    "{}: {} shows it, but its declaration says that nothing can",
+                    export.name,
+                    shown_by.join(", ")
+                ));
+            }
+            _ => {}
+        }
         let status = match (class, shown_by.is_empty()) {
             ("none", false) => {
                 return Err(format!(
@@ -64,6 +84,7 @@ pub fn run(root: &Path, check: bool) -> Result<(), String> {
             class,
             status,
             shown_by,
+            unshown: unshown.to_owned(),
         });
     }
     let json = serde_json::to_string_pretty(&entries).map_err(|error| error.to_string())? + "\n";
@@ -104,17 +125,19 @@ fn markdown(entries: &[Entry], version: u32) -> String {
         if undemonstrated == 0 {
             String::new()
         } else {
-            format!(" ({undemonstrated} of them are written, but no test shows them yet)")
+            format!(" ({undemonstrated} of them are written, but no test can show them yet)")
         },
     );
     for entry in entries.iter().filter(|entry| entry.class != "none") {
+        let shown_by = if entry.unshown.is_empty() {
+            entry.shown_by.join(", ")
+        } else {
+            format!("nothing: {}", entry.unshown)
+        };
         let _ = writeln!(
             text,
-            "| `{}` | {} | {} | {} |",
-            entry.name,
-            entry.class,
-            entry.status,
-            entry.shown_by.join(", ")
+            "| `{}` | {} | {} | {shown_by} |",
+            entry.name, entry.class, entry.status
         );
     }
     text.push_str("\nNot declared, and therefore refused:\n\n");
@@ -128,7 +151,7 @@ fn markdown(entries: &[Entry], version: u32) -> String {
 /// Function name to the tests that claim to show it.
 fn claims(root: &Path, facts: &Facts) -> Result<BTreeMap<String, BTreeSet<String>>, String> {
     let mut files = Vec::new();
-    sources(&root.join("tests"), &mut files)?;
+    sources(&root.join("tests/programs/driver"), &mut files)?;
     let mut shown: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for path in files {
         let text =
@@ -192,11 +215,7 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
         .collect();
     entries.sort();
     for path in entries {
-        if path.is_dir() {
-            sources(&path, files)?;
-        } else if path.extension().is_some_and(|extension| {
-            extension == "rs" || extension == "c" || extension == "cu" || extension == "py"
-        }) {
+        if path.extension().is_some_and(|extension| extension == "c") {
             files.push(path);
         }
     }

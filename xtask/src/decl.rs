@@ -60,6 +60,9 @@ struct RawDeclaration {
     /// Why the halves are written by hand, or what a reader must know.
     #[serde(default)]
     note: String,
+    /// Why no test can show the function yet; required of one that none shows, refused otherwise.
+    #[serde(default)]
+    unshown: String,
 }
 
 /// What one parameter is to the generator.
@@ -109,6 +112,8 @@ pub struct Declaration {
     pub reply: Vec<Field>,
     /// Becomes the documentation of the request.
     pub note: String,
+    /// Why no test shows it; empty if one does.
+    pub unshown: String,
     /// Records of our own protocol (`vgpu*`) that no exported function stands behind.
     pub internal: bool,
     pub has_per_thread_form: bool,
@@ -247,6 +252,7 @@ fn resolve(
         record: fields(&raw.record)?,
         reply: fields(&raw.reply)?,
         note: raw.note,
+        unshown: raw.unshown,
         internal,
         has_per_thread_form: facts.per_thread_form(name).is_some(),
     })
