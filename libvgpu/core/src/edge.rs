@@ -172,10 +172,8 @@ mod tests {
             Err(CUresult::CUDA_ERROR_INVALID_VALUE)
         );
         // SAFETY: null is allowed.
-        assert_eq!(
-            unsafe { put(std::ptr::null_mut(), 1) },
-            Err(CUresult::CUDA_ERROR_INVALID_VALUE)
-        );
+        let written = unsafe { put(std::ptr::null_mut(), 1) };
+        assert_eq!(written, Err(CUresult::CUDA_ERROR_INVALID_VALUE));
         // SAFETY: a literal.
         assert!(unsafe { text(c"name".as_ptr(), 3) }.is_err());
         // SAFETY: a literal.

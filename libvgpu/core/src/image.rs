@@ -334,10 +334,8 @@ mod tests {
     #[test]
     fn null_is_an_invalid_value() {
         // SAFETY: null is allowed.
-        assert_eq!(
-            unsafe { sniff(std::ptr::null()) }.map(|_| ()),
-            Err(CUresult::CUDA_ERROR_INVALID_VALUE)
-        );
+        let sniffed = unsafe { sniff(std::ptr::null()) }.map(|_| ());
+        assert_eq!(sniffed, Err(CUresult::CUDA_ERROR_INVALID_VALUE));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Times kernels on the software GPU against the same loops in Rust, one thread each.
 //!
-//! `cargo run --release -p softgpu-core --example kernels`
+//! `cargo run --release -p softgpu-core --example kernels [KERNEL]`
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -11,7 +11,7 @@ use crate::facts::{Export, Facts};
 pub fn stubs(declarations: &Declarations) -> Result<String, String> {
     let mut text = banner("Client halves of the plain functions: check, post, wait, return.");
     text.push_str(
-        "#![allow(non_snake_case, unused_imports)]\n\nuse core::ffi::{c_char, c_int, c_uint, c_void};\n\nuse cuda_abi::function::Function;\nuse cuda_abi::types::*;\nuse idm_protocol::handle::Kind;\nuse idm_protocol::wire;\n\nuse crate::call::{Call, Outcome};\nuse crate::edge;\n\n",
+        "#![allow(non_snake_case, unused_imports, clippy::too_many_arguments, clippy::redundant_field_names)]\n// Both sides are 64-bit (asserted in cuda_abi), so lengths cross without loss.\n#![allow(clippy::cast_possible_truncation)]\n\nuse core::ffi::{c_char, c_int, c_uint, c_void};\n\nuse cuda_abi::function::Function;\nuse cuda_abi::types::*;\nuse idm_protocol::handle::Kind;\nuse idm_protocol::wire;\n\nuse crate::call::{Call, Outcome};\nuse crate::edge;\n\n",
     );
     for function in declarations.remote() {
         if function.client == Half::Generated && !function.internal {

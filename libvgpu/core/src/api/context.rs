@@ -24,7 +24,7 @@ const API_VERSION: c_uint = 3020;
 
 /// What `cuCtxGetId` reports: one number per context that ever was.
 pub(crate) fn id(context: Current) -> u64 {
-    u64::from(context.generation) << 24 | u64::from(context.slot) + 1
+    (u64::from(context.generation) << 24) | (u64::from(context.slot) + 1)
 }
 
 pub unsafe fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> Outcome {

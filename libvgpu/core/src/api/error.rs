@@ -198,10 +198,8 @@ mod tests {
     fn unknown_code_is_an_invalid_value_and_clears_the_pointer() {
         let mut place = c"before".as_ptr();
         // SAFETY: a local.
-        assert_eq!(
-            unsafe { cuGetErrorName(CUresult(12345), &raw mut place) },
-            Err(CUresult::CUDA_ERROR_INVALID_VALUE)
-        );
+        let named = unsafe { cuGetErrorName(CUresult(12345), &raw mut place) };
+        assert_eq!(named, Err(CUresult::CUDA_ERROR_INVALID_VALUE));
         assert!(place.is_null());
         // SAFETY: null is allowed.
         assert!(unsafe { cuGetErrorString(CUresult(0), std::ptr::null_mut()) }.is_err());

@@ -1,5 +1,15 @@
 //! The client halves written by hand, one file for each chapter, named as the worker's.
-#![allow(non_snake_case, reason = "the names are the Driver API's")]
+//!
+//! # Safety
+//!
+//! Every function here is one of the Driver API's, and so is its contract: a pointer is null or valid for
+//! what the function of that name reads or writes through it, and a callback is one that may be called.
+#![allow(
+    non_snake_case,
+    clippy::missing_safety_doc,
+    clippy::too_many_arguments,
+    reason = "names, parameters and contracts are the Driver API's; see above"
+)]
 
 pub mod context;
 pub mod device;
