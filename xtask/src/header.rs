@@ -99,7 +99,7 @@ fn name_exports(typedefs: &[Typedef], exported: &BTreeSet<String>) -> BTreeSet<S
             .push(typedef);
     }
     let mut lines = BTreeSet::new();
-    let mut named = BTreeSet::new();
+    let mut named: BTreeMap<String, (&str, &str)> = BTreeMap::new();
     for ((base, form), mut group) in groups {
         group.sort_by_key(|typedef| typedef.version);
         group.dedup_by_key(|typedef| typedef.version);
@@ -113,7 +113,7 @@ fn name_exports(typedefs: &[Typedef], exported: &BTreeSet<String>) -> BTreeSet<S
             .filter(|name| exported.contains(name))
             .collect();
         while let (Some(typedef), Some(name)) = (group.pop(), names.pop()) {
-            named.insert(name.clone());
+            named.insert(name.clone(), (base, &typedef.parameters));
             lines.insert(format!(
                 "{name}\t{base}\t{}\t{form}\t{}",
                 typedef.version, typedef.parameters
@@ -126,9 +126,16 @@ fn name_exports(typedefs: &[Typedef], exported: &BTreeSet<String>) -> BTreeSet<S
             );
         }
     }
-    for name in exported.difference(&named) {
-        // Exported, but without a typedef: reachable by dlsym only.
-        lines.insert(format!("{name}\t{name}\t0\t-\t?"));
+    for name in exported.iter().filter(|name| !named.contains_key(*name)) {
+        // Exported, but without a typedef: reachable by dlsym only. A per-thread form is its plain form's.
+        let plain = ["ptds", "ptsz"].into_iter().find_map(|form| {
+            let plain = name.strip_suffix(form)?.strip_suffix('_')?;
+            Some((form, named.get(plain)?))
+        });
+        lines.insert(match plain {
+            Some((form, (base, parameters))) => format!("{name}\t{base}\t0\t{form}\t{parameters}"),
+            None => format!("{name}\t{name}\t0\t-\t?"),
+        });
     }
     lines
 }

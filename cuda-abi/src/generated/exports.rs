@@ -1022,9 +1022,9 @@ pub static EXPORTS: [Export; 724] = [
     },
     Export {
         name: "cuGetProcAddress_v2_ptsz",
-        base: "cuGetProcAddress_v2_ptsz",
+        base: "cuGetProcAddress",
         since: 0,
-        default_stream: DefaultStream::Legacy,
+        default_stream: DefaultStream::PerThread,
     },
     Export {
         name: "cuGraphAddBatchMemOpNode",

@@ -1,6 +1,6 @@
 // Finding functions the way newer programs do: one symbol by name, all others by version.
 //
-// shows: cuGetProcAddress, cuGetProcAddress_v2, cuGetExportTable
+// shows: cuGetProcAddress, cuGetProcAddress_v2, cuGetProcAddress_v2_ptsz, cuGetExportTable
 #include "driver_api.h"
 
 #include <dlfcn.h>
@@ -56,6 +56,21 @@ static void forms(void *library, Resolve resolve) {
         if (!right) printf("%s at %d is not %s\n", known[at].base, known[at].version, known[at].form);
         CHECK_THAT(function != NULL && right);
     }
+}
+
+// The per-thread form prefers per-thread forms unless it is told otherwise. Programs have it from the header
+// as a rule, and not every driver exports it.
+static void per_thread_form(void *library) {
+    const Resolve resolve = (Resolve)dlsym(library, "cuGetProcAddress_v2_ptsz");
+    void *function = NULL;
+    int status = 9;
+    if (!resolve) return;
+    CHECK_THAT(resolve("cuLaunchKernel", &function, 12000, CU_GET_PROC_ADDRESS_DEFAULT, &status) == CUDA_SUCCESS);
+    CHECK_THAT(function == dlsym(library, "cuLaunchKernel_ptsz") && status == CU_GET_PROC_ADDRESS_SYMBOL_FOUND);
+    CHECK_THAT(resolve("cuLaunchKernel", &function, 12000, CU_GET_PROC_ADDRESS_LEGACY_STREAM, &status) == CUDA_SUCCESS);
+    CHECK_THAT(function == dlsym(library, "cuLaunchKernel"));
+    CHECK_THAT(resolve("cuMemAlloc", &function, 12000, CU_GET_PROC_ADDRESS_DEFAULT, &status) == CUDA_SUCCESS);
+    CHECK_THAT(function == dlsym(library, "cuMemAlloc_v2"));
 }
 
 // The first form has no status: what is not found is an error.
@@ -125,6 +140,7 @@ int main(void) {
     CHECK_THAT(resolve("cuInit", &function, 12000, 1 << 10, &status) == CUDA_ERROR_INVALID_VALUE);
     forms(library, resolve);
     first_form(library, version);
+    per_thread_form(library);
 
     // A private table that nobody knows.
     CUresult (*tables)(const void **, const CUuuid *) = (CUresult (*)(const void **, const CUuuid *))dlsym(library, "cuGetExportTable");

@@ -1138,8 +1138,24 @@ pub unsafe extern "C" fn cuGetProcAddress_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetProcAddress_v2_ptsz() -> CUresult {
-    refuse(169)
+pub unsafe extern "C" fn cuGetProcAddress_v2_ptsz(
+    symbol: *const c_char,
+    pfn: *mut *mut c_void,
+    driverVersion: c_int,
+    flags: u64,
+    symbolFound: *mut CUdriverProcAddressQueryResult,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGetProcAddress_v2_ptsz", || unsafe {
+        api::resolver::cuGetProcAddress_v2(
+            DefaultStream::PerThread,
+            symbol,
+            pfn,
+            driverVersion,
+            flags,
+            symbolFound,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]

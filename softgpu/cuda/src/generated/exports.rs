@@ -1145,8 +1145,24 @@ pub unsafe extern "C" fn cuGetProcAddress_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetProcAddress_v2_ptsz() -> CUresult {
-    refuse(169)
+pub unsafe extern "C" fn cuGetProcAddress_v2_ptsz(
+    symbol: *const c_char,
+    pfn: *mut *mut c_void,
+    driverVersion: c_int,
+    flags: u64,
+    symbolFound: *mut CUdriverProcAddressQueryResult,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGetProcAddress_v2_ptsz", || unsafe {
+        api::resolver::cuGetProcAddress_v2(
+            DefaultStream::PerThread,
+            symbol,
+            pfn,
+            driverVersion,
+            flags,
+            symbolFound,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5295,7 +5311,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuGetExportTable as *const c_void),
     Address::new(cuGetProcAddress as *const c_void),
     Address::new(cuGetProcAddress_v2 as *const c_void),
-    Address::NULL,
+    Address::new(cuGetProcAddress_v2_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
