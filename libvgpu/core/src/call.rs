@@ -80,6 +80,12 @@ impl Call {
         Ok(call)
     }
 
+    /// The context that the call is in.
+    #[inline]
+    pub(crate) fn context(&self) -> Option<Current> {
+        self.context
+    }
+
     /// Handle of the current context; 0 for none.
     #[inline]
     pub(crate) fn context_handle(&self) -> u64 {

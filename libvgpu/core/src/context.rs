@@ -61,11 +61,13 @@ impl Primary {
 
 /// The context that a program names.
 pub(crate) fn resolve(session: &Session, context: CUcontext) -> Outcome<Current> {
-    session
-        .objects()
-        .resolve(context as u64, Kind::CONTEXT)
-        .map(|(handle, _)| Current::new(handle))
-        .map_err(|error| objects::refusal(Kind::CONTEXT, &error))
+    match session.objects().resolve(context as u64, Kind::CONTEXT) {
+        Ok((handle, object)) => match object.detail {
+            Detail::Context { device, .. } => Ok(Current::new(handle, device)),
+            _ => Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
+        },
+        Err(error) => Err(objects::refusal(Kind::CONTEXT, &error)),
+    }
 }
 
 /// Device, flags and whether it is a primary one.

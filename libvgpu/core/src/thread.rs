@@ -36,15 +36,18 @@ pub(crate) struct Current {
     pub(crate) slot: u32,
     /// The slot's generation that the handle is of.
     pub(crate) generation: u32,
+    /// Ordinal of its device, as the program counts.
+    pub(crate) device: i32,
 }
 
 impl Current {
-    /// The context that `handle` names, by its look.
-    pub(crate) fn new(handle: Handle) -> Self {
+    /// The context that `handle` names.
+    pub(crate) fn new(handle: Handle, device: i32) -> Self {
         Self {
             handle: handle.value(),
             slot: handle.slot(),
             generation: handle.generation(),
+            device,
         }
     }
 }
@@ -183,7 +186,7 @@ mod tests {
     fn contexts_stack_and_setting_replaces_the_top_only() {
         let thread = Thread::default();
         let [a, b, c] =
-            [1, 2, 3].map(|slot| Current::new(Handle::new(Kind::CONTEXT, slot, 1).unwrap()));
+            [1, 2, 3].map(|slot| Current::new(Handle::new(Kind::CONTEXT, slot, 1).unwrap(), 0));
         assert_eq!(thread.context(), None);
         thread.set_context(Some(a));
         thread.push_context(b);
@@ -197,7 +200,7 @@ mod tests {
 
     #[test]
     fn every_thread_has_its_own_state() {
-        let context = Current::new(Handle::new(Kind::CONTEXT, 1, 1).unwrap());
+        let context = Current::new(Handle::new(Kind::CONTEXT, 1, 1).unwrap(), 0);
         Thread::current().push_context(context);
         assert_eq!(
             std::thread::spawn(|| Thread::current().context())

@@ -157,7 +157,7 @@ pub unsafe fn cuCtxCreate_v2(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice)
     call.exchange(&request, &[], |_, _| Ok(()))?;
     call.keep(Kind::CONTEXT, handle);
     call.session.set_alive(handle.slot(), handle.generation());
-    Thread::current().push_context(Current::new(handle));
+    Thread::current().push_context(Current::new(handle, dev));
     // SAFETY: the caller's promise.
     unsafe { edge::put(pctx, handle.value() as CUcontext) }
 }
@@ -344,6 +344,7 @@ mod tests {
         let id_of = |slot, generation| {
             id(Current::new(
                 Handle::new(Kind::CONTEXT, slot, generation).unwrap(),
+                0,
             ))
         };
         assert_ne!(id_of(0, 1), id_of(0, 2));
