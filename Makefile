@@ -7,7 +7,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PART ?= 0
 FUZZ_SECONDS ?= 20
-MIRI ?= short
+MIRI_EXTENT ?= short
 
 .PHONY: help demo test test-full bench lint loom miri fuzz docs device-check programs build clean
 
@@ -33,7 +33,7 @@ test-full: lint programs build ## Everything, however long: all tests, both buil
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@tests/without-handshake.sh
 	$(MAKE) loom
-	$(MAKE) miri MIRI=full
+	$(MAKE) miri MIRI_EXTENT=full
 	$(MAKE) fuzz FUZZ_SECONDS=120
 	@echo "make test-full: all tests passed"
 
@@ -53,7 +53,7 @@ loom: ## Model-check the ring and its waits
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test -p idm-protocol --release --test loom
 
 miri: ## Run the unsafe code on heap memory under Miri
-	@MIRI=$(MIRI) .ci/miri
+	@MIRI_EXTENT=$(MIRI_EXTENT) .ci/miri
 
 fuzz: ## Fuzz the decoders, FUZZ_SECONDS each
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) .ci/fuzz
