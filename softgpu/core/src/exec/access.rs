@@ -4,7 +4,13 @@
 //! atomic one, relaxed where PTX asks for no order; on x86-64 and AArch64 these are ordinary loads
 //! and stores. Accesses of different sizes to one place may race too, as they may on a device; the
 //! hardware defines what such a race yields, and no Rust reference to the memory ever exists.
+//!
+//! Most accesses of a warp are to neighbouring cells. Where those start at a multiple of 16 and the
+//! processor has AVX, they are moved 16 bytes at a time by `vmovdqa`, which such processors execute
+//! as one atomic access. It stands in inline assembly, since Rust has no atomic of that width: to
+//! the compiler it is a foreign access like those of the host program.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A piece of memory whose start and end have been checked against an [`super::AddressSpace`].
@@ -60,6 +66,103 @@ cells! {
     cell64: AtomicU64, u64, load64, store64;
 }
 
+/// What one lane reads or writes.
+pub trait Cell: Copy + Default {
+    /// Its size.
+    const BYTES: u64;
+
+    /// Reads it, relaxed.
+    fn load(place: Checked) -> Self;
+    /// Writes it, relaxed.
+    fn store(self, place: Checked);
+}
+
+macro_rules! cell {
+    ($($int:ident, $load:ident, $store:ident;)*) => {
+        $(
+            impl Cell for $int {
+                const BYTES: u64 = size_of::<$int>() as u64;
+
+                #[inline(always)]
+                fn load(place: Checked) -> Self {
+                    place.$load()
+                }
+
+                #[inline(always)]
+                fn store(self, place: Checked) {
+                    place.$store(self);
+                }
+            }
+        )*
+    };
+}
+
+cell! {
+    u8, load8, store8;
+    u16, load16, store16;
+    u32, load32, store32;
+    u64, load64, store64;
+}
+
+/// Moves the cells of a warp between memory that others may access and memory that they may not.
+#[cfg(target_arch = "x86_64")]
+mod pieces {
+    use std::arch::asm;
+
+    /// Whether the processor can.
+    #[inline(always)]
+    pub fn available() -> bool {
+        std::arch::is_x86_feature_detected!("avx")
+    }
+
+    /// Reads `bytes` bytes.
+    ///
+    /// # Safety
+    /// The processor must be able to. `from` must be a multiple of 16; that many bytes must be
+    /// readable there and writable at `to`; `bytes` must be a multiple of 16.
+    #[inline]
+    #[target_feature(enable = "avx")]
+    pub unsafe fn load(from: u64, to: *mut u8, bytes: usize) {
+        for piece in (0..bytes).step_by(16) {
+            // SAFETY: both places lie inside what the caller vouches for.
+            unsafe {
+                asm!(
+                    "vmovdqa {t}, [{from} + {piece}]",
+                    "vmovdqu [{to} + {piece}], {t}",
+                    from = in(reg) from,
+                    to = in(reg) to,
+                    piece = in(reg) piece,
+                    t = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        }
+    }
+
+    /// Writes `bytes` bytes.
+    ///
+    /// # Safety
+    /// As for [`load`], with `to` the multiple of 16.
+    #[inline]
+    #[target_feature(enable = "avx")]
+    pub unsafe fn store(from: *const u8, to: u64, bytes: usize) {
+        for piece in (0..bytes).step_by(16) {
+            // SAFETY: both places lie inside what the caller vouches for.
+            unsafe {
+                asm!(
+                    "vmovdqu {t}, [{from} + {piece}]",
+                    "vmovdqa [{to} + {piece}], {t}",
+                    from = in(reg) from,
+                    to = in(reg) to,
+                    piece = in(reg) piece,
+                    t = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        }
+    }
+}
+
 /// A range that an [`super::AddressSpace`] has vouched for during the current run.
 #[derive(Debug, Clone, Copy)]
 pub struct Span(super::Range);
@@ -110,34 +213,113 @@ unsafe impl super::AddressSpace for WithWorkspace<'_> {
 
 /// The addresses of a warp's active lanes, summed up for one check.
 #[derive(Debug, Clone, Copy)]
-pub struct Extent {
+pub struct Group<'a, C> {
+    addresses: &'a [u64; 32],
+    mask: u32,
     low: u64,
     high: u64,
     bits: u64,
+    /// All lanes are active and access one cell after the other.
+    row: bool,
+    cell: PhantomData<C>,
 }
 
-impl Extent {
+impl<'a, C: Cell> Group<'a, C> {
     /// Sums up the lanes of `mask`, which must not be empty.
     #[inline(always)]
-    pub fn of(addresses: &[u64; 32], mask: u32) -> Self {
+    pub fn of(addresses: &'a [u64; 32], mask: u32) -> Self {
         let first = addresses[(mask.trailing_zeros() & 31) as usize];
-        let (mut low, mut high, mut bits) = (first, first, first);
+        let mut group = Self {
+            addresses,
+            mask,
+            low: first,
+            high: first,
+            bits: first,
+            row: false,
+            cell: PhantomData,
+        };
+        if mask == u32::MAX
+            && let Some(last) = first.checked_add(31 * C::BYTES)
+        {
+            let mut differ = 0;
+            for (lane, &address) in (0u64..).zip(addresses) {
+                differ |= address ^ first.wrapping_add(lane * C::BYTES);
+            }
+            if differ == 0 {
+                group.high = last;
+                group.row = true;
+                return group;
+            }
+        }
         for (lane, &address) in addresses.iter().enumerate() {
             let address = if mask >> lane & 1 != 0 {
                 address
             } else {
                 first
             };
-            low = low.min(address);
-            high = high.max(address);
-            bits |= address;
+            group.low = group.low.min(address);
+            group.high = group.high.max(address);
+            group.bits |= address;
         }
-        Self { low, high, bits }
+        group
     }
 
     /// The lowest address.
-    pub fn low(self) -> u64 {
+    pub fn low(&self) -> u64 {
         self.low
+    }
+}
+
+/// Accesses of a warp that have been checked.
+#[derive(Debug)]
+pub struct Allowed<'a, C>(Group<'a, C>);
+
+impl<C: Cell> Allowed<'_, C> {
+    /// Calls `access` for every active lane, in lane order.
+    #[inline(always)]
+    pub fn each(&self, mut access: impl FnMut(usize, Checked)) {
+        for (lane, &address) in self.0.addresses.iter().enumerate() {
+            if self.0.mask >> lane & 1 != 0 {
+                // SAFETY: `Span::allow` has checked every active lane against the valid range.
+                access(lane, unsafe { Checked::new(address) });
+            }
+        }
+    }
+
+    /// Whether the cells can be moved in pieces.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn in_pieces(&self) -> bool {
+        self.0.row && self.0.low & 15 == 0 && pieces::available()
+    }
+
+    /// Reads each active lane's cell into its place in `out`.
+    #[inline(always)]
+    pub fn load<T>(&self, out: &mut [T; 32], widen: impl Fn(C) -> T) {
+        #[cfg(target_arch = "x86_64")]
+        if self.in_pieces() {
+            let mut cells = [C::default(); 32];
+            // SAFETY: the processor can, and the row of 32 checked cells starts at a multiple of 16.
+            unsafe { pieces::load(self.0.low, (&raw mut cells).cast(), size_of_val(&cells)) };
+            for (out, cell) in out.iter_mut().zip(cells) {
+                *out = widen(cell);
+            }
+            return;
+        }
+        self.each(|lane, place| out[lane] = widen(C::load(place)));
+    }
+
+    /// Writes each active lane's value, in lane order.
+    #[inline(always)]
+    pub fn store<T: Copy>(&self, values: &[T; 32], narrow: impl Fn(T) -> C) {
+        #[cfg(target_arch = "x86_64")]
+        if self.in_pieces() {
+            let cells: [C; 32] = std::array::from_fn(|lane| narrow(values[lane]));
+            // SAFETY: the processor can, and the row of 32 checked cells starts at a multiple of 16.
+            unsafe { pieces::store((&raw const cells).cast(), self.0.low, size_of_val(&cells)) };
+            return;
+        }
+        self.each(|lane, place| narrow(values[lane]).store(place));
     }
 }
 
@@ -166,10 +348,11 @@ impl Span {
             && (self.0.writable || !write)
     }
 
-    /// Whether an access of every lane lies inside and is aligned.
+    /// The accesses of all lanes, if they lie inside and are aligned.
     #[inline(always)]
-    pub fn covers_all(self, extent: Extent, bytes: u64, write: bool) -> bool {
-        self.covers(extent.low, extent.high, bytes, write) && extent.bits & (bytes - 1) == 0
+    pub fn allow<'a, C: Cell>(self, group: &Group<'a, C>, write: bool) -> Option<Allowed<'a, C>> {
+        let inside = self.covers(group.low, group.high, C::BYTES, write);
+        (inside && group.bits & (C::BYTES - 1) == 0).then_some(Allowed(*group))
     }
 
     /// The place of one aligned access, if it lies inside.
@@ -179,50 +362,5 @@ impl Span {
         // SAFETY: the range is valid by the promise made to `new`; the access was just checked
         // against it.
         inside.then(|| unsafe { Checked::new(address) })
-    }
-
-    /// Reads each active lane; `false`, with nothing read, if any access is not allowed.
-    #[inline(always)]
-    pub fn load_all<T>(
-        self,
-        addresses: &[u64; 32],
-        mask: u32,
-        bytes: u64,
-        out: &mut [T; 32],
-        read: impl Fn(Checked) -> T,
-    ) -> bool {
-        if !self.covers_all(Extent::of(addresses, mask), bytes, false) {
-            return false;
-        }
-        for (lane, (&address, out)) in addresses.iter().zip(out).enumerate() {
-            if mask >> lane & 1 != 0 {
-                // SAFETY: `covers_all` has checked every active lane against the valid range.
-                *out = read(unsafe { Checked::new(address) });
-            }
-        }
-        true
-    }
-
-    /// Writes each active lane, in lane order; `false`, with nothing written, if any access is not
-    /// allowed.
-    #[inline(always)]
-    pub fn store_all<T: Copy>(
-        self,
-        addresses: &[u64; 32],
-        mask: u32,
-        bytes: u64,
-        values: &[T; 32],
-        write: impl Fn(Checked, T),
-    ) -> bool {
-        if !self.covers_all(Extent::of(addresses, mask), bytes, true) {
-            return false;
-        }
-        for (lane, (&address, &value)) in addresses.iter().zip(values).enumerate() {
-            if mask >> lane & 1 != 0 {
-                // SAFETY: `covers_all` has checked every active lane against the valid range.
-                write(unsafe { Checked::new(address) }, value);
-            }
-        }
-        true
     }
 }

@@ -62,8 +62,8 @@ pub struct Block {
     warps: Vec<Warp>,
     shared: Vec<u8>,
     barriers: Vec<Barrier>,
-    /// Whether any thread has arrived at a barrier that is not complete.
-    arrivals: bool,
+    /// The barriers that threads have arrived at and that are not complete, a bit each.
+    arrivals: u32,
     spans: Spans,
     pub instructions: u64,
 }
@@ -77,7 +77,7 @@ impl Block {
                 .collect(),
             shared: vec![0; shape.shared_bytes as usize],
             barriers: vec![IDLE; 16],
-            arrivals: false,
+            arrivals: 0,
             spans: Spans::default(),
             instructions: 0,
         }
@@ -85,7 +85,7 @@ impl Block {
 
     pub fn start(&mut self, shape: &Shape<'_>, index: [u32; 3]) {
         self.index = index;
-        if std::mem::take(&mut self.arrivals) {
+        if std::mem::take(&mut self.arrivals) != 0 {
             self.barriers.fill(IDLE);
         }
         for warp in &mut self.warps {
@@ -394,7 +394,7 @@ impl Block {
         }
         barrier.count = wanted;
         barrier.arrived[index] |= active;
-        self.arrivals = true;
+        self.arrivals |= 1 << number;
         if let Some(p) = p {
             let negate = match f {
                 BarrierOp::Popc { negate }
@@ -420,15 +420,8 @@ impl Block {
 
     /// Releases every barrier that all expected threads have reached.
     fn complete_barriers(&mut self, shape: &Shape<'_>) {
-        if !self.arrivals {
-            return;
-        }
-        self.arrivals = false;
-        for number in 0..self.barriers.len() {
+        for number in lanes(self.arrivals) {
             let barrier = &self.barriers[number];
-            if barrier.arrived.iter().all(|&lanes| lanes == 0) {
-                continue;
-            }
             let complete = if barrier.count == 0 {
                 self.warps
                     .iter()
@@ -450,9 +443,9 @@ impl Block {
                 threads.sum::<u32>() >= barrier.count
             };
             if !complete {
-                self.arrivals = true;
                 continue;
             }
+            self.arrivals &= !(1 << number);
             let barrier = std::mem::replace(&mut self.barriers[number], IDLE);
             for warp in &mut self.warps {
                 for path in warp

@@ -583,9 +583,8 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     check!(View::check_vector(&addresses, mask, step * count));
                 }
                 for d in d.into_iter().flatten() {
-                    let mut r = [0; 32];
-                    check!(memory.load_w(space, ty, &addresses, mask, &mut r));
-                    put(&mut frame.w[d.index()], &r, mask);
+                    let out = &mut frame.w[d.index()];
+                    check!(memory.load_w(space, ty, &addresses, mask, out));
                     addresses = map1(&addresses, |a| a.wrapping_add(step));
                 }
             }
@@ -602,9 +601,8 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     check!(View::check_vector(&addresses, mask, 8 * count));
                 }
                 for d in d.into_iter().flatten() {
-                    let mut r = [0; 32];
-                    check!(memory.load_d(space, &addresses, mask, &mut r));
-                    put(&mut frame.d[d.index()], &r, mask);
+                    let out = &mut frame.d[d.index()];
+                    check!(memory.load_d(space, &addresses, mask, out));
                     addresses = map1(&addresses, |a| a.wrapping_add(8));
                 }
             }
@@ -654,9 +652,25 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 d,
             } => {
                 let addresses = addresses(frame, base, offset.into());
+                let op = Atomic { space, f, ty };
+                if ty == MemType::B32 {
+                    let b = &frame.w[b.index()];
+                    let c = c.map_or(b, |c| &frame.w[c.index()]);
+                    let mut old = [0; 32];
+                    if memory.atomic_w(op, &addresses, mask, (b, c), &mut old) {
+                        if let Some(d) = d {
+                            put(&mut frame.w[d.index()], &old, mask);
+                        }
+                        cursor.pc += 1;
+                        if cursor.pc >= cursor.stop {
+                            return Event::Pause;
+                        }
+                        continue;
+                    }
+                }
                 let b = map1(&frame.w[b.index()], u64::from);
                 let c = c.map_or([0; 32], |c| map1(&frame.w[c.index()], u64::from));
-                match atomic_lanes(memory, Atomic { space, f, ty }, &addresses, mask, &b, &c) {
+                match atomic_lanes(memory, op, &addresses, mask, &b, &c) {
                     Ok(old) => {
                         if let Some(d) = d {
                             put(&mut frame.w[d.index()], &map1(&old, |a| a as u32), mask);

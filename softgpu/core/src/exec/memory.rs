@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::access::{Checked, Extent, Span};
+use super::access::{Allowed, Cell, Checked, Group, Span};
 use super::fault::FaultKind;
 use super::float::Format;
 use super::{AddressSpace, Range};
@@ -44,25 +44,17 @@ impl Default for Spans {
 }
 
 impl Spans {
-    /// A range around the lowest address that allows the accesses of all lanes.
+    /// The accesses of all lanes, if one range allows them.
     #[inline(always)]
-    fn find(
+    fn allow<'a, C: Cell>(
         &mut self,
         space: &dyn AddressSpace,
-        extent: Extent,
-        bytes: u64,
+        group: &Group<'a, C>,
         write: bool,
-    ) -> Option<Span> {
-        match self
-            .spans
-            .iter()
-            .find(|span| span.covers_all(extent, bytes, write))
-        {
-            Some(span) => Some(*span),
-            None => {
-                let span = self.resolve(space, extent.low())?;
-                span.covers_all(extent, bytes, write).then_some(span)
-            }
+    ) -> Option<Allowed<'a, C>> {
+        match self.spans.iter().find_map(|span| span.allow(group, write)) {
+            Some(allowed) => Some(allowed),
+            None => self.resolve(space, group.low())?.allow(group, write),
         }
     }
 
@@ -201,7 +193,82 @@ impl View<'_> {
         Ok(())
     }
 
-    /// Reads a value of up to 32 bits in every active lane.
+    /// Reads a cell in every active lane, where that is simple; `false`, with some read, if not.
+    #[inline(always)]
+    fn load_cells<C: Cell, T, const N: usize>(
+        &mut self,
+        space: Space,
+        addresses: &[u64; 32],
+        mask: u32,
+        out: &mut [T; 32],
+        of_bytes: impl Fn([u8; N]) -> C,
+        widen: impl Fn(C) -> T,
+    ) -> bool {
+        match space {
+            Space::Shared => {
+                let cells = self.shared.as_chunks::<N>().0;
+                if low_bits(addresses, mask) & (N as u64 - 1) != 0 {
+                    return false;
+                }
+                for lane in 0..32 {
+                    if mask >> lane & 1 != 0 {
+                        let Some(cell) = cells.get(addresses[lane] as usize / N) else {
+                            return false;
+                        };
+                        out[lane] = widen(of_bytes(*cell));
+                    }
+                }
+                true
+            }
+            Space::Global | Space::Generic => {
+                let group = Group::<C>::of(addresses, mask);
+                let allowed = self.spans.allow(self.space, &group, false);
+                allowed.map(|allowed| allowed.load(out, widen)).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes a cell from every active lane, where that is simple; `false`, with some written, if
+    /// not.
+    #[inline(always)]
+    fn store_cells<C: Cell, T: Copy, const N: usize>(
+        &mut self,
+        space: Space,
+        addresses: &[u64; 32],
+        mask: u32,
+        values: &[T; 32],
+        to_bytes: impl Fn(C) -> [u8; N],
+        narrow: impl Fn(T) -> C,
+    ) -> bool {
+        match space {
+            Space::Shared => {
+                let cells = self.shared.as_chunks_mut::<N>().0;
+                if low_bits(addresses, mask) & (N as u64 - 1) != 0 {
+                    return false;
+                }
+                for lane in 0..32 {
+                    if mask >> lane & 1 != 0 {
+                        let Some(cell) = cells.get_mut(addresses[lane] as usize / N) else {
+                            return false;
+                        };
+                        *cell = to_bytes(narrow(values[lane]));
+                    }
+                }
+                true
+            }
+            Space::Global | Space::Generic => {
+                let group = Group::<C>::of(addresses, mask);
+                let allowed = self.spans.allow(self.space, &group, true);
+                allowed
+                    .map(|allowed| allowed.store(values, narrow))
+                    .is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads a value of up to 32 bits in every active lane; the others keep what they have.
     #[inline(always)]
     pub fn load_w(
         &mut self,
@@ -211,50 +278,20 @@ impl View<'_> {
         mask: u32,
         out: &mut [u32; 32],
     ) -> Result<(), LaneFault> {
-        let bytes = u64::from(ty.bytes());
-        match space {
-            Space::Shared if ty == MemType::B32 => {
-                for lane in 0..32 {
-                    if mask >> lane & 1 != 0 {
-                        let offset = addresses[lane] as usize;
-                        match self
-                            .shared
-                            .get(offset..)
-                            .and_then(|bytes| bytes.first_chunk::<4>())
-                        {
-                            Some(chunk) if addresses[lane] & 3 == 0 => {
-                                out[lane] = u32::from_le_bytes(*chunk)
-                            }
-                            _ => return self.load_w_slow(space, ty, addresses, mask, out),
-                        }
-                    }
-                }
-                return Ok(());
-            }
-            Space::Global | Space::Generic => {
-                let extent = Extent::of(addresses, mask);
-                if let Some(span) = self.spans.find(self.space, extent, bytes, false) {
-                    let loaded = match ty {
-                        MemType::U8 => {
-                            span.load_all(addresses, mask, 1, out, |place| place.load8().into())
-                        }
-                        MemType::S8 => span.load_all(addresses, mask, 1, out, |place| {
-                            i32::from(place.load8().cast_signed()).cast_unsigned()
-                        }),
-                        MemType::U16 => {
-                            span.load_all(addresses, mask, 2, out, |place| place.load16().into())
-                        }
-                        MemType::S16 => span.load_all(addresses, mask, 2, out, |place| {
-                            i32::from(place.load16().cast_signed()).cast_unsigned()
-                        }),
-                        _ => span.load_all(addresses, mask, 4, out, Checked::load32),
-                    };
-                    if loaded {
-                        return Ok(());
-                    }
-                }
-            }
-            _ => {}
+        let (of8, of16) = (u8::from_le_bytes, u16::from_le_bytes);
+        let simple = match ty {
+            MemType::U8 => self.load_cells(space, addresses, mask, out, of8, u32::from),
+            MemType::S8 => self.load_cells(space, addresses, mask, out, of8, |v| {
+                i32::from(v.cast_signed()).cast_unsigned()
+            }),
+            MemType::U16 => self.load_cells(space, addresses, mask, out, of16, u32::from),
+            MemType::S16 => self.load_cells(space, addresses, mask, out, of16, |v| {
+                i32::from(v.cast_signed()).cast_unsigned()
+            }),
+            _ => self.load_cells(space, addresses, mask, out, u32::from_le_bytes, |v: u32| v),
+        };
+        if simple {
+            return Ok(());
         }
         self.load_w_slow(space, ty, addresses, mask, out)
     }
@@ -290,13 +327,9 @@ impl View<'_> {
         mask: u32,
         out: &mut [u64; 32],
     ) -> Result<(), LaneFault> {
-        if matches!(space, Space::Global | Space::Generic) {
-            let extent = Extent::of(addresses, mask);
-            if let Some(span) = self.spans.find(self.space, extent, 8, false)
-                && span.load_all(addresses, mask, 8, out, Checked::load64)
-            {
-                return Ok(());
-            }
+        let id = |value: u64| value;
+        if self.load_cells(space, addresses, mask, out, u64::from_le_bytes, id) {
+            return Ok(());
         }
         for lane in lanes(mask) {
             out[lane] = self
@@ -317,22 +350,15 @@ impl View<'_> {
         values: &[u32; 32],
     ) -> Result<(), LaneFault> {
         let bytes = u64::from(ty.bytes());
-        if matches!(space, Space::Global | Space::Generic) {
-            let extent = Extent::of(addresses, mask);
-            if let Some(span) = self.spans.find(self.space, extent, bytes, true) {
-                let stored = match bytes {
-                    1 => span.store_all(addresses, mask, 1, values, |place, value| {
-                        place.store8(value as u8)
-                    }),
-                    2 => span.store_all(addresses, mask, 2, values, |place, value| {
-                        place.store16(value as u16)
-                    }),
-                    _ => span.store_all(addresses, mask, 4, values, Checked::store32),
-                };
-                if stored {
-                    return Ok(());
-                }
-            }
+        let simple = match bytes {
+            1 => self.store_cells(space, addresses, mask, values, u8::to_le_bytes, |v| v as u8),
+            2 => self.store_cells(space, addresses, mask, values, u16::to_le_bytes, |v| {
+                v as u16
+            }),
+            _ => self.store_cells(space, addresses, mask, values, u32::to_le_bytes, |v| v),
+        };
+        if simple {
+            return Ok(());
         }
         for lane in lanes(mask) {
             self.store(space, addresses[lane], bytes, lane, values[lane].into())
@@ -350,19 +376,55 @@ impl View<'_> {
         mask: u32,
         values: &[u64; 32],
     ) -> Result<(), LaneFault> {
-        if matches!(space, Space::Global | Space::Generic) {
-            let extent = Extent::of(addresses, mask);
-            if let Some(span) = self.spans.find(self.space, extent, 8, true)
-                && span.store_all(addresses, mask, 8, values, Checked::store64)
-            {
-                return Ok(());
-            }
+        if self.store_cells(space, addresses, mask, values, u64::to_le_bytes, |v| v) {
+            return Ok(());
         }
         for lane in lanes(mask) {
             self.store(space, addresses[lane], 8, lane, values[lane])
                 .map_err(|kind| (lane, kind))?;
         }
         Ok(())
+    }
+
+    /// A 32-bit atomic operation in every active lane, where that is simple; `false`, with nothing
+    /// done, if not. `old` receives what was there.
+    pub fn atomic_w(
+        &mut self,
+        op: Atomic,
+        addresses: &[u64; 32],
+        mask: u32,
+        (b, c): (&[u32; 32], &[u32; 32]),
+        old: &mut [u32; 32],
+    ) -> bool {
+        match op.space {
+            Space::Shared => {
+                let cells = self.shared.as_chunks_mut::<4>().0;
+                let inside = lanes(mask).all(|lane| addresses[lane] / 4 < cells.len() as u64);
+                if !inside || low_bits(addresses, mask) & 3 != 0 {
+                    return false;
+                }
+                match op.f {
+                    AtomOp::Add => exchange(cells, addresses, mask, old, |old, lane| {
+                        old.wrapping_add(b[lane])
+                    }),
+                    _ => exchange(cells, addresses, mask, old, |old, lane| {
+                        modify(op, old.into(), b[lane].into(), c[lane].into()) as u32
+                    }),
+                }
+                true
+            }
+            Space::Global | Space::Generic => {
+                let group = Group::<u32>::of(addresses, mask);
+                let Some(allowed) = self.spans.allow(self.space, &group, true) else {
+                    return false;
+                };
+                allowed.each(|lane, place| {
+                    old[lane] = host_atomic(op, place, b[lane].into(), c[lane].into()) as u32;
+                });
+                true
+            }
+            _ => false,
+        }
     }
 
     /// One lane's atomic operation; returns the value that was there.
@@ -533,6 +595,32 @@ fn modify(op: Atomic, old: u64, b: u64, c: u64) -> u64 {
             half(0) | half(16) << 16
         }
     }
+}
+
+/// Modifies each active lane's cell of shared memory, in lane order.
+#[inline(always)]
+fn exchange(
+    cells: &mut [[u8; 4]],
+    addresses: &[u64; 32],
+    mask: u32,
+    old: &mut [u32; 32],
+    modify: impl Fn(u32, usize) -> u32,
+) {
+    for lane in lanes(mask) {
+        let cell = &mut cells[addresses[lane] as usize / 4];
+        old[lane] = u32::from_le_bytes(*cell);
+        *cell = modify(old[lane], lane).to_le_bytes();
+    }
+}
+
+/// The lowest bits that any active lane's address has.
+#[inline(always)]
+fn low_bits(addresses: &[u64; 32], mask: u32) -> u64 {
+    let mut bits = 0;
+    for (lane, &address) in addresses.iter().enumerate() {
+        bits |= if mask >> lane & 1 != 0 { address } else { 0 };
+    }
+    bits & 7
 }
 
 fn read(bytes: &[u8], offset: usize, size: u64) -> u64 {

@@ -13,6 +13,7 @@ pub mod ir;
 mod lexer;
 mod lower;
 mod parser;
+mod propagate;
 mod types;
 
 use std::fmt;

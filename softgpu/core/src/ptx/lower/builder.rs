@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use super::super::ast::{self, Instruction, Operand, Statement, StatementKind};
 use super::super::ir::{self, AnyReg, Constant, D, Guard, Inst, Module, Op, P, Preload, W};
 use super::super::lexer::Pos;
-use super::super::{CompileError, allocate, types::Ty};
+use super::super::{CompileError, allocate, propagate, types::Ty};
 use super::layout::{self, Layout};
 use super::{Context, Result, failure};
 
@@ -584,6 +584,13 @@ impl<'a> Builder<'_, 'a> {
             .collect();
         preloads.sort_unstable_by_key(|preload| preload.register);
         let tables: Vec<usize> = self.tables.iter().map(|(table, _)| *table).collect();
+        propagate::propagate(
+            &mut self.code,
+            &mut self.lines,
+            &preloads,
+            &mut self.module.tables,
+            &tables,
+        );
         let registers = allocate::allocate(
             &mut self.code,
             &mut preloads,
