@@ -86,9 +86,13 @@ build_program() {
     esac
 }
 
-# Runs the program with the driver in directory $1.
+# Runs the program, in its own folder, with the driver in directory $1.
 with_driver() {
-    LD_LIBRARY_PATH=$work/$1${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} VGPU_SOCKET=$work/run/demo/gpu.sock "$program"
+    (
+        cd "${program%/*}"
+        export LD_LIBRARY_PATH=$work/$1${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} VGPU_SOCKET=$work/run/demo/gpu.sock
+        exec "./${program##*/}"
+    )
 }
 
 start_proxy() {
