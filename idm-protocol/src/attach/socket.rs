@@ -112,7 +112,7 @@ fn receive_into(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use std::os::fd::AsFd;
 
