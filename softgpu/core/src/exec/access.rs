@@ -6,7 +6,7 @@
 //! hardware defines what such a race yields, and no Rust reference to the memory ever exists.
 //!
 //! Most accesses of a warp are to neighbouring cells. Where those start at a multiple of 16 and the
-//! processor has AVX, they are moved 16 bytes at a time by `vmovdqa`, which such processors execute
+//! processor has AVX2, they are moved 16 bytes at a time by `vmovdqa`, which such processors execute
 //! as one atomic access. It stands in inline assembly, since Rust has no atomic of that width: to
 //! the compiler it is a foreign access like those of the host program.
 
@@ -108,34 +108,43 @@ cell! {
 #[cfg(target_arch = "x86_64")]
 mod pieces {
     use std::arch::asm;
+    use std::arch::x86_64::{
+        __m128i, __m256i, _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_loadu_si256,
+        _mm256_set_m128i, _mm256_storeu_si256,
+    };
 
     /// Whether the processor can.
     #[inline(always)]
     pub fn available() -> bool {
-        std::arch::is_x86_feature_detected!("avx")
+        std::arch::is_x86_feature_detected!("avx2")
     }
 
     /// Reads `bytes` bytes.
     ///
     /// # Safety
     /// The processor must be able to. `from` must be a multiple of 16; that many bytes must be
-    /// readable there and writable at `to`; `bytes` must be a multiple of 16.
+    /// readable there and writable at `to`; `bytes` must be a multiple of 32.
     #[inline]
-    #[target_feature(enable = "avx")]
+    #[target_feature(enable = "avx2")]
     pub unsafe fn load(from: u64, to: *mut u8, bytes: usize) {
-        for piece in (0..bytes).step_by(16) {
-            // SAFETY: both places lie inside what the caller vouches for.
+        for (offset, place) in (0..bytes).step_by(32).zip((from..).step_by(32)) {
+            let (low, high): (__m128i, __m128i);
+            // SAFETY: the place lies inside what the caller vouches for.
             unsafe {
                 asm!(
-                    "vmovdqa {t}, [{from} + {piece}]",
-                    "vmovdqu [{to} + {piece}], {t}",
-                    from = in(reg) from,
-                    to = in(reg) to,
-                    piece = in(reg) piece,
-                    t = out(xmm_reg) _,
-                    options(nostack, preserves_flags),
+                    "vmovdqa {low}, [{place}]",
+                    "vmovdqa {high}, [{place} + 16]",
+                    place = in(reg) place,
+                    low = lateout(xmm_reg) low,
+                    high = lateout(xmm_reg) high,
+                    options(nostack, preserves_flags, readonly),
                 );
             }
+            let both = _mm256_set_m128i(high, low);
+            // SAFETY: the offset is less than `bytes`.
+            let to = unsafe { to.add(offset) }.cast::<__m256i>();
+            // SAFETY: the caller vouches for this memory.
+            unsafe { _mm256_storeu_si256(to, both) };
         }
     }
 
@@ -144,18 +153,23 @@ mod pieces {
     /// # Safety
     /// As for [`load`], with `to` the multiple of 16.
     #[inline]
-    #[target_feature(enable = "avx")]
+    #[target_feature(enable = "avx2")]
     pub unsafe fn store(from: *const u8, to: u64, bytes: usize) {
-        for piece in (0..bytes).step_by(16) {
-            // SAFETY: both places lie inside what the caller vouches for.
+        for (offset, place) in (0..bytes).step_by(32).zip((to..).step_by(32)) {
+            // SAFETY: the offset is less than `bytes`.
+            let from = unsafe { from.add(offset) }.cast::<__m256i>();
+            // SAFETY: the caller vouches for this memory.
+            let both = unsafe { _mm256_loadu_si256(from) };
+            let low = _mm256_castsi256_si128(both);
+            let high = _mm256_extracti128_si256::<1>(both);
+            // SAFETY: the place lies inside what the caller vouches for.
             unsafe {
                 asm!(
-                    "vmovdqu {t}, [{from} + {piece}]",
-                    "vmovdqa [{to} + {piece}], {t}",
-                    from = in(reg) from,
-                    to = in(reg) to,
-                    piece = in(reg) piece,
-                    t = out(xmm_reg) _,
+                    "vmovdqa [{place}], {low}",
+                    "vmovdqa [{place} + 16], {high}",
+                    place = in(reg) place,
+                    low = in(xmm_reg) low,
+                    high = in(xmm_reg) high,
                     options(nostack, preserves_flags),
                 );
             }

@@ -8,9 +8,10 @@
 use super::AddressSpace;
 use super::fault::FaultKind;
 use super::grid::Shape;
-use super::interpret::{Cursor, Event, execute, first_active, set_uniform};
+use super::interpret::{Cursor, Event, execute};
 use super::memory::{Spans, View, lanes};
 use super::print;
+use super::register::{first_active, set_uniform};
 use super::warp::{Path, State, Warp};
 use crate::ptx::ir::*;
 
@@ -281,7 +282,7 @@ impl Block {
         match event {
             Event::Pause => {}
             Event::Yield => warp.turn |= 1,
-            Event::Fault { lane, kind } => return Err((lane, kind)),
+            Event::Fault { lane, kind } => return Err((lane, *kind)),
             Event::Diverge { active, target } => {
                 let taken = split(warp, place, active);
                 warp.paths[taken].pc = target;

@@ -7,8 +7,8 @@
     reason = "PTX integers are reinterpreted: the casts are the semantics"
 )]
 
-use super::interpret::set_uniform;
 use super::memory::lanes;
+use super::register::set_uniform;
 use super::warp::{FULL, Frame};
 use crate::ptx::ir::*;
 

@@ -1,7 +1,6 @@
 //! The instruction loop: runs one path of a warp until the scheduler has to decide something.
 //!
-//! Each operation computes all 32 lanes in a loop that the compiler turns into vector instructions,
-//! then keeps the active ones. The loop is compiled twice, once for processors with AVX2 and FMA.
+//! Each operation computes all 32 lanes, then keeps the active ones.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -15,6 +14,10 @@ use super::cross;
 use super::fault::FaultKind;
 use super::lanes::*;
 use super::memory::{Atomic, LaneFault, View, lanes};
+#[cfg(target_arch = "x86_64")]
+use super::processor::Avx2;
+use super::processor::{Plain, Processor};
+use super::register::*;
 use super::scalar;
 use super::warp::Frame;
 use crate::ptx::ir::*;
@@ -75,125 +78,20 @@ pub enum Event {
     Yield,
     Fault {
         lane: usize,
-        kind: FaultKind,
+        kind: Box<FaultKind>,
     },
 }
 
 /// Runs the path at the cursor.
 pub fn execute(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Event {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("fma")
-        && std::arch::is_x86_feature_detected!("bmi2")
-        && std::arch::is_x86_feature_detected!("lzcnt")
-        && std::arch::is_x86_feature_detected!("popcnt")
-    {
-        // SAFETY: the processor has the features, as just asked.
-        return unsafe { execute_avx2(cursor, frame, memory) };
+    if let Some(cpu) = Avx2::detect() {
+        return cpu.apart(
+            #[inline(always)]
+            || run(cpu, cursor, frame, memory),
+        );
     }
-    run(cursor, frame, memory)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,bmi2,lzcnt,popcnt")]
-fn execute_avx2(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Event {
-    run(cursor, frame, memory)
-}
-
-/// Addresses of all lanes.
-#[inline(always)]
-fn addresses(frame: &Frame, base: Base, offset: i32) -> L64 {
-    let offset = i64::from(offset);
-    match base {
-        Base::D(d) => map1(&frame.d[d.index()], |a| a.wrapping_add_signed(offset)),
-        Base::W(w) => map1(&frame.w[w.index()], |a| {
-            u64::from(a).wrapping_add_signed(offset)
-        }),
-    }
-}
-
-fn widened(frame: &Frame, register: AnyReg) -> L64 {
-    match register {
-        AnyReg::W(w) => map1(&frame.w[w.index()], u64::from),
-        AnyReg::D(d) => frame.d[d.index()],
-        AnyReg::P(p) => std::array::from_fn(|lane| u64::from(frame.p[p.index()] >> lane & 1)),
-    }
-}
-
-fn assign(frame: &mut Frame, register: AnyReg, values: &L64, mask: u32) {
-    match register {
-        AnyReg::W(w) => put(&mut frame.w[w.index()], &map1(values, |a| a as u32), mask),
-        AnyReg::D(d) => put(&mut frame.d[d.index()], values, mask),
-        AnyReg::P(p) => {
-            let bits = (0..32).fold(0, |bits, lane| bits | ((values[lane] & 1) as u32) << lane);
-            keep(&mut frame.p[p.index()], bits, mask);
-        }
-    }
-}
-
-/// Sets a predicate, or a 32-bit register, in the active lanes.
-pub fn set_uniform(frame: &mut Frame, register: AnyReg, value: u64, mask: u32) {
-    assign(frame, register, &[value; 32], mask);
-}
-
-#[inline(always)]
-fn convert(frame: &mut Frame, spec: Conversion, a: AnyReg, d: AnyReg, mask: u32) {
-    use Scalar as S;
-    let plain = !spec.sat && !spec.relu && !spec.ftz;
-    match (spec.from, spec.to, a, d) {
-        (S::S32, S::F32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.round == Round::Nearest => {
-            let r = map1(&frame.w[a.index()], |a| (a as i32 as f32).to_bits());
-            put(&mut frame.w[d.index()], &r, mask);
-        }
-        (S::U32, S::F32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.round == Round::Nearest => {
-            let r = map1(&frame.w[a.index()], |a| (a as f32).to_bits());
-            put(&mut frame.w[d.index()], &r, mask);
-        }
-        // Rust's casts saturate and turn NaN to zero, as PTX does.
-        (S::F32, S::S32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.round == Round::Zero => {
-            let r = map1(&frame.w[a.index()], |a| f(a) as i32 as u32);
-            put(&mut frame.w[d.index()], &r, mask);
-        }
-        (S::F32, S::F64, AnyReg::W(a), AnyReg::D(d)) if plain && !spec.integral => {
-            let r = map1(&frame.w[a.index()], |a| f64::from(f(a)).to_bits());
-            put(&mut frame.d[d.index()], &r, mask);
-        }
-        (S::F64, S::F32, AnyReg::D(a), AnyReg::W(d)) if plain && spec.round == Round::Nearest => {
-            let r = map1(&frame.d[a.index()], |a| b(g(a) as f32));
-            put(&mut frame.w[d.index()], &r, mask);
-        }
-        (S::S32, S::F64, AnyReg::W(a), AnyReg::D(d)) if plain => {
-            let r = map1(&frame.w[a.index()], |a| f64::from(a as i32).to_bits());
-            put(&mut frame.d[d.index()], &r, mask);
-        }
-        (S::F32, S::F32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.integral => {
-            let a = &frame.w[a.index()];
-            let r = match spec.round {
-                Round::Zero => map1(a, |a| b(f(a).trunc())),
-                Round::Down => map1(a, |a| b(f(a).floor())),
-                Round::Up => map1(a, |a| b(f(a).ceil())),
-                _ => map1(a, |a| b(f(a).round_ties_even())),
-            };
-            put(&mut frame.w[d.index()], &r, mask);
-        }
-        _ => convert_slow(frame, spec, a, d, mask),
-    }
-}
-
-#[inline(never)]
-fn convert_slow(frame: &mut Frame, spec: Conversion, a: AnyReg, d: AnyReg, mask: u32) {
-    let r = map1(&widened(frame, a), |a| scalar::convert(spec, a));
-    assign(frame, d, &r, mask);
-}
-
-#[inline(never)]
-fn float_slow(frame: &mut Frame, spec: FloatSpec, sources: [AnyReg; 3], d: AnyReg, mask: u32) {
-    let [a, b, c] = sources.map(|register| widened(frame, register));
-    let mut r = [0; 32];
-    for lane in lanes(mask) {
-        r[lane] = scalar::float(spec, a[lane], b[lane], c[lane]);
-    }
-    assign(frame, d, &r, mask);
+    run(Plain, cursor, frame, memory)
 }
 
 fn carry(frame: &Frame, flag: Option<P>) -> u32 {
@@ -218,16 +116,29 @@ fn atomic_lanes(
     Ok(old)
 }
 
+#[cold]
+fn fault(lane: usize, kind: FaultKind) -> Event {
+    Event::Fault {
+        lane,
+        kind: Box::new(kind),
+    }
+}
+
 macro_rules! check {
     ($result:expr) => {
         if let Err((lane, kind)) = $result {
-            return Event::Fault { lane, kind };
+            return fault(lane, kind);
         }
     };
 }
 
 #[inline(always)]
-fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Event {
+fn run(
+    cpu: impl Processor,
+    cursor: &mut Cursor<'_>,
+    frame: &mut Frame,
+    memory: &mut View<'_>,
+) -> Event {
     let code = cursor.code;
     let path = cursor.mask;
     loop {
@@ -252,12 +163,10 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
         }
         match inst.op {
             Op::MovW { a, d } => {
-                let r = frame.w[a.index()];
-                put(&mut frame.w[d.index()], &r, mask);
+                copy(cpu, &mut frame.w, a.index(), d.index(), mask);
             }
             Op::MovD { a, d } => {
-                let r = frame.d[a.index()];
-                put(&mut frame.d[d.index()], &r, mask);
+                copy(cpu, &mut frame.d, a.index(), d.index(), mask);
             }
             Op::MovP { negate, a, d } => {
                 let bits = frame.p[a.index()];
@@ -268,130 +177,174 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 );
             }
             Op::PackD { lo, hi, d } => {
-                let r = map2(&frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| {
+                let r = map2(cpu, &frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| {
                     u64::from(hi) << 32 | u64::from(lo)
                 });
-                put(&mut frame.d[d.index()], &r, mask);
+                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
             Op::ExtendD { signed, a, d } => {
                 let a = &frame.w[a.index()];
                 let r = if signed {
-                    map1(a, |a| i64::from(a as i32) as u64)
+                    map1(cpu, a, |a| i64::from(a as i32) as u64)
                 } else {
-                    map1(a, u64::from)
+                    map1(cpu, a, u64::from)
                 };
-                put(&mut frame.d[d.index()], &r, mask);
+                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
             Op::UnpackD { a, lo, hi } => {
                 let a = frame.d[a.index()];
                 if let Some(lo) = lo {
-                    put(&mut frame.w[lo.index()], &map1(&a, |a| a as u32), mask);
+                    put(
+                        cpu,
+                        &mut frame.w[lo.index()],
+                        &map1(cpu, &a, |a| a as u32),
+                        mask,
+                    );
                 }
                 if let Some(hi) = hi {
                     put(
+                        cpu,
                         &mut frame.w[hi.index()],
-                        &map1(&a, |a| (a >> 32) as u32),
+                        &map1(cpu, &a, |a| (a >> 32) as u32),
                         mask,
                     );
                 }
             }
             Op::PackW { lo, hi, d } => {
-                let r = map2(&frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| {
+                let r = map2(cpu, &frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| {
                     hi << 16 | lo & 0xffff
                 });
-                put(&mut frame.w[d.index()], &r, mask);
+                put(cpu, &mut frame.w[d.index()], &r, mask);
             }
             Op::UnpackW { a, lo, hi } => {
                 let a = frame.w[a.index()];
                 if let Some(lo) = lo {
-                    put(&mut frame.w[lo.index()], &map1(&a, |a| a & 0xffff), mask);
+                    put(
+                        cpu,
+                        &mut frame.w[lo.index()],
+                        &map1(cpu, &a, |a| a & 0xffff),
+                        mask,
+                    );
                 }
                 if let Some(hi) = hi {
-                    put(&mut frame.w[hi.index()], &map1(&a, |a| a >> 16), mask);
+                    put(
+                        cpu,
+                        &mut frame.w[hi.index()],
+                        &map1(cpu, &a, |a| a >> 16),
+                        mask,
+                    );
                 }
             }
             Op::SelW { a, b, p, d } => {
                 let (a, b, bits) = (&frame.w[a.index()], &frame.w[b.index()], frame.p[p.index()]);
-                let r: L32 = std::array::from_fn(|lane| {
+                let r: L32 = each(cpu, |lane| {
                     if bits >> lane & 1 != 0 {
                         a[lane]
                     } else {
                         b[lane]
                     }
                 });
-                put(&mut frame.w[d.index()], &r, mask);
+                put(cpu, &mut frame.w[d.index()], &r, mask);
             }
             Op::SelD { a, b, p, d } => {
                 let (a, b, bits) = (&frame.d[a.index()], &frame.d[b.index()], frame.p[p.index()]);
-                let r: L64 = std::array::from_fn(|lane| {
+                let r: L64 = each(cpu, |lane| {
                     if bits >> lane & 1 != 0 {
                         a[lane]
                     } else {
                         b[lane]
                     }
                 });
-                put(&mut frame.d[d.index()], &r, mask);
+                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
-            Op::UnW { f, a, d } => {
-                let r = un_w(f, &frame.w[a.index()]);
-                put(&mut frame.w[d.index()], &r, mask);
-            }
-            Op::UnD { f, a, d } => {
-                let r = un_d(f, &frame.d[a.index()]);
-                put(&mut frame.d[d.index()], &r, mask);
-            }
-            Op::BinW { f, a, b, d } => {
-                let r = bin_w(f, &frame.w[a.index()], &frame.w[b.index()]);
-                put(&mut frame.w[d.index()], &r, mask);
-            }
-            Op::BinD { f, a, b, d } => {
-                let r = bin_d(f, &frame.d[a.index()], &frame.d[b.index()]);
-                put(&mut frame.d[d.index()], &r, mask);
-            }
-            Op::TernW { f, a, b, c, d } => {
-                let r = tern_w(
-                    f,
-                    &frame.w[a.index()],
-                    &frame.w[b.index()],
-                    &frame.w[c.index()],
-                );
-                put(&mut frame.w[d.index()], &r, mask);
-            }
-            Op::TernD { f, a, b, c, d } => {
-                let r = tern_d(
-                    f,
-                    &frame.d[a.index()],
-                    &frame.d[b.index()],
-                    &frame.d[c.index()],
-                );
-                put(&mut frame.d[d.index()], &r, mask);
-            }
+            Op::UnW { f, a, d } => un_w(
+                cpu,
+                f,
+                Slots {
+                    file: &mut frame.w,
+                    from: [a.index()],
+                    to: d.index(),
+                    mask,
+                },
+            ),
+            Op::UnD { f, a, d } => un_d(
+                cpu,
+                f,
+                Slots {
+                    file: &mut frame.d,
+                    from: [a.index()],
+                    to: d.index(),
+                    mask,
+                },
+            ),
+            Op::BinW { f, a, b, d } => bin_w(
+                cpu,
+                f,
+                Slots {
+                    file: &mut frame.w,
+                    from: [a.index(), b.index()],
+                    to: d.index(),
+                    mask,
+                },
+            ),
+            Op::BinD { f, a, b, d } => bin_d(
+                cpu,
+                f,
+                Slots {
+                    file: &mut frame.d,
+                    from: [a.index(), b.index()],
+                    to: d.index(),
+                    mask,
+                },
+            ),
+            Op::TernW { f, a, b, c, d } => tern_w(
+                cpu,
+                f,
+                Slots {
+                    file: &mut frame.w,
+                    from: [a.index(), b.index(), c.index()],
+                    to: d.index(),
+                    mask,
+                },
+            ),
+            Op::TernD { f, a, b, c, d } => tern_d(
+                cpu,
+                f,
+                Slots {
+                    file: &mut frame.d,
+                    from: [a.index(), b.index(), c.index()],
+                    to: d.index(),
+                    mask,
+                },
+            ),
             Op::ShiftD { f, a, b, d } => {
                 let (a, b) = (&frame.d[a.index()], &frame.w[b.index()]);
                 let r = match f {
-                    ShiftD::Shl => map2(a, b, |a, b| if b > 63 { 0 } else { a << (b & 63) }),
-                    ShiftD::ShrU => map2(a, b, |a, b| if b > 63 { 0 } else { a >> (b & 63) }),
-                    ShiftD::ShrS => map2(a, b, |a, b: u32| ((a as i64) >> b.min(63)) as u64),
+                    ShiftD::Shl => map2(cpu, a, b, |a, b| if b > 63 { 0 } else { a << (b & 63) }),
+                    ShiftD::ShrU => map2(cpu, a, b, |a, b| if b > 63 { 0 } else { a >> (b & 63) }),
+                    ShiftD::ShrS => map2(cpu, a, b, |a, b: u32| ((a as i64) >> b.min(63)) as u64),
                 };
-                put(&mut frame.d[d.index()], &r, mask);
+                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
             Op::Lop3 { table, a, b, c, d } => {
                 let r = map3(
+                    cpu,
                     &frame.w[a.index()],
                     &frame.w[b.index()],
                     &frame.w[c.index()],
                     |a, b, c| scalar::lop3(table, a, b, c),
                 );
-                put(&mut frame.w[d.index()], &r, mask);
+                put(cpu, &mut frame.w[d.index()], &r, mask);
             }
             Op::BfeD { signed, a, b, c, d } => {
                 let r = map3(
+                    cpu,
                     &frame.d[a.index()],
                     &frame.w[b.index()],
                     &frame.w[c.index()],
                     |a, b, c| scalar::bfe64(signed, a, b, c, 64),
                 );
-                put(&mut frame.d[d.index()], &r, mask);
+                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
             Op::BfiW { a, b, c, e, d } => {
                 let (a, b, c, e) = (
@@ -400,10 +353,10 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     &frame.w[c.index()],
                     &frame.w[e.index()],
                 );
-                let r: L32 = std::array::from_fn(|l| {
+                let r: L32 = each(cpu, |l| {
                     scalar::bfi64(a[l].into(), b[l].into(), c[l], e[l], 32) as u32
                 });
-                put(&mut frame.w[d.index()], &r, mask);
+                put(cpu, &mut frame.w[d.index()], &r, mask);
             }
             Op::BfiD { a, b, c, e, d } => {
                 let (a, b, c, e) = (
@@ -412,28 +365,29 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     &frame.w[c.index()],
                     &frame.w[e.index()],
                 );
-                let r: L64 = std::array::from_fn(|l| scalar::bfi64(a[l], b[l], c[l], e[l], 64));
-                put(&mut frame.d[d.index()], &r, mask);
+                let r: L64 = each(cpu, |l| scalar::bfi64(a[l], b[l], c[l], e[l], 64));
+                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
             Op::Prmt { mode, a, b, c, d } => {
                 let r = map3(
+                    cpu,
                     &frame.w[a.index()],
                     &frame.w[b.index()],
                     &frame.w[c.index()],
                     |a, b, c| scalar::prmt(mode, a, b, c),
                 );
-                put(&mut frame.w[d.index()], &r, mask);
+                put(cpu, &mut frame.w[d.index()], &r, mask);
             }
             Op::MulWide { signed, a, b, d } => {
                 let (a, b) = (&frame.w[a.index()], &frame.w[b.index()]);
                 let r = if signed {
-                    map2(a, b, |a, b| {
+                    map2(cpu, a, b, |a, b| {
                         (i64::from(a as i32) * i64::from(b as i32)) as u64
                     })
                 } else {
-                    map2(a, b, |a, b| u64::from(a) * u64::from(b))
+                    map2(cpu, a, b, |a, b| u64::from(a) * u64::from(b))
                 };
-                put(&mut frame.d[d.index()], &r, mask);
+                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
             Op::MadWide { signed, a, b, c, d } => {
                 let (a, b, c) = (
@@ -442,28 +396,28 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     &frame.d[c.index()],
                 );
                 let r = if signed {
-                    map3(a, b, c, |a, b, c: u64| {
+                    map3(cpu, a, b, c, |a, b, c: u64| {
                         c.wrapping_add_signed(i64::from(a as i32) * i64::from(b as i32))
                     })
                 } else {
-                    map3(a, b, c, |a, b, c: u64| {
+                    map3(cpu, a, b, c, |a, b, c: u64| {
                         c.wrapping_add(u64::from(a) * u64::from(b))
                     })
                 };
-                put(&mut frame.d[d.index()], &r, mask);
+                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
             Op::CountD { f, a, d } => {
                 let a = &frame.d[a.index()];
                 let fold = |a: u64| a ^ ((a as i64) >> 63) as u64;
                 let r = match f {
-                    CountD::Clz => map1(a, u64::leading_zeros),
-                    CountD::Popc => map1(a, u64::count_ones),
-                    CountD::FindMsbS => map1(a, |a| scalar::find_msb(fold(a), 64, false)),
-                    CountD::FindMsbU => map1(a, |a| scalar::find_msb(a, 64, false)),
-                    CountD::ShiftFindMsbS => map1(a, |a| scalar::find_msb(fold(a), 64, true)),
-                    CountD::ShiftFindMsbU => map1(a, |a| scalar::find_msb(a, 64, true)),
+                    CountD::Clz => map1(cpu, a, u64::leading_zeros),
+                    CountD::Popc => map1(cpu, a, u64::count_ones),
+                    CountD::FindMsbS => map1(cpu, a, |a| scalar::find_msb(fold(a), 64, false)),
+                    CountD::FindMsbU => map1(cpu, a, |a| scalar::find_msb(a, 64, false)),
+                    CountD::ShiftFindMsbS => map1(cpu, a, |a| scalar::find_msb(fold(a), 64, true)),
+                    CountD::ShiftFindMsbU => map1(cpu, a, |a| scalar::find_msb(a, 64, true)),
                 };
-                put(&mut frame.w[d.index()], &r, mask);
+                put(cpu, &mut frame.w[d.index()], &r, mask);
             }
             Op::CarryW {
                 subtract,
@@ -486,7 +440,7 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     r[lane] = wide as u32;
                     out |= ((wide >> 32 & 1) as u32) << lane;
                 }
-                put(&mut frame.w[d.index()], &r, mask);
+                put(cpu, &mut frame.w[d.index()], &r, mask);
                 if let Some(p) = carry_out {
                     keep(&mut frame.p[p.index()], out, mask);
                 }
@@ -512,26 +466,26 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                     r[lane] = wide as u64;
                     out |= ((wide >> 64 & 1) as u32) << lane;
                 }
-                put(&mut frame.d[d.index()], &r, mask);
+                put(cpu, &mut frame.d[d.index()], &r, mask);
                 if let Some(p) = carry_out {
                     keep(&mut frame.p[p.index()], out, mask);
                 }
             }
-            Op::Float { spec, a, b, c, d } => float_slow(frame, spec, [a, b, c], d, mask),
-            Op::Convert { spec, a, d } => convert(frame, spec, a, d, mask),
+            Op::Float { spec, a, b, c, d } => float_slow(cpu, frame, spec, [a, b, c], d, mask),
+            Op::Convert { spec, a, d } => convert(cpu, frame, spec, a, d, mask),
             Op::ConvertPack { spec, a, b, d } => {
-                let r = map2(&frame.w[a.index()], &frame.w[b.index()], |a, b| {
+                let r = map2(cpu, &frame.w[a.index()], &frame.w[b.index()], |a, b| {
                     let half = |value: u32| scalar::convert(spec, value.into()) as u32;
                     half(a) << 16 | half(b)
                 });
-                put(&mut frame.w[d.index()], &r, mask);
+                put(cpu, &mut frame.w[d.index()], &r, mask);
             }
             Op::CmpW { f, a, b, p } => {
-                let bits = cmp_w(f, &frame.w[a.index()], &frame.w[b.index()]);
+                let bits = cmp_w(cpu, f, &frame.w[a.index()], &frame.w[b.index()]);
                 keep(&mut frame.p[p.index()], bits, mask);
             }
             Op::CmpD { f, a, b, p } => {
-                let bits = cmp_d(f, &frame.d[a.index()], &frame.d[b.index()]);
+                let bits = cmp_d(cpu, f, &frame.d[a.index()], &frame.d[b.index()]);
                 keep(&mut frame.p[p.index()], bits, mask);
             }
             Op::CmpHalf {
@@ -544,8 +498,10 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 q,
             } => {
                 let (a, b) = (frame.w[a.index()], frame.w[b.index()]);
-                let low = test(&a, &b, |a, b| scalar::compare_half(f, ty, a, b));
-                let high = test(&a, &b, |a, b| scalar::compare_half(f, ty, a >> 16, b >> 16));
+                let low = test(cpu, &a, &b, |a, b| scalar::compare_half(f, ty, a, b));
+                let high = test(cpu, &a, &b, |a, b| {
+                    scalar::compare_half(f, ty, a >> 16, b >> 16)
+                });
                 keep(&mut frame.p[p.index()], low, mask);
                 if let Some(q) = q {
                     keep(
@@ -566,7 +522,7 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
             }
             Op::Class { f, ty, a, p } => {
                 let a = widened(frame, a);
-                let bits = test(&a, &a, |a, _| scalar::class(f, ty, a));
+                let bits = test(cpu, &a, &a, |a, _| scalar::class(f, ty, a));
                 keep(&mut frame.p[p.index()], bits, mask);
             }
             Op::LdW {
@@ -576,7 +532,7 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 offset,
                 d,
             } => {
-                let mut addresses = addresses(frame, base, offset);
+                let mut addresses = addresses(cpu, frame, base, offset);
                 let step = u64::from(ty.bytes());
                 if d[1].is_some() {
                     let count = if d[2].is_some() { 4 } else { 2 };
@@ -584,8 +540,8 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 }
                 for d in d.into_iter().flatten() {
                     let out = &mut frame.w[d.index()];
-                    check!(memory.load_w(space, ty, &addresses, mask, out));
-                    addresses = map1(&addresses, |a| a.wrapping_add(step));
+                    check!(cpu.apart(|| memory.load_w(space, ty, &addresses, mask, out)));
+                    addresses = map1(cpu, &addresses, |a| a.wrapping_add(step));
                 }
             }
             Op::LdD {
@@ -595,15 +551,15 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 d,
                 ..
             } => {
-                let mut addresses = addresses(frame, base, offset);
+                let mut addresses = addresses(cpu, frame, base, offset);
                 if d[1].is_some() {
                     let count = if d[2].is_some() { 4 } else { 2 };
                     check!(View::check_vector(&addresses, mask, 8 * count));
                 }
                 for d in d.into_iter().flatten() {
                     let out = &mut frame.d[d.index()];
-                    check!(memory.load_d(space, &addresses, mask, out));
-                    addresses = map1(&addresses, |a| a.wrapping_add(8));
+                    check!(cpu.apart(|| memory.load_d(space, &addresses, mask, out)));
+                    addresses = map1(cpu, &addresses, |a| a.wrapping_add(8));
                 }
             }
             Op::StW {
@@ -613,15 +569,16 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 offset,
                 a,
             } => {
-                let mut addresses = addresses(frame, base, offset);
+                let mut addresses = addresses(cpu, frame, base, offset);
                 let step = u64::from(ty.bytes());
                 if a[1].is_some() {
                     let count = if a[2].is_some() { 4 } else { 2 };
                     check!(View::check_vector(&addresses, mask, step * count));
                 }
                 for a in a.into_iter().flatten() {
-                    check!(memory.store_w(space, ty, &addresses, mask, &frame.w[a.index()]));
-                    addresses = map1(&addresses, |a| a.wrapping_add(step));
+                    let values = &frame.w[a.index()];
+                    check!(cpu.apart(|| memory.store_w(space, ty, &addresses, mask, values)));
+                    addresses = map1(cpu, &addresses, |a| a.wrapping_add(step));
                 }
             }
             Op::StD {
@@ -631,14 +588,15 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 a,
                 ..
             } => {
-                let mut addresses = addresses(frame, base, offset);
+                let mut addresses = addresses(cpu, frame, base, offset);
                 if a[1].is_some() {
                     let count = if a[2].is_some() { 4 } else { 2 };
                     check!(View::check_vector(&addresses, mask, 8 * count));
                 }
                 for a in a.into_iter().flatten() {
-                    check!(memory.store_d(space, &addresses, mask, &frame.d[a.index()]));
-                    addresses = map1(&addresses, |a| a.wrapping_add(8));
+                    let values = &frame.d[a.index()];
+                    check!(cpu.apart(|| memory.store_d(space, &addresses, mask, values)));
+                    addresses = map1(cpu, &addresses, |a| a.wrapping_add(8));
                 }
             }
             Op::AtomW {
@@ -651,15 +609,15 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 c,
                 d,
             } => {
-                let addresses = addresses(frame, base, offset.into());
+                let addresses = addresses(cpu, frame, base, offset.into());
                 let op = Atomic { space, f, ty };
                 if ty == MemType::B32 {
                     let b = &frame.w[b.index()];
                     let c = c.map_or(b, |c| &frame.w[c.index()]);
                     let mut old = [0; 32];
-                    if memory.atomic_w(op, &addresses, mask, (b, c), &mut old) {
+                    if cpu.apart(|| memory.atomic_w(op, &addresses, mask, (b, c), &mut old)) {
                         if let Some(d) = d {
-                            put(&mut frame.w[d.index()], &old, mask);
+                            put(cpu, &mut frame.w[d.index()], &old, mask);
                         }
                         cursor.pc += 1;
                         if cursor.pc >= cursor.stop {
@@ -668,15 +626,20 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                         continue;
                     }
                 }
-                let b = map1(&frame.w[b.index()], u64::from);
-                let c = c.map_or([0; 32], |c| map1(&frame.w[c.index()], u64::from));
+                let b = map1(cpu, &frame.w[b.index()], u64::from);
+                let c = c.map_or([0; 32], |c| map1(cpu, &frame.w[c.index()], u64::from));
                 match atomic_lanes(memory, op, &addresses, mask, &b, &c) {
                     Ok(old) => {
                         if let Some(d) = d {
-                            put(&mut frame.w[d.index()], &map1(&old, |a| a as u32), mask);
+                            put(
+                                cpu,
+                                &mut frame.w[d.index()],
+                                &map1(cpu, &old, |a| a as u32),
+                                mask,
+                            );
                         }
                     }
-                    Err((lane, kind)) => return Event::Fault { lane, kind },
+                    Err((lane, kind)) => return fault(lane, kind),
                 }
             }
             Op::AtomD {
@@ -689,16 +652,16 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 c,
                 d,
             } => {
-                let addresses = addresses(frame, base, offset.into());
+                let addresses = addresses(cpu, frame, base, offset.into());
                 let b = frame.d[b.index()];
                 let c = c.map_or([0; 32], |c| frame.d[c.index()]);
                 match atomic_lanes(memory, Atomic { space, f, ty }, &addresses, mask, &b, &c) {
                     Ok(old) => {
                         if let Some(d) = d {
-                            put(&mut frame.d[d.index()], &old, mask);
+                            put(cpu, &mut frame.d[d.index()], &old, mask);
                         }
                     }
-                    Err((lane, kind)) => return Event::Fault { lane, kind },
+                    Err((lane, kind)) => return fault(lane, kind),
                 }
             }
             // SYNC: pairs with the fences and atomics of other blocks and of the host program.
@@ -711,11 +674,11 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
             } => fence(Ordering::AcqRel),
             Op::LocalAddr { offset, d } => {
                 let address = u64::from(frame.local) + u64::from(offset);
-                put(&mut frame.d[d.index()], &[address; 32], mask);
+                put(cpu, &mut frame.d[d.index()], &[address; 32], mask);
             }
             Op::IsSpace { space, a, p } => {
                 let a = frame.d[a.index()];
-                let bits = test(&a, &a, |a, _| {
+                let bits = test(cpu, &a, &a, |a, _| {
                     let window = a.wrapping_sub(SHARED_WINDOW) / WINDOW_BYTES;
                     match space {
                         Space::Shared => window == 0,
@@ -750,10 +713,7 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
             Op::Ret {} => return Event::Return { active: mask },
             Op::Exit {} => return Event::Exit { active: mask },
             Op::Trap {} => {
-                return Event::Fault {
-                    lane: mask.trailing_zeros() as usize & 31,
-                    kind: FaultKind::Trap,
-                };
+                return fault(mask.trailing_zeros() as usize & 31, FaultKind::Trap);
             }
             Op::Yield {} => {
                 cursor.pc += 1;
@@ -784,7 +744,7 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
                 cross::execute(inst.op, frame, mask, wanted);
                 cursor.forced = false;
             }
-            Op::ActiveMask { d } => put(&mut frame.w[d.index()], &[mask; 32], mask),
+            Op::ActiveMask { d } => put(cpu, &mut frame.w[d.index()], &[mask; 32], mask),
             Op::Clock { f, d } => {
                 let now = (cursor.clock)();
                 let value = match f {
@@ -800,10 +760,4 @@ fn run(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>) -> Eve
             return Event::Pause;
         }
     }
-}
-
-/// The first active lane's value.
-#[inline(always)]
-pub fn first_active(values: &L32, mask: u32) -> u32 {
-    values[mask.trailing_zeros() as usize & 31]
 }

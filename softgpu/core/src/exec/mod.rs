@@ -16,6 +16,8 @@ mod interpret;
 mod lanes;
 mod memory;
 mod print;
+mod processor;
+mod register;
 mod scalar;
 mod warp;
 

@@ -161,7 +161,10 @@ fn fill_block(frame: &mut Frame, shape: &Shape<'_>, block: [u32; 3]) {
             Constant::Special(Special::SmId) => shape.sm_id(block),
             _ => continue,
         };
-        set(frame, preload.register, &[u64::from(value); 32]);
+        match preload.register {
+            AnyReg::W(w) => frame.w[w.index()] = [value; 32],
+            register => set(frame, register, &[u64::from(value); 32]),
+        }
     }
 }
 
