@@ -11,7 +11,7 @@
 mod support;
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{Arguments, Program};
 
@@ -113,4 +113,13 @@ fn main() {
         black_box(&counts);
     };
     compare("histogram 1M", ours, host);
+
+    // What a launch costs where nothing is to be done: two blocks, two threads.
+    p.workers = 2;
+    let arguments = Arguments::new().buffer(x).buffer(y).buffer(z).i32(0);
+    let start = Instant::now();
+    for _ in 0..10_000 {
+        p.launch("vector_add", 2, 32, arguments.clone());
+    }
+    println!("launch           {:>10.2?}", start.elapsed() / 10_000);
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::access::WithWorkspace;
 use super::block::{Block, Turn};
 use super::fault::{Fault, FaultKind};
+use super::pool;
 use super::{AddressSpace, Launch, Stats};
 use crate::ptx::ir::*;
 
@@ -220,13 +221,9 @@ pub fn run(launch: &Launch<'_>, space: &dyn AddressSpace) -> Result<Stats, Fault
     let workers = u64::try_from(launch.workers.max(1))
         .unwrap_or(1)
         .min(shape.blocks);
-    std::thread::scope(|scope| {
-        for _ in 1..workers {
-            // Where no thread is to be had, the others do its work.
-            let _ = std::thread::Builder::new()
-                .name("softgpu-sm".into())
-                .spawn_scoped(scope, || work(&shape, space, &progress));
-        }
+    let helpers = usize::try_from(workers - 1).unwrap_or(0);
+    pool::together(helpers, &|| {
+        let _stop = StopOnPanic(&progress.stop);
         work(&shape, space, &progress);
     });
     match progress
@@ -239,6 +236,17 @@ pub fn run(launch: &Launch<'_>, space: &dyn AddressSpace) -> Result<Stats, Fault
             blocks: shape.blocks,
             instructions: progress.instructions.into_inner(),
         }),
+    }
+}
+
+/// Lets the other threads stop when one panics: they might wait for its blocks.
+struct StopOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod grid;
 mod interpret;
 mod lanes;
 mod memory;
+mod pool;
 mod print;
 mod processor;
 mod register;
