@@ -406,11 +406,14 @@ fn thread() -> u32 {
     }
 }
 
-/// Zeroed bytes of the process's that the runtime may use as it likes. We never look at them.
+/// `N` zeroed entries that the runtime may use as it likes. We never look at them.
+///
+/// The size it is told counts entries and not bytes: cudart 13.5 was observed to read a 32-bit entry at
+/// byte 0x6e0 of the 1024. How wide an entry is nobody says, so each gets 64 bits.
 #[repr(C, align(16))]
-struct Scratch<const N: usize>(UnsafeCell<[u8; N]>);
+struct Scratch<const N: usize>(UnsafeCell<[u64; N]>);
 
-// SAFETY: no Rust code reads or writes the bytes; only their address is handed out.
+// SAFETY: no Rust code reads or writes the entries; only their address is handed out.
 unsafe impl<const N: usize> Sync for Scratch<N> {}
 
 impl<const N: usize> Scratch<N> {
