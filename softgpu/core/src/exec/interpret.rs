@@ -125,9 +125,9 @@ fn fault(lane: usize, kind: FaultKind) -> Event {
 }
 
 macro_rules! check {
-    ($result:expr) => {
+    ($path:lifetime, $result:expr) => {
         if let Err((lane, kind)) = $result {
-            return fault(lane, kind);
+            break $path fault(lane, kind);
         }
     };
 }
@@ -141,12 +141,14 @@ fn run(
 ) -> Event {
     let code = cursor.code;
     let path = cursor.mask;
-    loop {
-        if cursor.fuel == 0 {
-            return Event::Pause;
+    // What every instruction changes stays out of memory.
+    let (mut pc, mut fuel) = (cursor.pc, cursor.fuel);
+    let event = 'path: loop {
+        if fuel == 0 {
+            break 'path Event::Pause;
         }
-        cursor.fuel -= 1;
-        let inst = &code[cursor.pc as usize];
+        fuel -= 1;
+        let inst = &code[pc as usize];
         let mask = match inst.guard.predicate {
             None => path,
             Some(p) => {
@@ -155,9 +157,9 @@ fn run(
             }
         };
         if mask == 0 {
-            cursor.pc += 1;
-            if cursor.pc >= cursor.stop {
-                return Event::Pause;
+            pc += 1;
+            if pc >= cursor.stop {
+                break 'path Event::Pause;
             }
             continue;
         }
@@ -536,11 +538,11 @@ fn run(
                 let step = u64::from(ty.bytes());
                 if d[1].is_some() {
                     let count = if d[2].is_some() { 4 } else { 2 };
-                    check!(View::check_vector(&addresses, mask, step * count));
+                    check!('path, View::check_vector(&addresses, mask, step * count));
                 }
                 for d in d.into_iter().flatten() {
                     let out = &mut frame.w[d.index()];
-                    check!(cpu.apart(|| memory.load_w(space, ty, &addresses, mask, out)));
+                    check!('path, cpu.apart(|| memory.load_w(space, ty, &addresses, mask, out)));
                     addresses = map1(cpu, &addresses, |a| a.wrapping_add(step));
                 }
             }
@@ -554,11 +556,11 @@ fn run(
                 let mut addresses = addresses(cpu, frame, base, offset);
                 if d[1].is_some() {
                     let count = if d[2].is_some() { 4 } else { 2 };
-                    check!(View::check_vector(&addresses, mask, 8 * count));
+                    check!('path, View::check_vector(&addresses, mask, 8 * count));
                 }
                 for d in d.into_iter().flatten() {
                     let out = &mut frame.d[d.index()];
-                    check!(cpu.apart(|| memory.load_d(space, &addresses, mask, out)));
+                    check!('path, cpu.apart(|| memory.load_d(space, &addresses, mask, out)));
                     addresses = map1(cpu, &addresses, |a| a.wrapping_add(8));
                 }
             }
@@ -573,11 +575,11 @@ fn run(
                 let step = u64::from(ty.bytes());
                 if a[1].is_some() {
                     let count = if a[2].is_some() { 4 } else { 2 };
-                    check!(View::check_vector(&addresses, mask, step * count));
+                    check!('path, View::check_vector(&addresses, mask, step * count));
                 }
                 for a in a.into_iter().flatten() {
                     let values = &frame.w[a.index()];
-                    check!(cpu.apart(|| memory.store_w(space, ty, &addresses, mask, values)));
+                    check!('path, cpu.apart(|| memory.store_w(space, ty, &addresses, mask, values)));
                     addresses = map1(cpu, &addresses, |a| a.wrapping_add(step));
                 }
             }
@@ -591,11 +593,11 @@ fn run(
                 let mut addresses = addresses(cpu, frame, base, offset);
                 if a[1].is_some() {
                     let count = if a[2].is_some() { 4 } else { 2 };
-                    check!(View::check_vector(&addresses, mask, 8 * count));
+                    check!('path, View::check_vector(&addresses, mask, 8 * count));
                 }
                 for a in a.into_iter().flatten() {
                     let values = &frame.d[a.index()];
-                    check!(cpu.apart(|| memory.store_d(space, &addresses, mask, values)));
+                    check!('path, cpu.apart(|| memory.store_d(space, &addresses, mask, values)));
                     addresses = map1(cpu, &addresses, |a| a.wrapping_add(8));
                 }
             }
@@ -619,9 +621,9 @@ fn run(
                         if let Some(d) = d {
                             put(cpu, &mut frame.w[d.index()], &old, mask);
                         }
-                        cursor.pc += 1;
-                        if cursor.pc >= cursor.stop {
-                            return Event::Pause;
+                        pc += 1;
+                        if pc >= cursor.stop {
+                            break 'path Event::Pause;
                         }
                         continue;
                     }
@@ -639,7 +641,7 @@ fn run(
                             );
                         }
                     }
-                    Err((lane, kind)) => return fault(lane, kind),
+                    Err((lane, kind)) => break 'path fault(lane, kind),
                 }
             }
             Op::AtomD {
@@ -661,7 +663,7 @@ fn run(
                             put(cpu, &mut frame.d[d.index()], &old, mask);
                         }
                     }
-                    Err((lane, kind)) => return fault(lane, kind),
+                    Err((lane, kind)) => break 'path fault(lane, kind),
                 }
             }
             // SYNC: pairs with the fences and atomics of other blocks and of the host program.
@@ -691,40 +693,40 @@ fn run(
             }
             Op::Bra { target } => {
                 if mask != path {
-                    return Event::Diverge {
+                    break 'path Event::Diverge {
                         active: mask,
                         target,
                     };
                 }
-                cursor.pc = target;
+                pc = target;
                 if target >= cursor.stop {
-                    return Event::Pause;
+                    break 'path Event::Pause;
                 }
                 continue;
             }
             Op::BraTable { table, index } => {
-                return Event::Scatter {
+                break 'path Event::Scatter {
                     active: mask,
                     table,
                     index,
                 };
             }
-            Op::Call { site, .. } => return Event::Call { active: mask, site },
-            Op::Ret {} => return Event::Return { active: mask },
-            Op::Exit {} => return Event::Exit { active: mask },
+            Op::Call { site, .. } => break 'path Event::Call { active: mask, site },
+            Op::Ret {} => break 'path Event::Return { active: mask },
+            Op::Exit {} => break 'path Event::Exit { active: mask },
             Op::Trap {} => {
-                return fault(mask.trailing_zeros() as usize & 31, FaultKind::Trap);
+                break 'path fault(mask.trailing_zeros() as usize & 31, FaultKind::Trap);
             }
             Op::Yield {} => {
-                cursor.pc += 1;
-                return Event::Yield;
+                pc += 1;
+                break 'path Event::Yield;
             }
             Op::Nop {} => {}
-            Op::Barrier { .. } => return Event::Barrier { active: mask },
+            Op::Barrier { .. } => break 'path Event::Barrier { active: mask },
             Op::WarpSync { mask: wanted } => {
                 let wanted = first_active(&frame.w[wanted.index()], mask) & cursor.live;
                 if wanted & !mask != 0 && !cursor.forced {
-                    return Event::WarpSync {
+                    break 'path Event::WarpSync {
                         active: mask,
                         wanted,
                     };
@@ -739,7 +741,7 @@ fn run(
             | Op::Elect { mask: members, .. } => {
                 let wanted = first_active(&frame.w[members.index()], mask) & cursor.live;
                 if wanted & !path != 0 && !cursor.forced {
-                    return Event::Gather { wanted };
+                    break 'path Event::Gather { wanted };
                 }
                 cross::execute(inst.op, frame, mask, wanted);
                 cursor.forced = false;
@@ -755,9 +757,11 @@ fn run(
                 set_uniform(frame, d, value, mask);
             }
         }
-        cursor.pc += 1;
-        if cursor.pc >= cursor.stop {
-            return Event::Pause;
+        pc += 1;
+        if pc >= cursor.stop {
+            break 'path Event::Pause;
         }
-    }
+    };
+    (cursor.pc, cursor.fuel) = (pc, fuel);
+    event
 }
