@@ -15,8 +15,17 @@ pub const COPY_BYTES: usize = 64 << 20;
 
 type Verdict = Result<(), String>;
 
-pub fn run(measurement: &str) -> Verdict {
+/// Measures; with `on_word` it waits, ready, for a line on its input before it begins.
+pub fn run(measurement: &str, on_word: bool) -> Verdict {
     let gpu = Gpu::find()?;
+    if on_word {
+        gpu.start().map_err(failed("start"))?;
+        println!("ready");
+        let mut line = String::new();
+        std::io::stdin()
+            .read_line(&mut line)
+            .map_err(|error| error.to_string())?;
+    }
     match measurement {
         "attach" => attach(&gpu),
         "null-call" => null_call(&gpu),

@@ -16,7 +16,9 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use e2e::{Program, Proxy, Setup, Zone, proxy, system};
+use e2e::{Finished, Program, Proxy, Setup, Zone, proxy, system};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use report::{Goal, Result as Measured};
 use sample::Samples;
@@ -33,7 +35,8 @@ fn main() -> ExitCode {
             Ok(descriptor) => floor::peer(kind, descriptor).map_err(Into::into),
             Err(error) => Err(Box::from(format!("{descriptor}: {error}"))),
         },
-        ["--client", measurement] => client::run(measurement).map_err(Into::into),
+        ["--client", measurement] => client::run(measurement, false).map_err(Into::into),
+        ["--client", measurement, "on-word"] => client::run(measurement, true).map_err(Into::into),
         _ => Err("usage: bench".into()),
     };
     match outcome {
@@ -49,6 +52,7 @@ fn bench() -> std::result::Result<(), Box<dyn Error>> {
     let proxy = Setup::new()
         .zone(Zone::new("bench").memory("1GiB").pinned("128MiB").warm(2))
         .start();
+    let before = others_percent();
     let mut results = vec![
         null_call(&proxy)?,
         async_launch(&proxy)?,
@@ -62,7 +66,7 @@ fn bench() -> std::result::Result<(), Box<dyn Error>> {
     for result in &mut results {
         result.explain();
     }
-    report::write(&results)
+    report::write(&results, before.max(others_percent()))
 }
 
 /// What a client printed: name → p50 and p99.
@@ -70,7 +74,10 @@ type Lines = BTreeMap<String, (f64, f64)>;
 
 /// A client's run, directly on the software GPU or through the proxy.
 fn measure(program: Program) -> Lines {
-    let finished = program.run().expect_success();
+    lines_of(&program.run().expect_success())
+}
+
+fn lines_of(finished: &Finished) -> Lines {
     finished
         .stdout
         .lines()
@@ -100,6 +107,45 @@ fn remoted(proxy: &Proxy, measurement: &str) -> Lines {
     )
 }
 
+/// The same with worker and client held to a core each, where there are two: what the scheduler's choice of
+/// cores costs is the difference.
+fn remoted_apart(proxy: &Proxy, measurement: &str) -> Lines {
+    proxy.wait_until("two warm workers wait", |proxy| proxy.family().len() >= 3);
+    std::thread::sleep(Duration::from_millis(300));
+    let mut client = proxy
+        .program(this_program())
+        .args(["--client", measurement, "on-word"])
+        .start();
+    client.wait_for_line("ready");
+    // Its own worker only: one that still waits would learn from its one core not to spin.
+    let status = proxy.status();
+    let clients = status["clients"].as_array().map_or(&[][..], Vec::as_slice);
+    let served = clients.iter().find(|known| known["pid"] == client.pid());
+    let worker = served.and_then(|known| known["worker_pid"].as_u64());
+    if let Some(worker) = worker.and_then(|pid| u32::try_from(pid).ok()) {
+        hold_to_core(worker, 1);
+    }
+    hold_to_core(client.pid(), 0);
+    client.tell("go");
+    lines_of(&client.finish().expect_success())
+}
+
+/// Holds every thread of a process to one core; a machine that has no such core changes nothing.
+fn hold_to_core(pid: u32, core: usize) {
+    let mut set = CpuSet::new();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    if set.set(core).is_err() {
+        return;
+    }
+    for task in tasks.into_iter().flatten().flatten() {
+        let id = task.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(id) = id {
+            // A thread that has ended meanwhile needs no core.
+            let _ = sched_setaffinity(Pid::from_raw(id), &set);
+        }
+    }
+}
+
 fn direct(measurement: &str) -> Lines {
     measure(proxy::direct(this_program()).args(["--client", measurement]))
 }
@@ -121,11 +167,13 @@ impl Turns {
 
 fn null_call(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     let (mut value, mut native, mut floor) = (Turns::default(), Turns::default(), Turns::default());
+    let mut apart = Turns::default();
     for _ in 0..TURNS {
         let samples = floor::ping_pong()?;
         floor.p50.add(samples.median());
         floor.p99.add(samples.percentile(99));
         value.add(&remoted(proxy, "null-call"), "null-call");
+        apart.add(&remoted_apart(proxy, "null-call"), "null-call");
         native.add(&direct("null-call"), "null-call");
     }
     let mut result = Measured::new(
@@ -140,6 +188,7 @@ fn null_call(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     result.part("p99", value.p99.median());
     result.part("p99 of the floor", floor.p99.median());
     result.part("the same call on the driver directly", native.p50.median());
+    result.part("worker and client held to a core each", apart.p50.median());
     Ok(result)
 }
 
@@ -219,12 +268,13 @@ fn copy(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
 }
 
 fn wake(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
-    let (mut value, mut floor) = (Turns::default(), Turns::default());
+    let (mut value, mut floor, mut apart) = (Turns::default(), Turns::default(), Turns::default());
     for _ in 0..TURNS {
         let samples = floor::futex_wake()?;
         floor.p50.add(samples.median());
         floor.p99.add(samples.percentile(99));
         value.add(&remoted(proxy, "wake"), "wake");
+        apart.add(&remoted_apart(proxy, "wake"), "wake");
     }
     let mut result = Measured::new(
         "wake",
@@ -237,6 +287,7 @@ fn wake(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
         "cuStreamQuery(0) after 2 ms of silence, against waking a peer that sleeps on a futex";
     result.part("p99", value.p99.median());
     result.part("p99 of the floor", floor.p99.median());
+    result.part("worker and client held to a core each", apart.p50.median());
     Ok(result)
 }
 
@@ -304,4 +355,25 @@ fn idle(proxy: &Proxy) -> Measured {
     );
     result.what = "of all threads of proxy, workers and an attached client that waits";
     result
+}
+
+/// What all processors have idled so far, in ticks of 10 ms.
+fn idle_ticks() -> u64 {
+    std::fs::read_to_string("/proc/stat")
+        .ok()
+        .and_then(|text| text.lines().next()?.split_whitespace().nth(4)?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The share of all processors that other programs use while this one does nothing, in percent.
+fn others_percent() -> f64 {
+    const SECONDS: u64 = 4;
+    let before = idle_ticks();
+    std::thread::sleep(Duration::from_secs(SECONDS));
+    let idle = idle_ticks() - before;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Counts of ticks in seconds are far below 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    let (idle, ticks) = (idle as f64, (SECONDS * 100) as f64 * processors as f64);
+    (100.0 * (1.0 - idle / ticks)).max(0.0)
 }
