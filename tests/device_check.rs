@@ -4,7 +4,7 @@
 use e2e::{Program, place};
 
 #[test]
-fn probe_finds_every_assumption_to_hold_on_the_software_gpu() {
+fn every_assumption_but_speed_holds_on_the_software_gpu() {
     let folder = tempfile::tempdir().unwrap();
     let finished = Program::new(place::repository().join("tests/device-check/run.sh"))
         .arg(folder.path())
@@ -15,11 +15,18 @@ fn probe_finds_every_assumption_to_hold_on_the_software_gpu() {
         .watchdog(std::time::Duration::from_secs(600))
         .run()
         .expect_success();
-    assert!(
-        finished.stdout.contains(" 0 do not,"),
-        "{}",
-        finished.describe()
-    );
+    // How fast this machine copies just now is for the benchmark; the probe reports it, a test does not judge it.
+    let failing: Vec<_> = finished
+        .stdout
+        .lines()
+        .filter(|line| {
+            ["DOES NOT HOLD", "HUNG", "CRASHED", "FAILED"]
+                .iter()
+                .any(|verdict| line.trim_start().starts_with(verdict))
+        })
+        .filter(|line| !line.contains("of the speed of"))
+        .collect();
+    assert!(failing.is_empty(), "{failing:#?}\n{}", finished.describe());
     let reports: Vec<_> = std::fs::read_dir(folder.path())
         .unwrap()
         .flatten()
