@@ -296,8 +296,8 @@ fn refusals_name_line_instruction_and_reason() {
             "instruction frobnicate is not supported",
         ),
         (
-            "wmma.load.a.sync.row.m16n16k16.global.f16 {%r0}, [%rd0];",
-            "instruction wmma is not supported",
+            "tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;",
+            "tcgen05 instructions are not supported",
         ),
         ("add.u32 %r0, %r1;", "3 operands are needed"),
         ("add.u32 %r0, %rd1, %r2;", "has 64 bits where 32 are needed"),

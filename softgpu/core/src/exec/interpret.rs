@@ -13,6 +13,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::cross;
 use super::fault::FaultKind;
 use super::lanes::*;
+use super::matrix;
 use super::memory::{Atomic, LaneFault, View, lanes};
 #[cfg(target_arch = "x86_64")]
 use super::processor::Avx2;
@@ -744,6 +745,23 @@ fn run(
                     break 'path Event::Gather { wanted };
                 }
                 cross::execute(inst.op, frame, mask, wanted);
+                cursor.forced = false;
+            }
+            Op::StageW { .. } | Op::StageD { .. } | Op::UnstageW { .. } | Op::UnstageD { .. } => {
+                matrix::stage(inst.op, frame, mask);
+            }
+            Op::Mma { .. }
+            | Op::LdFragment { .. }
+            | Op::StFragment { .. }
+            | Op::LdMatrix { .. }
+            | Op::StMatrix { .. }
+            | Op::MovMatrix { .. } => {
+                if cursor.live & !path != 0 && !cursor.forced {
+                    break 'path Event::Gather {
+                        wanted: cursor.live,
+                    };
+                }
+                check!('path, matrix::execute(cpu, inst.op, frame, memory, mask));
                 cursor.forced = false;
             }
             Op::ActiveMask { d } => put(cpu, &mut frame.w[d.index()], &[mask; 32], mask),

@@ -136,7 +136,7 @@ impl View<'_> {
     }
 
     /// Reads one lane's value, zero-extended.
-    fn load(
+    pub fn load(
         &mut self,
         space: Space,
         address: u64,
@@ -156,7 +156,8 @@ impl View<'_> {
         })
     }
 
-    fn store(
+    /// Writes one lane's value.
+    pub fn store(
         &mut self,
         space: Space,
         address: u64,

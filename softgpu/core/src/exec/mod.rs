@@ -14,6 +14,7 @@ mod float;
 mod grid;
 mod interpret;
 mod lanes;
+mod matrix;
 mod memory;
 mod pool;
 mod print;

@@ -18,6 +18,8 @@ pub struct Frame {
     pub w: Vec<[u32; 32]>,
     pub d: Vec<[u64; 32]>,
     pub p: Vec<u32>,
+    /// Slots through which matrix instructions get their operands; none before the first of them.
+    pub stage: Vec<[u64; 32]>,
     /// Lanes that have not returned yet.
     pub lanes: u32,
     pub caller: Option<usize>,
@@ -136,6 +138,7 @@ fn new_frame(shape: &Shape<'_>, function: u32) -> Frame {
         w: vec![[0; 32]; usize::from(counts.w)],
         d: vec![[0; 32]; usize::from(counts.d)],
         p: vec![0; usize::from(counts.p)],
+        stage: Vec::new(),
         lanes: 0,
         caller: None,
         call_pc: 0,

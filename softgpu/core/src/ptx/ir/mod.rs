@@ -6,8 +6,10 @@
 //! share it.
 #![forbid(unsafe_code)]
 
+pub mod matrix;
 pub mod op;
 
+pub use matrix::*;
 pub use op::*;
 
 /// The smallest generic address of the window through which a block's shared memory is seen.

@@ -8,6 +8,8 @@
 
 use std::num::NonZeroU16;
 
+use super::matrix::{FragmentMove, Matrices, Mma};
+
 macro_rules! register {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -255,6 +257,18 @@ operations! {
     /// One lane of the mask is elected; `d` is its index.
     Elect { in mask: W, out d: Option<W>, out p: P }
     Clock { imm f: Clock, out d: AnyReg }
+
+    // Matrices: see `ir::matrix`.
+    StageW { imm at: u8, in a: [Option<W>; 8] }
+    StageD { imm at: u8, in a: [Option<D>; 8] }
+    UnstageW { imm at: u8, out d: [Option<W>; 8] }
+    UnstageD { imm at: u8, out d: [Option<D>; 8] }
+    Mma { imm f: Mma }
+    LdFragment { imm f: FragmentMove, imm space: Space, in base: Base, imm offset: i32, in stride: W }
+    StFragment { imm f: FragmentMove, imm space: Space, in base: Base, imm offset: i32, in stride: W }
+    LdMatrix { imm f: Matrices, imm space: Space, in base: Base, imm offset: i32, out d: [Option<W>; 4] }
+    StMatrix { imm f: Matrices, imm space: Space, in base: Base, imm offset: i32, in a: [Option<W>; 4] }
+    MovMatrix { in a: W, out d: W }
 }
 
 /// Unary operations on 32-bit registers.

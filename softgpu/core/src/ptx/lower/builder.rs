@@ -546,7 +546,8 @@ impl<'a> Builder<'_, 'a> {
             || self.arithmetic(i)?
             || self.float(i)?
             || self.conversion(i)?
-            || self.warp(i)?;
+            || self.warp(i)?
+            || self.matrix(i)?;
         if known {
             return Ok(());
         }

@@ -94,7 +94,7 @@ impl<'a> Builder<'_, 'a> {
         Ok(true)
     }
 
-    fn space(&self, i: &Instruction<'a>) -> Result<Space> {
+    pub(super) fn space(&self, i: &Instruction<'a>) -> Result<Space> {
         let mut space = Space::Generic;
         for modifier in &i.modifiers {
             if let Some((_, found)) = SPACES.iter().find(|(name, _)| name == modifier) {
@@ -118,7 +118,11 @@ impl<'a> Builder<'_, 'a> {
     }
 
     /// Base register, offset and space of an address operand.
-    fn address(&mut self, operand: &Operand<'a>, space: Space) -> Result<(Base, i32, Space)> {
+    pub(super) fn address(
+        &mut self,
+        operand: &Operand<'a>,
+        space: Space,
+    ) -> Result<(Base, i32, Space)> {
         let Operand::Address { base, offset } = operand else {
             return Err(self.error("an address is needed"));
         };

@@ -9,6 +9,7 @@ mod control;
 mod convert;
 mod float;
 mod layout;
+mod matrix;
 mod memory;
 mod operand;
 mod warp;
