@@ -20,13 +20,16 @@
 
 use thiserror::Error;
 
-use crate::layout::{CHUNK_BYTES, LINE_WORDS};
+use crate::layout::{CHUNK_BYTES, LINE_BYTES, LINE_WORDS, PAGE_BYTES};
 use crate::memory::{OutOfBounds, Region, View};
 use crate::sync::Ordering;
 use crate::wait::{Bell, Liveness, Patience, Woken};
 
 /// Words that a lane sets aside for its pipe: a line each for the two counters and their two bells.
 pub const PIPE_WORDS: usize = 4 * LINE_WORDS;
+
+/// Bytes of a piece: a chunk, less the page within which a transfer chooses where its pieces start.
+pub const PIECE_BYTES: usize = CHUNK_BYTES - PAGE_BYTES;
 
 /// Most chunks that one transfer may use: more do not make it faster.
 pub const MOST_CHUNKS: usize = 16;
@@ -44,6 +47,7 @@ pub struct Plan {
     pieces: u32,
     chunks: [u32; MOST_CHUNKS],
     chunk_count: u32,
+    skew: u32,
 }
 
 /// A transfer cannot be cut like that. From a client this is its violation.
@@ -67,6 +71,9 @@ pub enum PlanError {
     /// Nothing to move, or more than the counters can count.
     #[error("a transfer of {0} bytes is not possible")]
     Bytes(u64),
+    /// Pieces that would not start at a line of their chunk's first page.
+    #[error("pieces start at a line of a chunk's first page, not at byte {0}")]
+    Skew(u32),
 }
 
 impl Plan {
@@ -87,7 +94,7 @@ impl Plan {
                 return Err(PlanError::Twice(index));
             }
         }
-        let pieces = bytes.div_ceil(CHUNK_BYTES as u64);
+        let pieces = bytes.div_ceil(PIECE_BYTES as u64);
         if pieces == 0 || pieces > MOST_PIECES {
             return Err(PlanError::Bytes(bytes));
         }
@@ -99,7 +106,20 @@ impl Plan {
             pieces,
             chunks: list,
             chunk_count,
+            skew: 0,
         })
+    }
+
+    /// The same with pieces that start `skew` bytes into their chunks; see [`skew_between`].
+    ///
+    /// # Errors
+    /// [`PlanError::Skew`].
+    pub fn skewed(self, skew: u32) -> Result<Self, PlanError> {
+        let line = LINE_BYTES as u64;
+        if u64::from(skew) >= PAGE_BYTES as u64 || !u64::from(skew).is_multiple_of(line) {
+            return Err(PlanError::Skew(skew));
+        }
+        Ok(Self { skew, ..self })
     }
 
     /// Bytes of the whole transfer.
@@ -119,22 +139,42 @@ impl Plan {
     }
 
     fn piece(&self, number: u32) -> Piece {
-        let offset = u64::from(number) * CHUNK_BYTES as u64;
+        let offset = u64::from(number) * PIECE_BYTES as u64;
         let rest = self.bytes - offset;
         Piece {
             chunk: self.chunks[(number % self.chunk_count) as usize],
+            // Less than a page.
+            start: self.skew as usize,
             offset,
-            // At most a chunk.
-            len: usize::try_from(rest).unwrap_or(usize::MAX).min(CHUNK_BYTES),
+            len: usize::try_from(rest).unwrap_or(usize::MAX).min(PIECE_BYTES),
         }
     }
+}
+
+/// Where in their chunks the pieces of a transfer from one address to another should start.
+///
+/// A processor that copies to an address a few bytes above the source's, within their pages, takes each
+/// of its loads for dependent on a store just made, and copies several times slower. Both copies of a
+/// transfer, into the chunk and out of it, are kept clear of that.
+pub fn skew_between(from: u64, to: u64) -> u32 {
+    const PAGE: u64 = PAGE_BYTES as u64;
+    const CLEAR: u64 = 4 * LINE_BYTES as u64;
+    let line = from % PAGE / LINE_BYTES as u64 * LINE_BYTES as u64;
+    [PAGE / 2, PAGE / 4, 3 * PAGE / 4]
+        .map(|ahead| (line + ahead) % PAGE)
+        .into_iter()
+        .find(|skew| (CLEAR..=PAGE - CLEAR).contains(&((to % PAGE + PAGE - skew) % PAGE)))
+        .and_then(|skew| u32::try_from(skew).ok())
+        .unwrap_or(0)
 }
 
 /// One piece of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// The chunk of staging it goes through; it starts at the chunk's first byte.
+    /// The chunk of staging it goes through.
     pub chunk: u32,
+    /// Its first byte in the chunk.
+    pub start: usize,
     /// Where it lies in the transfer.
     pub offset: u64,
     /// Its bytes.
@@ -437,7 +477,7 @@ mod tests {
     use crate::wait::{Immortal, StopFlag};
     use proptest::prelude::*;
 
-    const CHUNK: u64 = CHUNK_BYTES as u64;
+    const PIECE: u64 = PIECE_BYTES as u64;
 
     fn pipe() -> (Heap, Pipe<Heap>) {
         let heap = Heap::zeroed(PIPE_WORDS);
@@ -470,29 +510,32 @@ mod tests {
 
     #[test]
     fn pieces_go_round_the_chunks_and_the_last_is_short() {
-        let plan = plan(2 * CHUNK + 5, &[7, 3]);
+        let plan = plan(2 * PIECE + 5, &[7, 3]);
         assert_eq!(plan.piece_count(), 3);
         assert_eq!(
             plan.piece(0),
             Piece {
                 chunk: 7,
+                start: 0,
                 offset: 0,
-                len: CHUNK_BYTES
+                len: PIECE_BYTES
             }
         );
         assert_eq!(
             plan.piece(1),
             Piece {
                 chunk: 3,
-                offset: CHUNK,
-                len: CHUNK_BYTES
+                start: 0,
+                offset: PIECE,
+                len: PIECE_BYTES
             }
         );
         assert_eq!(
             plan.piece(2),
             Piece {
                 chunk: 7,
-                offset: 2 * CHUNK,
+                start: 0,
+                offset: 2 * PIECE,
                 len: 5
             }
         );
@@ -501,7 +544,7 @@ mod tests {
     #[test]
     fn a_filler_waits_for_a_free_chunk_and_a_drainer_for_a_full_one() {
         let (_heap, pipe) = pipe();
-        let plan = plan(3 * CHUNK, &[0, 1]);
+        let plan = plan(3 * PIECE, &[0, 1]);
         let mut filler = pipe.fill(9, plan.clone());
         let mut drainer = pipe.drain(9, plan);
         assert_eq!(drainer.try_take().unwrap(), None);
@@ -514,7 +557,7 @@ mod tests {
         assert_eq!(drainer.try_take().unwrap().unwrap().chunk, 0);
         assert_eq!(filler.try_claim().unwrap(), None);
         drainer.release();
-        assert_eq!(filler.try_claim().unwrap().unwrap().offset, 2 * CHUNK);
+        assert_eq!(filler.try_claim().unwrap().unwrap().offset, 2 * PIECE);
         filler.publish();
         assert!(filler.finished());
         assert_eq!(filler.try_claim().unwrap(), None);
@@ -529,20 +572,20 @@ mod tests {
     #[test]
     fn counters_of_an_earlier_transfer_say_nothing() {
         let (_heap, pipe) = pipe();
-        let mut filler = pipe.fill(1, plan(CHUNK, &[0]));
+        let mut filler = pipe.fill(1, plan(PIECE, &[0]));
         filler.try_claim().unwrap();
         filler.publish();
-        let mut drainer = pipe.drain(2, plan(CHUNK, &[0]));
+        let mut drainer = pipe.drain(2, plan(PIECE, &[0]));
         assert_eq!(drainer.try_take().unwrap(), None);
         pipe.reset();
-        let mut drainer = pipe.drain(1, plan(CHUNK, &[0]));
+        let mut drainer = pipe.drain(1, plan(PIECE, &[0]));
         assert_eq!(drainer.try_take().unwrap(), None);
     }
 
     #[test]
     fn a_lying_counter_is_named_and_never_followed() {
         let (heap, pipe) = pipe();
-        let mut drainer = pipe.drain(5, plan(9 * CHUNK, &[0, 1]));
+        let mut drainer = pipe.drain(5, plan(9 * PIECE, &[0, 1]));
         let say = |count: u64| heap.words()[0].store(5 << 32 | count, Ordering::Relaxed);
         say(3);
         let breach = Breach::Counter {
@@ -566,7 +609,7 @@ mod tests {
                 most: 2
             })
         );
-        let mut filler = pipe.fill(5, plan(9 * CHUNK, &[0]));
+        let mut filler = pipe.fill(5, plan(9 * PIECE, &[0]));
         filler.try_claim().unwrap();
         heap.words()[LINE_WORDS].store(5 << 32 | 1, Ordering::Relaxed);
         let breach = Breach::Counter {
@@ -580,14 +623,14 @@ mod tests {
     #[test]
     fn closing_and_ending_stop_the_other_side() {
         let (_heap, pipe) = pipe();
-        let mut filler = pipe.fill(5, plan(3 * CHUNK, &[0]));
-        pipe.drain(5, plan(3 * CHUNK, &[0])).close();
+        let mut filler = pipe.fill(5, plan(3 * PIECE, &[0]));
+        pipe.drain(5, plan(3 * PIECE, &[0])).close();
         filler.try_claim().unwrap();
         assert_eq!(
             filler.claim(&Patience::none(), &Immortal),
             Err(Breach::Closed)
         );
-        let mut drainer = pipe.drain(6, plan(3 * CHUNK, &[0]));
+        let mut drainer = pipe.drain(6, plan(3 * PIECE, &[0]));
         let stop = StopFlag::new();
         stop.raise();
         assert_eq!(drainer.take(&Patience::none(), &stop), Err(Breach::Ended));
@@ -597,7 +640,7 @@ mod tests {
     fn stream(pieces: u64, chunks: &[u32], hand: usize, patience: Patience) {
         let heap = Heap::zeroed(PIPE_WORDS + 64);
         let pipe = Pipe::new(&heap, 0).unwrap();
-        let plan = plan((pieces - 1) * CHUNK + 1, chunks);
+        let plan = plan((pieces - 1) * PIECE + 1, chunks);
         let word = |piece: Piece| &heap.words()[PIPE_WORDS + piece.chunk as usize];
         let mut filler = pipe.fill(77, plan.clone());
         let mut drainer = pipe.drain(77, plan);
@@ -617,7 +660,7 @@ mod tests {
                     let piece = held.pop_front().unwrap();
                     assert_eq!(piece.offset, expected);
                     assert_eq!(word(piece).load(Ordering::Relaxed), expected + 1);
-                    expected += CHUNK;
+                    expected += PIECE;
                     drainer.release();
                 }
             }
@@ -632,6 +675,23 @@ mod tests {
         stream(count / 10, &[5], 1, Patience::none());
     }
 
+    #[test]
+    fn a_skew_keeps_both_copies_clear_of_a_page_offset_just_above_the_source() {
+        for from in (0..4096).step_by(16) {
+            for to in (0..4096).step_by(16) {
+                let skew = u64::from(skew_between(from, to));
+                let plan = plan(1, &[0]).skewed(u32::try_from(skew).unwrap()).unwrap();
+                assert_eq!(plan.piece(0).start as u64, skew);
+                for ahead in [(4096 + skew - from) % 4096, (4096 + to - skew) % 4096] {
+                    assert!((64..=4096 - 64).contains(&ahead), "{from} {to} {skew}");
+                }
+            }
+        }
+        for skew in [4096, 1, u32::MAX] {
+            assert_eq!(plan(1, &[0]).skewed(skew), Err(PlanError::Skew(skew)));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 256 }, ..ProptestConfig::default() })]
         #[test]
@@ -642,7 +702,7 @@ mod tests {
             for number in 0..plan.piece_count() {
                 let piece = plan.piece(number);
                 prop_assert_eq!(piece.offset, end);
-                prop_assert!(piece.len > 0 && piece.len <= CHUNK_BYTES);
+                prop_assert!(piece.len > 0 && piece.len <= PIECE_BYTES);
                 end += piece.len as u64;
             }
             prop_assert_eq!(end, bytes);
@@ -651,14 +711,14 @@ mod tests {
         #[test]
         fn arbitrary_counters_never_yield_a_piece_out_of_turn(values in prop::collection::vec(any::<u64>(), 1..50)) {
             let (heap, pipe) = pipe();
-            let mut drainer = pipe.drain(5, plan(9 * CHUNK, &[0, 1]));
+            let mut drainer = pipe.drain(5, plan(9 * PIECE, &[0, 1]));
             let mut next = 0;
             for value in values {
                 let value = if value & 1 == 0 { (5 << 32) | ((value >> 1) % 12) } else { value };
                 heap.words()[0].store(value, Ordering::Relaxed);
                 if let Ok(Some(piece)) = drainer.try_take() {
                     prop_assert_eq!(piece.offset, next);
-                    next += CHUNK;
+                    next += PIECE;
                     drainer.release();
                 }
             }

@@ -54,8 +54,8 @@ impl Staging {
 
     /// Address of a piece's chunk.
     pub fn address(&self, piece: &Piece) -> u64 {
-        // The plan that the piece comes from bounds the chunk.
-        self.start + u64::from(piece.chunk) * CHUNK_BYTES as u64
+        // The plan that the piece comes from bounds the chunk and the piece in it.
+        self.start + u64::from(piece.chunk) * CHUNK_BYTES as u64 + piece.start as u64
     }
 
     /// Registers the chunks at first use. The context must be current.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use cuda_abi::types::CUresult;
-use idm_protocol::bulk::Plan;
+use idm_protocol::bulk::{Piece, Plan};
 use idm_protocol::control::{ClientControl, WorkerControl};
 use idm_protocol::handle::{Handle, Kind};
 use idm_protocol::lane::ClientLane;
@@ -369,16 +369,18 @@ fn bulk_copies_bring_every_byte_there_and_back() {
         .iter()
         .flat_map(|chunk| chunk.to_le_bytes())
         .collect();
-    let plan = Plan::new(bytes as u64, &chunks, 16).unwrap();
+    let plan = Plan::new(bytes as u64, &chunks, 16)
+        .and_then(|plan| plan.skewed(1984))
+        .unwrap();
     let patience = Patience::detect();
-    let at = |chunk: u32| usize::try_from(chunk).unwrap() * CHUNK_BYTES;
+    let at = |piece: &Piece| usize::try_from(piece.chunk).unwrap() * CHUNK_BYTES + piece.start;
     client.lane.pipe().reset();
     let request = wire::VgpuCopyInBulk {
         destination: address,
         bytes: bytes as u64,
         stream: 0,
         chunk_count: 4,
-        reserved: 0,
+        skew: 1984,
     };
     let ring = &client.control.submissions;
     let sequence = client
@@ -390,7 +392,7 @@ fn bulk_copies_bring_every_byte_there_and_back() {
         let start = usize::try_from(piece.offset).unwrap();
         client
             .arena
-            .write(at(piece.chunk), &sent[start..start + piece.len])
+            .write(at(&piece), &sent[start..start + piece.len])
             .unwrap();
         filler.publish();
     }
@@ -405,7 +407,7 @@ fn bulk_copies_bring_every_byte_there_and_back() {
         bytes: bytes as u64,
         stream: 0,
         chunk_count: 4,
-        reserved: 0,
+        skew: 1984,
     };
     let sequence = client
         .lane
@@ -416,7 +418,7 @@ fn bulk_copies_bring_every_byte_there_and_back() {
         let start = usize::try_from(piece.offset).unwrap();
         client
             .arena
-            .read(at(piece.chunk), &mut back[start..start + piece.len])
+            .read(at(&piece), &mut back[start..start + piece.len])
             .unwrap();
         drainer.release();
     }
@@ -436,7 +438,7 @@ fn a_bulk_copy_to_memory_that_is_not_the_clients_is_refused_and_does_not_hang() 
         bytes: 4 * CHUNK_BYTES as u64,
         stream: 0,
         chunk_count: 1,
-        reserved: 0,
+        skew: 0,
     };
     let ring = &client.control.submissions;
     let tail = 0u32.to_le_bytes();

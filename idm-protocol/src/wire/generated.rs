@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x1d5110b8d15162ab;
+pub const TABLE_HASH: u64 = 0x402b79a400837c47;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -700,7 +700,7 @@ impl Request for VgpuCopyIn {
     const OPCODE: u16 = 73;
 }
 
-/// Request of `vgpuCopyInBulk`. The bytes follow by the bulk pipe, through the chunks of staging whose indices (u32) are the tail.
+/// Request of `vgpuCopyInBulk`. The bytes follow by the bulk pipe, through the chunks of staging whose indices (u32) are the tail, from byte `skew` of each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyInBulk {
@@ -708,7 +708,7 @@ pub struct VgpuCopyInBulk {
     pub bytes: u64,
     pub stream: u64,
     pub chunk_count: u32,
-    pub reserved: u32,
+    pub skew: u32,
 }
 const _: () = assert!(size_of::<VgpuCopyInBulk>() == 32);
 
@@ -730,7 +730,7 @@ impl Request for VgpuCopyOut {
     const OPCODE: u16 = 75;
 }
 
-/// Request of `vgpuCopyOutBulk`. The bytes come back by the bulk pipe, through the chunks of staging whose indices (u32) are the tail.
+/// Request of `vgpuCopyOutBulk`. The bytes come back by the bulk pipe, through the chunks of staging whose indices (u32) are the tail, from byte `skew` of each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyOutBulk {
@@ -738,7 +738,7 @@ pub struct VgpuCopyOutBulk {
     pub bytes: u64,
     pub stream: u64,
     pub chunk_count: u32,
-    pub reserved: u32,
+    pub skew: u32,
 }
 const _: () = assert!(size_of::<VgpuCopyOutBulk>() == 32);
 

@@ -24,7 +24,7 @@ pub(crate) enum Memory {
 }
 
 /// Moves `bytes` bytes between the program's memory and the worker, by the record that `request` makes
-/// when it knows how many chunks it names.
+/// when it knows how many chunks it names. The pieces start `skew` bytes into the chunks.
 ///
 /// # Safety
 /// `memory` is valid for `bytes` bytes, to be read or written, and nothing of the arena.
@@ -32,6 +32,7 @@ pub(crate) unsafe fn transfer<T: Request>(
     call: &mut Call,
     memory: Memory,
     bytes: usize,
+    skew: u32,
     request: impl FnOnce(u32) -> T,
 ) -> Outcome {
     let session = call.session;
@@ -48,6 +49,7 @@ pub(crate) unsafe fn transfer<T: Request>(
         &indices,
         session.welcome.limits.staging_chunks,
     )
+    .and_then(|plan| plan.skewed(skew))
     .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
     call.with_lane(|lane| {
         lane.pipe().reset();
@@ -95,7 +97,9 @@ unsafe fn pump(
         let chunk = usize::try_from(piece.chunk).unwrap_or(usize::MAX);
         let offset = usize::try_from(piece.offset).unwrap_or(usize::MAX);
         (
-            chunk.saturating_mul(idm_protocol::layout::CHUNK_BYTES),
+            chunk
+                .saturating_mul(idm_protocol::layout::CHUNK_BYTES)
+                .saturating_add(piece.start),
             offset,
         )
     };
@@ -137,9 +141,7 @@ struct Chunks {
 
 impl Chunks {
     fn take(session: &'static Session, bytes: usize) -> Outcome<Self> {
-        let wanted = bytes
-            .div_ceil(idm_protocol::layout::CHUNK_BYTES)
-            .min(CHUNKS);
+        let wanted = bytes.div_ceil(idm_protocol::bulk::PIECE_BYTES).min(CHUNKS);
         let first = session
             .control
             .staging

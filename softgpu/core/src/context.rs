@@ -349,13 +349,23 @@ impl Context {
     pub fn copy(&self, stream: StreamId, to: Span, from: Span, wait: bool) -> Result<()> {
         /// Pageable bytes that are set aside for an asynchronous copy rather than waited for.
         const MOST_STAGED: u64 = 64 << 20;
+        /// Bytes that are copied sooner than a thread wakes to copy them.
+        const SHORT: u64 = 512 << 10;
         if to.length() != from.length() {
             return Err(Error::InvalidValue);
         }
         self.check()?;
         if !wait && !to.is_pageable() {
             if !from.is_pageable() {
-                return self.submit(stream, Box::new(move || to.copy_from(&from)));
+                let short = from.length() <= SHORT;
+                let work = self.unless_faulted(Box::new(move || to.copy_from(&from)));
+                let scheduler = self.gpu.scheduler();
+                if short {
+                    scheduler.submit_short(stream, work);
+                } else {
+                    scheduler.submit(stream, &[], work);
+                }
+                return Ok(());
             }
             if from.length() <= MOST_STAGED {
                 let staged = from.to_bytes();

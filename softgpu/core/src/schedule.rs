@@ -141,27 +141,39 @@ impl Scheduler {
     /// Runs work at the stream's end and waits for it: on this thread if the stream is idle (no thread
     /// needs to wake then), else on the pool.
     pub fn run(&self, stream: StreamId, work: Work) {
+        if let Some(work) = self.run_if_idle(stream, work) {
+            let ticket = self.submit(stream, &[], work);
+            self.wait(&[ticket]);
+        }
+    }
+
+    /// Appends work that takes less time than waking a thread for it: where the stream is idle, it is done
+    /// when this returns.
+    pub fn submit_short(&self, stream: StreamId, work: Work) {
+        if let Some(work) = self.run_if_idle(stream, work) {
+            self.submit(stream, &[], work);
+        }
+    }
+
+    /// Runs work on this thread if the stream is idle; else gives it back.
+    fn run_if_idle(&self, stream: StreamId, work: Work) -> Option<Work> {
         let mut state = self.shared.lock();
         let after = state.implied(stream, &[]);
-        match state.streams.get_mut(&stream) {
-            Some(found) if found.is_idle() && after.is_empty() => {
-                found.running = true;
-                found.submitted += 1;
-                state.note_busy(stream);
-                drop(state);
-                let finish = Finish {
-                    shared: &self.shared,
-                    stream,
-                };
-                work();
-                drop(finish);
-            }
-            _ => {
-                drop(state);
-                let ticket = self.submit(stream, &[], work);
-                self.wait(&[ticket]);
-            }
-        }
+        let idle = |found: &&mut Stream| found.is_idle() && after.is_empty();
+        let Some(found) = state.streams.get_mut(&stream).filter(idle) else {
+            return Some(work);
+        };
+        found.running = true;
+        found.submitted += 1;
+        state.note_busy(stream);
+        drop(state);
+        let finish = Finish {
+            shared: &self.shared,
+            stream,
+        };
+        work();
+        drop(finish);
+        None
     }
 
     /// Everything submitted so far to a stream; for the legacy stream that includes what it waits for.

@@ -358,7 +358,8 @@ pub fn vgpuCopyInBulk(
     request: &wire::VgpuCopyInBulk,
     frame: &mut Frame<'_>,
 ) -> Outcome {
-    let plan = plan::<wire::VgpuCopyInBulk>(session, frame, request.bytes, request.chunk_count)?;
+    let (count, skew) = (request.chunk_count, request.skew);
+    let plan = plan::<wire::VgpuCopyInBulk>(session, frame, request.bytes, count, skew)?;
     let mut drainer = frame.lane().pipe().drain(frame.sequence(), plan);
     let begun = begin(
         session,
@@ -373,32 +374,39 @@ pub fn vgpuCopyInBulk(
     };
     let driver = session.driver();
     let mut events = Flight::new(session, key);
-    loop {
-        // A piece that is there goes first; else the oldest copy is waited for; else the client.
-        let mut piece = drainer.try_take().map_err(breach)?;
-        if piece.is_none() || events.is_full() {
-            if events.wait_oldest()? {
+    let mut pump = || -> Result<(), Refusal> {
+        loop {
+            while events.take_done()? {
                 drainer.release();
-            } else if piece.is_none() {
-                piece = drainer
-                    .take(&session.patience, &*session.stop)
-                    .map_err(breach)?;
-                if piece.is_none() {
-                    return Ok(());
+            }
+            // A piece that is there goes first; else the oldest copy is waited for; else the client.
+            let mut piece = drainer.try_take().map_err(breach)?;
+            if piece.is_none() || events.is_full() {
+                if events.wait_oldest()? {
+                    drainer.release();
+                } else if piece.is_none() {
+                    piece = drainer
+                        .take(&session.patience, &*session.stop)
+                        .map_err(breach)?;
+                    if piece.is_none() {
+                        return Ok(());
+                    }
                 }
             }
-        }
-        if let Some(piece) = piece {
-            let from = session.staging.address(&piece);
-            let to = request.destination + piece.offset;
-            let copied = driver
-                .copy_in(to, from, piece.len as u64, stream)
-                .and_then(|()| events.record(stream));
-            if let Err(status) = copied {
-                return give_up(drainer, status);
+            if let Some(piece) = piece {
+                let from = session.staging.address(&piece);
+                let to = request.destination + piece.offset;
+                driver.copy_in(to, from, piece.len as u64, stream)?;
+                events.record(stream)?;
             }
         }
+    };
+    let pumped = pump();
+    if pumped.is_err() {
+        // The client looks at the reply then, which says why.
+        drainer.close();
     }
+    pumped
 }
 
 /// Bytes that go out through staging.
@@ -407,7 +415,8 @@ pub fn vgpuCopyOutBulk(
     request: &wire::VgpuCopyOutBulk,
     frame: &mut Frame<'_>,
 ) -> Outcome {
-    let plan = plan::<wire::VgpuCopyOutBulk>(session, frame, request.bytes, request.chunk_count)?;
+    let (count, skew) = (request.chunk_count, request.skew);
+    let plan = plan::<wire::VgpuCopyOutBulk>(session, frame, request.bytes, count, skew)?;
     let mut filler = frame.lane().pipe().fill(frame.sequence(), plan);
     let begun = begin(
         session,
@@ -425,12 +434,16 @@ pub fn vgpuCopyOutBulk(
     };
     let driver = session.driver();
     let mut events = Flight::new(session, key);
-    loop {
-        let mut piece = filler.try_claim().map_err(breach)?;
-        if piece.is_none() || events.is_full() {
-            match events.wait_oldest() {
-                Ok(true) => filler.publish(),
-                Ok(false) if piece.is_none() => {
+    let mut pump = || -> Result<(), Refusal> {
+        loop {
+            while events.take_done()? {
+                filler.publish();
+            }
+            let mut piece = filler.try_claim().map_err(breach)?;
+            if piece.is_none() || events.is_full() {
+                if events.wait_oldest()? {
+                    filler.publish();
+                } else if piece.is_none() {
                     piece = filler
                         .claim(&session.patience, &*session.stop)
                         .map_err(breach)?;
@@ -438,25 +451,20 @@ pub fn vgpuCopyOutBulk(
                         return Ok(());
                     }
                 }
-                Ok(false) => {}
-                Err(status) => {
-                    filler.close();
-                    return Err(status.into());
-                }
+            }
+            if let Some(piece) = piece {
+                let to = session.staging.address(&piece);
+                let from = request.source + piece.offset;
+                driver.copy_out(to, from, piece.len as u64, stream)?;
+                events.record(stream)?;
             }
         }
-        if let Some(piece) = piece {
-            let to = session.staging.address(&piece);
-            let from = request.source + piece.offset;
-            let copied = driver
-                .copy_out(to, from, piece.len as u64, stream)
-                .and_then(|()| events.record(stream));
-            if let Err(status) = copied {
-                filler.close();
-                return Err(status.into());
-            }
-        }
+    };
+    let pumped = pump();
+    if pumped.is_err() {
+        filler.close();
     }
+    pumped
 }
 
 /// What both directions check and need.
@@ -500,6 +508,22 @@ impl<'a> Flight<'a> {
         let event = self.session.contexts.event(self.key, driver)?;
         self.events.push_back(event);
         driver.record_event(event, stream)
+    }
+
+    /// Whether the oldest is over; it is forgotten then.
+    fn take_done(&mut self) -> Result<bool, CUresult> {
+        let Some(&event) = self.events.front() else {
+            return Ok(false);
+        };
+        match self.session.driver().query_event(event) {
+            Err(CUresult::CUDA_ERROR_NOT_READY) => Ok(false),
+            Err(status) => Err(status),
+            Ok(()) => {
+                self.events.pop_front();
+                self.session.contexts.recycle(self.key, event);
+                Ok(true)
+            }
+        }
     }
 
     /// `false`: there is none.

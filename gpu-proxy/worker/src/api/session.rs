@@ -79,7 +79,7 @@ pub fn vgpuCredit(session: &Session, request: &wire::VgpuCredit, frame: &mut Fra
 
 /// Takes bytes in, for a later record of the lane.
 pub fn vgpuUpload(session: &Session, request: &wire::VgpuUpload, frame: &mut Frame<'_>) -> Outcome {
-    let plan = plan::<wire::VgpuUpload>(session, frame, request.total, request.chunk_count)?;
+    let plan = plan::<wire::VgpuUpload>(session, frame, request.total, request.chunk_count, 0)?;
     let lane = frame.lane();
     let mut drainer = lane.pipe().drain(frame.sequence(), plan);
     let others = session.uploaded_by_others(lane.index());
@@ -99,12 +99,12 @@ pub fn vgpuUpload(session: &Session, request: &wire::VgpuUpload, frame: &mut Fra
             .parts
             .control
             .staging
-            .bytes(piece.chunk, piece.len)
+            .bytes(piece.chunk, piece.start + piece.len)
             .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
         session
             .parts
             .arena
-            .read(range.start, &mut bytes[start..])
+            .read(range.start + piece.start, &mut bytes[start..])
             .map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
         drainer.release();
     }
@@ -112,12 +112,14 @@ pub fn vgpuUpload(session: &Session, request: &wire::VgpuUpload, frame: &mut Fra
     Ok(())
 }
 
-/// The plan of a bulk transfer whose record, a `T`, names `count` chunks in its tail.
+/// The plan of a bulk transfer whose record, a `T`, names `count` chunks in its tail, and where its pieces
+/// start in them.
 pub(super) fn plan<T: idm_protocol::record::Request>(
     session: &Session,
     frame: &Frame<'_>,
     bytes: u64,
     count: u32,
+    skew: u32,
 ) -> Result<Plan, Refusal> {
     let len = usize::try_from(count)
         .unwrap_or(usize::MAX)
@@ -128,7 +130,9 @@ pub(super) fn plan<T: idm_protocol::record::Request>(
         .map(|bytes| u32::from_le_bytes(*bytes))
         .collect();
     let plan = Plan::new(bytes, &chunks, session.staging.chunk_count());
-    Ok(plan.map_err(Violation::from)?)
+    Ok(plan
+        .and_then(|plan| plan.skewed(skew))
+        .map_err(Violation::from)?)
 }
 
 /// A transfer that stopped. A client that gave up hears nothing but the end of its call.

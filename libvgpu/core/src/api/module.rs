@@ -292,6 +292,7 @@ fn upload(call: &mut Call, image: Image<'_>) -> Outcome<u64> {
             call,
             Memory::From(image.bytes.as_ptr()),
             total,
+            0,
             |chunk_count| wire::VgpuUpload {
                 upload,
                 total: total as u64,

@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use cuda_abi::function::Function;
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{CUdeviceptr, CUresult, CUstream};
+use idm_protocol::bulk::skew_between;
 use idm_protocol::handle::Kind;
 use idm_protocol::lane::REPLY_BYTES;
 use idm_protocol::wire::{self, copy_kind};
@@ -256,15 +257,16 @@ unsafe fn copy(
         }
         (End::Program, _) => {
             let into = Memory::Into(pointer(dst).cast());
+            let skew = skew_between(src, dst);
             // SAFETY: the program's memory, by this function's contract; the arena is not.
             unsafe {
-                bulk::transfer(&mut call, into, bytes, |chunk_count| {
+                bulk::transfer(&mut call, into, bytes, skew, |chunk_count| {
                     wire::VgpuCopyOutBulk {
                         source: src,
                         bytes: length,
                         stream,
                         chunk_count,
-                        reserved: 0,
+                        skew,
                     }
                 })
             }
@@ -282,14 +284,17 @@ unsafe fn copy(
         }
         (_, End::Program) => {
             let from = Memory::From(pointer(src).cast::<u8>());
+            let skew = skew_between(src, dst);
             // SAFETY: the program's memory, by this function's contract; the arena is not.
             unsafe {
-                bulk::transfer(&mut call, from, bytes, |chunk_count| wire::VgpuCopyInBulk {
-                    destination: dst,
-                    bytes: length,
-                    stream,
-                    chunk_count,
-                    reserved: 0,
+                bulk::transfer(&mut call, from, bytes, skew, |chunk_count| {
+                    wire::VgpuCopyInBulk {
+                        destination: dst,
+                        bytes: length,
+                        stream,
+                        chunk_count,
+                        skew,
+                    }
                 })
             }
         }
