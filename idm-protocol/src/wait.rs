@@ -28,6 +28,9 @@ use crate::sync::{Clock, Monotonic, Ordering, Word, fence, spin_loop, yield_now}
 /// Somebody sleeps, or is about to. Above it, the number of wakes.
 const PARKED: u64 = 1;
 
+/// Above that number: the CPU of the last waker, counted from one.
+const WAKER_SHIFT: u32 = 48;
+
 /// Looks between two readings of the clock: a pause takes from 5 ns to 100 ns, a reading about 25.
 const LOOKS_PER_READING: u32 = 16;
 
@@ -195,11 +198,25 @@ impl<R: Region> Bell<R> {
         }
         // Lowers the flag and counts the wake. If that fails, another waker does it; and whoever
         // has raised the flag anew since then passed its fence after ours and sees what we published.
-        let woken = seen.wrapping_add(PARKED);
+        let count = seen.wrapping_add(PARKED) & ((1 << WAKER_SHIFT) - 1);
+        let woken = count | current_cpu() << WAKER_SHIFT;
         let order = Ordering::Relaxed;
         if word.compare_exchange(seen, woken, order, order).is_ok() {
             self.word.region().wake(word);
         }
+    }
+
+    /// Tells one wake from the next: different after somebody was woken.
+    #[inline]
+    pub(crate) fn wakes(&self) -> u64 {
+        self.word.words()[0].load(Ordering::Relaxed) & !PARKED
+    }
+
+    /// Whether the last waker says that it rang from the CPU that this thread runs on: until this thread
+    /// sleeps, or the system moves one of them, that one cannot go on. A hint; a peer may say anything.
+    pub(crate) fn was_rung_from_here(&self) -> bool {
+        let waker = self.wakes() >> WAKER_SHIFT;
+        waker != 0 && waker == current_cpu()
     }
 
     /// Waits until `ready` says so or `live` says that it never will. `ready` must read what it
@@ -287,6 +304,18 @@ impl<R: Region> Bell<R> {
 #[cfg(any(loom, miri))]
 fn single_cpu() -> bool {
     false
+}
+
+/// The CPU that this thread runs on, counted from one; 0: not known.
+#[cfg(any(loom, miri))]
+fn current_cpu() -> u64 {
+    0
+}
+
+/// The CPU that this thread runs on, counted from one; 0: not known.
+#[cfg(not(any(loom, miri)))]
+fn current_cpu() -> u64 {
+    nix::sched::sched_getcpu().map_or(0, |cpu| (cpu as u64 + 1) & u64::from(u16::MAX))
 }
 
 /// Whether this thread may run on one CPU only. Where the system does not say, it may not.

@@ -34,9 +34,16 @@ pub fn run(
         spin: Duration::ZERO,
         ..patience
     };
+    let at_once = Patience::none();
     let mut handed_on = false;
     loop {
-        let patience = if handed_on { &giving_way } else { &patience };
+        let patience = if submissions.is_crowded() {
+            &at_once
+        } else if handed_on {
+            &giving_way
+        } else {
+            &patience
+        };
         match submissions.next(&mut record, patience, &*session.stop)? {
             Next::Record => {}
             Next::Ended => return Ok(()),

@@ -212,7 +212,28 @@ fn ringing_calls_the_system_only_while_somebody_sleeps() {
     bell.ring();
     assert_eq!(region.wakes(), 1);
     // The count went up, the flag is down.
-    assert_eq!(word.load(Ordering::Relaxed), 2);
+    let value = word.load(Ordering::Relaxed);
+    assert_eq!(value & ((1 << WAKER_SHIFT) - 1), 2);
+}
+
+#[test]
+fn a_waker_on_the_same_cpu_is_recognised_and_one_elsewhere_is_not() {
+    let region = Noting::new();
+    let bell = Bell::new(&region, 0).unwrap();
+    assert!(!bell.was_rung_from_here(), "nobody rang");
+    let word = &region.words()[0];
+    // The system may move this thread between the two looks: not in every one of many rounds.
+    let recognised = (0..1000).any(|_| {
+        word.fetch_or(PARKED, Ordering::Relaxed);
+        let before = bell.wakes();
+        bell.ring();
+        assert_ne!(bell.wakes(), before);
+        bell.was_rung_from_here()
+    });
+    // Where the CPU is not known, nothing is recognised.
+    assert_eq!(recognised, current_cpu() != 0);
+    word.store(u64::from(u16::MAX) << WAKER_SHIFT, Ordering::Relaxed);
+    assert!(!bell.was_rung_from_here());
 }
 
 #[test]
