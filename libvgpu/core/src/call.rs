@@ -18,7 +18,7 @@ use idm_protocol::status::CreditError;
 use idm_protocol::wire::{VgpuCredit, credit};
 use zerocopy::FromBytes;
 
-use crate::objects::{self, Detail, Object};
+use crate::objects::{self, Detail, Object, Objects};
 use crate::session::Session;
 use crate::state;
 use crate::thread::{Current, Thread};
@@ -272,13 +272,20 @@ impl Call {
     /// Checks a handle of the program's.
     #[inline]
     pub fn handle(&self, kind: Kind, value: u64) -> Outcome<u64> {
-        // The default streams: legacy by NULL or by name, per-thread by name.
-        if kind == Kind::STREAM && value <= 2 {
+        if is_default_stream(kind, value) {
             return Ok(value);
         }
-        let objects = self.session.objects();
+        self.handle_in(&self.session.objects(), kind, value)
+    }
+
+    /// As [`Call::handle`], for who looks at the table anyway.
+    #[inline]
+    pub(crate) fn handle_in(&self, objects: &Objects, kind: Kind, value: u64) -> Outcome<u64> {
+        if is_default_stream(kind, value) {
+            return Ok(value);
+        }
         if kind == Kind::FUNCTION {
-            return objects::code(&objects, value).map(|_| value);
+            return objects::code(objects, value).map(|_| value);
         }
         objects
             .resolve(value, kind)
@@ -326,6 +333,11 @@ impl Drop for Call {
                 .remove(handle.value(), handle.kind());
         }
     }
+}
+
+/// The default streams: legacy by NULL or by name, per-thread by name.
+fn is_default_stream(kind: Kind, value: u64) -> bool {
+    kind == Kind::STREAM && value <= 2
 }
 
 /// A stream's credit, given back unless a record used it.

@@ -5,6 +5,8 @@
 //! refuses at once is refused at once here too (D11).
 
 use std::ffi::{c_uint, c_void};
+use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use cuda_abi::function::Function;
 use cuda_abi::resolver::DefaultStream;
@@ -28,6 +30,7 @@ const _: () = assert!(ATTRIBUTE_BYTES == 72);
 const MOST_PARAMETER_BYTES: usize = 32764;
 /// Parameters up to this size are packed on the stack.
 const SMALL: usize = 1024;
+static ZEROS: [u8; SMALL] = [0; SMALL];
 /// More attributes than there are kinds of.
 const MOST_ATTRIBUTES: usize = 32;
 
@@ -152,24 +155,27 @@ unsafe fn launch(
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Outcome {
-    let stream = call.handle(Kind::STREAM, stream as u64)?;
-    let code = objects::code(&call.session.objects(), f as u64)?.clone();
     let threads = threads_of(shape.block).ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
     if shape.grid.contains(&0) {
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
     }
+    check_limits(&call, shape, threads)?;
     let demand = Demand {
         threads,
         shared_bytes: shape.shared_bytes,
         attributes: digest(attributes, shape),
     };
     let context = call.context_handle();
-    let proven = code.is_proven(context, demand);
-    check_limits(&call, shape, threads)?;
-    let mut small = [0; SMALL];
+    let mut small = [MaybeUninit::uninit(); SMALL];
     let mut large = Vec::new();
+    // One look at the table for all, and not beyond: what follows may wait for what other threads do.
+    let objects = call.session.objects();
+    let stream = call.handle_in(&objects, Kind::STREAM, stream as u64)?;
+    let code = objects::code(&objects, f as u64)?;
+    let unproven = (!code.is_proven(context, demand)).then(|| Arc::clone(code));
     // SAFETY: by this function's contract.
-    let parameters = unsafe { gather(&code, params, extra, &mut small, &mut large) }?;
+    let parameters = unsafe { gather(code, params, extra, &mut small, &mut large) }?;
+    drop(objects);
     let [grid_x, grid_y, grid_z] = shape.grid;
     let [block_x, block_y, block_z] = shape.block;
     let request = wire::CuLaunchKernel {
@@ -194,11 +200,11 @@ unsafe fn launch(
         &both
     };
     let credit = call.take_credit(stream)?;
-    if proven {
+    let Some(code) = unproven else {
         call.post_with(&request, tail)?;
         credit.spend();
         return Ok(());
-    }
+    };
     // An answer, whatever it says, means that the worker had the record and returns the credit.
     let status = call.exchange_raw(&request, tail, |_, status, _| Ok(status))?;
     credit.spend();
@@ -264,7 +270,7 @@ unsafe fn gather<'a>(
     code: &Code,
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
-    small: &'a mut [u8; SMALL],
+    small: &'a mut [MaybeUninit<u8>; SMALL],
     large: &'a mut Vec<u8>,
 ) -> Outcome<&'a [u8]> {
     if !extra.is_null() {
@@ -307,11 +313,11 @@ unsafe fn gather<'a>(
 /// Zeroed room for `bytes` bytes: gaps between parameters say nothing about our memory.
 fn room<'a>(
     bytes: usize,
-    small: &'a mut [u8; SMALL],
+    small: &'a mut [MaybeUninit<u8>; SMALL],
     large: &'a mut Vec<u8>,
 ) -> Outcome<&'a mut [u8]> {
     if bytes <= SMALL {
-        return Ok(&mut small[..bytes]);
+        return Ok(small[..bytes].write_copy_of_slice(&ZEROS[..bytes]));
     }
     if bytes > MOST_PARAMETER_BYTES {
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
@@ -420,7 +426,7 @@ mod tests {
 
     fn packed(parameters: Vec<(u32, u32)>, values: &mut [*mut c_void]) -> Outcome<Vec<u8>> {
         let code = Code::new(c"kernel".to_owned(), 1, Some(parameters));
-        let (mut small, mut large) = ([0; SMALL], Vec::new());
+        let (mut small, mut large) = ([MaybeUninit::uninit(); SMALL], Vec::new());
         // SAFETY: the test passes as many values as parameters.
         unsafe {
             gather(
@@ -474,7 +480,7 @@ mod tests {
             (&raw mut size).cast(),
             std::ptr::null_mut(),
         ];
-        let (mut small, mut large) = ([0; SMALL], Vec::new());
+        let (mut small, mut large) = ([MaybeUninit::uninit(); SMALL], Vec::new());
         // SAFETY: a well-formed list.
         let bytes = unsafe {
             gather(
