@@ -6,6 +6,7 @@
 
 mod client;
 mod floor;
+mod nop;
 mod report;
 mod sample;
 #[allow(unsafe_code)]
@@ -23,6 +24,8 @@ use nix::unistd::Pid;
 use report::{Goal, Result as Measured};
 use sample::Samples;
 
+/// The name of a part that more than one place knows.
+const DIRECT_QUERY: &str = "cuStreamQuery(0) on the driver directly";
 /// How often reference and value take turns.
 const TURNS: usize = 5;
 
@@ -96,10 +99,14 @@ fn this_program() -> std::path::PathBuf {
     std::env::current_exe().expect("/proc is mounted")
 }
 
-fn remoted(proxy: &Proxy, measurement: &str) -> Lines {
-    // Each client finds a warm worker, so that no driver starts beside what is measured.
+/// Each client finds a warm worker, so that no driver starts beside what is measured.
+fn settle(proxy: &Proxy) {
     proxy.wait_until("two warm workers wait", |proxy| proxy.family().len() >= 3);
     std::thread::sleep(Duration::from_millis(300));
+}
+
+fn remoted(proxy: &Proxy, measurement: &str) -> Lines {
+    settle(proxy);
     measure(
         proxy
             .program(this_program())
@@ -110,8 +117,7 @@ fn remoted(proxy: &Proxy, measurement: &str) -> Lines {
 /// The same with worker and client held to a core each, where there are two: what the scheduler's choice of
 /// cores costs is the difference.
 fn remoted_apart(proxy: &Proxy, measurement: &str) -> Lines {
-    proxy.wait_until("two warm workers wait", |proxy| proxy.family().len() >= 3);
-    std::thread::sleep(Duration::from_millis(300));
+    settle(proxy);
     let mut client = proxy
         .program(this_program())
         .args(["--client", measurement, "on-word"])
@@ -167,12 +173,16 @@ impl Turns {
 
 fn null_call(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     let (mut value, mut native, mut floor) = (Turns::default(), Turns::default(), Turns::default());
-    let mut apart = Turns::default();
+    let (mut apart, mut query) = (Turns::default(), Turns::default());
     for _ in 0..TURNS {
         let samples = floor::ping_pong()?;
         floor.p50.add(samples.median());
         floor.p99.add(samples.percentile(99));
-        value.add(&remoted(proxy, "null-call"), "null-call");
+        settle(proxy);
+        let samples = nop::round_trips(&proxy.socket("bench"))?;
+        value.p50.add(samples.median());
+        value.p99.add(samples.percentile(99));
+        query.add(&remoted(proxy, "null-call"), "null-call");
         apart.add(&remoted_apart(proxy, "null-call"), "null-call");
         native.add(&direct("null-call"), "null-call");
     }
@@ -183,22 +193,28 @@ fn null_call(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
         floor.p50.median(),
         Goal::RatioAtMost(2.0),
     );
-    result.what =
-        "cuStreamQuery(0), both sides awake, against a spinning ping-pong between two processes";
+    result.what = "a record that asks for nothing and its reply, both sides awake, against a spinning ping-pong between two processes";
     result.part("p99", value.p99.median());
     result.part("p99 of the floor", floor.p99.median());
-    result.part("the same call on the driver directly", native.p50.median());
-    result.part("worker and client held to a core each", apart.p50.median());
+    result.part("cuStreamQuery(0)", query.p50.median());
+    result.part("p99 of cuStreamQuery(0)", query.p99.median());
+    result.part(
+        "cuStreamQuery(0), worker and client held to a core each",
+        apart.p50.median(),
+    );
+    result.part(DIRECT_QUERY, native.p50.median());
     Ok(result)
 }
 
 fn async_launch(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     let (mut value, mut argument, mut native) =
         (Turns::default(), Turns::default(), Turns::default());
+    let mut first = Turns::default();
     for _ in 0..TURNS {
         let lines = remoted(proxy, "launch");
         value.add(&lines, "launch");
         argument.add(&lines, "launch-argument");
+        first.add(&lines, "launch-first");
         native.add(&direct("launch"), "launch");
     }
     let mut result = Measured::new(
@@ -208,8 +224,12 @@ fn async_launch(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> 
         native.p50.median(),
         Goal::ValueAtMost(150.0),
     );
-    result.what = "the caller's time of cuLaunchKernel (empty kernel, windows of 32), against the driver directly";
+    result.what = "the caller's time of cuLaunchKernel (empty kernel, windows of 32, the other side awake), against the driver directly";
     result.part("with one argument", argument.p50.median());
+    result.part(
+        "the first after a silence, which wakes the other side",
+        first.p50.median(),
+    );
     result.part("p99 over windows", value.p99.median());
     Ok(result)
 }
