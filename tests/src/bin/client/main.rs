@@ -1,0 +1,54 @@
+//! A CUDA program of the tests' own: `vgpu-test-client SCENARIO [ARGUMENT...]`.
+//!
+//! Each scenario is a small program that a sceptic would write. It says what it saw in plain lines, ends
+//! with 0 if the driver kept its word and with 1, and the reason on stderr, if not.
+
+mod life;
+mod memory;
+mod support;
+mod work;
+mod wrong;
+
+use std::process::exit;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let scenario = arguments.first().map_or("", String::as_str);
+    let number = |index: usize, default: u64| {
+        arguments.get(index).map_or(default, |text| {
+            text.parse().expect("an argument is a number")
+        })
+    };
+    let verdict = match scenario {
+        "devices" => work::devices(),
+        "init" => work::init(),
+        "vector-add" => work::vector_add(number(1, 100_000)),
+        "hold-memory" => memory::hold_memory(number(1, 1 << 20)),
+        "fill-memory" => memory::fill_memory(number(1, 1 << 20)),
+        "host-quota" => memory::host_quota(number(1, 1 << 20)),
+        "load" => work::load(),
+        "until-error" => work::until_error(),
+        "cycles" => life::cycles(number(1, 10)),
+        "fork" => life::fork_after_init(),
+        "fork-first" => life::fork_before_init(),
+        "exit-busy" => life::exit_busy(),
+        "exit-late" => life::exit_late(),
+        "thread-exit" => life::thread_exit(number(1, 200)),
+        "threads" => work::threads(number(1, 8), number(2, 200)),
+        "interrupted" => work::interrupted(number(1, 400)),
+        "reopen" => life::reopen(),
+        "fault" => wrong::fault(),
+        "bad-calls" => wrong::bad_calls(),
+        "poll" => work::poll(),
+        "host-function" => work::host_function(),
+        "zeroed" => memory::zeroed(number(1, 64)),
+        "context-cycles" => life::context_cycles(number(1, 20)),
+        "busy-stream" => work::busy_stream(),
+        "scribble" => wrong::scribble(number(1, 0), number(2, 1)),
+        other => Err(format!("no such scenario: {other:?}")),
+    };
+    if let Err(reason) = verdict {
+        eprintln!("{scenario}: {reason}");
+        exit(1);
+    }
+}
