@@ -10,6 +10,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
+use super::asynchronous;
 use super::cross;
 use super::fault::FaultKind;
 use super::lanes::*;
@@ -763,6 +764,13 @@ fn run(
                 }
                 check!('path, matrix::execute(cpu, inst.op, frame, memory, mask));
                 cursor.forced = false;
+            }
+            Op::CopyAsync { .. }
+            | Op::CopyBulk { .. }
+            | Op::Mbarrier { .. }
+            | Op::MbarrierWait { .. }
+            | Op::MbarrierPending { .. } => {
+                check!('path, asynchronous::execute(inst.op, frame, memory, mask));
             }
             Op::ActiveMask { d } => put(cpu, &mut frame.w[d.index()], &[mask; 32], mask),
             Op::Clock { f, d } => {

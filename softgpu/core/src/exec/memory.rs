@@ -179,6 +179,21 @@ impl View<'_> {
         Ok(())
     }
 
+    /// A word of shared memory that a lane may read and write.
+    pub fn shared_word(
+        &mut self,
+        space: Space,
+        address: u64,
+        lane: usize,
+    ) -> Result<&mut [u8; 8], FaultKind> {
+        let place = self.place(space, address, 8, true, lane)?;
+        let word = match place {
+            Place::Shared(offset) => self.shared[offset..].first_chunk_mut(),
+            _ => None,
+        };
+        word.ok_or(FaultKind::InvalidAddressSpace { address })
+    }
+
     /// Checks the alignment of a whole vector access.
     pub fn check_vector(addresses: &[u64; 32], mask: u32, bytes: u64) -> Result<(), LaneFault> {
         for lane in lanes(mask) {

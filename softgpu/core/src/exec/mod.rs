@@ -7,6 +7,7 @@
 //! alignment and against the ranges an [`AddressSpace`] vouches for.
 
 mod access;
+mod asynchronous;
 mod block;
 mod cross;
 mod fault;
@@ -15,6 +16,7 @@ mod grid;
 mod interpret;
 mod lanes;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod pool;
 mod print;

@@ -6,11 +6,15 @@
 //! share it.
 #![forbid(unsafe_code)]
 
+pub mod asynchronous;
 pub mod matrix;
 pub mod op;
+pub mod register;
 
+pub use asynchronous::*;
 pub use matrix::*;
 pub use op::*;
+pub use register::*;
 
 /// The smallest generic address of the window through which a block's shared memory is seen.
 ///

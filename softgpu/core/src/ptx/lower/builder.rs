@@ -541,7 +541,8 @@ impl<'a> Builder<'_, 'a> {
     }
 
     fn instruction(&mut self, i: &Instruction<'a>) -> Result<()> {
-        let known = self.memory(i)?
+        let known = self.asynchronous(i)?
+            || self.memory(i)?
             || self.control(i)?
             || self.arithmetic(i)?
             || self.float(i)?

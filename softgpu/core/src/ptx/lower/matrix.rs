@@ -6,6 +6,7 @@ use super::super::ir::*;
 use super::super::types::Ty;
 use super::Result;
 use super::builder::Builder;
+use super::modifiers::Modifiers;
 
 /// Every combination of sizes and elements that multiplies; `wmma` where the last field says so.
 /// Elements are A's; those of B and of the accumulators follow from [`pairs`] and [`accumulators`].
@@ -108,40 +109,15 @@ fn sizes(name: &str, a: Element, wmma: bool) -> Option<MatrixShape> {
     })
 }
 
-/// The modifiers of an instruction that have not been understood yet; their order matters little.
-struct Modifiers<'i>(Vec<&'i str>);
+/// The shape among the modifiers.
+fn shape_of(modifiers: &mut Modifiers<'_>) -> Option<String> {
+    let shape = |m: &str| m.starts_with(".m") && m.contains('k');
+    modifiers.take(shape).map(str::to_owned)
+}
 
-impl Modifiers<'_> {
-    /// Whether `name` is there.
-    fn flag(&mut self, name: &str) -> bool {
-        self.choose(&[(name, ())]).is_some()
-    }
-
-    /// What the first one that `table` knows stands for.
-    fn choose<T: Copy>(&mut self, table: &[(&str, T)]) -> Option<T> {
-        let known = |modifier: &str| table.iter().find(|(name, _)| *name == modifier);
-        let (place, value) = self
-            .0
-            .iter()
-            .enumerate()
-            .find_map(|(place, modifier)| Some((place, known(modifier)?.1)))?;
-        self.0.remove(place);
-        Some(value)
-    }
-
-    /// The first one that looks like a shape.
-    fn shape(&mut self) -> Option<String> {
-        let place = self
-            .0
-            .iter()
-            .position(|m| m.starts_with(".m") && m.contains('k'))?;
-        Some(self.0.remove(place).to_owned())
-    }
-
-    /// Whether a matrix lies in rows, else in columns.
-    fn rows(&mut self) -> Option<bool> {
-        self.choose(&[(".row", true), (".col", false)])
-    }
+/// Whether the next layout is rows, else columns.
+fn rows_of(modifiers: &mut Modifiers<'_>) -> Option<bool> {
+    modifiers.choose(&[(".row", true), (".col", false)])
 }
 
 impl<'a> Builder<'_, 'a> {
@@ -177,7 +153,7 @@ impl<'a> Builder<'_, 'a> {
 
     /// What all matrix instructions say of themselves; `.aligned` was optional once.
     fn together(&self, i: &Instruction<'a>) -> Result<Modifiers<'a>> {
-        let mut modifiers = Modifiers(i.modifiers.clone());
+        let mut modifiers = Modifiers::of(i);
         if !modifiers.flag(".sync") {
             return Err(self.error("only the .sync form is supported"));
         }
@@ -192,16 +168,17 @@ impl<'a> Builder<'_, 'a> {
         if wmma {
             modifiers.flag(".mma");
         }
-        if modifiers.flag(".sp") || modifiers.0.iter().any(|m| m.starts_with(".sp::")) {
+        if modifiers.flag(".sp") || modifiers.take(|m| m.starts_with(".sp::")).is_some() {
             return Err(self.error("sparse matrices are not supported"));
         }
         let bits = modifiers.choose(&[(".xor", MmaOp::Xor), (".and", MmaOp::And)]);
         if bits.is_some() != modifiers.flag(".popc") {
             return Err(self.error("bits are combined by .xor.popc or .and.popc"));
         }
-        let name = modifiers.shape();
+        let name = shape_of(&mut modifiers);
         let name = name.ok_or_else(|| self.error("a shape is missing"))?;
-        let (Some(a_rows), Some(b_rows)) = (modifiers.rows(), modifiers.rows()) else {
+        let (Some(a_rows), Some(b_rows)) = (rows_of(&mut modifiers), rows_of(&mut modifiers))
+        else {
             return Err(self.error("the layouts of A and B are missing"));
         };
         let saturate = modifiers.flag(".satfinite");
@@ -211,7 +188,7 @@ impl<'a> Builder<'_, 'a> {
             (".rm", Round::Down),
             (".rp", Round::Up),
         ]);
-        let [d, a, b, c] = match modifiers.0[..] {
+        let [d, a, b, c] = match modifiers.rest() {
             [d, c] if wmma => self.elements_of([d, ".f16", ".f16", c])?,
             [d, a, b, c] => self.elements_of([d, a, b, c])?,
             _ => return Err(self.error("the types of D, A, B and C are needed")),
@@ -349,7 +326,8 @@ impl<'a> Builder<'_, 'a> {
             &[(".a", Role::A), (".b", Role::B), (".c", Role::Accumulator)]
         };
         modifiers.flag(if store { ".store" } else { ".load" });
-        let (role, shape, rows) = (modifiers.choose(roles), modifiers.shape(), modifiers.rows());
+        let role = modifiers.choose(roles);
+        let (shape, rows) = (shape_of(&mut modifiers), rows_of(&mut modifiers));
         let (Some(role), Some(shape), Some(rows)) = (role, shape, rows) else {
             return Err(self.error("operand, shape or layout is missing"));
         };
@@ -359,7 +337,7 @@ impl<'a> Builder<'_, 'a> {
             (".shared::cta", Space::Shared),
         ]);
         let space = space.unwrap_or(Space::Generic);
-        let element = match modifiers.0[..] {
+        let element = match modifiers.rest() {
             [name] => element(name),
             _ => None,
         };
@@ -440,9 +418,7 @@ impl<'a> Builder<'_, 'a> {
         } else {
             Space::Generic
         };
-        if let Some(modifier) = modifiers.0.first() {
-            return Err(self.error(format!("modifier {modifier} is not supported")));
-        }
+        self.nothing_else(&modifiers)?;
         self.arity(i, 2)?;
         let (address, list) = if store { (0, 1) } else { (1, 0) };
         let list = self.fragment_registers(&i.operands[list], count)?;

@@ -48,6 +48,8 @@ const SPACES: &[(&str, Space)] = &[
     (".const", Space::Global),
     (".shared", Space::Shared),
     (".shared::cta", Space::Shared),
+    // A block is a cluster of its own.
+    (".shared::cluster", Space::Shared),
     (".local", Space::Local),
     (".param", Space::Param),
     (".param::entry", Space::Param),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arithmetic;
+mod asynchronous;
 mod bits;
 mod builder;
 mod compare;
@@ -11,6 +12,7 @@ mod float;
 mod layout;
 mod matrix;
 mod memory;
+mod modifiers;
 mod operand;
 mod warp;
 

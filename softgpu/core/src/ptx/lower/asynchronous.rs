@@ -1,0 +1,369 @@
+//! Asynchronous copies (`cp.async`, bulk ones too), their barriers (`mbarrier`) and the fences that
+//! order them with other accesses.
+#![forbid(unsafe_code)]
+
+use super::super::ast::{Instruction, Operand, Value};
+use super::super::ir::*;
+use super::super::types::Ty;
+use super::Result;
+use super::builder::Builder;
+use super::modifiers::Modifiers;
+
+/// Shared memory by all its names: a block is a cluster of its own.
+const SHARED: &[(&str, Space)] = &[
+    (".shared", Space::Shared),
+    (".shared::cta", Space::Shared),
+    (".shared::cluster", Space::Shared),
+];
+
+impl<'a> Builder<'_, 'a> {
+    pub(super) fn asynchronous(&mut self, i: &Instruction<'a>) -> Result<bool> {
+        match i.opcode {
+            "cp" => {
+                let mut modifiers = Modifiers::of(i);
+                if modifiers.flag(".reduce") || !modifiers.flag(".async") {
+                    return Err(self.error("only copies without reduction are supported"));
+                }
+                if modifiers.take(|m| m == ".tensor").is_some() {
+                    return Err(self.error("tensor maps are not supported"));
+                }
+                if modifiers.flag(".bulk") {
+                    self.copy_bulk(i, modifiers)?;
+                } else {
+                    self.copy_async(i, modifiers)?;
+                }
+            }
+            "mbarrier" => self.mbarrier(i)?,
+            "fence" | "membar" => return self.proxy_fence(i),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Fences between kinds of access. All of ours go the same way.
+    fn proxy_fence(&mut self, i: &Instruction<'a>) -> Result<bool> {
+        let mut modifiers = Modifiers::of(i);
+        if modifiers.take(|m| m.starts_with(".tensormap")).is_some() {
+            return Err(self.error("tensor maps are not supported"));
+        }
+        let known = match modifiers.rest() {
+            [".proxy", kind, ..] => matches!(*kind, ".alias" | ".async" | ".async::generic"),
+            [".mbarrier_init", ".release", ".cluster"] => true,
+            _ => return Ok(false),
+        };
+        if !known {
+            return Err(self.error("no such kind of access"));
+        }
+        self.arity(i, 0)?;
+        self.emit(Op::Fence {
+            scope: FenceScope::SeqCst,
+        })?;
+        Ok(true)
+    }
+
+    /// Waits and groups find every copy complete.
+    fn group(&mut self, i: &Instruction<'a>, modifiers: &mut Modifiers<'a>) -> Result<bool> {
+        let operands = if modifiers.flag(".commit_group") || modifiers.flag(".wait_all") {
+            0
+        } else if modifiers.flag(".wait_group") {
+            modifiers.flag(".read");
+            1
+        } else {
+            return Ok(false);
+        };
+        self.arity(i, operands)?;
+        if i.operands.iter().any(|o| !matches!(o, Operand::Value(_))) {
+            return Err(self.error("the number of groups must be a constant"));
+        }
+        self.nothing_else(modifiers)?;
+        Ok(true)
+    }
+
+    /// `cp.async.{ca,cg}.shared.global [to], [from], bytes{, count | ignore}{, policy}`
+    fn copy_async(&mut self, i: &Instruction<'a>, mut modifiers: Modifiers<'a>) -> Result<()> {
+        if self.group(i, &mut modifiers)? {
+            return Ok(());
+        }
+        if modifiers.take(|m| m == ".mbarrier").is_some() {
+            return self.arrive_when_copied(i, modifiers);
+        }
+        let all = modifiers.choose(&[(".ca", true), (".cg", false)]);
+        let all = all.ok_or_else(|| self.error("this form of cp.async is not supported"))?;
+        let space = modifiers.choose(SHARED);
+        if space.is_none() || !modifiers.flag(".global") {
+            return Err(self.error("copies go from .global to .shared"));
+        }
+        let mut operands = &i.operands[..];
+        if modifiers.flag(".L2::cache_hint")
+            && let [rest @ .., policy] = operands
+        {
+            self.d(policy, Ty::B64)?;
+            operands = rest;
+        }
+        modifiers.take(|m| matches!(m, ".L2::64B" | ".L2::128B" | ".L2::256B"));
+        self.nothing_else(&modifiers)?;
+        let (to, from, bytes, more) = match operands {
+            [to, from, bytes] => (to, from, bytes, None),
+            [to, from, bytes, more] => (to, from, bytes, Some(more)),
+            _ => return Err(self.error("3 or 4 operands are needed, and a policy")),
+        };
+        let bytes = match (bytes, all) {
+            (Operand::Value(Value::Int(16)), _) => 16,
+            (Operand::Value(Value::Int(8)), true) => 8,
+            (Operand::Value(Value::Int(4)), true) => 4,
+            _ => return Err(self.error("4, 8 or 16 bytes are copied; 16 by .cg")),
+        };
+        let (mut count, mut ignore) = (None, None);
+        match more {
+            Some(more @ Operand::Not(_)) => ignore = Some(self.p(more)?),
+            Some(more) => match self.declared(more)? {
+                Some((AnyReg::P(p), _)) => ignore = Some(p),
+                _ => count = Some(self.w(more, Ty::U32)?),
+            },
+            None => {}
+        }
+        let (to, _) = self.place(to, Space::Shared)?;
+        let (from, _) = self.place(from, Space::Global)?;
+        self.emit(Op::CopyAsync {
+            bytes,
+            space: Space::Shared,
+            to,
+            from,
+            count,
+            ignore,
+        })
+    }
+
+    /// `cp.async.mbarrier.arrive{.noinc}.b64 [barrier]`
+    fn arrive_when_copied(
+        &mut self,
+        i: &Instruction<'a>,
+        mut modifiers: Modifiers<'a>,
+    ) -> Result<()> {
+        if !modifiers.flag(".arrive") || !modifiers.flag(".b64") {
+            return Err(self.error("only .arrive and .b64 are supported"));
+        }
+        let counted = modifiers.flag(".noinc");
+        let space = modifiers.choose(SHARED).unwrap_or(Space::Generic);
+        self.nothing_else(&modifiers)?;
+        self.arity(i, 1)?;
+        let (base, space) = self.place(&i.operands[0], space)?;
+        // Without `.noinc` the arrival is one more than were expected, and the copies are complete
+        // already: nothing remains but to look whether there is a barrier.
+        let (f, count, bytes) = if counted {
+            (MbarrierOp::Arrive, Some(self.constant_w(1)?), None)
+        } else {
+            (MbarrierOp::ExpectTx, None, Some(self.constant_w(0)?))
+        };
+        self.emit(Op::Mbarrier {
+            f,
+            space,
+            base,
+            count,
+            bytes,
+            d: None,
+        })
+    }
+
+    /// `cp.async.bulk.TO.FROM.{mbarrier::complete_tx::bytes | bulk_group} [to], [from], bytes{, [barrier]}`
+    fn copy_bulk(&mut self, i: &Instruction<'a>, mut modifiers: Modifiers<'a>) -> Result<()> {
+        if self.group(i, &mut modifiers)? {
+            return Ok(());
+        }
+        let hint = modifiers.flag(".L2::cache_hint");
+        let mut operands = &i.operands[..];
+        if hint && let [rest @ .., policy] = operands {
+            self.d(policy, Ty::B64)?;
+            operands = rest;
+        }
+        let (spaces, barrier) = match (modifiers.rest(), operands.len()) {
+            ([".prefetch", ".L2", ".global"], 2) => {
+                self.place(&operands[0], Space::Global)?;
+                self.w(&operands[1], Ty::U32)?;
+                return Ok(());
+            }
+            (
+                [
+                    ".shared::cluster" | ".shared::cta",
+                    ".global",
+                    ".mbarrier::complete_tx::bytes",
+                ],
+                4,
+            ) => ((Space::Shared, Space::Global), true),
+            (
+                [
+                    ".shared::cluster",
+                    ".shared::cta",
+                    ".mbarrier::complete_tx::bytes",
+                ],
+                4,
+            ) => ((Space::Shared, Space::Shared), true),
+            ([".global", ".shared::cta", ".bulk_group"], 3) => {
+                ((Space::Global, Space::Shared), false)
+            }
+            _ => return Err(self.error("this form of cp.async.bulk is not supported")),
+        };
+        let (to, _) = self.place(&operands[0], spaces.0)?;
+        let (from, _) = self.place(&operands[1], spaces.1)?;
+        let bytes = self.w(&operands[2], Ty::U32)?;
+        let barrier = if barrier {
+            Some(self.place(&operands[3], Space::Shared)?.0)
+        } else {
+            None
+        };
+        self.emit(Op::CopyBulk {
+            spaces,
+            to,
+            from,
+            bytes,
+            barrier,
+        })
+    }
+
+    fn mbarrier(&mut self, i: &Instruction<'a>) -> Result<()> {
+        let mut modifiers = Modifiers::of(i);
+        if !modifiers.flag(".b64") {
+            return Err(self.error("only barriers of .b64 are supported"));
+        }
+        if modifiers.flag(".pending_count") {
+            self.nothing_else(&modifiers)?;
+            self.arity(i, 2)?;
+            let a = self.d(&i.operands[1], Ty::B64)?;
+            let d = self.dest_w(&i.operands[0])?;
+            return self.emit(Op::MbarrierPending { a, d });
+        }
+        let space = modifiers.choose(SHARED).unwrap_or(Space::Generic);
+        let wait = modifiers.choose(&[(".test_wait", false), (".try_wait", true)]);
+        let operation = modifiers.choose(&[
+            (".init", MbarrierOp::Init),
+            (".inval", MbarrierOp::Inval),
+            (".arrive", MbarrierOp::Arrive),
+            (".arrive_drop", MbarrierOp::ArriveDrop),
+            (".expect_tx", MbarrierOp::ExpectTx),
+            (".complete_tx", MbarrierOp::CompleteTx),
+        ]);
+        // `.expect_tx` is an operation, or half of one.
+        let expect = operation.is_some() && modifiers.flag(".expect_tx");
+        let (parity, no_complete) = (modifiers.flag(".parity"), modifiers.flag(".noComplete"));
+        modifiers.take(|m| matches!(m, ".relaxed" | ".release" | ".acquire"));
+        modifiers.take(|m| matches!(m, ".cta" | ".cluster"));
+        self.nothing_else(&modifiers)?;
+        match (operation, wait) {
+            (None, Some(may_suspend)) if !expect && !no_complete => {
+                self.mbarrier_wait(i, space, parity, may_suspend)
+            }
+            (Some(f), None) if !parity => self.mbarrier_change(i, space, f, expect, no_complete),
+            _ => Err(self.error("this form of mbarrier is not supported")),
+        }
+    }
+
+    /// `mbarrier.{test_wait | try_wait}{.parity}.b64 p, [barrier], token | parity{, time}`
+    fn mbarrier_wait(
+        &mut self,
+        i: &Instruction<'a>,
+        space: Space,
+        parity: bool,
+        may_suspend: bool,
+    ) -> Result<()> {
+        if may_suspend && i.operands.len() == 4 {
+            // A hint for how long.
+            self.w(&i.operands[3], Ty::U32)?;
+        } else {
+            self.arity(i, 3)?;
+        }
+        let ty = if parity { Ty::U32 } else { Ty::B64 };
+        let phase = self.any(&i.operands[2], ty)?;
+        let (base, space) = self.place(&i.operands[1], space)?;
+        let p = self.dest_p(&i.operands[0])?;
+        self.emit(Op::MbarrierWait {
+            parity,
+            space,
+            base,
+            phase,
+            p,
+        })?;
+        // Who has to wait lets those run that are waited for.
+        self.guard = Guard {
+            predicate: Some(p),
+            negate: true,
+        };
+        self.emit(Op::Yield {})
+    }
+
+    /// Operations that change a barrier.
+    fn mbarrier_change(
+        &mut self,
+        i: &Instruction<'a>,
+        space: Space,
+        f: MbarrierOp,
+        expect: bool,
+        no_complete: bool,
+    ) -> Result<()> {
+        let arrives = matches!(f, MbarrierOp::Arrive | MbarrierOp::ArriveDrop);
+        if !arrives && (expect || no_complete) || expect && no_complete {
+            return Err(self.error("this form of mbarrier is not supported"));
+        }
+        let (token, rest) = match &i.operands[..] {
+            [token, rest @ ..] if arrives => (Some(token), rest),
+            rest => (None, rest),
+        };
+        let (address, value) = match rest {
+            [address] => (address, None),
+            [address, value] => (address, Some(self.w(value, Ty::U32)?)),
+            _ => return Err(self.error("a barrier and at most one number are needed")),
+        };
+        let optional = arrives && !expect && !no_complete;
+        if value.is_none() && !optional && f != MbarrierOp::Inval
+            || value.is_some() && f == MbarrierOp::Inval
+        {
+            return Err(self.error("wrong number of operands"));
+        }
+        let bytes = expect || matches!(f, MbarrierOp::ExpectTx | MbarrierOp::CompleteTx);
+        let (count, bytes) = if bytes { (None, value) } else { (value, None) };
+        let (base, space) = self.place(address, space)?;
+        let d = match token {
+            None | Some(Operand::Discard) => None,
+            Some(token) => Some(self.dest_d(token)?),
+        };
+        self.emit(Op::Mbarrier {
+            f,
+            space,
+            base,
+            count,
+            bytes,
+            d,
+        })
+    }
+
+    /// A register with the whole address, and its space.
+    fn place(&mut self, operand: &Operand<'a>, space: Space) -> Result<(Base, Space)> {
+        let (base, offset, space) = self.address(operand, space)?;
+        if offset == 0 {
+            return Ok((base, space));
+        }
+        let base = match base {
+            Base::W(a) => {
+                let (b, d) = (self.constant_w(offset.cast_unsigned())?, self.temp_w()?);
+                self.emit(Op::BinW {
+                    f: BinW::Add,
+                    a,
+                    b,
+                    d,
+                })?;
+                Base::W(d)
+            }
+            Base::D(a) => {
+                let offset = i64::from(offset).cast_unsigned();
+                let (b, d) = (self.constant_d(offset)?, self.temp_d()?);
+                self.emit(Op::BinD {
+                    f: BinD::Add,
+                    a,
+                    b,
+                    d,
+                })?;
+                Base::D(d)
+            }
+        };
+        Ok((base, space))
+    }
+}
