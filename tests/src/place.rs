@@ -51,7 +51,12 @@ pub fn softgpu() -> PathBuf {
     built("libsoftcuda.so")
 }
 
-/// The test client in Rust, `src/bin/client.rs`.
+/// The tool that harms a software GPU which several processes share.
+pub fn softgpu_device() -> PathBuf {
+    built("softgpu-device")
+}
+
+/// The test client in Rust, `src/bin/client`.
 pub fn client() -> PathBuf {
     built("vgpu-test-client")
 }

@@ -9,6 +9,7 @@
 //! | `SOFTGPU_THREADS` | CPU threads one kernel may use, 1 to 1024 | the CPUs this process may use |
 //! | `SOFTGPU_DRIVER_VERSION` | what `cuDriverGetVersion` says, 1000 × major + 10 × minor | 13050 |
 //! | `SOFTGPU_POISON` | `1`: new device memory holds a pattern, not what was there | 0 |
+//! | `SOFTGPU_SHARED` | for tests: a folder; processes that name the same one share the devices in it ([`crate::shared`]) | none |
 //! | `SOFTGPU_INSTRUCTION_LIMIT` | warp instructions after which a kernel is a run-away (`LAUNCH_TIMEOUT`); 0: none | 0 |
 //! | `SOFTGPU_LOG` | what is told on stderr: `off`: nothing; `error`: what went wrong; `all`: also what is odd | `error` |
 //!
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// A configuration that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub driver_version: i32,
     /// Fill new allocations with a pattern.
     pub poison: bool,
+    /// Folder of the devices that several processes share.
+    pub shared: Option<PathBuf>,
     /// Warp instructions after which a kernel is ended.
     pub instruction_limit: Option<u64>,
     /// What is told on stderr.
@@ -77,6 +81,7 @@ impl Default for Config {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             driver_version: 13050,
             poison: false,
+            shared: None,
             instruction_limit: None,
             log: Log::Error,
         }
@@ -140,6 +145,10 @@ impl Config {
                 "0" => Some(false),
                 "1" => Some(true),
                 _ => None,
+            })?,
+            shared: read.value("SOFTGPU_SHARED", "an absolute path", default.shared, |t| {
+                let path = PathBuf::from(t);
+                path.is_absolute().then_some(Some(path))
             })?,
             instruction_limit: read.value(
                 "SOFTGPU_INSTRUCTION_LIMIT",
@@ -239,6 +248,7 @@ mod tests {
             ("SOFTGPU_THREADS", "3"),
             ("SOFTGPU_DRIVER_VERSION", "12080"),
             ("SOFTGPU_POISON", "1"),
+            ("SOFTGPU_SHARED", "/run/gpu"),
             ("SOFTGPU_INSTRUCTION_LIMIT", "1000"),
             ("SOFTGPU_LOG", "off"),
         ])
@@ -253,6 +263,7 @@ mod tests {
                 threads: 3,
                 driver_version: 12080,
                 poison: true,
+                shared: Some("/run/gpu".into()),
                 instruction_limit: Some(1000),
                 log: Log::Off,
             }
@@ -289,6 +300,7 @@ mod tests {
             ("SOFTGPU_THREADS", "0"),
             ("SOFTGPU_DRIVER_VERSION", "13055"),
             ("SOFTGPU_POISON", "yes"),
+            ("SOFTGPU_SHARED", "gpu"),
             ("SOFTGPU_LOG", "loud"),
         ] {
             let error = parse(&[(name, value)]).unwrap_err();

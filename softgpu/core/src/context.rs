@@ -14,6 +14,7 @@ use crate::gpu::Gpu;
 use crate::memory::{Allocation, Kind, Owner};
 use crate::module::{Code, Kernel, Module};
 use crate::schedule::{Order, Stamp, StreamId, Ticket, Work};
+use crate::shared::Health;
 use crate::transfer::{LaunchSpace, Span};
 
 /// A context.
@@ -25,6 +26,8 @@ pub struct Context {
     flags: u32,
     legacy: StreamId,
     fault: Arc<FaultState>,
+    /// Of the device, if it is shared.
+    health: Option<Arc<Health>>,
     destroyed: AtomicBool,
     limits: Mutex<Limits>,
     output: Arc<Mutex<Vec<u8>>>,
@@ -146,13 +149,25 @@ impl LaunchRequest {
 
 impl Context {
     pub(crate) fn new(gpu: &Arc<Gpu>, id: u64, device: Device, flags: u32) -> Arc<Self> {
+        let fault = Arc::<FaultState>::default();
+        let health = gpu.health(device.ordinal).cloned();
+        if let Some(health) = &health {
+            let fault = Arc::downgrade(&fault);
+            health.on_loss(move || {
+                fault
+                    .upgrade()
+                    .map(|fault| fault.set(Error::Unknown))
+                    .is_some()
+            });
+        }
         Arc::new(Self {
             gpu: Arc::clone(gpu),
             id,
             device,
+            health,
             flags,
             legacy: gpu.scheduler().create(id, Order::Legacy),
-            fault: Arc::default(),
+            fault,
             destroyed: AtomicBool::new(false),
             limits: Mutex::default(),
             output: Arc::default(),
@@ -293,6 +308,7 @@ impl Context {
             gpu: Arc::clone(&self.gpu),
             space: LaunchSpace::new(self.gpu.space().view(self.id)),
             fault: Arc::clone(&self.fault),
+            health: self.health.clone(),
             output: Arc::clone(&self.output),
             limits: *self.limits(),
             request,
@@ -326,7 +342,11 @@ impl Context {
     ) -> Result<()> {
         self.check()?;
         let fault = Arc::clone(&self.fault);
-        let work = Box::new(move || work(fault.get().map_or(Ok(()), Err)));
+        let health = self.health.clone();
+        let work = Box::new(move || {
+            hold(health.as_deref());
+            work(fault.get().map_or(Ok(()), Err));
+        });
         self.gpu.scheduler().submit(stream, &[], work);
         Ok(())
     }
@@ -456,7 +476,9 @@ impl Context {
 
     fn unless_faulted(&self, work: Work) -> Work {
         let fault = Arc::clone(&self.fault);
+        let health = self.health.clone();
         Box::new(move || {
+            hold(health.as_deref());
             if fault.get().is_none() {
                 work();
             }
@@ -495,6 +517,7 @@ struct Job {
     gpu: Arc<Gpu>,
     space: LaunchSpace,
     fault: Arc<FaultState>,
+    health: Option<Arc<Health>>,
     output: Arc<Mutex<Vec<u8>>>,
     limits: Limits,
     request: LaunchRequest,
@@ -502,6 +525,7 @@ struct Job {
 
 impl Job {
     fn run(self) {
+        hold(self.health.as_deref());
         if self.fault.get().is_some() {
             return;
         }
@@ -539,6 +563,7 @@ impl Job {
                 self.fault.set(Error::Unknown);
             }
         }
+        hold(self.health.as_deref());
     }
 
     fn print(&self, text: &[u8]) {
@@ -547,6 +572,13 @@ impl Job {
         if output.len() + text.len() <= self.limits.printf_bytes {
             output.extend_from_slice(text);
         }
+    }
+}
+
+/// Returns when the device, if it is shared, does not hang.
+fn hold(health: Option<&Health>) {
+    if let Some(health) = health {
+        health.hold();
     }
 }
 

@@ -18,6 +18,9 @@ pub enum Error {
     /// The process is going down.
     #[error("deinitialized")]
     Deinitialized = 4,
+    /// The device is lost.
+    #[error("device unavailable")]
+    DeviceUnavailable = 46,
     /// No such device.
     #[error("invalid device")]
     InvalidDevice = 101,

@@ -10,6 +10,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory::Space;
 use crate::schedule::Scheduler;
+use crate::shared::{Health, State, device_folder};
 
 /// All devices of a process.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Gpu {
     config: Config,
     devices: Vec<Device>,
     space: Arc<Space>,
+    /// Of shared devices; none of others.
+    health: Vec<Arc<Health>>,
     scheduler: Scheduler,
     contexts: AtomicU64,
     grids: AtomicU64,
@@ -28,13 +31,31 @@ impl Gpu {
     /// # Errors
     /// [`Error::OutOfMemory`] if the process has no address space for them.
     pub fn new(config: Config) -> Result<Arc<Self>> {
-        let space = Arc::new(Space::new(config.devices, config.memory, config.poison)?);
+        let Config {
+            devices,
+            memory,
+            poison,
+            ..
+        } = config;
+        let (space, health) = match &config.shared {
+            None => (Space::new(devices, memory, poison)?, Vec::new()),
+            Some(folder) => {
+                let space = Space::shared(devices, memory, poison, folder)?;
+                let watch = |ordinal| {
+                    Health::watch(device_folder(folder, ordinal))
+                        .map_err(|_| Error::OperatingSystem)
+                };
+                (space, (0..devices).map(watch).collect::<Result<_>>()?)
+            }
+        };
+        let space = Arc::new(space);
         Ok(Arc::new(Self {
             devices: (0..config.devices)
                 .map(|ordinal| Device::new(&config, ordinal))
                 .collect(),
             config,
             space,
+            health,
             scheduler: Scheduler::new(),
             contexts: AtomicU64::new(1),
             grids: AtomicU64::new(1),
@@ -77,12 +98,23 @@ impl Gpu {
     /// Makes a context on a device.
     ///
     /// # Errors
-    /// [`Error::InvalidDevice`].
+    /// [`Error::InvalidDevice`], or [`Error::DeviceUnavailable`] for one that is lost.
     pub fn create_context(self: &Arc<Self>, device: u32, flags: u32) -> Result<Arc<Context>> {
         let index = usize::try_from(device).map_err(|_| Error::InvalidDevice)?;
         let device = self.devices.get(index).ok_or(Error::InvalidDevice)?;
+        if self
+            .health(device.ordinal)
+            .is_some_and(|health| health.get() == State::Lost)
+        {
+            return Err(Error::DeviceUnavailable);
+        }
         let id = self.contexts.fetch_add(1, Ordering::Relaxed);
         Ok(Context::new(self, id, device.clone(), flags))
+    }
+
+    /// How a shared device is.
+    pub(crate) fn health(&self, ordinal: u32) -> Option<&Arc<Health>> {
+        self.health.get(usize::try_from(ordinal).ok()?)
     }
 
     pub(crate) fn next_grid(&self) -> u64 {

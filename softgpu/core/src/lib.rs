@@ -16,6 +16,7 @@ pub mod memory;
 pub mod module;
 pub mod ptx;
 pub mod schedule;
+pub mod shared;
 pub mod transfer;
 
 mod os;

@@ -6,7 +6,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 /// Size of a page; every length and address given to the mapping functions is a multiple of it.
 pub(crate) const PAGE: u64 = 4096;
@@ -91,6 +93,27 @@ pub(crate) fn decommit(address: u64, size: u64) {
             0,
         )
     };
+}
+
+/// Maps a part of a file at a part of a reservation, readable and writable.
+pub(crate) fn map_file(address: u64, size: u64, file: &File, offset: u64) -> io::Result<()> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: callers pass a part of their own reservation that no allocation uses; the file is open.
+    let got = unsafe {
+        libc::mmap(
+            pointer(address),
+            usize_of(size),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_FIXED,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    if got == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Maps new readable, writable, zeroed host memory anywhere.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::os;
+use crate::shared::Pool;
 
 /// Alignment of every allocation.
 pub const ALIGNMENT: u64 = 256;
@@ -19,9 +20,75 @@ const SMALL_MAX: u64 = 1 << 20;
 /// What separates small neighbours.
 const GAP: u64 = ALIGNMENT;
 
+/// Where a device's memory comes from.
+#[derive(Debug)]
+pub(super) enum Backing {
+    /// The process's own, zero when it is fresh.
+    Private,
+    /// That of a device which other processes share, as they left it.
+    Shared {
+        /// All of it.
+        pool: Pool,
+        /// Which granules lie at an address.
+        granules: BTreeMap<u64, Vec<u32>>,
+    },
+}
+
+impl Backing {
+    pub(super) fn shared(pool: Pool) -> Self {
+        Self::Shared {
+            pool,
+            granules: BTreeMap::new(),
+        }
+    }
+
+    /// Puts memory behind whole granules of reserved address space.
+    fn commit(&mut self, address: u64, bytes: u64, huge: bool) -> Result<()> {
+        match self {
+            Self::Private => {
+                os::commit(address, bytes).map_err(|_| Error::OutOfMemory)?;
+                if huge {
+                    os::advise_huge(address, bytes);
+                }
+            }
+            Self::Shared { pool, granules } => {
+                let taken = pool.take(bytes / GRANULE).map_err(os_error)?;
+                let taken = taken.ok_or(Error::OutOfMemory)?;
+                for (place, granule) in (address..).step_by(os::usize_of(GRANULE)).zip(&taken) {
+                    let offset = u64::from(*granule) * GRANULE;
+                    let mapped = os::map_file(place, GRANULE, pool.memory(), offset);
+                    if mapped.is_err() {
+                        os::decommit(address, bytes);
+                        pool.give_back(&taken).map_err(os_error)?;
+                        return Err(Error::OutOfMemory);
+                    }
+                }
+                granules.insert(address, taken);
+            }
+        }
+        Ok(())
+    }
+
+    fn decommit(&mut self, address: u64, bytes: u64) {
+        os::decommit(address, bytes);
+        if let Self::Shared { pool, granules } = self {
+            let given = granules.remove(&address).unwrap_or_default();
+            if let Err(error) = pool.give_back(&given) {
+                // They are free when this process ends.
+                eprintln!("softgpu: memory of the shared device is not given back: {error}");
+            }
+        }
+    }
+}
+
+fn os_error(_: std::io::Error) -> Error {
+    Error::OperatingSystem
+}
+
 /// Address space of one device and what is taken of it.
 #[derive(Debug)]
 pub(super) struct Heap {
+    backing: Backing,
     capacity: u64,
     used: u64,
     /// Free address space: start to length, in granules' multiples, neighbours merged.
@@ -47,8 +114,9 @@ impl Shared {
 impl Heap {
     /// Takes charge of `[base, base + size)`, all of it reserved and inaccessible, and hands out at most
     /// `capacity` bytes at a time.
-    pub(super) fn new(base: u64, size: u64, capacity: u64) -> Self {
+    pub(super) fn new(base: u64, size: u64, capacity: u64, backing: Backing) -> Self {
         Self {
+            backing,
             capacity: capacity / GRANULE * GRANULE,
             used: 0,
             free: BTreeMap::from([(base, size / GRANULE * GRANULE)]),
@@ -58,8 +126,11 @@ impl Heap {
     }
 
     /// Bytes not taken, and bytes in all.
-    pub(super) fn room(&self) -> (u64, u64) {
-        (self.capacity - self.used, self.capacity)
+    pub(super) fn room(&self) -> Result<(u64, u64)> {
+        match &self.backing {
+            Backing::Private => Ok((self.capacity - self.used, self.capacity)),
+            Backing::Shared { pool, .. } => pool.room().map_err(os_error),
+        }
     }
 
     /// Address of a new allocation of `size` bytes.
@@ -139,10 +210,7 @@ impl Heap {
             .find(|(_, room)| **room >= span)
             .map(|(a, n)| (*a, *n));
         let (address, room) = found.ok_or(Error::OutOfMemory)?;
-        os::commit(address, bytes).map_err(|_| Error::OutOfMemory)?;
-        if huge {
-            os::advise_huge(address, bytes);
-        }
+        self.backing.commit(address, bytes, huge)?;
         self.free.remove(&address);
         if room > span {
             self.free.insert(address + span, room - span);
@@ -154,7 +222,7 @@ impl Heap {
     fn give_back(&mut self, address: u64, size: u64) {
         // The size was accepted when it was taken, so the sum fits now too.
         let bytes = granules(size).unwrap_or(GRANULE);
-        os::decommit(address, bytes);
+        self.backing.decommit(address, bytes);
         self.used -= bytes;
         insert_merged(&mut self.free, address, span(bytes));
     }
@@ -194,7 +262,12 @@ mod tests {
 
     fn heap(capacity: u64) -> Heap {
         let size = 64 * GRANULE;
-        Heap::new(reserve_window(size).unwrap(), size, capacity)
+        Heap::new(
+            reserve_window(size).unwrap(),
+            size,
+            capacity,
+            Backing::Private,
+        )
     }
 
     #[test]
@@ -225,7 +298,7 @@ mod tests {
         for (address, size) in taken {
             heap.release(address, size);
         }
-        assert_eq!(heap.room(), (32 * GRANULE, 32 * GRANULE));
+        assert_eq!(heap.room(), Ok((32 * GRANULE, 32 * GRANULE)));
         assert_eq!(heap.free.len(), 1, "free space is whole again");
         assert!(heap.shared.is_empty() && heap.by_room.is_empty());
     }
@@ -237,7 +310,7 @@ mod tests {
         assert_eq!(heap.allocate(2 * GRANULE), Err(Error::OutOfMemory));
         assert_eq!(heap.allocate(u64::MAX), Err(Error::OutOfMemory));
         assert_eq!(heap.allocate(0), Err(Error::InvalidValue));
-        assert_eq!(heap.room().0, GRANULE);
+        assert_eq!(heap.room().unwrap().0, GRANULE);
         heap.release(first, 3 * GRANULE);
         assert!(heap.allocate(4 * GRANULE).is_ok());
     }

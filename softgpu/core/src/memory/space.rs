@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::heap::{GRANULE, Heap};
+use super::heap::{Backing, GRANULE, Heap};
 use crate::error::{Error, Result};
 use crate::os;
+use crate::shared::{Pool, device_folder};
 
 /// What an allocation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,30 @@ impl Space {
     /// # Errors
     /// [`Error::OutOfMemory`] if the process has no such address space.
     pub fn new(devices: u32, memory: u64, poison: bool) -> Result<Self> {
+        Self::with_backing(devices, memory, poison, |_| Ok(Backing::Private))
+    }
+
+    /// The same with the memory of devices that other processes share.
+    ///
+    /// # Errors
+    /// [`Error::OperatingSystem`] if they cannot be had; what is wrong is told on stderr.
+    pub fn shared(devices: u32, memory: u64, poison: bool, folder: &Path) -> Result<Self> {
+        Self::with_backing(devices, memory, poison, |ordinal| {
+            let folder = device_folder(folder, ordinal);
+            let pool = Pool::join(&folder, memory).map_err(|error| {
+                eprintln!("softgpu: {}: {error}", folder.display());
+                Error::OperatingSystem
+            })?;
+            Ok(Backing::shared(pool))
+        })
+    }
+
+    fn with_backing(
+        devices: u32,
+        memory: u64,
+        poison: bool,
+        backing: impl Fn(u32) -> Result<Backing>,
+    ) -> Result<Self> {
         // Room to spare, so that guard gaps and fragmentation never refuse what the memory would hold.
         let slice = memory
             .checked_mul(4)
@@ -128,14 +154,15 @@ impl Space {
         let base = reserve_window(size)?;
         let arena = |index: u32| {
             let base = base + slice * u64::from(index);
-            Arc::new(Arena {
+            let heap = Heap::new(base, slice, memory, backing(index)?);
+            Ok(Arc::new(Arena {
                 base,
                 size: slice,
-                heap: Mutex::new(Heap::new(base, slice, memory)),
-            })
+                heap: Mutex::new(heap),
+            }))
         };
         Ok(Self {
-            arenas: (0..devices).map(arena).collect(),
+            arenas: (0..devices).map(arena).collect::<Result<_>>()?,
             ranges: RwLock::default(),
             next_id: AtomicU64::new(1),
             window: (base, base + size),
@@ -154,7 +181,7 @@ impl Space {
     /// # Errors
     /// [`Error::InvalidDevice`] for a device that is not there.
     pub fn room(&self, device: u32) -> Result<(u64, u64)> {
-        Ok(self.arena(device)?.heap().room())
+        self.arena(device)?.heap().room()
     }
 
     /// Allocates device memory of `size` bytes.

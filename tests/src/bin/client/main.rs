@@ -44,6 +44,8 @@ fn main() {
         "zeroed" => memory::zeroed(number(1, 64)),
         "context-cycles" => life::context_cycles(number(1, 20)),
         "busy-stream" => work::busy_stream(),
+        "leftover" => memory::leftover(number(1, 1 << 20)),
+        "steps" => work::steps(),
         "scribble" => wrong::scribble(number(1, 0), number(2, 1)),
         other => Err(format!("no such scenario: {other:?}")),
     };

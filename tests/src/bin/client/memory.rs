@@ -123,3 +123,18 @@ pub fn zeroed(rounds: u64) -> Verdict {
     say("all fresh memory was zero");
     Ok(())
 }
+
+/// Says how many bytes of fresh memory are not zero: what an earlier owner left there.
+pub fn leftover(bytes: u64) -> Verdict {
+    let ready = Ready::new()?;
+    let bytes = usize::try_from(bytes).map_err(|error| error.to_string())?;
+    let address = ready.gpu.allocate(bytes).named("cuMemAlloc")?;
+    let mut seen = vec![0; bytes];
+    ready
+        .gpu
+        .download(&mut seen, address)
+        .named("cuMemcpyDtoH")?;
+    let count = seen.iter().filter(|byte| **byte != 0).count();
+    say(&format!("leftover {count}"));
+    Ok(())
+}

@@ -322,3 +322,19 @@ pub fn busy_stream() -> Verdict {
     say("neither stream delayed the other");
     Ok(())
 }
+
+/// Adds vectors once for each line of its input; says how it went and after how many milliseconds.
+pub fn steps() -> Verdict {
+    let ready = Ready::new()?;
+    let add = ready.function("add")?;
+    say("ready");
+    for (number, line) in (1_u32..).zip(std::io::stdin().lines()) {
+        line.map_err(|error| error.to_string())?;
+        let began = Instant::now();
+        let outcome = add_once(ready.gpu, add, 1000, null_mut());
+        let said = outcome.map_or_else(|reason| reason, |()| "right".to_owned());
+        let took = began.elapsed().as_millis();
+        say(&format!("step {number}: {took} ms, {said}"));
+    }
+    Ok(())
+}
