@@ -3,7 +3,7 @@
 //! | variable | meaning | default |
 //! |---|---|---|
 //! | `SOFTGPU_DEVICES` | number of devices, 1 to 16 | 1 |
-//! | `SOFTGPU_MEMORY` | memory of each device: bytes, or with a suffix `K`, `M`, `G`, `T` (powers of 1024) | `4G` |
+//! | `SOFTGPU_MEMORY` | memory of each device: bytes, or with a suffix `K`, `M`, `G`, `T` (powers of 1024; `GiB` is `G`) | `4G` |
 //! | `SOFTGPU_COMPUTE_CAPABILITY` | `major.minor`, 5.0 to 12.9 | `9.0` |
 //! | `SOFTGPU_SM_COUNT` | multiprocessors that a program sees, 1 to 1024 | 16 |
 //! | `SOFTGPU_THREADS` | CPU threads one kernel may use, 1 to 1024 | the CPUs this process may use |
@@ -113,7 +113,7 @@ impl Config {
             )?,
             memory: read.value(
                 "SOFTGPU_MEMORY",
-                "bytes from 2M to 16T, for example 512M or 4G,",
+                "bytes from 2M to 16T, for example 512M or 4GiB,",
                 default.memory,
                 |t| bytes(t).filter(|b| (2 << 20..=16 << 40).contains(b)),
             )?,
@@ -201,6 +201,8 @@ fn number<T: std::str::FromStr + PartialOrd>(text: &str, low: T, high: T) -> Opt
 }
 
 fn bytes(text: &str) -> Option<u64> {
+    // `1GiB`, as the proxy's configuration writes it, is `1G`.
+    let text = text.strip_suffix("iB").unwrap_or(text);
     let (digits, shift) = match text.as_bytes().last()? {
         b'K' | b'k' => (&text[..text.len() - 1], 10),
         b'M' | b'm' => (&text[..text.len() - 1], 20),
@@ -278,6 +280,8 @@ mod tests {
             ("3m", 3 << 20),
             ("1G", GIB),
             ("2T", 2 << 40),
+            ("1GiB", GIB),
+            ("512 MiB", GIB / 2),
         ] {
             assert_eq!(
                 parse(&[("SOFTGPU_MEMORY", text)]).unwrap().memory,
