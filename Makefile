@@ -47,6 +47,7 @@ lint: ## Formatting, clippy, generated files, licences
 	$(CARGO) clippy -p cuda-abi -p vgpu-core --no-default-features -- -D warnings
 	$(CARGO) xtask codegen --check
 	$(CARGO) xtask coverage --check
+	$(CARGO) xtask softgpu --check
 	@.ci/licences
 
 loom: ## Model-check the ring and its waits
@@ -60,6 +61,7 @@ fuzz: ## Fuzz the decoders, FUZZ_SECONDS each
 
 docs: ## API documentation and the generated coverage table
 	$(CARGO) xtask coverage
+	$(CARGO) xtask softgpu
 	$(CARGO) doc --workspace --no-deps
 
 device-check: ## On a machine with a GPU: compare the real driver with what the design assumes

@@ -3,7 +3,7 @@
 //! `cargo xtask codegen` turns the declarations in `cuda-abi/decl/` and the facts in `cuda-abi/data/`
 //! into the checked-in `generated` files of every crate; `--check` says whether they are up to date.
 //! `cargo xtask header DIR` extracts those facts anew from a CUDA header directory and is only needed
-//! when the pinned CUDA version moves.
+//! when the pinned CUDA version moves. `cargo xtask coverage` and `cargo xtask softgpu` write the tables of what works.
 #![forbid(unsafe_code)]
 
 mod codegen;
@@ -12,6 +12,9 @@ mod decl;
 mod emit;
 mod facts;
 mod header;
+mod softgpu;
+#[path = "../../softgpu/core/tests/table/mod.rs"]
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +47,12 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Write the instruction table of docs/softgpu.md.
+    Softgpu {
+        /// Change nothing; fail when the file differs from what would be written.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -55,6 +64,7 @@ fn main() -> ExitCode {
         Task::Codegen { check } => codegen::run(&root, check),
         Task::Header { directory } => header::run(&root, &directory),
         Task::Coverage { check } => coverage::run(&root, check),
+        Task::Softgpu { check } => softgpu::run(&root, check),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -301,6 +301,19 @@ pub fn un_w(cpu: impl Processor, op: UnW, s: Slots<'_, u32, 1>) {
         UnW::AbsH => s.map(cpu, |a| a & 0x7fff),
         UnW::NegHx2 => s.map(cpu, |a| a ^ 0x8000_8000),
         UnW::AbsHx2 => s.map(cpu, |a| a & 0x7fff_7fff),
+        UnW::FlushHx2 => s.map(cpu, |a| {
+            let low = if a & 0x7c00 == 0 {
+                a & 0x8000
+            } else {
+                a & 0xffff
+            };
+            let high = if a & 0x7c00_0000 == 0 {
+                a & 0x8000_0000
+            } else {
+                a & 0xffff_0000
+            };
+            high | low
+        }),
     }
 }
 

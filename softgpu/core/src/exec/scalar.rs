@@ -172,9 +172,8 @@ pub fn class(f: ClassTest, ty: FloatType, bits: u64) -> bool {
         ClassTest::Infinite => infinite,
         ClassTest::Number => !nan,
         ClassTest::NotANumber => nan,
-        ClassTest::Normal => {
-            !nan && !infinite && !format.is_subnormal(bits) && format.to_f64(bits) != 0.0
-        }
+        // Zero counts as a normal number.
+        ClassTest::Normal => !nan && !infinite && !format.is_subnormal(bits),
         ClassTest::Subnormal => format.is_subnormal(bits),
     }
 }

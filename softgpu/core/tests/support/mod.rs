@@ -140,7 +140,11 @@ pub struct Program {
 
 impl Program {
     pub fn new(text: &str) -> Self {
-        let module = ptx::compile(text, &TARGET).unwrap_or_else(|error| panic!("{error}"));
+        Self::for_target(text, &TARGET)
+    }
+
+    pub fn for_target(text: &str, target: &ptx::Target) -> Self {
+        let module = ptx::compile(text, target).unwrap_or_else(|error| panic!("{error}"));
         let memory = Memory::default();
         let globals: Vec<Buffer> = module
             .globals

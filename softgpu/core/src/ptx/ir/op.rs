@@ -209,6 +209,8 @@ pub enum UnW {
     AbsH,
     NegHx2,
     AbsHx2,
+    /// Zero in place of each subnormal f16.
+    FlushHx2,
 }
 
 /// Unary operations on 64-bit registers.

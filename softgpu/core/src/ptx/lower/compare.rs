@@ -57,7 +57,10 @@ impl<'a> Builder<'_, 'a> {
                 });
             }
             Some(half @ (FloatType::F16 | FloatType::Bf16)) => {
-                let (a, b) = (self.w(a, ty)?, self.w(b, ty)?);
+                let (mut a, mut b) = (self.w(a, ty)?, self.w(b, ty)?);
+                if ftz {
+                    (a, b) = (self.flushed(a, ty)?, self.flushed(b, ty)?);
+                }
                 let packed = ty.is_packed();
                 return self.emit(Op::CmpHalf {
                     f: float,

@@ -104,143 +104,113 @@ impl<'a> Builder<'_, 'a> {
         if declared.bits() < to.bits() || declared == Ty::Pred {
             return Err(self.error("destination is narrower than its type"));
         }
-        if integers && !spec.sat && self.integer_conversion(source, from, dest, to)? {
+        if integers && !spec.sat {
+            self.integer_conversion(source, from, dest, to, declared.bits())?;
             return Ok(true);
         }
-        match (dest, to.bits()) {
-            (AnyReg::D(d), 8..=32) => {
-                let t = self.temp_w()?;
-                self.emit(Op::Convert {
-                    spec,
-                    a: source,
-                    d: AnyReg::W(t),
-                })?;
-                self.extend(t, to, d)?;
-            }
-            (AnyReg::W(d), 8 | 16) if to.is_signed() && declared.bits() == 32 => {
-                let t = self.temp_w()?;
-                self.emit(Op::Convert {
-                    spec,
-                    a: source,
-                    d: AnyReg::W(t),
-                })?;
-                let f = if to.bits() == 8 {
-                    UnW::Sext8
-                } else {
-                    UnW::Sext16
-                };
-                self.emit(Op::UnW { f, a: t, d })?;
-            }
-            _ => self.emit(Op::Convert {
+        let wider = match dest {
+            AnyReg::D(_) => to.bits() < 64,
+            _ => to.is_integer() && to.bits() < declared.bits(),
+        };
+        if !wider {
+            self.emit(Op::Convert {
                 spec,
                 a: source,
                 d: dest,
-            })?,
+            })?;
+            return Ok(true);
         }
+        let t = self.temp_w()?;
+        self.emit(Op::Convert {
+            spec,
+            a: source,
+            d: AnyReg::W(t),
+        })?;
+        let signed = to.is_signed();
+        self.spread(t, to.bits(), signed, declared.bits(), dest)?;
         Ok(true)
     }
 
-    /// Extends or cuts an integer with the cheapest operation; wide to wide is a move.
+    /// Extends or cuts an integer with the cheapest operations; wide to wide is a move.
     fn integer_conversion(
         &mut self,
         source: AnyReg,
         from: Ty,
         dest: AnyReg,
         to: Ty,
-    ) -> Result<bool> {
-        // The value is that of the narrower type, its sign that of the type it comes from there.
-        let narrow = if to.bits() < from.bits() { to } else { from };
-        match (source, dest) {
-            (AnyReg::D(a), AnyReg::D(d)) if narrow.bits() == 64 => self.emit(Op::MovD { a, d })?,
-            (AnyReg::D(a), AnyReg::D(d)) => {
+        register_bits: u32,
+    ) -> Result<()> {
+        let bits = to.bits().min(from.bits());
+        let a = match (source, dest) {
+            (AnyReg::D(a), AnyReg::D(d)) if bits == 64 => return self.emit(Op::MovD { a, d }),
+            (AnyReg::D(a), _) => {
                 let low = self.temp_w()?;
                 self.emit(Op::UnpackD {
                     a,
                     lo: Some(low),
                     hi: None,
                 })?;
-                let cut = self.cut(low, narrow)?;
-                self.extend(cut, narrow, d)?;
+                low
             }
-            (AnyReg::D(a), AnyReg::W(d)) if narrow.bits() == 32 => {
-                self.emit(Op::UnpackD {
-                    a,
-                    lo: Some(d),
-                    hi: None,
-                })?;
-            }
-            (AnyReg::D(a), AnyReg::W(d)) => {
-                let low = self.temp_w()?;
-                self.emit(Op::UnpackD {
-                    a,
-                    lo: Some(low),
-                    hi: None,
-                })?;
-                self.narrow(low, narrow, to, d)?;
-            }
-            (AnyReg::W(a), AnyReg::W(d)) if narrow.bits() == 32 => self.emit(Op::MovW { a, d })?,
-            (AnyReg::W(a), AnyReg::W(d)) => self.narrow(a, narrow, to, d)?,
-            (AnyReg::W(a), AnyReg::D(d)) => {
-                let cut = self.cut(a, narrow)?;
-                self.extend(cut, narrow, d)?;
-            }
-            _ => return Ok(false),
-        }
-        Ok(true)
+            (AnyReg::W(a), _) => a,
+            (AnyReg::P(_), _) => return Err(self.error("source is a predicate")),
+        };
+        // A value that grows does so as its own type says up to the new type's width, and from there
+        // to that of the register as the new type says.
+        let grows = to.bits() > from.bits();
+        let signed = if grows {
+            from.is_signed()
+        } else {
+            to.is_signed()
+        };
+        let limit = if grows && !to.is_signed() {
+            to.bits()
+        } else {
+            register_bits
+        };
+        self.spread(a, bits, signed, limit, dest)
     }
 
-    /// A value of a narrow type in `d`, zero-extended if `d` is a 16-bit register.
-    fn narrow(&mut self, a: W, narrow: Ty, to: Ty, d: W) -> Result<()> {
-        let signed = narrow.is_signed();
-        match (narrow.bits(), signed, to.bits()) {
-            (8, true, 16) => {
+    /// Brings the low `bits` of a value to a register: extended with their sign to `limit` bits if
+    /// they are signed, and with zeros from there.
+    fn spread(&mut self, a: W, bits: u32, signed: bool, limit: u32, dest: AnyReg) -> Result<()> {
+        let signed = signed && bits < limit;
+        let f = match (bits, signed) {
+            (8, true) => Some(UnW::Sext8),
+            (8, false) => Some(UnW::Zext8),
+            (16, true) => Some(UnW::Sext16),
+            (16, false) => Some(UnW::Zext16),
+            _ => None,
+        };
+        let cut = signed && limit == 16;
+        match (dest, f) {
+            (AnyReg::W(d), None) => self.emit(Op::MovW { a, d }),
+            (AnyReg::W(d), Some(f)) if !cut => self.emit(Op::UnW { f, a, d }),
+            (AnyReg::W(d), Some(f)) => {
                 let t = self.temp_w()?;
-                self.emit(Op::UnW {
-                    f: UnW::Sext8,
-                    a,
-                    d: t,
-                })?;
+                self.emit(Op::UnW { f, a, d: t })?;
                 self.emit(Op::UnW {
                     f: UnW::Zext16,
                     a: t,
                     d,
                 })
             }
-            (8, true, 32) => self.emit(Op::UnW {
-                f: UnW::Sext8,
-                a,
-                d,
-            }),
-            (16, true, 32) => self.emit(Op::UnW {
-                f: UnW::Sext16,
-                a,
-                d,
-            }),
-            (8, ..) => self.emit(Op::UnW {
-                f: UnW::Zext8,
-                a,
-                d,
-            }),
-            _ => self.emit(Op::UnW {
-                f: UnW::Zext16,
-                a,
-                d,
-            }),
+            (AnyReg::D(d), f) => {
+                let mut value = a;
+                for f in f.into_iter().chain(cut.then_some(UnW::Zext16)) {
+                    let t = self.temp_w()?;
+                    self.emit(Op::UnW { f, a: value, d: t })?;
+                    value = t;
+                }
+                let signed = signed && limit == 64;
+                self.emit(Op::ExtendD {
+                    signed,
+                    a: value,
+                    d,
+                })
+            }
+            (AnyReg::P(_), _) => Err(self.error("destination is a predicate")),
         }
-    }
-
-    /// The value of a narrow type in 32 bits.
-    pub(super) fn cut(&mut self, a: W, ty: Ty) -> Result<W> {
-        let f = match (ty.bits(), ty.is_signed()) {
-            (8, true) => UnW::Sext8,
-            (8, false) => UnW::Zext8,
-            (16, true) => UnW::Sext16,
-            (16, false) => UnW::Zext16,
-            _ => return Ok(a),
-        };
-        let d = self.temp_w()?;
-        self.emit(Op::UnW { f, a, d })?;
-        Ok(d)
     }
 
     /// Extends 32 bits to 64.

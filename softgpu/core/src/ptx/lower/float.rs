@@ -133,19 +133,21 @@ impl<'a> Builder<'_, 'a> {
             (_, true) => UnW::AbsH,
             (_, false) => UnW::NegH,
         };
-        if spec.ftz && ty == Ty::F32 {
-            a = self.flushed(a)?;
+        if spec.ftz {
+            a = self.flushed(a, ty)?;
         }
         self.emit(Op::UnW { f, a, d })
     }
 
-    fn flushed(&mut self, a: W) -> Result<W> {
+    /// A value of f32, f16 or f16x2 with zeros in place of subnormal numbers.
+    pub(super) fn flushed(&mut self, a: W, ty: Ty) -> Result<W> {
         let d = self.temp_w()?;
-        self.emit(Op::UnW {
-            f: UnW::FlushF,
-            a,
-            d,
-        })?;
+        let f = if ty == Ty::F32 {
+            UnW::FlushF
+        } else {
+            UnW::FlushHx2
+        };
+        self.emit(Op::UnW { f, a, d })?;
         Ok(d)
     }
 
@@ -181,7 +183,7 @@ impl<'a> Builder<'_, 'a> {
         if !spec.ftz {
             return self.emit(Op::UnW { f, a, d });
         }
-        a = self.flushed(a)?;
+        a = self.flushed(a, ty)?;
         let t = self.temp_w()?;
         self.emit(Op::UnW { f, a, d: t })?;
         self.emit(Op::UnW {
