@@ -312,6 +312,11 @@ fn logic_and_bits_agree_with_the_reference() {
 }
 
 #[test]
+fn video_instructions_agree_with_the_reference() {
+    check("video_instructions_agree_with_the_reference");
+}
+
+#[test]
 fn comparisons_agree_with_the_reference() {
     check("comparisons_agree_with_the_reference");
 }

@@ -132,6 +132,7 @@ fn reduce(f: ReduxOp, x: u32, y: u32) -> u32 {
                 ftz: false,
                 sat: false,
                 relu: false,
+                crossed: false,
             };
             super::scalar::float(spec, (x & strip).into(), (y & strip).into(), 0) as u32
         }

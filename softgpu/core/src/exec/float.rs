@@ -57,11 +57,11 @@ impl Format {
         exponent << self.fraction_bits()
     }
 
-    const fn largest(self) -> u64 {
+    pub const fn largest(self) -> u64 {
         self.infinity() - (1 << self.padding)
     }
 
-    const fn sign_bit(self) -> u64 {
+    pub const fn sign_bit(self) -> u64 {
         1 << (self.bits - 1)
     }
 

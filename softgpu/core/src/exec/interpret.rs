@@ -382,6 +382,7 @@ fn run(
                 );
                 put(cpu, &mut frame.w[d.index()], &r, mask);
             }
+            Op::Rare { f, a, b, c, d } => rare_lanes(frame, f, [a, b, c], d, mask),
             Op::MulWide { signed, a, b, d } => {
                 let (a, b) = (&frame.w[a.index()], &frame.w[b.index()]);
                 let r = if signed {

@@ -21,6 +21,7 @@ mod memory;
 mod pool;
 mod print;
 mod processor;
+mod rare;
 mod register;
 mod scalar;
 mod warp;

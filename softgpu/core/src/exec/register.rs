@@ -10,6 +10,7 @@
 use super::lanes::*;
 use super::memory::lanes;
 use super::processor::{Plain, Processor};
+use super::rare;
 use super::scalar;
 use super::warp::Frame;
 use crate::ptx::ir::*;
@@ -65,7 +66,7 @@ pub fn convert(
     mask: u32,
 ) {
     use Scalar as S;
-    let plain = !spec.sat && !spec.relu && !spec.ftz;
+    let plain = !spec.sat && !spec.relu && !spec.ftz && !spec.finite;
     match (spec.from, spec.to, a, d) {
         (S::S32, S::F32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.round == Round::Nearest => {
             let r = map1(cpu, &frame.w[a.index()], |a| (a as i32 as f32).to_bits());
@@ -134,6 +135,14 @@ pub fn float_slow(
         r[lane] = scalar::float(spec, a[lane], b[lane], c[lane]);
     }
     assign(cpu, frame, d, &r, mask);
+}
+
+#[inline(never)]
+pub fn rare_lanes(frame: &mut Frame, f: Rare, sources: [W; 3], d: W, mask: u32) {
+    let [a, b, c] = sources.map(|register| frame.w[register.index()]);
+    for lane in lanes(mask) {
+        frame.w[d.index()][lane] = rare::compute(f, a[lane], b[lane], c[lane]);
+    }
 }
 
 /// The first active lane's value.

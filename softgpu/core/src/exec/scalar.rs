@@ -207,18 +207,22 @@ fn float_one(spec: FloatSpec, a: u64, b: u64, c: u64) -> u64 {
         FloatOp::Min | FloatOp::Max | FloatOp::MinNan | FloatOp::MaxNan => {
             let propagate = matches!(spec.f, FloatOp::MinNan | FloatOp::MaxNan);
             let max = matches!(spec.f, FloatOp::Max | FloatOp::MaxNan);
-            match (format.is_nan(a), format.is_nan(b)) {
-                (true, true) => format.nan,
-                (true, _) | (_, true) if propagate => format.nan,
-                (true, _) => b,
-                (_, true) => a,
-                _ => {
-                    let (x, y) = (format.to_f64(a), format.to_f64(b));
-                    // -0 is less than +0.
-                    let a_is_less = x < y || x == y && x.is_sign_negative();
-                    if a_is_less != max { a } else { b }
+            let sign = if spec.crossed { format.sign_bit() } else { 0 };
+            let crossed = (a ^ b) & sign;
+            let (a, b) = (a & !sign, b & !sign);
+            crossed
+                ^ match (format.is_nan(a), format.is_nan(b)) {
+                    (true, true) => format.nan,
+                    (true, _) | (_, true) if propagate => format.nan,
+                    (true, _) => b,
+                    (_, true) => a,
+                    _ => {
+                        let (x, y) = (format.to_f64(a), format.to_f64(b));
+                        // -0 is less than +0.
+                        let a_is_less = x < y || x == y && x.is_sign_negative();
+                        if a_is_less != max { a } else { b }
+                    }
                 }
-            }
         }
     };
     if format.is_nan(result) {
@@ -325,6 +329,9 @@ pub fn convert(spec: Conversion, bits: u64) -> u64 {
             };
             if spec.sat {
                 result = saturate(to, result);
+            }
+            if spec.finite && to.is_infinite(result) {
+                result = result & to.sign_bit() | to.largest();
             }
             if spec.relu && !to.is_nan(result) && to.to_f64(result) <= 0.0 {
                 result = 0;

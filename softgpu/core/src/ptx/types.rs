@@ -26,6 +26,10 @@ pub enum Ty {
     Tf32,
     F32,
     F64,
+    /// Two integers or two f32 in one register.
+    U16x2,
+    S16x2,
+    F32x2,
 }
 
 impl Ty {
@@ -52,6 +56,9 @@ impl Ty {
             ".tf32" => Self::Tf32,
             ".f32" => Self::F32,
             ".f64" => Self::F64,
+            ".u16x2" => Self::U16x2,
+            ".s16x2" => Self::S16x2,
+            ".f32x2" => Self::F32x2,
             _ => return None,
         })
     }
@@ -61,7 +68,7 @@ impl Ty {
             Self::Pred => 1,
             Self::B8 | Self::U8 | Self::S8 => 8,
             Self::B16 | Self::U16 | Self::S16 | Self::F16 | Self::Bf16 => 16,
-            Self::B64 | Self::U64 | Self::S64 | Self::F64 => 64,
+            Self::B64 | Self::U64 | Self::S64 | Self::F64 | Self::F32x2 => 64,
             _ => 32,
         }
     }

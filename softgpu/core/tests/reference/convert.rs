@@ -11,6 +11,21 @@ impl Machine {
         if i.opcode != "cvt" {
             return false;
         }
+        if i.has("pack") {
+            let to = &i.modifiers[2];
+            let width: u32 = to[1..].parse().expect("a width");
+            let ty = if to.starts_with('s') {
+                Ty::S(width)
+            } else {
+                Ty::U(width)
+            };
+            let (min, max) = ty.range();
+            let clamped = |bits| Ty::S(32).number(bits).clamp(min, max) as u128 & mask(width);
+            let above = s.get(2).map_or(0, |bits| bits << (2 * width));
+            let value = above | clamped(s[0]) << width | clamped(s[1]);
+            self.write(&i.operands[0], Value::Bits(value));
+            return true;
+        }
         let (to, from) = (i.types[0], i.types[1]);
         let value = match (to, from) {
             (Ty::Twice(to), Ty::Twice(from)) => {
@@ -221,7 +236,7 @@ fn eight(i: &Instruction, to: Fmt, from: Fmt, bits: u128) -> Value {
     // The candidates in order; the nearest, ties to the even pattern.
     let largest = if to == Fmt::E4m3 { 0x7e } else { 0x7b };
     let nearest = (0..=largest).min_by(|&p: &u128, &q: &u128| {
-        let distance = |bits: u128| (to_f64(to, bits) - x.abs().min(1e30)).abs();
+        let distance = |bits: u128| (to_f64(to, bits) - x.abs().min(1e6)).abs();
         distance(p)
             .total_cmp(&distance(q))
             .then((p & 1).cmp(&(q & 1)))

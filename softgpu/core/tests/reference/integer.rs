@@ -49,14 +49,18 @@ impl Machine {
         } else {
             (low(s[0]), low(s[1]))
         };
-        let carry = u128::from(reads && self.carry);
+        let carry = match self.carry {
+            Some(carry) => u128::from(reads && carry),
+            None if reads => return self.forget(i),
+            None => 0,
+        };
         let (result, carry_out) = if i.opcode.starts_with("sub") {
             (low(a.wrapping_sub(b).wrapping_sub(carry)), a < b + carry)
         } else {
             (low(a + b + carry), (a + b + carry) >> width != 0)
         };
         if i.has("cc") {
-            self.carry = carry_out;
+            self.carry = Some(carry_out);
         }
         self.write(&i.operands[0], Value::Bits(result));
     }

@@ -14,6 +14,7 @@ mod convert;
 mod float;
 mod integer;
 mod packed;
+mod video;
 
 /// A type, by kind and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -391,14 +392,15 @@ fn operand(text: &str) -> Operand {
 #[derive(Debug, Clone)]
 pub struct Machine {
     files: [[Value; 8]; 5],
-    carry: bool,
+    /// The carry flag; `None` where it is open.
+    carry: Option<bool>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
         Self {
             files: [[Value::Bits(0); 8]; 5],
-            carry: false,
+            carry: Some(false),
         }
     }
 }
@@ -475,6 +477,7 @@ impl Machine {
             || self.integer(i, &sources)
             || self.compare(i, &sources)
             || self.packed(i, &sources)
+            || self.video(i, &sources)
             || self.float(i, &sources)
             || self.convert(i, &sources);
         assert!(done, "the reference does not know `{}`", i.text);
@@ -489,7 +492,13 @@ impl Machine {
 
     /// All that the instruction would write is open.
     fn forget(&mut self, i: &Instruction) {
+        if i.has("cc") {
+            self.carry = None;
+        }
         match i.operands[0].clone() {
+            Operand::Part(register, ..) => {
+                self.set(register.file, register.index, Value::Anything);
+            }
             Operand::Pair(a, b) => {
                 self.write(&a, Value::Anything);
                 self.write(&b, Value::Anything);

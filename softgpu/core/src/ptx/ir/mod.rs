@@ -7,13 +7,17 @@
 #![forbid(unsafe_code)]
 
 pub mod asynchronous;
+pub mod float;
 pub mod matrix;
 pub mod op;
+pub mod rare;
 pub mod register;
 
 pub use asynchronous::*;
+pub use float::*;
 pub use matrix::*;
 pub use op::*;
+pub use rare::*;
 pub use register::*;
 
 /// The smallest generic address of the window through which a block's shared memory is seen.

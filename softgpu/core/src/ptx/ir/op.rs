@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 use super::asynchronous::MbarrierOp;
+use super::float::{Conversion, FloatSpec, FloatType};
 use super::matrix::{FragmentMove, Matrices, Mma};
+use super::rare::Rare;
 use super::register::{Access, AnyReg, Base, D, Operand, P, W};
 
 /// Which lanes execute an instruction.
@@ -92,6 +94,8 @@ operations! {
     BfiW { in a: W, in b: W, in c: W, in e: W, out d: W }
     BfiD { in a: D, in b: D, in c: W, in e: W, out d: D }
     Prmt { imm mode: PrmtMode, in a: W, in b: W, in c: W, out d: W }
+    /// What programs seldom use.
+    Rare { imm f: Rare, in a: W, in b: W, in c: W, out d: W }
     /// Double-width product.
     MulWide { imm signed: bool, in a: W, in b: W, out d: D }
     /// Double-width product plus a double-width addend.
@@ -462,108 +466,6 @@ pub enum ClassTest {
     NotANumber,
     Normal,
     Subnormal,
-}
-
-/// Floating-point formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum FloatType {
-    F16,
-    Bf16,
-    Tf32,
-    F32,
-    F64,
-}
-
-/// Scalar types of conversions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Scalar {
-    U8,
-    U16,
-    U32,
-    U64,
-    S8,
-    S16,
-    S32,
-    S64,
-    F16,
-    Bf16,
-    Tf32,
-    F32,
-    F64,
-}
-
-/// How an inexact result is rounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Round {
-    /// To nearest, ties to even.
-    Nearest,
-    /// To nearest, ties away from zero.
-    NearestAway,
-    /// Toward zero.
-    Zero,
-    /// Toward negative infinity.
-    Down,
-    /// Toward positive infinity.
-    Up,
-}
-
-/// Floating-point arithmetic with its modifiers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FloatSpec {
-    /// The operation; unused operands repeat the first one.
-    pub f: FloatOp,
-    /// Type of operands and result.
-    pub ty: FloatType,
-    /// Two values in one register.
-    pub packed: bool,
-    /// Rounding.
-    pub round: Round,
-    /// Subnormal operands and results are zero.
-    pub ftz: bool,
-    /// The result is clamped to 0..1, NaN becoming 0.
-    pub sat: bool,
-    /// A negative result becomes 0 (`.relu`), NaN staying NaN.
-    pub relu: bool,
-}
-
-/// Operations of [`FloatSpec`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum FloatOp {
-    Add,
-    Sub,
-    Mul,
-    Fma,
-    Div,
-    Sqrt,
-    Rcp,
-    Min,
-    Max,
-    MinNan,
-    MaxNan,
-    Tanh,
-    Ex2,
-}
-
-/// A conversion with its modifiers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conversion {
-    /// Type of the operand.
-    pub from: Scalar,
-    /// Type of the result.
-    pub to: Scalar,
-    /// Rounding, to an integral value where `integral` is set.
-    pub round: Round,
-    /// Floating point to floating point, but rounded to an integral value.
-    pub integral: bool,
-    /// Clamp instead of wrapping; for floating-point results, clamp to 0..1.
-    pub sat: bool,
-    /// A negative result becomes 0.
-    pub relu: bool,
-    /// Subnormal f32 operands and results are zero.
-    pub ftz: bool,
 }
 
 /// State spaces of an access.

@@ -12,7 +12,7 @@ impl<'a> Builder<'_, 'a> {
         match i.opcode {
             "add" | "sub" | "mul" | "mad" | "min" | "max" | "abs" | "neg" | "div" | "rem"
             | "sad" | "mul24" | "mad24" | "addc" | "subc" | "madc" => {
-                if self.ty(i)?.float().is_some() {
+                if self.ty(i)?.float().is_some() || self.ty(i)? == Ty::F32x2 {
                     return Ok(false);
                 }
                 self.integer(i)?;

@@ -337,7 +337,19 @@ impl<'a> Builder<'_, 'a> {
         // Several operations may come of one instruction: what the first writes must not stop the rest.
         let writes_predicate = matches!(
             instruction.opcode,
-            "setp" | "mov" | "and" | "or" | "xor" | "not" | "shfl" | "vote" | "match" | "testp"
+            "setp"
+                | "mov"
+                | "and"
+                | "or"
+                | "xor"
+                | "not"
+                | "shfl"
+                | "vote"
+                | "match"
+                | "testp"
+                | "lop3"
+                | "elect"
+                | "isspacep"
         );
         if writes_predicate {
             let copy = self.temp_p()?;
@@ -542,6 +554,7 @@ impl<'a> Builder<'_, 'a> {
 
     fn instruction(&mut self, i: &Instruction<'a>) -> Result<()> {
         let known = self.asynchronous(i)?
+            || self.rare(i)?
             || self.memory(i)?
             || self.control(i)?
             || self.arithmetic(i)?

@@ -39,17 +39,36 @@ impl<'a> Builder<'_, 'a> {
             .modifiers
             .iter()
             .any(|m| matches!(*m, ".rni" | ".rzi" | ".rmi" | ".rpi"));
-        if self.has(i, ".satfinite") {
-            return Err(self.error("modifier .satfinite is not supported"));
+        let (half, single) = (
+            matches!(to, Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2),
+            matches!(to, Ty::Tf32 | Ty::F32),
+        );
+        let (finite, relu) = (self.has(i, ".satfinite"), self.has(i, ".relu"));
+        if (finite || relu) && (from != Ty::F32 || !half && to != Ty::Tf32) {
+            return Err(self.error("modifiers .satfinite and .relu are not supported here"));
+        }
+        if self.has(i, ".rna") && to != Ty::Tf32 {
+            return Err(self.error("modifier .rna is not supported here"));
+        }
+        if to == Ty::Tf32 && round.is_none() {
+            return Err(self.error("a rounding modifier is needed"));
+        }
+        if self.has(i, ".ftz") && from != Ty::F32 && !single {
+            return Err(self.error("modifier .ftz is not supported here"));
+        }
+        let sat = self.has(i, ".sat");
+        if sat && (to.float() == Some(FloatType::Bf16) || from.float() == Some(FloatType::Bf16)) {
+            return Err(self.error("modifier .sat is not supported here"));
         }
         let spec = |to: Scalar, from: Scalar| Conversion {
             from,
             to,
             round: round.unwrap_or(Round::Nearest),
             integral,
-            sat: self.has(i, ".sat"),
-            relu: self.has(i, ".relu"),
+            sat,
+            relu,
             ftz: self.has(i, ".ftz"),
+            finite,
         };
         if to.is_packed() {
             self.arity(i, 3)?;
@@ -60,6 +79,9 @@ impl<'a> Builder<'_, 'a> {
             };
             if from != Ty::F32 {
                 return Err(self.error("type is not supported"));
+            }
+            if round.is_none() {
+                return Err(self.error("a rounding modifier is needed"));
             }
             let spec = spec(scalar, Scalar::F32);
             let (a, b) = (self.w(&i.operands[1], from)?, self.w(&i.operands[2], from)?);
@@ -73,7 +95,23 @@ impl<'a> Builder<'_, 'a> {
         };
         let spec = spec(to_scalar, from_scalar);
         let integers = to.is_integer() && from.is_integer();
-        let narrows = to.float().is_some() && from.float().is_some() && to.bits() < from.bits();
+        let floats = to.float().is_some() && from.float().is_some();
+        let narrows = floats && (to.bits() < from.bits() || to.bits() == 16 && to != from);
+        if floats && !narrows && to != Ty::Tf32 && round.is_some() && !integral {
+            return Err(self.error("a rounding modifier is not allowed"));
+        }
+        let eight = to.bits() == 8 || from.bits() == 8;
+        if eight && (to == Ty::Bf16 || from == Ty::Bf16) {
+            return Err(self.error("type is not supported"));
+        }
+        let holds = |ty: Ty, other: Ty| match (ty.is_signed(), other.is_signed()) {
+            (false, true) => false,
+            (true, false) => ty.bits() > other.bits(),
+            _ => ty.bits() >= other.bits(),
+        };
+        if integers && sat && holds(to, from) {
+            return Err(self.error("modifier .sat is not allowed"));
+        }
         if to.float().is_some() && (from.is_integer() || narrows) && round.is_none() {
             return Err(self.error("a rounding modifier is needed"));
         }

@@ -7,9 +7,56 @@ use super::super::types::Ty;
 use super::Result;
 use super::builder::Builder;
 
-const MODIFIERS: &[&str] = &[
-    ".rn", ".rz", ".rm", ".rp", ".ftz", ".sat", ".relu", ".approx", ".full", ".NaN",
-];
+/// What an instruction must say of how its result is rounded.
+#[derive(PartialEq, Eq)]
+enum Need {
+    Nothing,
+    /// A rounding, or that an approximation will do.
+    Rounding,
+    Approximation,
+}
+
+/// The modifiers that an instruction may have for operands of a type, and what it must have.
+fn modifiers(opcode: &str, ty: Ty) -> Option<(&'static [&'static str], Need)> {
+    use Need::{Approximation, Nothing, Rounding};
+    const EXACT: &[&str] = &[".rn", ".rz", ".rm", ".rp"];
+    const FLUSHED: &[&str] = &[".rn", ".rz", ".rm", ".rp", ".ftz"];
+    const SINGLE: &[&str] = &[".rn", ".rz", ".rm", ".rp", ".ftz", ".sat"];
+    const EITHER: &[&str] = &[".rn", ".rz", ".rm", ".rp", ".ftz", ".approx"];
+    const QUOTIENT: &[&str] = &[".rn", ".rz", ".rm", ".rp", ".ftz", ".approx", ".full"];
+    let half = matches!(ty, Ty::F16 | Ty::F16x2);
+    let brain = matches!(ty, Ty::Bf16 | Ty::Bf16x2);
+    Some(match (opcode, ty) {
+        ("add" | "sub" | "mul", Ty::F32) => (SINGLE, Nothing),
+        ("add" | "sub" | "mul", Ty::F64) => (EXACT, Nothing),
+        ("add" | "sub" | "mul", Ty::F32x2) => (FLUSHED, Nothing),
+        ("add" | "sub" | "mul", _) if half => (&[".rn", ".ftz", ".sat"], Nothing),
+        ("add" | "sub" | "mul", _) if brain => (&[".rn"], Nothing),
+        ("fma" | "mad", Ty::F32) => (SINGLE, Rounding),
+        ("fma" | "mad", Ty::F64) => (EXACT, Rounding),
+        ("fma", Ty::F32x2) => (FLUSHED, Rounding),
+        ("fma", _) if half => (&[".rn", ".ftz", ".sat", ".relu"], Rounding),
+        ("fma", _) if brain => (&[".rn", ".relu"], Rounding),
+        ("div", Ty::F32) => (QUOTIENT, Rounding),
+        ("rcp" | "sqrt", Ty::F32) | ("rcp", Ty::F64) => (EITHER, Rounding),
+        ("div" | "sqrt", Ty::F64) => (EXACT, Rounding),
+        ("rsqrt", Ty::F32 | Ty::F64) | ("sin" | "cos" | "lg2" | "ex2", Ty::F32) => {
+            (&[".approx", ".ftz"], Approximation)
+        }
+        ("ex2", _) if half => (&[".approx"], Approximation),
+        ("ex2", _) if brain => (&[".approx", ".ftz"], Approximation),
+        ("tanh", Ty::F32) => (&[".approx"], Approximation),
+        ("tanh", _) if half || brain => (&[".approx"], Approximation),
+        ("min" | "max", Ty::F64) | ("abs" | "neg", Ty::F64) => (&[], Nothing),
+        ("min" | "max", _) if brain => (&[".NaN", ".xorsign", ".abs"], Nothing),
+        ("min" | "max", _) if half || ty == Ty::F32 => {
+            (&[".ftz", ".NaN", ".xorsign", ".abs"], Nothing)
+        }
+        ("abs" | "neg", _) if brain => (&[], Nothing),
+        ("abs" | "neg", _) if half || ty == Ty::F32 => (&[".ftz"], Nothing),
+        _ => return None,
+    })
+}
 
 impl<'a> Builder<'_, 'a> {
     pub(super) fn float(&mut self, i: &Instruction<'a>) -> Result<bool> {
@@ -63,9 +110,10 @@ impl<'a> Builder<'_, 'a> {
             _ => return Ok(false),
         }
         let ty = self.ty(i)?;
-        let Some(float) = ty.float().filter(|float| *float != FloatType::Tf32) else {
+        let Some((allowed, need)) = modifiers(i.opcode, ty) else {
             return Err(self.error("type is not supported"));
         };
+        let float = ty.float().unwrap_or(FloatType::F32);
         if i.modifiers
             .iter()
             .filter(|m| Ty::parse(m).is_some())
@@ -74,8 +122,23 @@ impl<'a> Builder<'_, 'a> {
         {
             return Err(self.error("mixed types are not supported"));
         }
-        self.only(i, MODIFIERS)?;
-        let round = self.rounding(i).unwrap_or(Round::Nearest);
+        self.only(i, allowed)?;
+        let approximate = self.has(i, ".approx") || self.has(i, ".full");
+        let rounding = self.rounding(i);
+        match need {
+            Need::Rounding if rounding.is_none() && !approximate => {
+                return Err(self.error("a rounding modifier is needed"));
+            }
+            Need::Approximation if !approximate => {
+                return Err(self.error("modifier .approx is needed"));
+            }
+            _ => {}
+        }
+        let crossed = self.has(i, ".xorsign");
+        if crossed != self.has(i, ".abs") {
+            return Err(self.error("modifiers .xorsign and .abs go together"));
+        }
+        let round = rounding.unwrap_or(Round::Nearest);
         let spec = FloatSpec {
             f: FloatOp::Add,
             ty: float,
@@ -84,6 +147,7 @@ impl<'a> Builder<'_, 'a> {
             ftz: self.has(i, ".ftz"),
             sat: self.has(i, ".sat"),
             relu: self.has(i, ".relu"),
+            crossed,
         };
         match i.opcode {
             "abs" | "neg" => self.sign(i, ty, spec)?,
@@ -221,7 +285,45 @@ impl<'a> Builder<'_, 'a> {
             *source = self.any(operand, ty)?;
         }
         let d = self.dest(&i.operands[0], ty)?;
-        let plain = spec.round == Round::Nearest && !spec.relu;
+        if ty == Ty::F32x2 {
+            self.needs(100)?;
+            return self.float_pair(spec, sources, d);
+        }
+        self.emit_float(spec, ty, sources, d)
+    }
+
+    /// Two f32 operations on the halves of 64-bit registers.
+    fn float_pair(&mut self, spec: FloatSpec, sources: [AnyReg; 3], d: AnyReg) -> Result<()> {
+        let (mut low, mut high) = (sources, sources);
+        for ((source, low), high) in sources.iter().zip(&mut low).zip(&mut high) {
+            let AnyReg::D(a) = *source else {
+                return Err(self.error("a 64-bit operand is needed"));
+            };
+            let (lo, hi) = (self.temp_w()?, self.temp_w()?);
+            self.emit(Op::UnpackD {
+                a,
+                lo: Some(lo),
+                hi: Some(hi),
+            })?;
+            (*low, *high) = (AnyReg::W(lo), AnyReg::W(hi));
+        }
+        let (lo, hi) = (self.temp_w()?, self.temp_w()?);
+        self.emit_float(spec, Ty::F32, low, AnyReg::W(lo))?;
+        self.emit_float(spec, Ty::F32, high, AnyReg::W(hi))?;
+        let AnyReg::D(d) = d else {
+            return Err(self.error("a 64-bit destination is needed"));
+        };
+        self.emit(Op::PackD { lo, hi, d })
+    }
+
+    fn emit_float(
+        &mut self,
+        spec: FloatSpec,
+        ty: Ty,
+        sources: [AnyReg; 3],
+        d: AnyReg,
+    ) -> Result<()> {
+        let plain = spec.round == Round::Nearest && !spec.relu && !spec.crossed;
         match (sources, d) {
             ([AnyReg::W(a), AnyReg::W(b), AnyReg::W(c)], AnyReg::W(d))
                 if ty == Ty::F32 && plain =>

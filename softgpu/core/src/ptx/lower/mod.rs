@@ -14,6 +14,7 @@ mod matrix;
 mod memory;
 mod modifiers;
 mod operand;
+mod rare;
 mod warp;
 
 use std::collections::{HashMap, HashSet};

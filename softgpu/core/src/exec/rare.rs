@@ -1,0 +1,202 @@
+//! What one lane computes for the operations that programs seldom use.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "PTX integers wrap and are reinterpreted: the casts are the semantics"
+)]
+
+use super::float::Format;
+use crate::ptx::ir::*;
+
+pub fn compute(f: Rare, a: u32, b: u32, c: u32) -> u32 {
+    match f {
+        Rare::FindNth => find_nth(a, b, c as i32),
+        Rare::Halves(f) => halves(f, a, b),
+        Rare::ToEight { format, relu, half } => {
+            let (high, low) = if half {
+                let f16 = Format::of(FloatType::F16);
+                (
+                    f16.to_f64(u64::from(a >> 16)),
+                    f16.to_f64(u64::from(a & 0xffff)),
+                )
+            } else {
+                (f64::from(f32::from_bits(a)), f64::from(f32::from_bits(b)))
+            };
+            u32::from(to_eight(format, relu, high)) << 8 | u32::from(to_eight(format, relu, low))
+        }
+        Rare::FromEight { format, relu } => {
+            let half = |byte: u32| from_eight(format, relu, byte as u8);
+            half(a >> 8) << 16 | half(a)
+        }
+        Rare::Video(video) => self::video(video, a, b, c),
+    }
+}
+
+/// The place of the `|n|`-th set bit at or above (below, for a negative `n`) `base`; `n` of 0 asks
+/// whether that bit itself is set.
+fn find_nth(bits: u32, base: u32, n: i32) -> u32 {
+    let base = base & 31;
+    let mut left = match n {
+        0 if bits >> base & 1 == 1 => return base,
+        0 => return u32::MAX,
+        1.. => bits & u32::MAX << base,
+        _ => bits & u32::MAX >> (31 - base),
+    };
+    for _ in 1..n.unsigned_abs().min(33) {
+        let found = nearest(left, n);
+        left &= !1u32.checked_shl(found).unwrap_or(0);
+    }
+    if left == 0 {
+        u32::MAX
+    } else {
+        nearest(left, n)
+    }
+}
+
+fn nearest(bits: u32, n: i32) -> u32 {
+    if n > 0 {
+        bits.trailing_zeros()
+    } else {
+        31u32.wrapping_sub(bits.leading_zeros())
+    }
+}
+
+fn halves(f: HalvesOp, a: u32, b: u32) -> u32 {
+    let one = |a: u16, b: u16| -> u32 {
+        let (x, y) = (a.cast_signed(), b.cast_signed());
+        u32::from(match f {
+            HalvesOp::Add => a.wrapping_add(b),
+            HalvesOp::MinS => x.min(y).cast_unsigned(),
+            HalvesOp::MaxS => x.max(y).cast_unsigned(),
+            HalvesOp::MinU => a.min(b),
+            HalvesOp::MaxU => a.max(b),
+        })
+    };
+    one((a >> 16) as u16, (b >> 16) as u16) << 16 | one(a as u16, b as u16)
+}
+
+/// Stored significand bits, smallest normal exponent and the largest finite pattern.
+fn eight(format: Eight) -> (i32, i32, u8) {
+    match format {
+        Eight::E4m3 => (3, -6, 0x7e),
+        Eight::E5m2 => (2, -14, 0x7b),
+    }
+}
+
+/// To nearest, ties to even, and to the largest finite number where that is exceeded.
+fn to_eight(format: Eight, relu: bool, value: f64) -> u8 {
+    let (fraction, min_exponent, largest) = eight(format);
+    if value.is_nan() {
+        return 0x7f;
+    }
+    if relu && value.is_sign_negative() {
+        return 0;
+    }
+    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
+    let magnitude = value.abs();
+    // Both formats end far below 2^20; f32 and f16 are normal numbers of f64.
+    let exponent = (magnitude.to_bits() >> 52) as i32 - 1023;
+    if exponent >= 20 {
+        return sign | largest;
+    }
+    let exponent = exponent.max(min_exponent);
+    let steps = (magnitude / 2f64.powi(exponent - fraction)).round_ties_even();
+    // A significand that rounds up to the next power of two carries into the exponent.
+    let bits = ((exponent - min_exponent) << fraction) + steps as i32;
+    sign | bits.min(i32::from(largest)) as u8
+}
+
+fn from_eight(format: Eight, relu: bool, byte: u8) -> u32 {
+    let (fraction, min_exponent, largest) = eight(format);
+    let magnitude = byte & 0x7f;
+    let negative = byte & 0x80 != 0;
+    if magnitude > largest {
+        return match (format, magnitude) {
+            (Eight::E5m2, 0x7c) if negative && relu => 0,
+            (Eight::E5m2, 0x7c) => u32::from(byte & 0x80) << 8 | 0x7c00,
+            _ => 0x7fff,
+        };
+    }
+    if relu && negative {
+        return 0;
+    }
+    let biased = i32::from(magnitude >> fraction);
+    let stored = i32::from(magnitude) - (biased << fraction);
+    let (significand, exponent) = match biased {
+        0 => (stored, min_exponent),
+        _ => (stored + (1 << fraction), min_exponent + biased - 1),
+    };
+    let value = f64::from(significand) * 2f64.powi(exponent - fraction);
+    let value = if negative { -value } else { value };
+    Format::of(FloatType::F16).of_f64(value) as u32
+}
+
+fn part(value: u32, part: Part) -> i128 {
+    let up = 32 - u32::from(part.bits);
+    let bits = value >> part.start << up;
+    if part.signed {
+        i128::from(bits as i32 >> up)
+    } else {
+        i128::from(bits >> up)
+    }
+}
+
+fn video(video: Video, a: u32, b: u32, c: u32) -> u32 {
+    let (x, y) = (part(a, video.a), part(b, video.b));
+    let by = |wrap: bool| if wrap { y & 31 } else { y.min(32) };
+    let value = match video.f {
+        VideoOp::Add => x + y,
+        VideoOp::Sub => x - y,
+        VideoOp::AbsDiff => (x - y).abs(),
+        VideoOp::Min => x.min(y),
+        VideoOp::Max => x.max(y),
+        VideoOp::Shl { wrap } => x << by(wrap),
+        VideoOp::Shr { wrap } => x >> by(wrap),
+        VideoOp::Set(cmp) => i128::from(match cmp {
+            VideoCmp::Eq => x == y,
+            VideoCmp::Ne => x != y,
+            VideoCmp::Lt => x < y,
+            VideoCmp::Le => x <= y,
+            VideoCmp::Gt => x > y,
+            VideoCmp::Ge => x >= y,
+        }),
+    };
+    let bits = match video.then {
+        VideoThen::Merge(to) => to.bits,
+        _ => 32,
+    };
+    let value = match (video.sat, video.signed) {
+        (false, _) => value,
+        (true, true) => value.clamp(-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
+        (true, false) => value.clamp(0, (1 << bits) - 1),
+    } as u32;
+    let smaller = if video.signed {
+        (value as i32) < c as i32
+    } else {
+        value < c
+    };
+    match video.then {
+        VideoThen::Nothing => value,
+        VideoThen::Add => value.wrapping_add(c),
+        VideoThen::Min => {
+            if smaller {
+                value
+            } else {
+                c
+            }
+        }
+        VideoThen::Max => {
+            if smaller {
+                c
+            } else {
+                value
+            }
+        }
+        VideoThen::Merge(to) => {
+            let mask = (u32::MAX >> (32 - to.bits)) << to.start;
+            c & !mask | value << to.start & mask
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Operations on 32-bit registers that programs seldom use.
+#![forbid(unsafe_code)]
+
+/// An operation on up to three 32-bit registers; unused ones repeat the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rare {
+    /// The place of the n-th set bit, counted from another place: `fns`.
+    FindNth,
+    /// Two integers of 16 bits in each register.
+    Halves(HalvesOp),
+    /// Two f32 values, or the two f16 values of the first operand, to 8 bits each.
+    ToEight {
+        /// The result's format.
+        format: Eight,
+        /// A negative result becomes 0.
+        relu: bool,
+        /// The operand is f16x2.
+        half: bool,
+    },
+    /// Two values of 8 bits to f16x2.
+    FromEight {
+        /// The operand's format.
+        format: Eight,
+        /// A negative result becomes 0.
+        relu: bool,
+    },
+    /// A video instruction on one value.
+    Video(Video),
+}
+
+/// Operations on two integers of 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum HalvesOp {
+    Add,
+    MinS,
+    MinU,
+    MaxS,
+    MaxU,
+}
+
+/// Floating-point formats of 8 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eight {
+    /// 4 bits of exponent, 3 of significand; no infinity, one NaN.
+    E4m3,
+    /// 5 bits of exponent, 2 of significand.
+    E5m2,
+}
+
+/// A video instruction: picks parts of its operands, computes exactly, clamps and merges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Video {
+    /// What it computes.
+    pub f: VideoOp,
+    /// The first operand.
+    pub a: Part,
+    /// The second operand.
+    pub b: Part,
+    /// Whether the result is signed.
+    pub signed: bool,
+    /// Whether the result is clamped to its type.
+    pub sat: bool,
+    /// What happens with the third operand.
+    pub then: VideoThen,
+}
+
+/// A part of a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Its lowest bit.
+    pub start: u8,
+    /// Its width: 8, 16 or 32.
+    pub bits: u8,
+    /// Whether it is signed.
+    pub signed: bool,
+}
+
+/// What a video instruction computes of its two operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum VideoOp {
+    Add,
+    Sub,
+    AbsDiff,
+    Min,
+    Max,
+    Shl { wrap: bool },
+    Shr { wrap: bool },
+    Set(VideoCmp),
+}
+
+/// Comparisons of `vset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum VideoCmp {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+}
+
+/// What a video instruction does with its third operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VideoThen {
+    /// There is none.
+    Nothing,
+    /// It is added.
+    Add,
+    /// The smaller one is the result.
+    Min,
+    /// The larger one is the result.
+    Max,
+    /// The result replaces this part of it.
+    Merge(Part),
+}
