@@ -237,36 +237,24 @@ impl<R: Region> Pipe<R> {
 
     /// The filling side of the transfer that the record with this sequence announces.
     pub fn fill(&self, sequence: u64, plan: Plan) -> Filler<R> {
-        let (mine, theirs) = (self.filled.clone(), self.drained.clone());
-        let (ring, wait) = (self.filled_bell.clone(), self.drained_bell.clone());
-        Filler(End {
-            mine,
-            theirs,
-            ring,
-            wait,
-            tag: tag(sequence),
+        let filled = (&self.filled, &self.filled_bell);
+        Filler(End::new(
+            filled,
+            (&self.drained, &self.drained_bell),
+            sequence,
             plan,
-            ahead: 0,
-            done: 0,
-            seen: 0,
-        })
+        ))
     }
 
     /// The draining side of the transfer that the record with this sequence announces.
     pub fn drain(&self, sequence: u64, plan: Plan) -> Drainer<R> {
-        let (mine, theirs) = (self.drained.clone(), self.filled.clone());
-        let (ring, wait) = (self.drained_bell.clone(), self.filled_bell.clone());
-        Drainer(End {
-            mine,
-            theirs,
-            ring,
-            wait,
-            tag: tag(sequence),
+        let drained = (&self.drained, &self.drained_bell);
+        Drainer(End::new(
+            drained,
+            (&self.filled, &self.filled_bell),
+            sequence,
             plan,
-            ahead: 0,
-            done: 0,
-            seen: 0,
-        })
+        ))
     }
 }
 
@@ -385,6 +373,26 @@ struct End<R> {
 }
 
 impl<R: Region> End<R> {
+    /// The side that counts in one word and watches the other, at the transfer's beginning.
+    fn new(
+        (mine, ring): (&View<R>, &Bell<R>),
+        (theirs, wait): (&View<R>, &Bell<R>),
+        sequence: u64,
+        plan: Plan,
+    ) -> Self {
+        Self {
+            mine: mine.clone(),
+            theirs: theirs.clone(),
+            ring: ring.clone(),
+            wait: wait.clone(),
+            tag: tag(sequence),
+            plan,
+            ahead: 0,
+            done: 0,
+            seen: 0,
+        }
+    }
+
     /// What an honest filling side can have filled at most.
     fn fillable(&self) -> u32 {
         self.done

@@ -177,12 +177,12 @@ pub fn cuModuleUnload(
     request: &wire::CuModuleUnload,
     _: &mut Frame<'_>,
 ) -> Outcome {
-    let module = session.take_object(Kind::MODULE, request.module)?;
-    session.forget_code(request.module);
-    if module.parent != 0 {
+    if session.object(Kind::MODULE, request.module)?.parent != 0 {
         // It belongs to a library, which unloads it.
         return Err(CUresult::CUDA_ERROR_INVALID_HANDLE.into());
     }
+    let module = session.take_object(Kind::MODULE, request.module)?;
+    session.forget_code(request.module);
     Ok(session.driver().unload_module(module.pointer)?)
 }
 
