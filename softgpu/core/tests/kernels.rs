@@ -397,3 +397,19 @@ fn tiles_warps_blocks_and_the_grid_work_together() {
     // Five blocks on two OS threads meet at the barrier of the grid.
     run(5).unwrap();
 }
+
+#[test]
+fn function_is_called_by_its_alias() {
+    let p = Program::new(
+        ".version 8.0\n.target sm_80\n.address_size 64\n\
+         .func (.param .b32 d) other(.param .b32 a);\n.func (.param .b32 d) triple(.param .b32 a) {\n.reg .b32 %r<3>;\n\
+         ld.param.b32 %r1, [a]; mul.lo.u32 %r2, %r1, 3; st.param.b32 [d], %r2; ret; }\n.alias other, triple;\n\
+         .visible .entry k(.param .u64 o) {\n.reg .b32 %r<3>; .reg .b64 %rd<2>; .param .b32 in; .param .b32 out;\n\
+         ld.param.u64 %rd0, [o]; mov.u32 %r0, %tid.x; mad.wide.u32 %rd1, %r0, 4, %rd0; st.param.b32 [in], %r0;\n\
+         call (out), other, (in);\nld.param.b32 %r1, [out]; st.global.u32 [%rd1], %r1; ret; }\n",
+    );
+    let out = p.memory.buffer(32 * 4);
+    p.launch("k", 1, 32, Arguments::new().buffer(out));
+    let got: Vec<u32> = out.read();
+    assert_eq!(got, (0..32).map(|lane| lane * 3).collect::<Vec<_>>());
+}

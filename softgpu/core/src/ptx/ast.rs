@@ -16,6 +16,12 @@ pub struct Module<'a> {
 pub enum Item<'a> {
     Variable(Variable<'a>),
     Function(Function<'a>),
+    /// `.alias name, target`
+    Alias {
+        pos: Pos,
+        name: &'a str,
+        target: &'a str,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -104,6 +104,14 @@ impl<'a> Parser<'a> {
         let linkage = self.linkage()?;
         match self.token.text {
             ".entry" | ".func" => items.push(Item::Function(self.function(pos)?)),
+            ".alias" => {
+                self.take()?;
+                let name = self.word()?;
+                self.expect(",")?;
+                let target = self.word()?;
+                self.expect(";")?;
+                items.push(Item::Alias { pos, name, target });
+            }
             ".global" | ".const" | ".shared" => {
                 let space = self.take()?.text;
                 self.variables(pos, linkage, space, &mut |variable| {

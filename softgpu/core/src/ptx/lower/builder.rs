@@ -555,6 +555,7 @@ impl<'a> Builder<'_, 'a> {
     fn instruction(&mut self, i: &Instruction<'a>) -> Result<()> {
         let known = self.asynchronous(i)?
             || self.rare(i)?
+            || self.hints(i)?
             || self.memory(i)?
             || self.control(i)?
             || self.arithmetic(i)?

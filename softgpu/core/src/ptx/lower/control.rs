@@ -53,7 +53,6 @@ impl<'a> Builder<'_, 'a> {
             }
             "trap" => self.emit(Op::Trap {})?,
             "nanosleep" => self.emit(Op::Yield {})?,
-            "brkpt" | "pmevent" | "griddepcontrol" | "setmaxnreg" => {}
             "bar" | "barrier" => self.barrier(i)?,
             _ => return Ok(false),
         }

@@ -90,7 +90,6 @@ impl<'a> Builder<'_, 'a> {
                 let p = self.dest_p(&i.operands[0])?;
                 self.emit(Op::IsSpace { space, a, p })?;
             }
-            "prefetch" | "prefetchu" | "applypriority" | "discard" => {}
             _ => return Ok(false),
         }
         Ok(true)
@@ -207,7 +206,7 @@ impl<'a> Builder<'_, 'a> {
         self.arity(i, 2)?;
         self.check_modifiers(i, &[])?;
         let ty = self.ty(i)?;
-        if matches!(ty, Ty::Pred | Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32) {
+        if ty == Ty::Pred || ty.bits() != 64 && ty.float().is_some_and(|f| f != FloatType::F32) {
             return Err(self.error("type is not supported"));
         }
         let elements = self.elements(i, &i.operands[0])?;
@@ -360,7 +359,7 @@ impl<'a> Builder<'_, 'a> {
         self.arity(i, 2)?;
         self.check_modifiers(i, &[])?;
         let ty = self.ty(i)?;
-        if matches!(ty, Ty::Pred | Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32) {
+        if ty == Ty::Pred || ty.bits() != 64 && ty.float().is_some_and(|f| f != FloatType::F32) {
             return Err(self.error("type is not supported"));
         }
         let elements = self.elements(i, &i.operands[1])?;

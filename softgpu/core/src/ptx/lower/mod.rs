@@ -9,6 +9,7 @@ mod compare;
 mod control;
 mod convert;
 mod float;
+mod hints;
 mod layout;
 mod matrix;
 mod memory;
@@ -232,6 +233,26 @@ fn declare<'a>(
                     context.functions.insert(function.name, declaration);
                 }
             }
+            Item::Alias { .. } => {}
+        }
+    }
+    for item in &tree.items {
+        let Item::Alias { pos, name, target } = item else {
+            continue;
+        };
+        let found = context.functions.get(target).filter(|f| f.index.is_some());
+        let Some(found) = found.filter(|f| !f.entry).cloned() else {
+            return Err(failure(
+                *pos,
+                format!("{target} is no function with a body"),
+            ));
+        };
+        match context.functions.insert(name, found) {
+            Some(Declaration { index: Some(_), .. }) => {
+                return Err(failure(*pos, format!("{name} is defined twice")));
+            }
+            Some(_) => {}
+            None => return Err(failure(*pos, format!("{name} is not declared"))),
         }
     }
     Ok(())

@@ -27,11 +27,11 @@ impl<'a> Builder<'_, 'a> {
                 {
                     return Ok(register);
                 }
+                if *name == "WARP_SZ" {
+                    return self.preload(ty.bits(), Constant::Bits(32));
+                }
                 self.address_of(name, 0, ty)
             }
-            Operand::Value(Value::Symbol {
-                name: "WARP_SZ", ..
-            }) => self.preload(ty.bits(), Constant::Bits(32)),
             Operand::Value(Value::Symbol {
                 name,
                 addend,
