@@ -57,6 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
             grid_id: 0,
             cancel: &AtomicBool::new(false),
             clock: &|| 0,
+            heap: None,
             output: &|_| {},
         };
         let _ = exec::run(&launch, &Nothing);

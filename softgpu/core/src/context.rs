@@ -5,11 +5,11 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
-use crate::exec::{self, Fault, FaultKind, Launch};
+use crate::exec::{self, DeviceHeap, Fault, FaultKind, Launch};
 use crate::gpu::Gpu;
 use crate::memory::{Allocation, Kind, Owner};
 use crate::module::{Code, Kernel, Module};
@@ -31,6 +31,7 @@ pub struct Context {
     destroyed: AtomicBool,
     limits: Mutex<Limits>,
     output: Arc<Mutex<Vec<u8>>>,
+    heap: OnceLock<Arc<DeviceHeap>>,
 }
 
 /// What a program may set on a context.
@@ -40,7 +41,7 @@ pub struct Limits {
     pub stack_bytes: u32,
     /// Bytes of `printf` output that are kept until the next synchronisation.
     pub printf_bytes: usize,
-    /// Bytes of the device-side heap; kept and reported, kernels have no heap.
+    /// Bytes of the heap that kernels allocate from.
     pub heap_bytes: usize,
     /// Preferred cache configuration; kept and reported.
     pub cache_config: u32,
@@ -171,6 +172,7 @@ impl Context {
             destroyed: AtomicBool::new(false),
             limits: Mutex::default(),
             output: Arc::default(),
+            heap: OnceLock::new(),
         })
     }
 
@@ -234,9 +236,28 @@ impl Context {
     /// Places a module in the context's memory.
     ///
     /// # Errors
-    /// As [`Module::place`].
+    /// As [`Module::place`], or [`Error::OutOfMemory`] if its kernels allocate and there is no room for a heap.
     pub fn load_module(&self, code: &Arc<Code>) -> Result<Arc<Module>> {
+        if code.module().uses_heap() && self.heap.get().is_none() {
+            let bytes = self.limits().heap_bytes.max(1) as u64;
+            let start = self.allocate(bytes)?.start;
+            // Another thread may have been first; its heap is as good, and this one goes with the context.
+            self.heap
+                .get_or_init(|| Arc::new(DeviceHeap::new(start, bytes)));
+        }
         Module::place(self.gpu.space(), self.device.ordinal, self.id, code)
+    }
+
+    /// Sets the size of the heap that kernels allocate from.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] once a module that allocates has been loaded.
+    pub fn set_heap_bytes(&self, bytes: usize) -> Result<()> {
+        if self.heap.get().is_some() {
+            return Err(Error::InvalidValue);
+        }
+        self.limits().heap_bytes = bytes;
+        Ok(())
     }
 
     /// Allocates device memory.
@@ -311,6 +332,7 @@ impl Context {
             health: self.health.clone(),
             output: Arc::clone(&self.output),
             limits: *self.limits(),
+            heap: self.heap.get().cloned(),
             request,
         };
         self.gpu
@@ -520,6 +542,7 @@ struct Job {
     health: Option<Arc<Health>>,
     output: Arc<Mutex<Vec<u8>>>,
     limits: Limits,
+    heap: Option<Arc<DeviceHeap>>,
     request: LaunchRequest,
 }
 
@@ -546,6 +569,7 @@ impl Job {
             grid_id: self.gpu.next_grid(),
             cancel: &self.fault.cancel,
             clock: &|| self.gpu.scheduler().now(),
+            heap: self.heap.as_deref(),
             output: &|text| self.print(text),
         };
         // A defect in the executor must not pass for a kernel that ran.

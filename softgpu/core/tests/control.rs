@@ -9,13 +9,13 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
-use softgpu_core::exec::FaultKind;
+use softgpu_core::exec::{DeviceHeap, FaultKind};
 use softgpu_core::ptx::{self, ErrorKind, Target};
 use support::{Arguments, Buffer, Program, TARGET};
 
 fn kernel(body: &str) -> Program {
     Program::new(&format!(
-        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 o)\n{{\n.reg .b64 %rd<16>;\n.reg .b32 %r<32>;\n.reg .pred %p<8>;\n.shared .align 4 .b8 tile[4096];\nld.param.u64 %rd0, [o];\nmov.u32 %r0, %tid.x;\nmad.wide.u32 %rd1, %r0, 4, %rd0;\n{body}\nret;\n}}\n"
+        ".version 8.0\n.target sm_80\n.address_size 64\n.extern .func free (.param .b64 a);\n.visible .entry k(.param .u64 o)\n{{\n.reg .b64 %rd<16>;\n.reg .b32 %r<32>;\n.reg .pred %p<8>;\n.shared .align 4 .b8 tile[4096];\nld.param.u64 %rd0, [o];\nmov.u32 %r0, %tid.x;\nmad.wide.u32 %rd1, %r0, 4, %rd0;\n{body}\nret;\n}}\n"
     ))
 }
 
@@ -394,4 +394,106 @@ fn hostile_texts_are_refused_without_harm() {
             .collect();
         ptx::fuzz_compile(mutated.as_bytes());
     }
+}
+
+#[test]
+fn what_a_kernel_allocates_is_its_own_until_it_frees_it() {
+    let source = ".version 8.0\n.target sm_80\n.address_size 64\n\
+        .extern .func (.param .b64 r) malloc (.param .b64 a);\n.extern .func free (.param .b64 a);\n\
+        .visible .entry k(.param .u64 o)\n{\n.reg .b64 %rd<8>;\n.reg .b32 %r<8>;\n.reg .pred %p<2>;\n\
+        ld.param.u64 %rd0, [o];\nmov.u32 %r0, %tid.x;\nmad.wide.u32 %rd1, %r0, 4, %rd0;\n\
+        {\n.param .b64 p0; .param .b64 q0;\nst.param.b64 [p0], 24;\n\
+        call.uni (q0), malloc, (p0);\nld.param.b64 %rd2, [q0];\n}\n\
+        setp.eq.u64 %p0, %rd2, 0; mov.u32 %r1, -1; @%p0 bra D;\n\
+        st.u32 [%rd2+20], %r0; mul.lo.u32 %r2, %r0, 3; st.u32 [%rd2], %r2; bar.warp.sync -1;\n\
+        ld.u32 %r1, [%rd2]; ld.u32 %r3, [%rd2+20]; add.u32 %r1, %r1, %r3;\n\
+        {\n.param .b64 p1;\nst.param.b64 [p1], %rd2;\ncall.uni free, (p1);\n}\n\
+        D: st.global.u32 [%rd1], %r1;\nret;\n}\n";
+    let mut p = Program::new(source);
+    let out = p.memory.buffer(32 * 4);
+    // Without a heap there is nothing to be had.
+    p.launch("k", 1, 32, Arguments::new().buffer(out));
+    assert_eq!(out.read::<u32>(), [u32::MAX; 32]);
+    let memory = p.memory.buffer(2048);
+    p.heap = Some(DeviceHeap::new(memory.address, 2048));
+    // More launches than the heap could feed if nothing came back.
+    for _ in 0..8 {
+        p.launch("k", 1, 32, Arguments::new().buffer(out));
+        assert_eq!(
+            out.read::<u32>(),
+            std::array::from_fn::<u32, 32, _>(|i| 4 * i as u32)
+        );
+    }
+}
+
+#[test]
+fn freeing_what_was_not_allocated_ends_the_kernel() {
+    let (kind, _, _) = fault(
+        "{ .param .b64 p1; st.param.b64 [p1], %rd1; call.uni free, (p1); }",
+        256,
+    );
+    assert_eq!(kind, FaultKind::Trap);
+}
+
+#[test]
+fn warp_sz_is_a_number() {
+    assert_eq!(
+        run(
+            "mov.u32 %r1, WARP_SZ; add.u32 %r1, %r1, WARP_SZ; st.global.u32 [%rd1], %r1;",
+            2
+        ),
+        [64, 64]
+    );
+}
+
+#[test]
+fn lanes_with_different_member_masks_are_groups_of_their_own() {
+    // Each eight lanes vote among themselves, converged.
+    let body = "mov.u32 %r1, %laneid; and.b32 %r1, %r1, 24; mov.u32 %r2, 255; shl.b32 %r2, %r2, %r1;\n\
+        and.b32 %r3, %r0, 9; setp.eq.u32 %p0, %r3, 9;\nvote.sync.ballot.b32 %r4, %p0, %r2;\n\
+        match.any.sync.b32 %r5, %r3, %r2; bar.warp.sync %r2; redux.sync.add.u32 %r6, %r0, %r2;\n\
+        xor.b32 %r4, %r4, %r5; add.u32 %r4, %r4, %r6; st.global.u32 [%rd1], %r4;";
+    let expected: Vec<u32> = (0..32u32)
+        .map(|lane| {
+            let tile = lane / 8 * 8..lane / 8 * 8 + 8;
+            let bits = |holds: &dyn Fn(u32) -> bool| {
+                tile.clone()
+                    .filter(|&lane| holds(lane))
+                    .fold(0, |bits, lane| bits | 1u32 << lane)
+            };
+            let voted = bits(&|lane| lane & 9 == 9);
+            let alike = bits(&|other| other & 9 == lane & 9);
+            (voted ^ alike).wrapping_add(tile.clone().sum())
+        })
+        .collect();
+    assert_eq!(run(body, 32), expected);
+}
+
+#[test]
+fn a_complete_group_does_not_wait_for_the_lanes_of_another() {
+    // Lane 16 loops until lane 0 has stored what follows its vote; lanes 17 to 31 vote with lane 16 alone.
+    let body = "mov.u32 %r1, tile; st.shared.u32 [%r1], 0; bar.warp.sync -1;\n\
+        mov.u32 %r2, 0xffff; setp.ge.u32 %p0, %r0, 16; @%p0 mov.u32 %r2, 0xffff0000;\n\
+        setp.ne.u32 %p1, %r0, 16; @%p1 bra V;\n\
+        L: ld.volatile.shared.u32 %r3, [%r1]; setp.eq.u32 %p2, %r3, 0; @%p2 bra L;\n\
+        V: vote.sync.any.pred %p3, %p1, %r2; selp.u32 %r4, 1, 0, %p3;\n\
+        setp.eq.u32 %p1, %r0, 0; @%p1 st.volatile.shared.u32 [%r1], 5; st.global.u32 [%rd1], %r4;";
+    assert_eq!(run(body, 32), [1; 32]);
+}
+
+#[test]
+fn carry_after_a_difference_tells_that_nothing_was_borrowed() {
+    let body = "sub.cc.u32 %r1, %r0, 2; subc.cc.u32 %r2, 7, 7; addc.u32 %r3, 0, 0; add.cc.u32 %r4, %r0, -2;\n\
+        subc.u32 %r5, 10, 3; shl.b32 %r5, %r5, 8; or.b32 %r3, %r3, %r5; shl.b32 %r2, %r2, 16; or.b32 %r3, %r3, %r2;\n\
+        st.global.u32 [%rd1], %r3;";
+    let expected: Vec<u32> = (0..4)
+        .map(|i| {
+            if i < 2 {
+                0xffff_0000 | 6 << 8
+            } else {
+                7 << 8 | 1
+            }
+        })
+        .collect();
+    assert_eq!(run(body, 4), expected);
 }

@@ -76,7 +76,7 @@ impl Block {
             warps: (0..shape.threads.div_ceil(32))
                 .map(|warp| Warp::new(shape, warp))
                 .collect(),
-            shared: vec![0; shape.shared_bytes as usize],
+            shared: vec![0; shape.shared_extent()],
             barriers: vec![IDLE; 16],
             arrivals: 0,
             spans: Spans::default(),
@@ -88,6 +88,10 @@ impl Block {
         self.index = index;
         if std::mem::take(&mut self.arrivals) != 0 {
             self.barriers.fill(IDLE);
+        }
+        // The system's part is empty at first; a kernel's own holds what the block before it left.
+        if let Some(start) = shape.reserved_shared {
+            self.shared[start as usize..].fill(0);
         }
         for warp in &mut self.warps {
             warp.start(shape, index);
@@ -339,7 +343,10 @@ impl Block {
                 }
                 self.complete_barriers(shape);
             }
-            Event::Gather { wanted } => warp.paths[place].state = State::Gathering(wanted),
+            Event::Gather { active, wanted } => {
+                let waiting = split(warp, place, active);
+                warp.paths[waiting].state = State::Gathering(wanted);
+            }
             Event::WarpSync { active, wanted } => {
                 let waiting = split(warp, place, active);
                 warp.paths[waiting].state = State::Gathering(wanted);
@@ -352,8 +359,8 @@ impl Block {
                     .iter()
                     .filter(|path| at_sync(path))
                     .fold(0, |bits, path| bits | path.mask);
-                if wanted & !arrived == 0 {
-                    for path in warp.paths.iter_mut().filter(|path| at_sync(path)) {
+                for path in warp.paths.iter_mut().filter(|path| at_sync(path)) {
+                    if matches!(path.state, State::Gathering(wanted) if wanted & !arrived == 0) {
                         path.pc += 1;
                         path.state = State::Ready;
                     }

@@ -7,14 +7,50 @@
     reason = "PTX integers are reinterpreted: the casts are the semantics"
 )]
 
+use super::lanes::L32;
 use super::memory::lanes;
-use super::register::set_uniform;
+use super::register::{first_active, set_uniform};
 use super::warp::{FULL, Frame};
 use crate::ptx::ir::*;
 
+/// The groups that the lanes of `active` form by what their member masks say: lanes of one mask, and the live
+/// lanes it names. A warp may execute one instruction for several groups at once.
+pub fn groups(masks: &L32, active: u32, live: u32) -> impl Iterator<Item = (u32, u32)> {
+    let mut rest = active;
+    std::iter::from_fn(move || {
+        if rest == 0 {
+            return None;
+        }
+        let named = first_active(masks, rest);
+        let same = (0..32).fold(0, |bits, lane| {
+            bits | u32::from(masks[lane] == named) << lane
+        });
+        let group = same & rest;
+        rest &= !same;
+        Some((group, named & live))
+    })
+}
+
+/// The lanes of those groups that need lanes which are not `here`, and all that they need.
+pub fn incomplete(masks: &L32, active: u32, live: u32, here: u32) -> (u32, u32) {
+    groups(masks, active, live)
+        .filter(|(_, wanted)| wanted & !here != 0)
+        .fold((0, 0), |(lanes, all), (group, wanted)| {
+            (lanes | group, all | wanted)
+        })
+}
+
+/// Executes `op` for each group of `active`.
+pub fn execute_groups(op: Op, frame: &mut Frame, masks: W, active: u32, live: u32) {
+    let masks = frame.w[masks.index()];
+    for (group, members) in groups(&masks, active, live) {
+        execute(op, frame, group, members);
+    }
+}
+
 /// Executes `op` for the lanes of `active`; `members` are the live lanes of its member mask.
 #[inline(never)]
-pub fn execute(op: Op, frame: &mut Frame, active: u32, members: u32) {
+fn execute(op: Op, frame: &mut Frame, active: u32, members: u32) {
     match op {
         Op::Shfl {
             f, a, b, c, d, p, ..

@@ -32,6 +32,9 @@ pub struct Shape<'a> {
     pub blocks: u64,
     pub shared_bytes: u32,
     pub dynamic_shared: u32,
+    /// Where the shared memory starts that belongs to the system, behind the kernel's own; it is there only if
+    /// the module asks for its place.
+    pub reserved_shared: Option<u32>,
     pub local_bytes: u32,
     /// Address of the grid's workspace.
     workspace: u64,
@@ -93,6 +96,15 @@ impl<'a> Shape<'a> {
         else {
             return invalid("shared memory size");
         };
+        let mut preloads = launch.module.functions.iter().flat_map(|f| &f.preloads);
+        let reserved_shared = preloads
+            .any(|preload| {
+                matches!(
+                    preload.value,
+                    Constant::Special(Special::ReservedShared { .. })
+                )
+            })
+            .then_some(shared_bytes.next_multiple_of(16));
         let registers = launch.module.functions.iter().map(|f| f.registers);
         let largest = registers
             .map(|r| u64::from(r.w) * 128 + u64::from(r.d) * 256 + u64::from(r.p) * 4)
@@ -116,9 +128,19 @@ impl<'a> Shape<'a> {
             blocks,
             shared_bytes,
             dynamic_shared,
+            reserved_shared,
             local_bytes,
             workspace,
         })
+    }
+
+    /// Bytes of shared memory of a block, the system's included.
+    pub fn shared_extent(&self) -> usize {
+        let reserved = self.reserved_shared;
+        let end = reserved.map_or(self.shared_bytes, |start| {
+            start + u32::from(RESERVED_SHARED_BYTES)
+        });
+        end as usize
     }
 
     /// The value of a constant in one lane; those of a block are filled in when it starts.
@@ -167,6 +189,9 @@ impl<'a> Shape<'a> {
                     Special::LaneMaskGt => !(bit | (bit - 1)),
                     Special::TotalSharedBytes => self.shared_bytes,
                     Special::DynamicSharedBytes => launch.dynamic_shared_bytes,
+                    Special::ReservedShared { addend } => {
+                        self.reserved_shared.unwrap_or(0) + u32::from(addend)
+                    }
                     Special::GridWorkspace { upper: true } => (self.workspace >> 32) as u32,
                     Special::GridWorkspace { upper: false } => self.workspace as u32,
                     Special::Ctaid(_) | Special::SmId => 0,

@@ -66,8 +66,9 @@ pub enum Event {
     Exit {
         active: u32,
     },
-    /// Lanes of `wanted` must arrive first.
+    /// Lanes of `wanted` must arrive first; the others than the active ones go on.
     Gather {
+        active: u32,
         wanted: u32,
     },
     WarpSync {
@@ -96,8 +97,10 @@ pub fn execute(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>
     run(Plain, cursor, frame, memory)
 }
 
-fn carry(frame: &Frame, flag: Option<P>) -> u32 {
-    flag.map_or(0, |p| frame.p[p.index()])
+/// The carry that comes in. A difference adds the complement and one: its flag is set where nothing was
+/// borrowed, as on the hardware, where `addc` after `sub.cc` tells the sign of a long difference.
+fn carry(frame: &Frame, flag: Option<P>, subtract: bool) -> u32 {
+    flag.map_or(u32::from(subtract).wrapping_neg(), |p| frame.p[p.index()])
 }
 
 #[inline(never)]
@@ -432,16 +435,16 @@ fn run(
                 d,
                 carry_out,
             } => {
-                let (a, b, flag) = (frame.w[a.index()], frame.w[b.index()], carry(frame, flag));
+                let (a, b, flag) = (
+                    frame.w[a.index()],
+                    frame.w[b.index()],
+                    carry(frame, flag, subtract),
+                );
                 let (mut r, mut out) = ([0; 32], 0);
                 for lane in 0..32 {
                     let bit = u64::from(flag >> lane & 1);
-                    let (a, b) = (u64::from(a[lane]), u64::from(b[lane]));
-                    let wide = if subtract {
-                        a.wrapping_sub(b).wrapping_sub(bit)
-                    } else {
-                        a + b + bit
-                    };
+                    let b = if subtract { !b[lane] } else { b[lane] };
+                    let wide = u64::from(a[lane]) + u64::from(b) + bit;
                     r[lane] = wide as u32;
                     out |= ((wide >> 32 & 1) as u32) << lane;
                 }
@@ -458,16 +461,16 @@ fn run(
                 d,
                 carry_out,
             } => {
-                let (a, b, flag) = (frame.d[a.index()], frame.d[b.index()], carry(frame, flag));
+                let (a, b, flag) = (
+                    frame.d[a.index()],
+                    frame.d[b.index()],
+                    carry(frame, flag, subtract),
+                );
                 let (mut r, mut out) = ([0; 32], 0);
                 for lane in 0..32 {
                     let bit = u128::from(flag >> lane & 1);
-                    let (a, b) = (u128::from(a[lane]), u128::from(b[lane]));
-                    let wide = if subtract {
-                        a.wrapping_sub(b).wrapping_sub(bit)
-                    } else {
-                        a + b + bit
-                    };
+                    let b = if subtract { !b[lane] } else { b[lane] };
+                    let wide = u128::from(a[lane]) + u128::from(b) + bit;
                     r[lane] = wide as u64;
                     out |= ((wide >> 64 & 1) as u32) << lane;
                 }
@@ -727,10 +730,11 @@ fn run(
             Op::Nop {} => {}
             Op::Barrier { .. } => break 'path Event::Barrier { active: mask },
             Op::WarpSync { mask: wanted } => {
-                let wanted = first_active(&frame.w[wanted.index()], mask) & cursor.live;
-                if wanted & !mask != 0 && !cursor.forced {
+                let masks = &frame.w[wanted.index()];
+                let (waiting, wanted) = cross::incomplete(masks, mask, cursor.live, mask);
+                if waiting != 0 && !cursor.forced {
                     break 'path Event::WarpSync {
-                        active: mask,
+                        active: waiting,
                         wanted,
                     };
                 }
@@ -742,11 +746,15 @@ fn run(
             | Op::MatchD { mask: members, .. }
             | Op::Redux { mask: members, .. }
             | Op::Elect { mask: members, .. } => {
-                let wanted = first_active(&frame.w[members.index()], mask) & cursor.live;
-                if wanted & !path != 0 && !cursor.forced {
-                    break 'path Event::Gather { wanted };
+                let masks = &frame.w[members.index()];
+                let (waiting, wanted) = cross::incomplete(masks, mask, cursor.live, path);
+                let waiting = if cursor.forced { 0 } else { waiting };
+                cross::execute_groups(inst.op, frame, members, mask & !waiting, cursor.live);
+                if waiting != 0 {
+                    // Those that have what they need go on; where there are none, all stay together.
+                    let active = if waiting == mask { path } else { waiting };
+                    break 'path Event::Gather { active, wanted };
                 }
-                cross::execute(inst.op, frame, mask, wanted);
                 cursor.forced = false;
             }
             Op::StageW { .. } | Op::StageD { .. } | Op::UnstageW { .. } | Op::UnstageD { .. } => {
@@ -760,6 +768,7 @@ fn run(
             | Op::MovMatrix { .. } => {
                 if cursor.live & !path != 0 && !cursor.forced {
                     break 'path Event::Gather {
+                        active: path,
                         wanted: cursor.live,
                     };
                 }

@@ -11,19 +11,18 @@
     reason = "elements are cut to their width and reinterpreted: the casts are the semantics"
 )]
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::fault::FaultKind;
 use super::float::Format;
 use super::memory::{LaneFault, View, lanes};
 use super::processor::Processor;
 use super::register::addresses;
-use super::warp::{FULL, Frame};
+use super::warp::Frame;
 use crate::ptx::ir::*;
 
-/// Elements of the largest operands, bits being counted in words.
-const LARGEST_A: usize = 1024;
-const LARGEST_B: usize = 512;
+/// Elements of the largest operand, bits being counted in words.
+const LARGEST: usize = 1024;
 /// Elements of the largest accumulator.
 const LARGEST_SUM: usize = 256;
 
@@ -39,45 +38,30 @@ pub fn stage(op: Op, frame: &mut Frame, mask: u32) {
     match op {
         Op::StageW { at, a } => {
             for (slot, a) in frame.stage[slots(at)].iter_mut().zip(a.iter().flatten()) {
-                move_lanes(&frame.w[a.index()], slot, mask, u64::from);
+                let from = &frame.w[a.index()];
+                lanes(mask).for_each(|lane| slot[lane] = from[lane].into());
             }
         }
         Op::StageD { at, a } => {
             for (slot, a) in frame.stage[slots(at)].iter_mut().zip(a.iter().flatten()) {
-                move_lanes(&frame.d[a.index()], slot, mask, |a| a);
+                let from = &frame.d[a.index()];
+                lanes(mask).for_each(|lane| slot[lane] = from[lane]);
             }
         }
         Op::UnstageW { at, d } => {
             for (slot, d) in frame.stage[slots(at)].iter().zip(d.iter().flatten()) {
-                move_lanes(slot, &mut frame.w[d.index()], mask, |a| a as u32);
+                let to = &mut frame.w[d.index()];
+                lanes(mask).for_each(|lane| to[lane] = slot[lane] as u32);
             }
         }
         Op::UnstageD { at, d } => {
             for (slot, d) in frame.stage[slots(at)].iter().zip(d.iter().flatten()) {
-                move_lanes(slot, &mut frame.d[d.index()], mask, |a| a);
+                let to = &mut frame.d[d.index()];
+                lanes(mask).for_each(|lane| to[lane] = slot[lane]);
             }
         }
         _ => {}
     }
-}
-
-#[inline(always)]
-fn move_lanes<A: Copy, B>(from: &[A; 32], to: &mut [B; 32], mask: u32, f: impl Fn(A) -> B) {
-    if mask == FULL {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = f(*from);
-        }
-    } else {
-        lanes(mask).for_each(|lane| to[lane] = f(from[lane]));
-    }
-}
-
-/// A value for each lane, in a loop that becomes vector instructions.
-#[inline(always)]
-fn lanewise<A: Copy, B: Copy + Default>(from: &[A; 32], f: impl Fn(A) -> B) -> [B; 32] {
-    let mut to = [B::default(); 32];
-    move_lanes(from, &mut to, FULL, f);
-    to
 }
 
 /// Executes what the lanes of `mask` do together.
@@ -102,7 +86,12 @@ pub fn execute(
             stride,
         } => {
             let bases = addresses(cpu, frame, base, offset);
-            let place = Placed::new(f, space, bases, frame.w[stride.index()]);
+            let place = Placed {
+                f,
+                space,
+                bases,
+                strides: frame.w[stride.index()],
+            };
             return place.load(&mut frame.stage[usize::from(STAGE_C)..], memory, mask);
         }
         Op::StFragment {
@@ -113,7 +102,12 @@ pub fn execute(
             stride,
         } => {
             let bases = addresses(cpu, frame, base, offset);
-            let place = Placed::new(f, space, bases, frame.w[stride.index()]);
+            let place = Placed {
+                f,
+                space,
+                bases,
+                strides: frame.w[stride.index()],
+            };
             return place.store(&frame.stage[usize::from(STAGE_C)..], memory, mask);
         }
         Op::LdMatrix {
@@ -158,7 +152,6 @@ pub fn execute(
 struct Placed {
     f: FragmentMove,
     space: Space,
-    /// Where each lane's first element lies.
     bases: [u64; 32],
     /// Elements from one row (or column) to the next.
     strides: [u32; 32],
@@ -170,41 +163,19 @@ impl Placed {
         self.f.rows != (self.f.fragment.role == Role::B)
     }
 
-    fn new(f: FragmentMove, space: Space, mut bases: [u64; 32], strides: [u32; 32]) -> Self {
-        let mut place = Self {
-            f,
-            space,
-            bases,
-            strides,
-        };
-        for (lane, base) in (0u32..).zip(&mut bases) {
-            let position = f.fragment.position(lane, 0);
-            *base = base.wrapping_add(place.distance(position, strides[lane as usize]));
-        }
-        place.bases = bases;
-        place
-    }
-
-    /// Bytes from the matrix's start to an element.
-    #[inline(always)]
-    fn distance(&self, (row, column): (u32, u32), stride: u32) -> u64 {
-        let (line, along) = if self.f.rows {
-            (row, column)
-        } else {
-            (column, row)
-        };
-        let elements = u64::from(line) * u64::from(stride) + u64::from(along);
-        elements * u64::from(self.f.fragment.element.bits()) / 8
-    }
-
     /// Where each lane's element `place` lies.
     fn addresses(&self, place: u32) -> [u64; 32] {
-        let position = self.f.fragment.position(0, place);
-        let mut addresses = self.bases;
-        for (address, stride) in addresses.iter_mut().zip(self.strides) {
-            *address = address.wrapping_add(self.distance(position, stride));
-        }
-        addresses
+        let bits = u64::from(self.f.fragment.element.bits());
+        std::array::from_fn(|lane| {
+            let (row, column) = self.f.fragment.position(lane as u32, place);
+            let (line, along) = if self.f.rows {
+                (row, column)
+            } else {
+                (column, row)
+            };
+            let elements = u64::from(line) * u64::from(self.strides[lane]) + u64::from(along);
+            self.bases[lane].wrapping_add(elements * bits / 8)
+        })
     }
 
     /// The pieces in which a register is moved: each one's first element, shift and width.
@@ -255,7 +226,7 @@ impl Placed {
                 if ty == MemType::B64 {
                     memory.store_d(self.space, &addresses, mask, slot)?;
                 } else {
-                    let part = lanewise(slot, |value| (value >> shift) as u32);
+                    let part = slot.map(|value| (value >> shift) as u32);
                     memory.store_w(self.space, ty, &addresses, mask, &part)?;
                 }
             }
@@ -331,60 +302,31 @@ impl Rows {
     }
 }
 
-/// What is multiplied and summed up.
-trait Number: Copy + Default {
-    /// The elements that lie in each lane's register from bit `shift` on.
-    fn of(element: Element, slot: &[u64; 32], shift: u32) -> [Self; 32];
-}
-
-impl Number for f32 {
-    #[inline(always)]
-    fn of(element: Element, slot: &[u64; 32], shift: u32) -> [Self; 32] {
-        match element {
-            Element::F16 => lanewise(slot, |word| half((word >> shift) as u16)),
-            Element::Bf16 => lanewise(slot, |word| f32::from_bits(((word >> shift) as u32) << 16)),
-            // What lies below the format's precision is ignored.
-            Element::Tf32 => lanewise(slot, |word| f32::from_bits(word as u32 & 0xffff_e000)),
-            Element::E5m2 => lanewise(slot, |word| half(((word >> shift) as u16) << 8)),
-            Element::E4m3 => lanewise(slot, |word| e4m3((word >> shift) as u8)),
-            _ => lanewise(slot, |word| f32::from_bits(word as u32)),
-        }
-    }
-}
-
-impl Number for f64 {
-    #[inline(always)]
-    fn of(_: Element, slot: &[u64; 32], _: u32) -> [Self; 32] {
-        lanewise(slot, f64::from_bits)
-    }
-}
-
-impl Number for i32 {
-    #[inline(always)]
-    fn of(element: Element, slot: &[u64; 32], shift: u32) -> [Self; 32] {
-        match element {
-            Element::S8 => lanewise(slot, |word| i32::from((word >> shift) as i8)),
-            Element::U8 => lanewise(slot, |word| i32::from((word >> shift) as u8)),
-            Element::S4 => lanewise(slot, |word| ((word >> shift) as i32) << 28 >> 28),
-            Element::U4 => lanewise(slot, |word| (word >> shift) as i32 & 15),
-            _ => lanewise(slot, |word| word as i32),
-        }
-    }
-}
-
-/// An f16 number, without a branch: its exponent is put right by a multiplication, which is exact.
+/// Element `place` of those that a lane holds in registers from slot `at` on.
 #[inline(always)]
-fn half(bits: u16) -> f32 {
-    /// What the formats' exponents differ by.
-    const TWO_TO_112: f32 = f32::from_bits(0x7780_0000);
-    let shifted = u32::from(bits & 0x7fff) << 13;
-    let value = f32::from_bits(shifted) * TWO_TO_112;
-    let special = if bits & 0x7c00 == 0x7c00 {
-        0x7f80_0000
-    } else {
-        0
-    };
-    f32::from_bits(value.to_bits() | special | u32::from(bits & 0x8000) << 16)
+fn element(stage: &Stage, at: u8, element: Element, lane: usize, place: u32) -> u64 {
+    let (per, bits) = (element.per_register(), element.bits());
+    let value = stage[usize::from(at) + (place / per) as usize][lane];
+    value >> (place % per * bits) & (u64::MAX >> (64 - bits))
+}
+
+fn set_element(stage: &mut Stage, element: Element, lane: usize, place: u32, value: u64) {
+    let (per, bits) = (element.per_register(), element.bits());
+    let slot = &mut stage[usize::from(STAGE_C) + (place / per) as usize][lane];
+    let (shift, mask) = (place % per * bits, u64::MAX >> (64 - bits));
+    *slot = *slot & !(mask << shift) | (value & mask) << shift;
+}
+
+fn float(element: Element, bits: u64) -> f32 {
+    match element {
+        Element::F16 => f16::from_bits(bits as u16).to_f32(),
+        Element::Bf16 => bf16::from_bits(bits as u16).to_f32(),
+        // What lies below the format's precision is ignored.
+        Element::Tf32 => f32::from_bits(bits as u32 & 0xffff_e000),
+        Element::E5m2 => f16::from_bits((bits as u16) << 8).to_f32(),
+        Element::E4m3 => e4m3(bits as u8),
+        _ => f32::from_bits(bits as u32),
+    }
 }
 
 /// Sign, four bits of exponent, three of fraction; no infinity, and one NaN of each sign.
@@ -408,6 +350,14 @@ fn unfloat(element: Element, value: f32) -> u64 {
         (Element::F16, false) => f16::from_f32(value).to_bits().into(),
         (_, true) => 0x7fff_ffff,
         (_, false) => value.to_bits().into(),
+    }
+}
+
+fn integer(element: Element, bits: u64) -> i32 {
+    match element {
+        Element::S8 => i32::from(bits as u8 as i8),
+        Element::S4 => (bits as i32) << 28 >> 28,
+        _ => bits as u32 as i32,
     }
 }
 
@@ -444,49 +394,38 @@ impl Layout {
         Self { fragment, quads }
     }
 
-    /// The lanes that hold elements, and how many each of them does.
-    fn lanes_and_places(self) -> (u32, u32) {
-        match (self.quads, self.fragment.role) {
-            (None, _) => {
-                let element = self.fragment.element;
-                (u32::MAX, self.fragment.registers() * element.per_register())
+    /// Calls `visit` with the lane, place, row and column of every element.
+    #[inline(always)]
+    fn each(self, mut visit: impl FnMut(usize, u32, usize, usize)) {
+        let places = self.fragment.registers() * self.fragment.element.per_register();
+        let Some(quads) = self.quads else {
+            for lane in 0..32 {
+                for place in 0..places {
+                    let (row, column) = self.fragment.position(lane, place);
+                    visit(lane as usize, place, row as usize, column as usize);
+                }
             }
-            (Some(quads), Role::Accumulator) => (quads.lanes(), 8),
-            (Some(quads), _) => (quads.lanes(), 4),
+            return;
+        };
+        // Eight lanes, two groups of four, hold one multiplication.
+        let places = if self.fragment.role == Role::Accumulator {
+            8
+        } else {
+            4
+        };
+        for high in [0, 1] {
+            for in_quad in 0..4 {
+                let lane = quads.number * 4 + high * 16 + in_quad;
+                for place in 0..places {
+                    let (row, column) = quads.position(self.fragment, high, in_quad, place);
+                    visit(lane as usize, place, row as usize, column as usize);
+                }
+            }
         }
-    }
-
-    /// Where each lane's first element lies in the dense matrix.
-    fn bases(self) -> [usize; 32] {
-        let mut bases = [0; 32];
-        for (lane, base) in (0u32..).zip(&mut bases) {
-            *base = self.index(match self.quads {
-                Some(quads) => quads.position(self.fragment, lane / 16, lane % 4, 0),
-                None => self.fragment.position(lane, 0),
-            });
-        }
-        bases
-    }
-
-    /// How far a lane's other elements lie from its first: as far in every lane.
-    fn offset(self, place: u32) -> usize {
-        self.index(match self.quads {
-            Some(quads) => quads.position(self.fragment, 0, 0, place),
-            None => self.fragment.position(0, place),
-        })
-    }
-
-    fn index(self, (row, column): (u32, u32)) -> usize {
-        (row * self.fragment.size().1 + column) as usize
     }
 }
 
 impl Quads {
-    /// Two groups of four hold one multiplication.
-    fn lanes(self) -> u32 {
-        0x000f_000f << (4 * self.number)
-    }
-
     fn position(self, fragment: Fragment, high: u32, in_quad: u32, i: u32) -> (u32, u32) {
         match (fragment.role, self.rows) {
             (Role::A, true) => (in_quad + 4 * high, i),
@@ -504,89 +443,66 @@ impl Quads {
 
 /// Operands of a multiplication as dense matrices, row by row.
 struct Dense<T> {
-    a: [T; LARGEST_A],
-    b: [T; LARGEST_B],
+    a: [T; LARGEST],
+    b: [T; LARGEST],
     sum: [T; LARGEST_SUM],
 }
 
-/// Spreads the elements of an operand, whose registers lie from `at` on, over its matrix.
-#[inline(always)]
-fn spread<T: Number>(layout: Layout, stage: &Stage, at: u8, matrix: &mut [T]) {
-    let element = layout.fragment.element;
-    let (per, bits) = (element.per_register(), element.bits());
-    let (active, places) = layout.lanes_and_places();
-    let bases = layout.bases();
-    for place in 0..places {
-        let slot = &stage[usize::from(at) + (place / per) as usize];
-        let values = T::of(element, slot, place % per * bits);
-        let offset = layout.offset(place);
-        for lane in lanes(active) {
-            matrix[bases[lane] + offset] = values[lane];
+impl<T: Copy + Default> Dense<T> {
+    fn new() -> Self {
+        Self {
+            a: [T::default(); LARGEST],
+            b: [T::default(); LARGEST],
+            sum: [T::default(); LARGEST_SUM],
         }
     }
-}
 
-impl<T: Number> Dense<T> {
     /// Reads the operands.
-    #[inline(always)]
-    fn gather(f: Mma, number: u32, stage: &Stage) -> Self {
-        let mut dense = Self {
-            a: [T::default(); LARGEST_A],
-            b: [T::default(); LARGEST_B],
-            sum: [T::default(); LARGEST_SUM],
-        };
-        let layout = |role, element| Layout::of(f, role, element, number);
-        spread(layout(Role::A, f.a), stage, STAGE_A, &mut dense.a);
-        spread(layout(Role::B, f.b), stage, STAGE_B, &mut dense.b);
-        let sum = layout(Role::Accumulator, f.c);
-        spread(sum, stage, STAGE_C, &mut dense.sum);
-        dense
+    fn gather(&mut self, f: Mma, number: u32, stage: &Stage, decode: impl Fn(Element, u64) -> T) {
+        let [a, b, c] = [(Role::A, f.a), (Role::B, f.b), (Role::Accumulator, f.c)]
+            .map(|(role, element)| Layout::of(f, role, element, number));
+        let (width, depth) = (usize::from(f.shape.n), usize::from(f.shape.k));
+        a.each(|lane, place, row, column| {
+            self.a[row * depth + column] = decode(f.a, element(stage, STAGE_A, f.a, lane, place));
+        });
+        b.each(|lane, place, row, column| {
+            self.b[row * width + column] = decode(f.b, element(stage, STAGE_B, f.b, lane, place));
+        });
+        c.each(|lane, place, row, column| {
+            self.sum[row * width + column] = decode(f.c, element(stage, STAGE_C, f.c, lane, place));
+        });
     }
 
-    /// Adds to the sum the product of A and B: four rows and eight columns at a time, of which every
-    /// shape has a multiple, so that no addition has to wait for the one before.
+    /// Adds to the sum the product of A and B, with eight columns at a time.
     #[inline(always)]
     fn accumulate(&mut self, shape: MatrixShape, step: impl Fn(T, T, T) -> T) {
         let (width, depth) = (usize::from(shape.n), usize::from(shape.k));
-        for row in (0..usize::from(shape.m)).step_by(4) {
+        for row in 0..usize::from(shape.m) {
+            let a = &self.a[row * depth..][..depth];
             for start in (0..width).step_by(8) {
-                let place = |part: usize| (row + part) * width + start;
-                let mut sums = [[T::default(); 8]; 4];
-                for (part, sums) in sums.iter_mut().enumerate() {
-                    sums.copy_from_slice(&self.sum[place(part)..][..8]);
-                }
-                for k in 0..depth {
-                    let b = &self.b[k * width + start..][..8];
-                    for (part, sums) in sums.iter_mut().enumerate() {
-                        let a = self.a[(row + part) * depth + k];
+                let Some(sum) = self.sum[row * width + start..].first_chunk_mut::<8>() else {
+                    continue;
+                };
+                let mut sums = *sum;
+                for (k, &a) in a.iter().enumerate() {
+                    if let Some(b) = self.b[k * width + start..].first_chunk::<8>() {
                         for (sum, &b) in sums.iter_mut().zip(b) {
                             *sum = step(a, b, *sum);
                         }
                     }
                 }
-                for (part, sums) in sums.iter().enumerate() {
-                    self.sum[place(part)..][..8].copy_from_slice(sums);
-                }
+                *sum = sums;
             }
         }
     }
 
     /// Writes the result.
-    #[inline(always)]
     fn scatter(&self, f: Mma, number: u32, stage: &mut Stage, encode: impl Fn(T) -> u64) {
-        let layout = Layout::of(f, Role::Accumulator, f.d, number);
-        let (per, bits) = (f.d.per_register(), f.d.bits());
-        let (active, places) = layout.lanes_and_places();
-        let bases = layout.bases();
-        for place in 0..places {
-            let slot = &mut stage[usize::from(STAGE_C) + (place / per) as usize];
-            let (shift, mask) = (place % per * bits, u64::MAX >> (64 - bits));
-            let offset = layout.offset(place);
-            for lane in lanes(active) {
-                let value = encode(self.sum[bases[lane] + offset]);
-                slot[lane] = slot[lane] & !(mask << shift) | (value & mask) << shift;
-            }
-        }
+        let result = Layout::of(f, Role::Accumulator, f.d, number);
+        result.each(|lane, place, row, column| {
+            let value = encode(self.sum[row * usize::from(f.shape.n) + column]);
+            set_element(stage, f.d, lane, place, value);
+        });
     }
 }
 
@@ -601,32 +517,30 @@ fn multiply(cpu: impl Processor, f: Mma, stage: &mut Stage) {
 }
 
 fn floats(cpu: impl Processor, f: Mma, number: u32, stage: &mut Stage) {
+    let mut dense = Dense::new();
+    dense.gather(f, number, stage, float);
     cpu.apart(
         #[inline(always)]
-        || {
-            let mut dense = Dense::<f32>::gather(f, number, stage);
-            dense.accumulate(f.shape, |a: f32, b, sum| a.mul_add(b, sum));
-            dense.scatter(f, number, stage, |value| unfloat(f.d, value));
-        },
+        || dense.accumulate(f.shape, |a: f32, b, sum| a.mul_add(b, sum)),
     );
+    dense.scatter(f, number, stage, |value| unfloat(f.d, value));
 }
 
 fn doubles(cpu: impl Processor, f: Mma, stage: &mut Stage) {
-    cpu.apart(
-        #[inline(always)]
-        || {
-            let mut dense = Dense::<f64>::gather(f, 0, stage);
-            if f.round == Round::Nearest {
-                dense.accumulate(f.shape, |a: f64, b, sum| a.mul_add(b, sum));
-            } else {
-                dense.accumulate(f.shape, |a, b, sum| {
-                    let [a, b, sum] = [a, b, sum].map(f64::to_bits);
-                    f64::from_bits(Format::of(FloatType::F64).fma(a, b, sum, f.round))
-                });
-            }
-            dense.scatter(f, 0, stage, f64::to_bits);
-        },
-    );
+    let mut dense = Dense::new();
+    dense.gather(f, 0, stage, |_, bits| f64::from_bits(bits));
+    if f.round == Round::Nearest {
+        cpu.apart(
+            #[inline(always)]
+            || dense.accumulate(f.shape, |a: f64, b, sum| a.mul_add(b, sum)),
+        );
+    } else {
+        dense.accumulate(f.shape, |a, b, sum| {
+            let [a, b, sum] = [a, b, sum].map(f64::to_bits);
+            f64::from_bits(Format::of(FloatType::F64).fma(a, b, sum, f.round))
+        });
+    }
+    dense.scatter(f, 0, stage, f64::to_bits);
 }
 
 fn integers(cpu: impl Processor, mut f: Mma, stage: &mut Stage) {
@@ -635,26 +549,25 @@ fn integers(cpu: impl Processor, mut f: Mma, stage: &mut Stage) {
         (f.a, f.b) = (Element::S32, Element::S32);
         f.shape.k /= 32;
     }
+    let mut dense = Dense::new();
+    dense.gather(f, 0, stage, integer);
+    let addends = std::mem::replace(&mut dense.sum, [0; LARGEST_SUM]);
     cpu.apart(
         #[inline(always)]
-        || {
-            let mut dense = Dense::<i32>::gather(f, 0, stage);
-            let addends = std::mem::replace(&mut dense.sum, [0; LARGEST_SUM]);
-            match f.f {
-                MmaOp::Xor => dense.accumulate(f.shape, |a, b, sum| sum + ones(a ^ b)),
-                MmaOp::And => dense.accumulate(f.shape, |a, b, sum| sum + ones(a & b)),
-                _ => dense.accumulate(f.shape, |a, b, sum| sum + a * b),
-            }
-            for (sum, addend) in dense.sum.iter_mut().zip(addends) {
-                *sum = if f.saturate {
-                    sum.saturating_add(addend)
-                } else {
-                    sum.wrapping_add(addend)
-                };
-            }
-            dense.scatter(f, 0, stage, |value| value as u32 as u64);
+        || match f.f {
+            MmaOp::Xor => dense.accumulate(f.shape, |a, b, sum| sum + ones(a ^ b)),
+            MmaOp::And => dense.accumulate(f.shape, |a, b, sum| sum + ones(a & b)),
+            _ => dense.accumulate(f.shape, |a, b, sum| sum + a * b),
         },
     );
+    for (sum, addend) in dense.sum.iter_mut().zip(addends) {
+        *sum = if f.saturate {
+            sum.saturating_add(addend)
+        } else {
+            sum.wrapping_add(addend)
+        };
+    }
+    dense.scatter(f, 0, stage, |value| value as u32 as u64);
 }
 
 #[inline(always)]

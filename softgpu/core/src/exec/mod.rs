@@ -13,6 +13,7 @@ mod cross;
 mod fault;
 mod float;
 mod grid;
+mod heap;
 mod interpret;
 mod lanes;
 mod matrix;
@@ -27,6 +28,7 @@ mod scalar;
 mod warp;
 
 pub use fault::{Fault, FaultKind};
+pub use heap::DeviceHeap;
 
 use std::sync::atomic::AtomicBool;
 
@@ -84,6 +86,8 @@ pub struct Launch<'a> {
     pub cancel: &'a AtomicBool,
     /// Nanoseconds, for `%globaltimer` and `%clock`.
     pub clock: &'a (dyn Fn() -> u64 + Sync),
+    /// Where `malloc` takes from; without it, there is nothing to be had.
+    pub heap: Option<&'a DeviceHeap>,
     /// Where `printf` output goes, one call per printed text.
     pub output: &'a (dyn Fn(&[u8]) + Sync),
 }

@@ -1,4 +1,4 @@
-//! Functions that the driver supplies: `vprintf` and `__assertfail`.
+//! Functions that the driver supplies: `vprintf`, `__assertfail`, `malloc` and `free`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::cast_possible_truncation,
@@ -35,6 +35,14 @@ pub fn builtin(
         u64::from_le_bytes(value)
     };
     let text = |bytes: Vec<u8>| Box::from(String::from_utf8_lossy(&bytes));
+    let give = |memory: &mut View<'_>, value: &[u8]| {
+        if let Some(Slot { offset, size }) = site.results.first()
+            && let Some(bytes) = memory.frame(lane, base + offset, *size)
+        {
+            let size = bytes.len().min(value.len());
+            bytes[..size].copy_from_slice(&value[..size]);
+        }
+    };
     match builtin {
         Builtin::AssertFail => {
             let [message, file, line, function] = [0, 1, 2, 3].map(|place| argument(memory, place));
@@ -50,14 +58,21 @@ pub fn builtin(
             let format = memory.text(format, lane);
             let (printed, count) = print(memory, &format, arguments, lane)?;
             (shape.launch.output)(&printed);
-            if let Some(result) = site.results.first()
-                && let Some(bytes) = memory.frame(lane, base + result.offset, result.size)
-            {
-                let size = bytes.len().min(4);
-                bytes[..size].copy_from_slice(&count.to_le_bytes()[..size]);
-            }
+            give(memory, &count.to_le_bytes());
             Ok(())
         }
+        Builtin::Malloc => {
+            let bytes = argument(memory, 0);
+            let address = shape.launch.heap.and_then(|heap| heap.allocate(bytes));
+            give(memory, &address.unwrap_or(0).to_le_bytes());
+            Ok(())
+        }
+        // A pointer that is none of the heap's ends the kernel, as a GPU's `free` does.
+        Builtin::Free => match argument(memory, 0) {
+            0 => Ok(()),
+            address if shape.launch.heap.is_some_and(|heap| heap.free(address)) => Ok(()),
+            _ => Err(FaultKind::Trap),
+        },
     }
 }
 

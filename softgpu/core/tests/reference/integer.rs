@@ -55,7 +55,10 @@ impl Machine {
             None => 0,
         };
         let (result, carry_out) = if i.opcode.starts_with("sub") {
-            (low(a.wrapping_sub(b).wrapping_sub(carry)), a < b + carry)
+            // The flag of a difference is the complement of its borrow: NVIDIA's compiler reads the sign of a
+            // long difference with `addc` after `subc.cc`, in its 128-bit division.
+            let borrow = u128::from(reads) & !carry;
+            (low(a.wrapping_sub(b).wrapping_sub(borrow)), a >= b + borrow)
         } else {
             (low(a + b + carry), (a + b + carry) >> width != 0)
         };

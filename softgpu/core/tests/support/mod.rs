@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
-use softgpu_core::exec::{self, AddressSpace, Fault, Launch, Range, Stats};
+use softgpu_core::exec::{self, AddressSpace, DeviceHeap, Fault, Launch, Range, Stats};
 use softgpu_core::ptx::{self, ir};
 
 pub const TARGET: ptx::Target = ptx::Target {
@@ -136,6 +136,7 @@ pub struct Program {
     pub instruction_limit: Option<u64>,
     pub dynamic_shared: u32,
     pub cancel: AtomicBool,
+    pub heap: Option<DeviceHeap>,
 }
 
 impl Program {
@@ -176,6 +177,7 @@ impl Program {
             instruction_limit: Some(1 << 32),
             dynamic_shared: 0,
             cancel: AtomicBool::new(false),
+            heap: None,
         }
     }
 
@@ -203,6 +205,7 @@ impl Program {
             grid_id: 1,
             cancel: &self.cancel,
             clock: &|| start.elapsed().as_nanos() as u64,
+            heap: self.heap.as_ref(),
             output: &|text| {
                 self.output
                     .lock()

@@ -255,7 +255,10 @@ pub unsafe fn cuCtxSetLimit(limit: CUlimit, value: usize) -> Outcome {
             limits.stack_bytes = bytes.ok_or(Error::InvalidValue)?;
         }
         CUlimit::CU_LIMIT_PRINTF_FIFO_SIZE => limits.printf_bytes = value,
-        CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE => limits.heap_bytes = value,
+        CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE => {
+            drop(limits);
+            context.set_heap_bytes(value)?;
+        }
         CUlimit::CU_LIMIT_MAX_L2_FETCH_GRANULARITY | CUlimit::CU_LIMIT_PERSISTING_L2_CACHE_SIZE => {
         }
         _ => return Err(Error::NotSupported),

@@ -116,17 +116,19 @@ impl Fragment {
         rows * columns / 32 / self.element.per_register()
     }
 
-    /// Row and column of element `place` of a lane's elements, which fill its registers in order: the
-    /// sum of what the lane and what the place alone contribute.
+    /// Row and column of element `place` of a lane's elements, which fill its registers in order.
     #[inline]
     #[must_use]
     pub fn position(self, lane: u32, place: u32) -> (u32, u32) {
         let (group, in_group) = (lane / 4, lane % 4);
-        let row_tiles = u32::from(self.shape.m) / 8;
+        let MatrixShape { m, .. } = self.shape;
+        let row_tiles = u32::from(m) / 8;
         if self.role == Role::Accumulator {
             let (tile, part) = (place / 2, place % 2);
-            let (row_tile, column_tile) = (tile % row_tiles, tile / row_tiles);
-            return (group + 8 * row_tile, 2 * in_group + part + 8 * column_tile);
+            return (
+                group + 8 * (tile % row_tiles),
+                2 * in_group + part + 8 * (tile / row_tiles),
+            );
         }
         let per = self.element.per_register();
         let (tile, part) = (place / per, place % per);

@@ -30,6 +30,8 @@ pub const LOCAL_WINDOW: u64 = SHARED_WINDOW + (1 << 32);
 pub const PARAM_WINDOW: u64 = SHARED_WINDOW + (2 << 32);
 /// The smallest value of a device function's address.
 pub const FUNCTION_WINDOW: u64 = SHARED_WINDOW + (3 << 32);
+/// Bytes of a block's shared memory that belong to the system, where a kernel asks for their place.
+pub const RESERVED_SHARED_BYTES: u16 = 1024;
 /// Bytes spanned by each window.
 pub const WINDOW_BYTES: u64 = 1 << 32;
 
@@ -67,6 +69,13 @@ impl Module {
     #[must_use]
     pub fn kernel(&self, name: &str) -> Option<&Kernel> {
         self.kernels.iter().find(|kernel| kernel.name == name)
+    }
+
+    /// Whether a function of it allocates memory while it runs.
+    #[must_use]
+    pub fn uses_heap(&self) -> bool {
+        let allocates = |site: &CallSite| site.target == CallTarget::Builtin(Builtin::Malloc);
+        self.calls.iter().any(allocates)
     }
 
     /// The variable called `name`.
@@ -226,6 +235,12 @@ pub enum Special {
     TotalSharedBytes,
     /// `%dynamic_smem_size`.
     DynamicSharedBytes,
+    /// `%reserved_smem_offset_begin` and what lies there: where the [`RESERVED_SHARED_BYTES`] of shared memory
+    /// start in which cooperative groups of several warps meet.
+    ReservedShared {
+        /// Bytes past the start.
+        addend: u16,
+    },
     /// `%envreg1` and `%envreg2`: upper and lower half of the address of the grid's workspace, where
     /// cooperative groups keep the barrier of the grid.
     GridWorkspace {
@@ -263,6 +278,10 @@ pub enum Builtin {
     Vprintf,
     /// `__assertfail(message, file, line, function, char size)`
     AssertFail,
+    /// `malloc(bytes) -> address`
+    Malloc,
+    /// `free(address)`
+    Free,
 }
 
 /// A piece of a frame.

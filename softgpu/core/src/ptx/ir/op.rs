@@ -102,7 +102,7 @@ operations! {
     MadWide { imm signed: bool, in a: W, in b: W, in c: D, out d: D }
     /// 32-bit results of 64-bit operands.
     CountD { imm f: CountD, in a: D, out d: W }
-    /// Sum or difference with carry (borrow) in and out.
+    /// Sum or difference with carry in and out; a difference's carry is the complement of its borrow.
     CarryW { imm subtract: bool, in a: W, in b: W, in carry: Option<P>, out d: W, out carry_out: Option<P> }
     CarryD { imm subtract: bool, in a: D, in b: D, in carry: Option<P>, out d: D, out carry_out: Option<P> }
     /// Floating-point arithmetic with modifiers; operands are of the type's width.

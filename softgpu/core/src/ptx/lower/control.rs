@@ -167,6 +167,8 @@ impl<'a> Builder<'_, 'a> {
                     (Some(index), _) => CallTarget::Function(index),
                     (None, "vprintf") => CallTarget::Builtin(Builtin::Vprintf),
                     (None, "__assertfail") => CallTarget::Builtin(Builtin::AssertFail),
+                    (None, "malloc") => CallTarget::Builtin(Builtin::Malloc),
+                    (None, "free") => CallTarget::Builtin(Builtin::Free),
                     _ => return Err(self.error(format!("{name} has no body and is not supplied"))),
                 };
                 (target, declaration)
@@ -175,6 +177,8 @@ impl<'a> Builder<'_, 'a> {
         let shape = match target {
             CallTarget::Builtin(Builtin::Vprintf) => Some((&[8u32, 8][..], &[4u32][..])),
             CallTarget::Builtin(Builtin::AssertFail) => Some((&[8, 8, 4, 8, 8][..], &[][..])),
+            CallTarget::Builtin(Builtin::Malloc) => Some((&[8][..], &[8][..])),
+            CallTarget::Builtin(Builtin::Free) => Some((&[8][..], &[][..])),
             _ => None,
         };
         let sizes = |params: &[Param]| params.iter().map(|param| param.size).collect::<Vec<_>>();

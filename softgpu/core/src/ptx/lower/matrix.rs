@@ -483,37 +483,3 @@ fn counts(f: Mma) -> [u8; 4] {
         count(Role::Accumulator, f.c),
     ]
 }
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn every_fragment_holds_each_element_once() {
-        for (name, _, elements, wmma) in MULTIPLICATIONS {
-            for &a in *elements {
-                let shape = sizes(name, a, *wmma).expect("the table's own entry");
-                let sums = accumulators(a).iter().map(|&c| (Role::Accumulator, c));
-                for (role, element) in sums.chain([(Role::A, a), (Role::B, a)]) {
-                    let fragment = Fragment {
-                        shape,
-                        role,
-                        element,
-                    };
-                    let places = fragment.registers() * element.per_register();
-                    let (rows, columns) = fragment.size();
-                    let held: HashSet<(u32, u32)> = (0..32)
-                        .flat_map(|lane| (0..places).map(move |place| (lane, place)))
-                        .map(|(lane, place)| fragment.position(lane, place))
-                        .filter(|&(row, column)| row < rows && column < columns)
-                        .collect();
-                    assert_eq!(places * 32, rows * columns, "{fragment:?}");
-                    assert_eq!(held.len(), 32 * places as usize, "{fragment:?}");
-                    assert!(fragment.registers() <= 8, "{fragment:?}");
-                }
-            }
-        }
-    }
-}

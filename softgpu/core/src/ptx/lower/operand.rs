@@ -168,12 +168,17 @@ impl<'a> Builder<'_, 'a> {
                 "%dynamic_smem_size" => S::DynamicSharedBytes,
                 "%envreg1" => S::GridWorkspace { upper: true },
                 "%envreg2" => S::GridWorkspace { upper: false },
-                "%cluster_ctarank"
-                | "%reserved_smem_offset_begin"
-                | "%reserved_smem_offset_end"
-                | "%reserved_smem_offset_cap" => {
-                    return self.preload(ty.bits(), Constant::Bits(0)).map(Some);
+                "%reserved_smem_offset_begin"
+                | "%reserved_smem_offset_0"
+                | "%reserved_smem_offset_1" => S::ReservedShared { addend: 0 },
+                "%reserved_smem_offset_end" => S::ReservedShared {
+                    addend: ir::RESERVED_SHARED_BYTES,
+                },
+                "%reserved_smem_offset_cap" => {
+                    let bytes = Constant::Bits(ir::RESERVED_SHARED_BYTES.into());
+                    return self.preload(ty.bits(), bytes).map(Some);
                 }
+                "%cluster_ctarank" => return self.preload(ty.bits(), Constant::Bits(0)).map(Some),
                 "%cluster_nctarank" => return self.preload(ty.bits(), Constant::Bits(1)).map(Some),
                 _ if name.starts_with("%envreg") => {
                     return self.preload(ty.bits(), Constant::Bits(0)).map(Some);
