@@ -9,7 +9,7 @@ PART ?= 0
 FUZZ_SECONDS ?= 20
 MIRI_EXTENT ?= short
 
-.PHONY: help demo test test-full bench lint loom miri fuzz docs device-check programs build clean
+.PHONY: help all-kernels demo test test-full bench lint loom miri fuzz docs device-check programs build clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +28,10 @@ test: programs build ## Run the tests
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@echo "make test: all tests passed"
 
-test-full: lint programs build ## Everything, however long: all tests, both builds, loom, Miri, fuzzing
+all-kernels:
+	@tests/programs/build.sh all-kernels
+
+test-full: lint programs all-kernels build ## Everything, however long: all tests, both builds, loom, Miri, fuzzing
 	$(CARGO) test --workspace -- --include-ignored
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@tests/without-handshake.sh
@@ -39,6 +42,7 @@ test-full: lint programs build ## Everything, however long: all tests, both buil
 
 bench: ## Measure against the goals; writes docs/results and target/bench.json
 	$(CARGO) build --release --workspace
+	@$(MAKE) --no-print-directory --silent -C tests/programs bench
 	$(CARGO) run --release -p bench
 
 lint: ## Formatting, clippy, generated files, licences

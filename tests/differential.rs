@@ -50,19 +50,12 @@ impl Build {
             .unwrap_or_default();
         programs.sort();
         if programs.is_empty() {
-            let needs_toolchain = self.folder != "driver";
             assert!(
-                needs_toolchain
-                    && !toolchain().join("cu13/bin/nvcc").exists()
-                    && std::env::var_os("VGPU_TEST_REQUIRE_CUDA").is_none(),
+                self.folder != "driver",
                 "{} holds no programs: run `make programs` first",
                 folder.display()
             );
-            eprintln!(
-                "SKIPPED: all CUDA C programs of {}: the CUDA toolchain is not installed \
-                 (tests/toolchain/fetch.sh fetches it where its wheels can be had)",
-                self.folder
-            );
+            place::skip_without_toolchain(&folder, "CUDA C programs");
         }
         programs
     }
@@ -74,20 +67,13 @@ impl Build {
                 let search = format!(
                     "{}:{}",
                     driver.display(),
-                    toolchain().join(runtime).display()
+                    place::toolchain().join(runtime).display()
                 );
                 program.env("LD_LIBRARY_PATH", search)
             }
             None => program,
         }
     }
-}
-
-fn toolchain() -> PathBuf {
-    std::env::var_os("CUDA_TOOLCHAIN_DIR").map_or_else(
-        || place::repository().join("target/cuda-toolchain"),
-        PathBuf::from,
-    )
 }
 
 fn two_client_proxy() -> Proxy {

@@ -61,6 +61,30 @@ pub fn client() -> PathBuf {
     built("vgpu-test-client")
 }
 
+/// Where `tests/toolchain/fetch.sh` installs the CUDA toolchain.
+pub fn toolchain() -> PathBuf {
+    std::env::var_os("CUDA_TOOLCHAIN_DIR")
+        .map_or_else(|| repository().join("target/cuda-toolchain"), PathBuf::from)
+}
+
+/// Says that what `folder` should hold is skipped, because the toolchain that builds it cannot be had here.
+///
+/// # Panics
+/// If it could have been built, with what to do.
+pub fn skip_without_toolchain(folder: &Path, what: &str) {
+    assert!(
+        !toolchain().join("cu13/bin/nvcc").exists()
+            && std::env::var_os("VGPU_TEST_REQUIRE_CUDA").is_none(),
+        "{} holds no {what}: run `make programs` first",
+        folder.display()
+    );
+    eprintln!(
+        "SKIPPED: all {what} of {}: the CUDA toolchain is not installed (tests/toolchain/fetch.sh fetches \
+         it where its wheels can be had)",
+        folder.display()
+    );
+}
+
 /// Where the programs of `tests/programs` are built to.
 pub fn programs() -> PathBuf {
     std::env::var_os("VGPU_TEST_PROGRAMS")
