@@ -6,6 +6,7 @@
 
 mod client;
 mod floor;
+mod kernels;
 mod nop;
 mod report;
 mod sample;
@@ -66,6 +67,7 @@ fn bench() -> std::result::Result<(), Box<dyn Error>> {
         idle(&proxy),
     ];
     proxy.stop();
+    results.extend(kernels::measure()?);
     for result in &mut results {
         result.explain();
     }

@@ -16,6 +16,8 @@ pub enum Goal {
     ValueAtMost(f64),
     /// Recorded; the goal holds on a real GPU only.
     None,
+    /// Recorded; nothing is promised.
+    Information,
 }
 
 /// One line of the table.
@@ -69,7 +71,7 @@ impl Result {
             Goal::RatioAtMost(limit) => Some(self.ratio() <= limit),
             Goal::RatioAtLeast(limit) => Some(self.ratio() >= limit),
             Goal::ValueAtMost(limit) => Some(self.value <= limit),
-            Goal::None => None,
+            Goal::None | Goal::Information => None,
         }
     }
 
@@ -79,6 +81,7 @@ impl Result {
             Goal::RatioAtLeast(limit) => format!("ratio ≥ {limit}"),
             Goal::ValueAtMost(limit) => format!("≤ {limit} {}", self.unit),
             Goal::None => "on a GPU".to_owned(),
+            Goal::Information => "-".to_owned(),
         }
     }
 
