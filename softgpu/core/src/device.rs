@@ -33,6 +33,8 @@ pub struct Device {
     pub pci: (u32, u32, u32),
     /// Major and minor.
     pub compute_capability: (u32, u32),
+    /// Newest PTX ISA that a driver of the configured version takes.
+    pub ptx_version: (u32, u32),
     /// Multiprocessors.
     pub sm_count: u32,
     /// Shared memory a block may have if its kernel asks for it.
@@ -67,6 +69,7 @@ impl Device {
             uuid,
             pci: (0, 0x40 + ordinal, 0),
             compute_capability: config.compute_capability,
+            ptx_version: ptx_version(config.driver_version),
             sm_count: config.sm_count,
             shared_per_block_optin: optin,
             shared_per_sm: optin + RESERVED_SHARED,
@@ -83,9 +86,39 @@ impl Device {
     }
 }
 
+/// The PTX ISA that came with a CUDA version: its release notes' table.
+fn ptx_version(driver: i32) -> (u32, u32) {
+    let driver = driver.unsigned_abs();
+    let (major, minor) = (driver / 1000, driver % 1000 / 10);
+    match (major, minor) {
+        (..=11, _) => (7, minor),
+        (12, ..=5) => (8, minor),
+        // 12.6 brought none.
+        (12, _) => (8, minor - 1),
+        _ => (9, minor),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_driver_takes_the_ptx_of_its_toolkit() {
+        for (driver, ptx) in [
+            (11080, (7, 8)),
+            (12000, (8, 0)),
+            (12040, (8, 4)),
+            (12050, (8, 5)),
+            (12060, (8, 5)),
+            (12080, (8, 7)),
+            (12090, (8, 8)),
+            (13000, (9, 0)),
+            (13050, (9, 5)),
+        ] {
+            assert_eq!(ptx_version(driver), ptx, "{driver}");
+        }
+    }
 
     #[test]
     fn identities_are_stable_and_distinct() {

@@ -59,7 +59,7 @@ impl Code {
     pub fn compile(device: &Device, text: &str) -> Result<Arc<Self>, LoadError> {
         let target = Target {
             compute_capability: device.compute_capability,
-            max_ptx_version: MAX_PTX_VERSION,
+            max_ptx_version: device.ptx_version.min(MAX_PTX_VERSION),
         };
         let module = ptx::compile(text, &target).map_err(|refusal| LoadError {
             error: match refusal.kind {
