@@ -144,34 +144,14 @@ fn part(value: u32, part: Part) -> i128 {
 }
 
 fn video(video: Video, a: u32, b: u32, c: u32) -> u32 {
-    let (x, y) = (part(a, video.a), part(b, video.b));
-    let by = |wrap: bool| if wrap { y & 31 } else { y.min(32) };
-    let value = match video.f {
-        VideoOp::Add => x + y,
-        VideoOp::Sub => x - y,
-        VideoOp::AbsDiff => (x - y).abs(),
-        VideoOp::Min => x.min(y),
-        VideoOp::Max => x.max(y),
-        VideoOp::Shl { wrap } => x << by(wrap),
-        VideoOp::Shr { wrap } => x >> by(wrap),
-        VideoOp::Set(cmp) => i128::from(match cmp {
-            VideoCmp::Eq => x == y,
-            VideoCmp::Ne => x != y,
-            VideoCmp::Lt => x < y,
-            VideoCmp::Le => x <= y,
-            VideoCmp::Gt => x > y,
-            VideoCmp::Ge => x >= y,
-        }),
-    };
+    if video.lanes > 1 {
+        return several(video, a, b, c);
+    }
     let bits = match video.then {
         VideoThen::Merge(to) => to.bits,
         _ => 32,
     };
-    let value = match (video.sat, video.signed) {
-        (false, _) => value,
-        (true, true) => value.clamp(-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
-        (true, false) => value.clamp(0, (1 << bits) - 1),
-    } as u32;
+    let value = one(video, part(a, video.a), part(b, video.b), bits) as u32;
     let smaller = if video.signed {
         (value as i32) < c as i32
     } else {
@@ -199,4 +179,53 @@ fn video(video: Video, a: u32, b: u32, c: u32) -> u32 {
             c & !mask | value << to.start & mask
         }
     }
+}
+
+/// A result, clamped to `bits` where the instruction saturates.
+fn one(video: Video, x: i128, y: i128, bits: u8) -> i128 {
+    let by = |wrap: bool| if wrap { y & 31 } else { y.min(32) };
+    let value = match video.f {
+        VideoOp::Add => x + y,
+        VideoOp::Sub => x - y,
+        VideoOp::AbsDiff => (x - y).abs(),
+        VideoOp::Min => x.min(y),
+        VideoOp::Max => x.max(y),
+        VideoOp::Shl { wrap } => x << by(wrap),
+        VideoOp::Shr { wrap } => x >> by(wrap),
+        VideoOp::Set(cmp) => i128::from(match cmp {
+            VideoCmp::Eq => x == y,
+            VideoCmp::Ne => x != y,
+            VideoCmp::Lt => x < y,
+            VideoCmp::Le => x <= y,
+            VideoCmp::Gt => x > y,
+            VideoCmp::Ge => x >= y,
+        }),
+    };
+    match (video.sat, video.signed) {
+        (false, _) => value,
+        (true, true) => value.clamp(-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
+        (true, false) => value.clamp(0, (1 << bits) - 1),
+    }
+}
+
+/// All bytes or halves: side by side, or summed up onto the third operand.
+fn several(video: Video, a: u32, b: u32, c: u32) -> u32 {
+    let bits = 32 / video.lanes;
+    let mut result = if video.then == VideoThen::Add { c } else { 0 };
+    for lane in 0..video.lanes {
+        let start = lane * bits;
+        let place = |first: Part| Part { start, ..first };
+        let value = one(
+            video,
+            part(a, place(video.a)),
+            part(b, place(video.b)),
+            bits,
+        ) as u32;
+        if video.then == VideoThen::Add {
+            result = result.wrapping_add(value);
+        } else {
+            result |= (value & u32::MAX >> (32 - bits)) << start;
+        }
+    }
+    result
 }

@@ -4,6 +4,11 @@ use super::{Instruction, Machine, Operand, Ty, Value, mask};
 
 impl Machine {
     pub(super) fn video(&mut self, i: &Instruction, s: &[u128]) -> bool {
+        if i.opcode.starts_with('v') && i.opcode.ends_with(['2', '4']) {
+            let value = lanes(i, s);
+            self.write(&i.operands[0], Value::Bits(value));
+            return true;
+        }
         let set = i.opcode == "vset";
         let Some(name) = i.opcode.strip_prefix('v') else {
             return false;
@@ -76,5 +81,57 @@ impl Machine {
         };
         self.write(&d, Value::Bits(bits & mask(32)));
         true
+    }
+}
+
+/// All bytes or halves at once.
+fn lanes(i: &Instruction, s: &[u128]) -> u128 {
+    let count: u32 = i.opcode[i.opcode.len() - 1..].parse().expect("a number");
+    let width = 32 / count;
+    let narrow = |ty: Ty| {
+        if ty.signed() {
+            Ty::S(width)
+        } else {
+            Ty::U(width)
+        }
+    };
+    let (result, a, b) = match i.types[..] {
+        [a, b] => (Ty::U(32), a, b),
+        [result, a, b] => (result, a, b),
+        _ => panic!("types of {}", i.text),
+    };
+    let (mut side_by_side, mut sum) = (0, s[2]);
+    for lane in 0..count {
+        let x = narrow(a).number(s[0] >> (lane * width));
+        let y = narrow(b).number(s[1] >> (lane * width));
+        let value = match &i.opcode[1..i.opcode.len() - 1] {
+            "add" => x + y,
+            "sub" => x - y,
+            "absdiff" => (x - y).abs(),
+            "min" => x.min(y),
+            "max" => x.max(y),
+            "set" => i128::from(match i.modifiers[2].as_str() {
+                "eq" => x == y,
+                "ne" => x != y,
+                "lt" => x < y,
+                "le" => x <= y,
+                "gt" => x > y,
+                _ => x >= y,
+            }),
+            other => panic!("v{other}"),
+        };
+        let (min, max) = narrow(result).range();
+        let value = if i.has("sat") {
+            value.clamp(min, max)
+        } else {
+            value
+        };
+        side_by_side |= (value as u128 & mask(width)) << (lane * width);
+        sum = sum.wrapping_add(value as u128);
+    }
+    if i.has("add") {
+        sum & mask(32)
+    } else {
+        side_by_side
     }
 }

@@ -48,11 +48,15 @@ pub enum Eight {
     E5m2,
 }
 
-/// A video instruction: picks parts of its operands, computes exactly, clamps and merges.
+/// A video instruction: picks parts of its operands, computes exactly, clamps and merges; or does so
+/// for all bytes or halves at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Video {
     /// What it computes.
     pub f: VideoOp,
+    /// How many parts of each register it works on: 1, 2 or 4. For several, `a` and `b` tell the
+    /// first one.
+    pub lanes: u8,
     /// The first operand.
     pub a: Part,
     /// The second operand.

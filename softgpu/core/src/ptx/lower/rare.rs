@@ -288,16 +288,21 @@ impl<'a> Builder<'_, 'a> {
 
     /// Video instructions on single values.
     fn video(&mut self, i: &Instruction<'a>) -> Result<bool> {
-        let set = i.opcode == "vset";
+        let (opcode, lanes) = match i.opcode.as_bytes() {
+            [b'v', .., b'2'] => (&i.opcode[..i.opcode.len() - 1], 2),
+            [b'v', .., b'4'] => (&i.opcode[..i.opcode.len() - 1], 4),
+            _ => (i.opcode, 1),
+        };
+        let set = opcode == "vset";
         let wrap = self.has(i, ".wrap");
-        let f = match i.opcode {
+        let f = match opcode {
             "vadd" => VideoOp::Add,
             "vsub" => VideoOp::Sub,
             "vabsdiff" => VideoOp::AbsDiff,
             "vmin" => VideoOp::Min,
             "vmax" => VideoOp::Max,
-            "vshl" => VideoOp::Shl { wrap },
-            "vshr" => VideoOp::Shr { wrap },
+            "vshl" if lanes == 1 => VideoOp::Shl { wrap },
+            "vshr" if lanes == 1 => VideoOp::Shr { wrap },
             "vset" => VideoOp::Set(match i.modifiers.get(2).copied() {
                 Some(".eq") => VideoCmp::Eq,
                 Some(".ne") => VideoCmp::Ne,
@@ -339,6 +344,9 @@ impl<'a> Builder<'_, 'a> {
         if shift && wrap == self.has(i, ".clamp") {
             return Err(self.error("either .clamp or .wrap is needed"));
         }
+        if lanes > 1 {
+            return self.video_lanes(i, f, lanes, (signed, of_a, of_b), then);
+        }
         let (destination, to) = self.part(i.operands.first(), signed)?;
         if to.bits < 32 {
             if then != VideoThen::Nothing {
@@ -357,6 +365,7 @@ impl<'a> Builder<'_, 'a> {
         let d = self.dest_w(&destination)?;
         let video = Video {
             f,
+            lanes,
             a: part_a,
             b: part_b,
             signed,
@@ -364,6 +373,49 @@ impl<'a> Builder<'_, 'a> {
             then,
         };
         let f = Rare::Video(video);
+        self.emit(Op::Rare { f, a, b, c, d })?;
+        Ok(true)
+    }
+
+    /// A video instruction on all bytes or halves.
+    fn video_lanes(
+        &mut self,
+        i: &Instruction<'a>,
+        f: VideoOp,
+        lanes: u8,
+        (signed, of_a, of_b): (bool, bool, bool),
+        then: VideoThen,
+    ) -> Result<bool> {
+        self.arity(i, 4)?;
+        let sums = matches!(f, VideoOp::AbsDiff | VideoOp::Set(_));
+        match then {
+            VideoThen::Nothing => {}
+            VideoThen::Add if sums => {}
+            _ => return Err(self.error("form is not supported")),
+        }
+        let part = |signed| Part {
+            start: 0,
+            bits: 32 / lanes,
+            signed,
+        };
+        for operand in &i.operands {
+            if let Operand::Name(name) = operand
+                && name.contains('.')
+            {
+                return Err(self.error("sub-word masks and selectors are not supported"));
+            }
+        }
+        let [a, b, c] = self.three_words(i)?;
+        let d = self.dest_w(&i.operands[0])?;
+        let f = Rare::Video(Video {
+            f,
+            lanes,
+            a: part(of_a),
+            b: part(of_b),
+            signed,
+            sat: self.has(i, ".sat"),
+            then,
+        });
         self.emit(Op::Rare { f, a, b, c, d })?;
         Ok(true)
     }
