@@ -533,3 +533,40 @@ fn special_registers_tell_where_a_thread_is() {
         assert_eq!(row[23..28], [0; 5], "{row:?}");
     }
 }
+
+#[test]
+fn allocated_memory_belongs_to_its_thread_until_it_is_released() {
+    // Each thread allocates as many words as its number, twice, releases the second piece and
+    // allocates again: that piece lies where the other was. A function's own piece goes with it.
+    let text = ".version 8.0\n.target sm_90\n.address_size 64\n\
+         .func (.param .b64 d) inner(.param .b64 n) {\n.reg .b64 %rd<4>; ld.param.u64 %rd0, [n]; alloca.u64 %rd1, %rd0, 16; st.local.u64 [%rd1], %rd0; st.param.b64 [d], %rd1; ret; }\n\
+         .visible .entry k(.param .u64 o) {\n.reg .pred %p<2>; .reg .b32 %r<8>; .reg .b64 %rd<16>; .param .b64 in; .param .b64 out;\n\
+         ld.param.u64 %rd0, [o]; mov.u32 %r0, %tid.x; mad.wide.u32 %rd0, %r0, 64, %rd0; add.u32 %r1, %r0, 1; mul.wide.u32 %rd1, %r1, 4;\n\
+         alloca.u64 %rd2, %rd1; stacksave.u64 %rd3; alloca.u64 %rd4, %rd1, 16; mov.u32 %r2, 0; mov.u64 %rd5, %rd2; mov.u64 %rd6, %rd4;\n\
+         FILL: mad.lo.u32 %r3, %r0, 100, %r2; st.local.u32 [%rd5], %r3; not.b32 %r3, %r3; st.local.u32 [%rd6], %r3;\n\
+         add.u64 %rd5, %rd5, 4; add.u64 %rd6, %rd6, 4; add.u32 %r2, %r2, 1; setp.lt.u32 %p0, %r2, %r1; @%p0 bra FILL;\n\
+         st.param.b64 [in], 40; call (out), inner, (in); ld.param.b64 %rd7, [out]; st.param.b64 [in], 40; call (out), inner, (in); ld.param.b64 %rd8, [out];\n\
+         mov.u32 %r2, 0; mov.u32 %r4, 0; mov.u64 %rd5, %rd2; mov.u64 %rd6, %rd4;\n\
+         SUM: ld.local.u32 %r3, [%rd5]; add.u32 %r4, %r4, %r3; ld.local.u32 %r5, [%rd6]; add.u32 %r3, %r3, %r5; add.u32 %r3, %r3, 1; add.u32 %r4, %r4, %r3;\n\
+         add.u64 %rd5, %rd5, 4; add.u64 %rd6, %rd6, 4; add.u32 %r2, %r2, 1; setp.lt.u32 %p0, %r2, %r1; @%p0 bra SUM;\n\
+         stackrestore.u64 %rd3; alloca.u64 %rd9, %rd1, 16; sub.u64 %rd9, %rd9, %rd4; sub.u64 %rd8, %rd8, %rd7; and.b64 %rd4, %rd4, 15;\n\
+         st.global.u32 [%rd0], %r4; st.global.u64 [%rd0+8], %rd9; st.global.u64 [%rd0+16], %rd8; st.global.u64 [%rd0+24], %rd4;\nret;\n}\n";
+    let p = Program::new(text);
+    let out = p.memory.buffer(THREADS as usize * 64);
+    p.launch("k", 1, THREADS, Arguments::new().buffer(out));
+    let words: Vec<u64> = out.read();
+    for thread in 0..u64::from(THREADS) {
+        let row = &words[thread as usize * 8..][..4];
+        let sum: u64 = (0..=thread).map(|place| thread * 100 + place).sum();
+        assert_eq!(row, [sum, 0, 0, 0], "thread {thread}");
+    }
+}
+
+#[test]
+fn allocation_beyond_the_stack_overflows_it() {
+    let p = program("mov.u64 %rd2, 1000000; alloca.u64 %rd3, %rd2; st.local.u32 [%rd3], %r0;");
+    let out = p.memory.buffer(THREADS as usize * 64);
+    let arguments = Arguments::new().buffer(out).buffer(out);
+    let fault = p.run("k", [1; 3], [1; 3], arguments).unwrap_err();
+    assert_eq!(fault.kind, softgpu_core::exec::FaultKind::StackOverflow);
+}

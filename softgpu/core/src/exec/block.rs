@@ -366,6 +366,7 @@ impl Block {
                     }
                 }
             }
+            Event::Stack { active } => stack(module, warp, place, active)?,
             Event::Barrier { active } => self.arrive(shape, index, place, active)?,
         }
         Ok(())
@@ -559,7 +560,8 @@ impl Block {
             .next_multiple_of(16);
         let local_callee = local + own;
         let end = u64::from(local_callee) + u64::from(code.local_bytes);
-        if depth > MAX_DEPTH || end > warp.stride as u64 {
+        let ceiling = lanes(active).map(|lane| warp.tops[lane]).min();
+        if depth > MAX_DEPTH || end > u64::from(ceiling.unwrap_or(0)) {
             return Err((lane, FaultKind::StackOverflow));
         }
         for lane in lanes(active) {
@@ -577,6 +579,7 @@ impl Block {
         entered.call_pc = pc;
         entered.depth = depth;
         entered.local = local_callee;
+        entered.tops = warp.tops;
         let indirect = site.target == CallTarget::Indirect;
         let going = split(warp, place, active);
         if going != place && indirect {
@@ -628,6 +631,9 @@ impl Block {
                 }
             }
         }
+        for lane in lanes(active) {
+            warp.tops[lane] = warp.frames[frame].tops[lane];
+        }
         let going = split(warp, place, active);
         warp.paths[going].pc = call_pc + 1;
         warp.paths[going].frame = caller;
@@ -637,6 +643,41 @@ impl Block {
         }
         Ok(())
     }
+}
+
+/// Allocates or releases memory at the end of each lane's local memory.
+fn stack(
+    module: &Module,
+    warp: &mut Warp,
+    place: usize,
+    active: u32,
+) -> Result<(), (usize, FaultKind)> {
+    let path = &mut warp.paths[place];
+    let frame = &mut warp.frames[path.frame];
+    if let Op::Stack { f, a, d } = module.code[path.pc as usize].op {
+        let own = module.functions[frame.function as usize].local_bytes;
+        let floor = u64::from(frame.local) + u64::from(own);
+        for lane in lanes(active) {
+            let operand = a.map_or(0, |a| frame.d[a.index()][lane]);
+            let top = &mut warp.tops[lane];
+            let wanted = match f {
+                StackOp::Allocate { align } => u64::from(*top)
+                    .checked_sub(operand)
+                    .map(|address| address & !u64::from(align - 1)),
+                StackOp::Save => Some(u64::from(*top)),
+                StackOp::Restore => Some(operand).filter(|&end| end <= warp.stride as u64),
+            };
+            match wanted.filter(|&address| address >= floor) {
+                Some(address) => *top = address as u32,
+                None => return Err((lane, FaultKind::StackOverflow)),
+            }
+            if let Some(d) = d {
+                frame.d[d.index()][lane] = u64::from(*top);
+            }
+        }
+    }
+    path.pc += 1;
+    Ok(())
 }
 
 /// Makes the active lanes of a path a path of their own and sends the others to the next

@@ -15,7 +15,7 @@ use super::cross;
 use super::fault::FaultKind;
 use super::lanes::*;
 use super::matrix;
-use super::memory::{Atomic, LaneFault, View, lanes};
+use super::memory::{Atomic, View, atomic_lanes};
 #[cfg(target_arch = "x86_64")]
 use super::processor::Avx2;
 use super::processor::{Plain, Processor};
@@ -75,6 +75,9 @@ pub enum Event {
         active: u32,
         wanted: u32,
     },
+    Stack {
+        active: u32,
+    },
     Barrier {
         active: u32,
     },
@@ -101,24 +104,6 @@ pub fn execute(cursor: &mut Cursor<'_>, frame: &mut Frame, memory: &mut View<'_>
 /// borrowed, as on the hardware, where `addc` after `sub.cc` tells the sign of a long difference.
 fn carry(frame: &Frame, flag: Option<P>, subtract: bool) -> u32 {
     flag.map_or(u32::from(subtract).wrapping_neg(), |p| frame.p[p.index()])
-}
-
-#[inline(never)]
-fn atomic_lanes(
-    memory: &mut View<'_>,
-    op: Atomic,
-    addresses: &L64,
-    mask: u32,
-    b: &L64,
-    c: &L64,
-) -> Result<L64, LaneFault> {
-    let mut old = [0; 32];
-    for lane in lanes(mask) {
-        old[lane] = memory
-            .atomic(op, addresses[lane], lane, b[lane], c[lane])
-            .map_err(|kind| (lane, kind))?;
-    }
-    Ok(old)
 }
 
 #[cold]
@@ -718,6 +703,7 @@ fn run(
                 };
             }
             Op::Call { site, .. } => break 'path Event::Call { active: mask, site },
+            Op::Stack { .. } => break 'path Event::Stack { active: mask },
             Op::Ret {} => break 'path Event::Return { active: mask },
             Op::Exit {} => break 'path Event::Exit { active: mask },
             Op::Trap {} => {

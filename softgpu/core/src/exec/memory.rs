@@ -629,6 +629,25 @@ fn exchange(
     }
 }
 
+/// An atomic operation of each active lane in turn; what they found.
+#[inline(never)]
+pub fn atomic_lanes(
+    memory: &mut View<'_>,
+    op: Atomic,
+    addresses: &[u64; 32],
+    mask: u32,
+    b: &[u64; 32],
+    c: &[u64; 32],
+) -> Result<[u64; 32], LaneFault> {
+    let mut old = [0; 32];
+    for lane in lanes(mask) {
+        old[lane] = memory
+            .atomic(op, addresses[lane], lane, b[lane], c[lane])
+            .map_err(|kind| (lane, kind))?;
+    }
+    Ok(old)
+}
+
 /// The lowest bits that any active lane's address has.
 #[inline(always)]
 fn low_bits(addresses: &[u64; 32], mask: u32) -> u64 {

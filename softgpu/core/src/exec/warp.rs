@@ -28,6 +28,8 @@ pub struct Frame {
     pub depth: u32,
     /// Where the frame starts in each lane's local memory.
     pub local: u32,
+    /// The warp's `tops` when the function was entered.
+    pub tops: [u32; 32],
 }
 
 /// What a path is doing.
@@ -64,6 +66,8 @@ pub struct Warp {
     pub lanes: u32,
     pub local: Vec<u8>,
     pub stride: usize,
+    /// Where each lane's local memory ends for frames: above lies what threads have allocated.
+    pub tops: [u32; 32],
     /// Path to be preferred once, so that none starves.
     pub turn: usize,
 }
@@ -83,6 +87,7 @@ impl Warp {
             lanes,
             local: vec![0; stride * 32],
             stride,
+            tops: [shape.local_bytes; 32],
             turn: 0,
         };
         let mut frame = new_frame(shape, shape.launch.kernel.function);
@@ -95,6 +100,7 @@ impl Warp {
     pub fn start(&mut self, shape: &Shape<'_>, block: [u32; 3]) {
         let kernel = shape.launch.kernel.function;
         self.live = self.lanes;
+        self.tops = [shape.local_bytes; 32];
         self.paths.clear();
         self.free.clear();
         self.free.extend(1..self.frames.len());
@@ -144,6 +150,7 @@ fn new_frame(shape: &Shape<'_>, function: u32) -> Frame {
         call_pc: 0,
         depth: 0,
         local: 0,
+        tops: [0; 32],
     }
 }
 

@@ -9,7 +9,7 @@
 use super::asynchronous::MbarrierOp;
 use super::float::{Conversion, FloatSpec, FloatType};
 use super::matrix::{FragmentMove, Matrices, Mma};
-use super::rare::Rare;
+use super::rare::{Rare, StackOp};
 use super::register::{Access, AnyReg, Base, D, Operand, P, W};
 
 /// Which lanes execute an instruction.
@@ -131,6 +131,8 @@ operations! {
     Fence { imm scope: FenceScope }
     /// Address of a byte of the frame, in local space.
     LocalAddr { imm offset: u32, out d: D }
+    /// `alloca`, `stacksave` and `stackrestore`
+    Stack { imm f: StackOp, in a: Option<D>, out d: Option<D> }
     /// `isspacep`
     IsSpace { imm space: Space, in a: D, out p: P }
 

@@ -120,3 +120,17 @@ pub enum VideoThen {
     /// The result replaces this part of it.
     Merge(Part),
 }
+
+/// What happens to the memory that a thread allocates in its frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StackOp {
+    /// Some is allocated.
+    Allocate {
+        /// The alignment of its address, a power of two.
+        align: u32,
+    },
+    /// Where it ends is told.
+    Save,
+    /// What was allocated since is released.
+    Restore,
+}

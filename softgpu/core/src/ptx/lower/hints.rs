@@ -88,6 +88,7 @@ impl<'a> Builder<'_, 'a> {
                 self.only(i, &[".mask"])?;
                 self.immediate(&i.operands[0])?;
             }
+            "alloca" | "stacksave" | "stackrestore" => self.stack(i)?,
             "brkpt" => return Err(self.error("instruction brkpt is not supported")),
             "isspacep" if self.has(i, ".const") => {
                 return Err(self.error("constants are not told apart from global memory"));
@@ -95,6 +96,48 @@ impl<'a> Builder<'_, 'a> {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Memory that a thread allocates in its frame.
+    fn stack(&mut self, i: &Instruction<'a>) -> Result<()> {
+        if i.modifiers != [".u64"] {
+            return Err(self.error("type is not supported"));
+        }
+        let op = match i.opcode {
+            "alloca" => {
+                let align = match i.operands.get(2) {
+                    Some(operand) => self.immediate(operand)?,
+                    None => 8,
+                };
+                self.arity(i, i.operands.len().clamp(2, 3))?;
+                let align = u32::try_from(align).ok().filter(|a| a.is_power_of_two());
+                let align = align.filter(|&align| align <= 128);
+                Op::Stack {
+                    f: StackOp::Allocate {
+                        align: align.ok_or_else(|| self.error("alignment is out of range"))?,
+                    },
+                    a: Some(self.d(&i.operands[1], Ty::U64)?),
+                    d: Some(self.dest_d(&i.operands[0])?),
+                }
+            }
+            "stacksave" => {
+                self.arity(i, 1)?;
+                Op::Stack {
+                    f: StackOp::Save,
+                    a: None,
+                    d: Some(self.dest_d(&i.operands[0])?),
+                }
+            }
+            _ => {
+                self.arity(i, 1)?;
+                Op::Stack {
+                    f: StackOp::Restore,
+                    a: Some(self.d(&i.operands[0], Ty::U64)?),
+                    d: None,
+                }
+            }
+        };
+        self.emit(op)
     }
 
     /// An instruction of which only the form is checked.

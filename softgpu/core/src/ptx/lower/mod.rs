@@ -413,6 +413,9 @@ fn local_bytes(module: &Module, root: u32) -> Option<u32> {
         );
         let mut list = Vec::new();
         for inst in &module.code[start..end] {
+            if let ir::Op::Stack { .. } = inst.op {
+                return None;
+            }
             if let ir::Op::Call { site, .. } = inst.op {
                 match module.calls[usize::try_from(site).ok()?].target {
                     ir::CallTarget::Function(callee) => list.push(callee),
