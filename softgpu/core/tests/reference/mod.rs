@@ -288,8 +288,23 @@ impl Instruction {
         let mut parts = head.split('.');
         let opcode = parts.next().unwrap_or_default().to_owned();
         let modifiers: Vec<String> = parts.map(str::to_owned).collect();
-        let types = modifiers.iter().filter_map(|m| Ty::parse(m)).collect();
-        let operands = split(list).into_iter().map(operand).collect();
+        let types: Vec<Ty> = modifiers.iter().filter_map(|m| Ty::parse(m)).collect();
+        // A decimal fraction is a literal of the instruction's type.
+        let literal = |text: &str| {
+            let digits = text.starts_with(|c: char| c.is_ascii_digit());
+            let value = text
+                .parse::<f64>()
+                .ok()
+                .filter(|_| digits && text.contains(['.', 'e']))?;
+            Some(Operand::Number(match types.last() {
+                Some(Ty::F(Fmt::F32)) => (value as f32).to_bits().into(),
+                _ => value.to_bits().into(),
+            }))
+        };
+        let operands = split(list)
+            .into_iter()
+            .map(|text| literal(text).unwrap_or_else(|| operand(text)))
+            .collect();
         Self {
             text: text.to_owned(),
             guard,
