@@ -30,6 +30,8 @@ pub const FILES: &[(&str, &str)] = &[
     ("convert", include_str!("convert.txt")),
     ("memory", include_str!("memory.txt")),
     ("control", include_str!("control.txt")),
+    ("matrix", include_str!("matrix.txt")),
+    ("asynchronous", include_str!("asynchronous.txt")),
 ];
 
 /// What stands before a form: the registers and names it may use.

@@ -191,7 +191,13 @@ impl<'a> Builder<'_, 'a> {
         let [d, a, b, c] = match modifiers.rest() {
             [d, c] if wmma => self.elements_of([d, ".f16", ".f16", c])?,
             [d, a, b, c] => self.elements_of([d, a, b, c])?,
-            _ => return Err(self.error("the types of D, A, B and C are needed")),
+            rest => {
+                let unknown = rest.iter().find(|name| element(name).is_none());
+                return Err(self.error(unknown.map_or_else(
+                    || "the types of D, A, B and C are needed".to_owned(),
+                    |name| format!("modifier {name} is not supported"),
+                )));
+            }
         };
         let quads = !wmma && name == ".m8n8k4" && a == Element::F16;
         let (shape, f) = if quads {
