@@ -352,6 +352,7 @@ pub fn handle_kind(c_type: &str) -> Option<&'static str> {
         "CUgraph" => "GRAPH",
         "CUgraphExec" => "GRAPH_EXEC",
         "CUmemoryPool" => "POOL",
+        "CUlinkState" => "LINK",
         _ => return None,
     })
 }

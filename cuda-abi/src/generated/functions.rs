@@ -88,83 +88,89 @@ impl Function {
     pub const cuLibraryLoadData: Self = Self(78);
     pub const cuLibraryLoadFromFile: Self = Self(79);
     pub const cuLibraryUnload: Self = Self(80);
-    pub const cuMemAllocHost_v2: Self = Self(81);
-    pub const cuMemAllocPitch_v2: Self = Self(82);
-    pub const cuMemAlloc_v2: Self = Self(83);
-    pub const cuMemFreeHost: Self = Self(84);
-    pub const cuMemFree_v2: Self = Self(85);
-    pub const cuMemGetAddressRange_v2: Self = Self(86);
-    pub const cuMemGetInfo_v2: Self = Self(87);
-    pub const cuMemHostAlloc: Self = Self(88);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(89);
-    pub const cuMemHostGetFlags: Self = Self(90);
-    pub const cuMemHostRegister_v2: Self = Self(91);
-    pub const cuMemHostUnregister: Self = Self(92);
-    pub const cuMemcpy: Self = Self(93);
-    pub const cuMemcpyAsync: Self = Self(94);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(95);
-    pub const cuMemcpyDtoD_v2: Self = Self(96);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(97);
-    pub const cuMemcpyDtoH_v2: Self = Self(98);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(99);
-    pub const cuMemcpyHtoD_v2: Self = Self(100);
-    pub const cuMemsetD16Async: Self = Self(101);
-    pub const cuMemsetD16_v2: Self = Self(102);
-    pub const cuMemsetD2D16Async: Self = Self(103);
-    pub const cuMemsetD2D16_v2: Self = Self(104);
-    pub const cuMemsetD2D32Async: Self = Self(105);
-    pub const cuMemsetD2D32_v2: Self = Self(106);
-    pub const cuMemsetD2D8Async: Self = Self(107);
-    pub const cuMemsetD2D8_v2: Self = Self(108);
-    pub const cuMemsetD32Async: Self = Self(109);
-    pub const cuMemsetD32_v2: Self = Self(110);
-    pub const cuMemsetD8Async: Self = Self(111);
-    pub const cuMemsetD8_v2: Self = Self(112);
-    pub const cuModuleGetFunction: Self = Self(113);
-    pub const cuModuleGetGlobal_v2: Self = Self(114);
-    pub const cuModuleGetLoadingMode: Self = Self(115);
-    pub const cuModuleLoad: Self = Self(116);
-    pub const cuModuleLoadData: Self = Self(117);
-    pub const cuModuleLoadDataEx: Self = Self(118);
-    pub const cuModuleLoadFatBinary: Self = Self(119);
-    pub const cuModuleUnload: Self = Self(120);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(121);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(122);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(123);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(124);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(125);
-    pub const cuPointerGetAttribute: Self = Self(126);
-    pub const cuPointerGetAttributes: Self = Self(127);
-    pub const cuStreamAddCallback: Self = Self(128);
-    pub const cuStreamCreate: Self = Self(129);
-    pub const cuStreamCreateWithPriority: Self = Self(130);
-    pub const cuStreamDestroy_v2: Self = Self(131);
-    pub const cuStreamGetCaptureInfo: Self = Self(132);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(133);
-    pub const cuStreamGetCtx: Self = Self(134);
-    pub const cuStreamGetCtx_v2: Self = Self(135);
-    pub const cuStreamGetDevice: Self = Self(136);
-    pub const cuStreamGetFlags: Self = Self(137);
-    pub const cuStreamGetId: Self = Self(138);
-    pub const cuStreamGetPriority: Self = Self(139);
-    pub const cuStreamIsCapturing: Self = Self(140);
-    pub const cuStreamQuery: Self = Self(141);
-    pub const cuStreamSynchronize: Self = Self(142);
-    pub const cuStreamWaitEvent: Self = Self(143);
-    pub const vgpuCopy: Self = Self(144);
-    pub const vgpuCopyIn: Self = Self(145);
-    pub const vgpuCopyInBulk: Self = Self(146);
-    pub const vgpuCopyOut: Self = Self(147);
-    pub const vgpuCopyOutBulk: Self = Self(148);
-    pub const vgpuCredit: Self = Self(149);
-    pub const vgpuMemset: Self = Self(150);
-    pub const vgpuNop: Self = Self(151);
-    pub const vgpuSnapshot: Self = Self(152);
-    pub const vgpuUpload: Self = Self(153);
+    pub const cuLinkAddData_v2: Self = Self(81);
+    pub const cuLinkAddFile_v2: Self = Self(82);
+    pub const cuLinkComplete: Self = Self(83);
+    pub const cuLinkCreate_v2: Self = Self(84);
+    pub const cuLinkDestroy: Self = Self(85);
+    pub const cuMemAllocHost_v2: Self = Self(86);
+    pub const cuMemAllocPitch_v2: Self = Self(87);
+    pub const cuMemAlloc_v2: Self = Self(88);
+    pub const cuMemFreeHost: Self = Self(89);
+    pub const cuMemFree_v2: Self = Self(90);
+    pub const cuMemGetAddressRange_v2: Self = Self(91);
+    pub const cuMemGetInfo_v2: Self = Self(92);
+    pub const cuMemHostAlloc: Self = Self(93);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(94);
+    pub const cuMemHostGetFlags: Self = Self(95);
+    pub const cuMemHostRegister_v2: Self = Self(96);
+    pub const cuMemHostUnregister: Self = Self(97);
+    pub const cuMemcpy: Self = Self(98);
+    pub const cuMemcpyAsync: Self = Self(99);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(100);
+    pub const cuMemcpyDtoD_v2: Self = Self(101);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(102);
+    pub const cuMemcpyDtoH_v2: Self = Self(103);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(104);
+    pub const cuMemcpyHtoD_v2: Self = Self(105);
+    pub const cuMemsetD16Async: Self = Self(106);
+    pub const cuMemsetD16_v2: Self = Self(107);
+    pub const cuMemsetD2D16Async: Self = Self(108);
+    pub const cuMemsetD2D16_v2: Self = Self(109);
+    pub const cuMemsetD2D32Async: Self = Self(110);
+    pub const cuMemsetD2D32_v2: Self = Self(111);
+    pub const cuMemsetD2D8Async: Self = Self(112);
+    pub const cuMemsetD2D8_v2: Self = Self(113);
+    pub const cuMemsetD32Async: Self = Self(114);
+    pub const cuMemsetD32_v2: Self = Self(115);
+    pub const cuMemsetD8Async: Self = Self(116);
+    pub const cuMemsetD8_v2: Self = Self(117);
+    pub const cuModuleGetFunction: Self = Self(118);
+    pub const cuModuleGetGlobal_v2: Self = Self(119);
+    pub const cuModuleGetLoadingMode: Self = Self(120);
+    pub const cuModuleLoad: Self = Self(121);
+    pub const cuModuleLoadData: Self = Self(122);
+    pub const cuModuleLoadDataEx: Self = Self(123);
+    pub const cuModuleLoadFatBinary: Self = Self(124);
+    pub const cuModuleUnload: Self = Self(125);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(126);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(127);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(128);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(129);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(130);
+    pub const cuPointerGetAttribute: Self = Self(131);
+    pub const cuPointerGetAttributes: Self = Self(132);
+    pub const cuStreamAddCallback: Self = Self(133);
+    pub const cuStreamCreate: Self = Self(134);
+    pub const cuStreamCreateWithPriority: Self = Self(135);
+    pub const cuStreamDestroy_v2: Self = Self(136);
+    pub const cuStreamGetCaptureInfo: Self = Self(137);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(138);
+    pub const cuStreamGetCtx: Self = Self(139);
+    pub const cuStreamGetCtx_v2: Self = Self(140);
+    pub const cuStreamGetDevice: Self = Self(141);
+    pub const cuStreamGetFlags: Self = Self(142);
+    pub const cuStreamGetId: Self = Self(143);
+    pub const cuStreamGetPriority: Self = Self(144);
+    pub const cuStreamIsCapturing: Self = Self(145);
+    pub const cuStreamQuery: Self = Self(146);
+    pub const cuStreamSynchronize: Self = Self(147);
+    pub const cuStreamWaitEvent: Self = Self(148);
+    pub const vgpuCopy: Self = Self(149);
+    pub const vgpuCopyIn: Self = Self(150);
+    pub const vgpuCopyInBulk: Self = Self(151);
+    pub const vgpuCopyOut: Self = Self(152);
+    pub const vgpuCopyOutBulk: Self = Self(153);
+    pub const vgpuCredit: Self = Self(154);
+    pub const vgpuLinkRead: Self = Self(155);
+    pub const vgpuMemset: Self = Self(156);
+    pub const vgpuNop: Self = Self(157);
+    pub const vgpuSnapshot: Self = Self(158);
+    pub const vgpuUpload: Self = Self(159);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 154] = [
+pub static FUNCTIONS: [FunctionInfo; 160] = [
     FunctionInfo {
         name: "cuCtxCreate_v2",
         chapter: "context",
@@ -814,6 +820,46 @@ pub static FUNCTIONS: [FunctionInfo; 154] = [
         opcode: 49,
     },
     FunctionInfo {
+        name: "cuLinkAddData_v2",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 41,
+    },
+    FunctionInfo {
+        name: "cuLinkAddFile_v2",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuLinkComplete",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 42,
+    },
+    FunctionInfo {
+        name: "cuLinkCreate_v2",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 40,
+    },
+    FunctionInfo {
+        name: "cuLinkDestroy",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 44,
+    },
+    FunctionInfo {
         name: "cuMemAllocHost_v2",
         chapter: "memory",
         class: Class::Blocking,
@@ -1366,6 +1412,14 @@ pub static FUNCTIONS: [FunctionInfo; 154] = [
         opcode: 3,
     },
     FunctionInfo {
+        name: "vgpuLinkRead",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 43,
+    },
+    FunctionInfo {
         name: "vgpuMemset",
         chapter: "memory",
         class: Class::Async,
@@ -1423,6 +1477,11 @@ pub static OPCODES: &[(u16, Function)] = &[
     (36, Function::cuFuncGetAttribute),
     (37, Function::cuFuncSetAttribute),
     (38, Function::cuFuncSetCacheConfig),
+    (40, Function::cuLinkCreate_v2),
+    (41, Function::cuLinkAddData_v2),
+    (42, Function::cuLinkComplete),
+    (43, Function::vgpuLinkRead),
+    (44, Function::cuLinkDestroy),
     (48, Function::cuLibraryLoadData),
     (49, Function::cuLibraryUnload),
     (50, Function::cuLibraryGetKernel),

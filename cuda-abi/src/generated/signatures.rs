@@ -236,6 +236,36 @@ pub type cuLibraryLoadFromFile = unsafe extern "C" fn(
     numLibraryOptions: c_uint,
 ) -> CUresult;
 pub type cuLibraryUnload = unsafe extern "C" fn(library: CUlibrary) -> CUresult;
+pub type cuLinkAddData_v2 = unsafe extern "C" fn(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    data: *mut c_void,
+    size: usize,
+    name: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult;
+pub type cuLinkAddFile_v2 = unsafe extern "C" fn(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    path: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult;
+pub type cuLinkComplete = unsafe extern "C" fn(
+    state: CUlinkState,
+    cubinOut: *mut *mut c_void,
+    sizeOut: *mut usize,
+) -> CUresult;
+pub type cuLinkCreate_v2 = unsafe extern "C" fn(
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+    stateOut: *mut CUlinkState,
+) -> CUresult;
+pub type cuLinkDestroy = unsafe extern "C" fn(state: CUlinkState) -> CUresult;
 pub type cuMemAllocHost_v2 =
     unsafe extern "C" fn(pp: *mut *mut c_void, bytesize: usize) -> CUresult;
 pub type cuMemAllocPitch_v2 = unsafe extern "C" fn(

@@ -23,6 +23,7 @@ use proxy_channel::credit::Credit;
 use proxy_channel::stats::{KernelSlot, StatsWriter};
 use proxy_channel::worker::WorkerChannel;
 
+use crate::api::linker::Links;
 use crate::contexts::{ContextKey, Contexts};
 use crate::credits::{CreditCounts, Fences, StreamKey};
 use crate::driver::{Driver, Table};
@@ -84,6 +85,7 @@ pub struct Session {
     credit_order: Mutex<()>,
     /// What a lane has uploaded and not used yet, by lane: number and bytes.
     uploads: Mutex<HashMap<u16, (u64, Vec<u8>)>>,
+    links: Mutex<Links>,
 }
 
 /// A reply that is owed, if any, and what must be over before it goes out.
@@ -115,6 +117,7 @@ impl Session {
             ranges: Mutex::default(),
             credit_order: Mutex::default(),
             uploads: Mutex::default(),
+            links: Mutex::default(),
             parts,
         }
     }
@@ -446,6 +449,11 @@ impl Session {
         }
         let upload = uploads.remove(&lane);
         Ok(upload.map(|(_, bytes)| bytes).unwrap_or_default())
+    }
+
+    /// The links under way, locked.
+    pub fn links(&self) -> MutexGuard<'_, Links> {
+        lock(&self.links)
     }
 
     /// Takes away everything that goes with a context that is destroyed.

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x402b79a400837c47;
+pub const TABLE_HASH: u64 = 0x94c876411cc7b8cc;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -379,6 +379,100 @@ impl Request for CuFuncSetCacheConfig {
     const OPCODE: u16 = 38;
 }
 
+/// Request of `cuLinkCreate_v2`. The tail: scalar JIT options, as with cuModuleLoadDataEx. Each log has room for log_bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuLinkCreateV2 {
+    pub link: u64,
+    pub log_bytes: u32,
+    pub option_count: u32,
+}
+const _: () = assert!(size_of::<CuLinkCreateV2>() == 16);
+
+impl Request for CuLinkCreateV2 {
+    const OPCODE: u16 = 40;
+}
+
+/// Request of `cuLinkAddData_v2`. The tail: scalar JIT options, the name, then the input, unless an upload holds it. The link's logs so far come back as with cuModuleLoadDataEx.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuLinkAddDataV2 {
+    pub link: u64,
+    pub upload: u64,
+    pub data_bytes: u64,
+    pub kind: u32,
+    pub name_bytes: u32,
+    pub option_count: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuLinkAddDataV2>() == 40);
+
+impl Request for CuLinkAddDataV2 {
+    const OPCODE: u16 = 41;
+}
+
+/// What comes back of [`CuLinkAddDataV2`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuLinkAddDataV2Reply {
+    pub info_log_bytes: u32,
+    pub error_log_bytes: u32,
+    pub wall_time: f32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuLinkAddDataV2Reply>() == 16);
+
+/// Request of `cuLinkComplete`. The image stays with the link, to be read piece by piece.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuLinkComplete {
+    pub link: u64,
+}
+const _: () = assert!(size_of::<CuLinkComplete>() == 8);
+
+impl Request for CuLinkComplete {
+    const OPCODE: u16 = 42;
+}
+
+/// What comes back of [`CuLinkComplete`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuLinkCompleteReply {
+    pub image_bytes: u64,
+    pub info_log_bytes: u32,
+    pub error_log_bytes: u32,
+    pub wall_time: f32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuLinkCompleteReply>() == 24);
+
+/// Request of `vgpuLinkRead`. Bytes of a completed link's image come back in the side buffer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuLinkRead {
+    pub link: u64,
+    pub offset: u64,
+    pub bytes: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuLinkRead>() == 24);
+
+impl Request for VgpuLinkRead {
+    const OPCODE: u16 = 43;
+}
+
+/// Request of `cuLinkDestroy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuLinkDestroy {
+    pub link: u64,
+}
+const _: () = assert!(size_of::<CuLinkDestroy>() == 8);
+
+impl Request for CuLinkDestroy {
+    const OPCODE: u16 = 44;
+}
+
 /// Request of `cuLibraryLoadData`. As cuModuleLoadDataEx.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -700,7 +794,7 @@ impl Request for VgpuCopyIn {
     const OPCODE: u16 = 73;
 }
 
-/// Request of `vgpuCopyInBulk`. The bytes follow by the bulk pipe, through the chunks of staging whose indices (u32) are the tail, from byte `skew` of each.
+/// Request of `vgpuCopyInBulk`. The bytes follow by the bulk pipe, through the chunks of staging whose indices (u32) are the tail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyInBulk {
@@ -708,7 +802,7 @@ pub struct VgpuCopyInBulk {
     pub bytes: u64,
     pub stream: u64,
     pub chunk_count: u32,
-    pub skew: u32,
+    pub reserved: u32,
 }
 const _: () = assert!(size_of::<VgpuCopyInBulk>() == 32);
 
@@ -730,7 +824,7 @@ impl Request for VgpuCopyOut {
     const OPCODE: u16 = 75;
 }
 
-/// Request of `vgpuCopyOutBulk`. The bytes come back by the bulk pipe, through the chunks of staging whose indices (u32) are the tail, from byte `skew` of each.
+/// Request of `vgpuCopyOutBulk`. The bytes come back by the bulk pipe, through the chunks of staging whose indices (u32) are the tail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyOutBulk {
@@ -738,7 +832,7 @@ pub struct VgpuCopyOutBulk {
     pub bytes: u64,
     pub stream: u64,
     pub chunk_count: u32,
-    pub skew: u32,
+    pub reserved: u32,
 }
 const _: () = assert!(size_of::<VgpuCopyOutBulk>() == 32);
 

@@ -80,6 +80,10 @@ pub struct Options {
     wall_time: Option<*mut f32>,
 }
 
+// SAFETY: what the pointers lead to is the program's, which keeps it as long as the driver would use it; a
+// link's options are used under its lock.
+unsafe impl Send for Options {}
+
 /// A log buffer of the caller's and where it wants to know how much was written.
 #[derive(Debug, Default)]
 struct Log {

@@ -3,11 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use cuda_abi::types::CUresult;
 use idm_protocol::handle::{ClientTable, Handle, HandleError, Kind};
+
+use crate::api::linker::Link;
 
 /// An object, as the table keeps it.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub enum Detail {
     },
     /// A function or a kernel.
     Code(Arc<Code>),
+    /// A link under way.
+    Link(Arc<Mutex<Link>>),
 }
 
 /// The handles of a session.

@@ -102,6 +102,8 @@ pub struct LaunchRequest {
     pub block: [u32; 3],
     /// Dynamic shared memory of each block.
     pub shared_bytes: u32,
+    /// All blocks must be on the device at once, so that they can wait for each other.
+    pub cooperative: bool,
     /// The parameter block.
     pub params: Vec<u8>,
 }
@@ -111,7 +113,7 @@ impl LaunchRequest {
     ///
     /// # Errors
     /// What the driver reports at the launch itself; such errors do not stay.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, device: &Device) -> Result<()> {
         let code = self.kernel.code();
         let within = |shape: &[u32; 3], most: &[u32; 3]| {
             shape
@@ -140,6 +142,16 @@ impl LaunchRequest {
         }
         if threads > u64::from(self.kernel.max_threads()) {
             return Err(Error::LaunchOutOfResources);
+        }
+        if self.cooperative {
+            // At most 1024, as was just checked.
+            let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+            let shared = u64::from(self.shared_bytes);
+            let fitting = self.kernel.blocks_per_sm(device, threads, shared);
+            let blocks: u64 = self.grid.iter().map(|n| u64::from(*n)).product();
+            if blocks > u64::from(fitting) * u64::from(device.sm_count) {
+                return Err(Error::CooperativeLaunchTooLarge);
+            }
         }
         if self.params.len() as u64 != u64::from(code.param_bytes) {
             return Err(Error::InvalidValue);
@@ -324,7 +336,7 @@ impl Context {
     /// [`LaunchRequest::check`]'s, or the context's fault.
     pub fn launch(&self, stream: StreamId, request: LaunchRequest) -> Result<()> {
         self.check()?;
-        request.check()?;
+        request.check(&self.device)?;
         let job = Job {
             gpu: Arc::clone(&self.gpu),
             space: LaunchSpace::new(self.gpu.space().view(self.id)),

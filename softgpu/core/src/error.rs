@@ -39,6 +39,9 @@ pub enum Error {
     /// The PTX text asks for a newer PTX ISA than this device implements.
     #[error("unsupported PTX version")]
     UnsupportedPtxVersion = 222,
+    /// A source is not what it was said to be, or defines what another one has defined.
+    #[error("invalid source")]
+    InvalidSource = 300,
     /// A named file could not be read.
     #[error("file not found")]
     FileNotFound = 301,
@@ -96,6 +99,9 @@ pub enum Error {
     /// A kernel jumped to where there is no code. Sticky.
     #[error("invalid program counter")]
     InvalidPc = 718,
+    /// A cooperative launch has more blocks than the device holds at once.
+    #[error("cooperative launch too large")]
+    CooperativeLaunchTooLarge = 720,
     /// A kernel ended in a trap. Sticky.
     #[error("launch failed")]
     LaunchFailed = 719,

@@ -51,26 +51,60 @@ pub struct KernelSettings {
     pub cache_config: AtomicU32,
 }
 
+/// One of the texts that make up a module, and what it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// A name for logs.
+    pub name: String,
+    /// PTX.
+    pub text: String,
+}
+
+pub(crate) fn target(device: &Device) -> Target {
+    Target {
+        compute_capability: device.compute_capability,
+        max_ptx_version: device.ptx_version.min(MAX_PTX_VERSION),
+    }
+}
+
+/// What a load reports.
+const fn load_error(kind: ErrorKind) -> Error {
+    match kind {
+        ErrorKind::InvalidPtx | ErrorKind::Duplicate | ErrorKind::Undefined => Error::InvalidPtx,
+        ErrorKind::UnsupportedVersion => Error::UnsupportedPtxVersion,
+        ErrorKind::UnsupportedTarget => Error::NoBinaryForGpu,
+    }
+}
+
 impl Code {
     /// Compiles PTX for a device.
     ///
     /// # Errors
     /// [`LoadError`]: what is wrong with the text.
     pub fn compile(device: &Device, text: &str) -> Result<Arc<Self>, LoadError> {
-        let target = Target {
-            compute_capability: device.compute_capability,
-            max_ptx_version: device.ptx_version.min(MAX_PTX_VERSION),
-        };
-        let module = ptx::compile(text, &target).map_err(|refusal| LoadError {
-            error: match refusal.kind {
-                ErrorKind::InvalidPtx => Error::InvalidPtx,
-                ErrorKind::UnsupportedVersion => Error::UnsupportedPtxVersion,
-                ErrorKind::UnsupportedTarget => Error::NoBinaryForGpu,
-            },
+        let module = ptx::compile(text, &target(device)).map_err(|refusal| LoadError {
+            error: load_error(refusal.kind),
             log: refusal.to_string(),
         })?;
+        Ok(Self::new(module))
+    }
+
+    /// Compiles PTX texts that refer to each other, each with its name.
+    ///
+    /// # Errors
+    /// [`LoadError`]: what is wrong with one of them.
+    pub fn link(device: &Device, units: &[Unit]) -> Result<Arc<Self>, LoadError> {
+        let texts: Vec<&str> = units.iter().map(|unit| unit.text.as_str()).collect();
+        let linked = ptx::link(&texts, &target(device)).map_err(|(unit, refusal)| LoadError {
+            error: load_error(refusal.kind),
+            log: format!("{}: {refusal}", units[unit].name),
+        });
+        linked.map(Self::new)
+    }
+
+    fn new(module: ir::Module) -> Arc<Self> {
         let kernels = module.kernels.iter().map(KernelSettings::new).collect();
-        Ok(Arc::new(Self { module, kernels }))
+        Arc::new(Self { module, kernels })
     }
 
     /// What was compiled.

@@ -27,6 +27,7 @@ pub(crate) struct Driver {
     pub functions: Table<Function>,
     pub libraries: Table<Library>,
     pub kernels: Table<LibraryKernel>,
+    pub links: Table<Link>,
     /// Handle of each device's primary context.
     primaries: Vec<u64>,
     /// Per-thread default streams, by thread and context. A thread's entry outlives it, until the context
@@ -146,6 +147,9 @@ pub(crate) struct LibraryKernel {
     pub name: CString,
 }
 
+/// A link that a program has under way.
+pub(crate) type Link = Mutex<crate::api::linker::Link>;
+
 static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
 static FORKED: AtomicBool = AtomicBool::new(false);
 
@@ -239,6 +243,7 @@ impl Driver {
             functions: Table::new(5),
             libraries: Table::new(6),
             kernels: Table::new(7),
+            links: Table::new(8),
             primaries,
             thread_streams: Mutex::default(),
         })

@@ -5,16 +5,19 @@ use std::ffi::{CStr, c_char, c_void};
 
 use softgpu_core::error::Error;
 use softgpu_core::fatbin::{self, FATBIN_HEADER, FatbinError, ImageKind};
+use softgpu_core::linker::{self, IMAGE_HEAD};
+use softgpu_core::module::Unit;
 
-/// The PTX in an image, for a device of compute capability `device`; on failure also why, for a person.
+/// Why an image cannot be used, also for a person.
+type Refusal = (Error, String);
+
+/// The PTX in an image, for a device of compute capability `device`: one text, or those that a linker put
+/// together.
 ///
 /// # Safety
 /// `image` is null or points to a complete image: a fat binary, its wrapper, an ELF file, or NUL-terminated
 /// text.
-pub(crate) unsafe fn ptx(
-    image: *const c_void,
-    device: (u32, u32),
-) -> Result<String, (Error, String)> {
+pub(crate) unsafe fn units(image: *const c_void, device: (u32, u32)) -> Result<Vec<Unit>, Refusal> {
     if image.is_null() {
         return Err((Error::InvalidValue, String::new()));
     }
@@ -26,7 +29,7 @@ pub(crate) unsafe fn ptx(
     }
     // SAFETY: a complete image of any kind but short text has four bytes; text is read to its end only.
     let first = unsafe { first_bytes(start) };
-    match ImageKind::of(first) {
+    let bytes = match ImageKind::of(first) {
         ImageKind::Wrapper => {
             // SAFETY: a wrapper is 24 bytes, and at 8 holds the address of the fat binary.
             let field = unsafe { start.add(8) };
@@ -36,28 +39,60 @@ pub(crate) unsafe fn ptx(
                 return Err((Error::InvalidImage, "the wrapper has no fat binary".into()));
             }
             // SAFETY: a wrapper points to a complete fat binary.
-            unsafe { from_fatbin(inner, device) }
+            unsafe { fatbin_bytes(inner) }?
         }
         // SAFETY: a complete fat binary by the caller's promise.
-        ImageKind::Fatbin => unsafe { from_fatbin(start, device) },
-        ImageKind::Elf => Err((
-            Error::NoBinaryForGpu,
-            "the image holds machine code only, which needs a real GPU; this device executes PTX"
-                .into(),
-        )),
+        ImageKind::Fatbin => unsafe { fatbin_bytes(start) }?,
+        // SAFETY: a complete ELF file by the caller's promise.
+        ImageKind::Elf => unsafe { linked_bytes(start) }?,
+        // SAFETY: neither of the binary kinds, so text that ends in a NUL.
+        ImageKind::Text => unsafe { CStr::from_ptr(start.cast::<c_char>()) }.to_bytes(),
+    };
+    units_in(bytes, "ptx", device)
+}
+
+/// The PTX in an image of known length.
+pub(crate) fn units_in(bytes: &[u8], name: &str, device: (u32, u32)) -> Result<Vec<Unit>, Refusal> {
+    let one = |text: String| {
+        vec![Unit {
+            name: name.to_owned(),
+            text,
+        }]
+    };
+    match ImageKind::of(bytes.first_chunk().copied().unwrap_or_default()) {
+        // A wrapper holds an address, not a length.
+        ImageKind::Wrapper => Err((Error::InvalidImage, "a wrapper is no image".into())),
+        ImageKind::Fatbin => {
+            fatbin::select_ptx(bytes, device)
+                .map(one)
+                .map_err(|error| match error {
+                    FatbinError::Damaged(_) => (Error::InvalidImage, error.to_string()),
+                    FatbinError::NothingSuitable { .. } => {
+                        (Error::NoBinaryForGpu, error.to_string())
+                    }
+                })
+        }
+        ImageKind::Elf => linker::unpack(bytes).ok_or_else(machine_code),
         ImageKind::Text => {
-            // SAFETY: neither of the binary kinds, so text that ends in a NUL.
-            let text = unsafe { CStr::from_ptr(start.cast::<c_char>()) };
-            let text = text.to_string_lossy().into_owned();
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            let text = String::from_utf8_lossy(text).into_owned();
             if !text.contains(".version") {
                 return Err((
                     Error::InvalidImage,
                     "the image is neither PTX nor a binary known".into(),
                 ));
             }
-            Ok(text)
+            Ok(one(text))
         }
     }
+}
+
+fn machine_code() -> Refusal {
+    (
+        Error::NoBinaryForGpu,
+        "the image holds machine code only, which needs a real GPU; this device executes PTX"
+            .into(),
+    )
 }
 
 /// Up to four bytes, not reading past a NUL.
@@ -80,16 +115,31 @@ unsafe fn first_bytes(start: *const u8) -> [u8; 4] {
 
 /// # Safety
 /// `start` points to a complete fat binary.
-unsafe fn from_fatbin(start: *const u8, device: (u32, u32)) -> Result<String, (Error, String)> {
-    let damaged = |error: FatbinError| (Error::InvalidImage, error.to_string());
+unsafe fn fatbin_bytes<'a>(start: *const u8) -> Result<&'a [u8], Refusal> {
     // SAFETY: a fat binary starts with its header.
     let header = unsafe { start.cast::<[u8; FATBIN_HEADER]>().read_unaligned() };
-    let length = fatbin::fatbin_length(header).map_err(damaged)?;
-    let length = usize::try_from(length).map_err(|_| (Error::InvalidImage, String::new()))?;
-    // SAFETY: the header says how long the fat binary is; nobody writes to it during the call.
-    let bytes = unsafe { std::slice::from_raw_parts(start, length) };
-    fatbin::select_ptx(bytes, device).map_err(|error| match error {
-        FatbinError::Damaged(_) => damaged(error),
-        FatbinError::NothingSuitable { .. } => (Error::NoBinaryForGpu, error.to_string()),
-    })
+    let length =
+        fatbin::fatbin_length(header).map_err(|error| (Error::InvalidImage, error.to_string()))?;
+    // SAFETY: the header says how long the fat binary is.
+    unsafe { whole(start, length) }
+}
+
+/// # Safety
+/// `start` points to a complete ELF file.
+unsafe fn linked_bytes<'a>(start: *const u8) -> Result<&'a [u8], Refusal> {
+    // SAFETY: a file of the linker's, as any with machine code, has a header and three sections.
+    let head = unsafe { start.cast::<[u8; IMAGE_HEAD]>().read_unaligned() };
+    let length = linker::image_length(&head).ok_or_else(machine_code)?;
+    // SAFETY: the file says how long it is.
+    unsafe { whole(start, length) }
+}
+
+/// # Safety
+/// `start` points to `length` bytes.
+unsafe fn whole<'a>(start: *const u8, length: u64) -> Result<&'a [u8], Refusal> {
+    let length = usize::try_from(length).ok();
+    let length = length.filter(|length| *length <= isize::MAX.unsigned_abs());
+    let length = length.ok_or((Error::InvalidImage, String::new()))?;
+    // SAFETY: the caller's promise; nobody writes to an image during the call.
+    Ok(unsafe { std::slice::from_raw_parts(start, length) })
 }

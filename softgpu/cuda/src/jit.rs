@@ -17,6 +17,10 @@ pub(crate) struct Options {
     logs: [Log; 2],
 }
 
+// SAFETY: what the pointers lead to is the caller's, who promises to keep it and not to touch it while a
+// call with these options runs; a link's options are used under its lock.
+unsafe impl Send for Options {}
+
 /// A log buffer and where its size option lies.
 #[derive(Clone, Copy)]
 struct Log {
@@ -65,6 +69,19 @@ impl Options {
                 CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES => {
                     read.logs[ERROR].size(value, slot)
                 }
+                CUjit_option::CU_JIT_OPTIMIZATION_LEVEL if value.addr() & 0xffff_ffff > 4 => {
+                    return Err(Error::InvalidValue);
+                }
+                CUjit_option::CU_JIT_GLOBAL_SYMBOL_NAMES
+                | CUjit_option::CU_JIT_GLOBAL_SYMBOL_ADDRESSES
+                | CUjit_option::CU_JIT_GLOBAL_SYMBOL_COUNT
+                | CUjit_option::CU_JIT_REFERENCED_KERNEL_NAMES
+                | CUjit_option::CU_JIT_REFERENCED_KERNEL_COUNT
+                | CUjit_option::CU_JIT_REFERENCED_VARIABLE_NAMES
+                | CUjit_option::CU_JIT_REFERENCED_VARIABLE_COUNT => {
+                    return Err(Error::NotSupported);
+                }
+                CUjit_option::CU_JIT_NUM_OPTIONS => return Err(Error::InvalidValue),
                 other if other.name().is_none() => return Err(Error::InvalidValue),
                 _ => {}
             }

@@ -7,7 +7,8 @@
 // cuMemsetD2D8_v2_ptds, cuMemsetD2D16_v2_ptds, cuMemsetD2D32_v2_ptds,
 // cuMemsetD8Async_ptsz, cuMemsetD16Async_ptsz, cuMemsetD32Async_ptsz,
 // cuMemsetD2D8Async_ptsz, cuMemsetD2D16Async_ptsz, cuMemsetD2D32Async_ptsz,
-// cuLaunchKernel_ptsz, cuLaunchKernelEx_ptsz, cuLaunchHostFunc_ptsz, cuLaunchHostFunc_v2_ptsz,
+// cuLaunchKernel_ptsz, cuLaunchKernelEx_ptsz, cuLaunchCooperativeKernel_ptsz,
+// cuLaunchHostFunc_ptsz, cuLaunchHostFunc_v2_ptsz,
 // cuStreamAddCallback_ptsz, cuStreamSynchronize_ptsz, cuStreamQuery_ptsz, cuStreamWaitEvent_ptsz,
 // cuStreamGetFlags_ptsz, cuStreamGetPriority_ptsz, cuStreamGetId_ptsz, cuStreamGetCtx_ptsz,
 // cuStreamGetCtx_v2_ptsz, cuStreamGetDevice_ptsz, cuStreamIsCapturing_ptsz,
@@ -71,6 +72,11 @@ static void kernel(Area a) {
     void *parameters[] = {&a.device, &n, &factor, &a.value};
     CHECK(cuLaunchKernel_ptsz(step, 1, 1, 1, AREA_WORDS, 1, 1, 0, NULL, parameters, NULL));
 }
+static void kernel_cooperative(Area a) {
+    unsigned n = AREA_WORDS, factor = 0;
+    void *parameters[] = {&a.device, &n, &factor, &a.value};
+    CHECK(cuLaunchCooperativeKernel_ptsz(step, 1, 1, 1, AREA_WORDS, 1, 1, 0, NULL, parameters));
+}
 static void kernel_ex(Area a) {
     unsigned n = AREA_WORDS, factor = 0;
     void *parameters[] = {&a.device, &n, &factor, &a.value};
@@ -88,7 +94,7 @@ static const struct {
     {memset_2d8_async, false}, {memset_2d16_async, false}, {memset_2d32_async, false},
     {copy_dtod, false}, {copy_dtod_async, false}, {copy_htod_async, false}, {copy_async, false},
     {copy_dtoh_async, true}, {host_function, true}, {host_function_v2, true}, {callback, true},
-    {kernel, false}, {kernel_ex, false},
+    {kernel, false}, {kernel_ex, false}, {kernel_cooperative, false},
 };
 enum { COUNT = sizeof operations / sizeof *operations };
 

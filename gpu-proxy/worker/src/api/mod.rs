@@ -6,6 +6,7 @@
 pub mod context;
 pub mod launch;
 pub mod library;
+pub mod linker;
 pub mod memory;
 pub mod module;
 pub mod session;

@@ -82,10 +82,10 @@ impl Load {
         load: impl FnOnce(&Table, &[u8], &mut JitOptions) -> Result<usize, CUresult>,
     ) -> Result<(Result<usize, CUresult>, Logs), Refusal> {
         let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
-        if self.option_count > MOST_OPTIONS || self.log_bytes > MOST_LOG_BYTES {
+        if self.log_bytes > MOST_LOG_BYTES {
             return Err(invalid.into());
         }
-        let option_bytes = usize::try_from(self.option_count).map_err(|_| invalid)? * OPTION_BYTES;
+        let option_bytes = option_bytes(self.option_count)?;
         let (listed, image) = if self.upload == 0 {
             let image_bytes = usize::try_from(self.image_bytes).map_err(|_| invalid)?;
             let tail = frame.tail::<T>(option_bytes.saturating_add(image_bytes))?;
@@ -126,9 +126,18 @@ fn send_logs(frame: &Frame<'_>, options: &mut JitOptions) -> Logs {
     }
 }
 
+/// Bytes of so many options in a record.
+pub(super) fn option_bytes(count: u32) -> Result<usize, CUresult> {
+    let bytes = usize::try_from(count).unwrap_or(usize::MAX);
+    if count > MOST_OPTIONS {
+        return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+    Ok(bytes * OPTION_BYTES)
+}
+
 /// Options whose value is a number. Those that point to something are refused: a client of ours
 /// never sends them.
-fn options(listed: &[u8]) -> Result<JitOptions, CUresult> {
+pub(super) fn options(listed: &[u8]) -> Result<JitOptions, CUresult> {
     let mut options = JitOptions::default();
     let (listed, _) = listed.as_chunks::<OPTION_BYTES>();
     for bytes in listed {

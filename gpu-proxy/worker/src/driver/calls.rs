@@ -22,9 +22,9 @@ const STREAM_NON_BLOCKING: c_uint = 1;
 /// `CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP`
 const REGISTER_FOR_ALL: c_uint = 3;
 
-type Result<T> = core::result::Result<T, CUresult>;
+pub(super) type Result<T> = core::result::Result<T, CUresult>;
 
-fn ok(status: CUresult) -> Result<()> {
+pub(super) fn ok(status: CUresult) -> Result<()> {
     if status == CUresult::CUDA_SUCCESS {
         Ok(())
     } else {
@@ -58,9 +58,10 @@ pub struct JitOptions {
 }
 
 /// The C form of [`JitOptions`]: two arrays, of which the driver writes some values back.
-struct JitArrays {
-    ids: Vec<CUjit_option>,
-    values: Vec<*mut c_void>,
+#[derive(Debug)]
+pub(super) struct JitArrays {
+    pub(super) ids: Vec<CUjit_option>,
+    pub(super) values: Vec<*mut c_void>,
     info_size: Option<usize>,
     error_size: Option<usize>,
     wall_time: Option<usize>,
@@ -71,7 +72,7 @@ impl JitArrays {
         clippy::cast_possible_truncation,
         reason = "the driver reads scalars of 32 bits"
     )]
-    fn new(options: &mut JitOptions) -> Self {
+    pub(super) fn new(options: &mut JitOptions) -> Self {
         let mut arrays = Self {
             ids: Vec::new(),
             values: Vec::new(),
@@ -109,7 +110,7 @@ impl JitArrays {
         self.values.len() - 1
     }
 
-    fn count(&self) -> c_uint {
+    pub(super) fn count(&self) -> c_uint {
         c_uint::try_from(self.ids.len()).unwrap_or(c_uint::MAX)
     }
 
@@ -118,7 +119,7 @@ impl JitArrays {
         clippy::cast_possible_truncation,
         reason = "the driver writes 32 bits into the slot"
     )]
-    fn finish(&self, options: &mut JitOptions) {
+    pub(super) fn finish(&self, options: &mut JitOptions) {
         let written =
             |index: Option<usize>| index.map_or(0, |index| self.values[index].addr() as u32);
         let cut = |log: &mut Vec<u8>, size: u32| {

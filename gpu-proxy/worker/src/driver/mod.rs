@@ -5,8 +5,10 @@
 //! loaded it would call itself, so a library with the client's marker symbol is refused.
 
 mod calls;
+mod link;
 
 pub use calls::{JitOptions, Launch};
+pub use link::{Input, LinkLogs};
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;

@@ -113,6 +113,26 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuFuncSetCacheConfig>()?;
             cuFuncSetCacheConfig(session, &request, frame)
         }
+        40 => {
+            let request = frame.request::<wire::CuLinkCreateV2>()?;
+            api::linker::cuLinkCreate_v2(session, &request, frame)
+        }
+        41 => {
+            let request = frame.request::<wire::CuLinkAddDataV2>()?;
+            api::linker::cuLinkAddData_v2(session, &request, frame)
+        }
+        42 => {
+            let request = frame.request::<wire::CuLinkComplete>()?;
+            api::linker::cuLinkComplete(session, &request, frame)
+        }
+        43 => {
+            let request = frame.request::<wire::VgpuLinkRead>()?;
+            api::linker::vgpuLinkRead(session, &request, frame)
+        }
+        44 => {
+            let request = frame.request::<wire::CuLinkDestroy>()?;
+            api::linker::cuLinkDestroy(session, &request, frame)
+        }
         48 => {
             let request = frame.request::<wire::CuLibraryLoadData>()?;
             api::library::cuLibraryLoadData(session, &request, frame)

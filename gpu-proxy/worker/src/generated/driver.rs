@@ -92,6 +92,11 @@ pub struct Table {
     cuLibraryLoadData: Option<sig::cuLibraryLoadData>,
     cuLibraryLoadFromFile: Option<sig::cuLibraryLoadFromFile>,
     cuLibraryUnload: Option<sig::cuLibraryUnload>,
+    cuLinkAddData_v2: Option<sig::cuLinkAddData_v2>,
+    cuLinkAddFile_v2: Option<sig::cuLinkAddFile_v2>,
+    cuLinkComplete: Option<sig::cuLinkComplete>,
+    cuLinkCreate_v2: Option<sig::cuLinkCreate_v2>,
+    cuLinkDestroy: Option<sig::cuLinkDestroy>,
     cuMemAllocHost_v2: Option<sig::cuMemAllocHost_v2>,
     cuMemAllocPitch_v2: Option<sig::cuMemAllocPitch_v2>,
     cuMemAlloc_v2: Option<sig::cuMemAlloc_v2>,
@@ -424,6 +429,16 @@ impl Table {
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuLibraryUnload: unsafe { symbols.find::<sig::cuLibraryUnload>(c"cuLibraryUnload") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuLinkAddData_v2: unsafe { symbols.find::<sig::cuLinkAddData_v2>(c"cuLinkAddData_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuLinkAddFile_v2: unsafe { symbols.find::<sig::cuLinkAddFile_v2>(c"cuLinkAddFile_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuLinkComplete: unsafe { symbols.find::<sig::cuLinkComplete>(c"cuLinkComplete") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuLinkCreate_v2: unsafe { symbols.find::<sig::cuLinkCreate_v2>(c"cuLinkCreate_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuLinkDestroy: unsafe { symbols.find::<sig::cuLinkDestroy>(c"cuLinkDestroy") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemAllocHost_v2: unsafe {
                 symbols.find::<sig::cuMemAllocHost_v2>(c"cuMemAllocHost_v2")
@@ -1033,6 +1048,30 @@ impl Table {
     pub fn cuLibraryUnload(&self) -> Result<sig::cuLibraryUnload, CUresult> {
         self.cuLibraryUnload
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuLinkAddData_v2(&self) -> Result<sig::cuLinkAddData_v2, CUresult> {
+        self.cuLinkAddData_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuLinkAddFile_v2(&self) -> Result<sig::cuLinkAddFile_v2, CUresult> {
+        self.cuLinkAddFile_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuLinkComplete(&self) -> Result<sig::cuLinkComplete, CUresult> {
+        self.cuLinkComplete
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuLinkCreate_v2(&self) -> Result<sig::cuLinkCreate_v2, CUresult> {
+        self.cuLinkCreate_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuLinkDestroy(&self) -> Result<sig::cuLinkDestroy, CUresult> {
+        self.cuLinkDestroy.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuMemAllocHost_v2(&self) -> Result<sig::cuMemAllocHost_v2, CUresult> {

@@ -16,6 +16,7 @@ pub mod device;
 pub mod error;
 pub mod launch;
 pub mod library;
+pub mod linker;
 pub mod memory;
 pub mod module;
 pub mod occupancy;

@@ -253,7 +253,11 @@ pub(super) unsafe fn load<T: idm_protocol::record::Request>(
     let side = usize::try_from(session.welcome.limits.side_bytes).unwrap_or(0);
     let padding = 16;
     let inline = image.bytes.len() + options.scalars.len() + padding <= side;
-    let upload = if inline { 0 } else { upload(call, image)? };
+    let upload = if inline {
+        0
+    } else {
+        upload(call, image.bytes)?
+    };
     let request = request(Travelling {
         upload,
         bytes: image.bytes.len() as u64,
@@ -283,14 +287,14 @@ pub(super) unsafe fn load<T: idm_protocol::record::Request>(
 }
 
 /// Moves an image over by the bulk pipe; the next record of this lane names it.
-fn upload(call: &mut Call, image: Image<'_>) -> Outcome<u64> {
+pub(super) fn upload(call: &mut Call, bytes: &[u8]) -> Outcome<u64> {
     let upload = call.session.next_upload();
-    let total = image.bytes.len();
+    let total = bytes.len();
     // SAFETY: a slice of the caller's image, readable for all its length; the arena holds no images.
     unsafe {
         bulk::transfer(
             call,
-            Memory::From(image.bytes.as_ptr()),
+            Memory::From(bytes.as_ptr()),
             total,
             0,
             |chunk_count| wire::VgpuUpload {
@@ -298,8 +302,8 @@ fn upload(call: &mut Call, image: Image<'_>) -> Outcome<u64> {
                 total: total as u64,
                 chunk_count,
                 reserved: 0,
-            },
-        )
+            }
+        })
     }?;
     Ok(upload)
 }

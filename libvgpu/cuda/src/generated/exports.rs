@@ -2243,8 +2243,29 @@ pub unsafe extern "C" fn cuLinkAddData() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddData_v2() -> CUresult {
-    refuse(336)
+pub unsafe extern "C" fn cuLinkAddData_v2(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    data: *mut c_void,
+    size: usize,
+    name: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkAddData_v2", || unsafe {
+        api::linker::cuLinkAddData_v2(
+            state,
+            type_,
+            data,
+            size,
+            name,
+            numOptions,
+            options,
+            optionValues,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2253,13 +2274,30 @@ pub unsafe extern "C" fn cuLinkAddFile() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddFile_v2() -> CUresult {
-    refuse(338)
+pub unsafe extern "C" fn cuLinkAddFile_v2(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    path: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkAddFile_v2", || unsafe {
+        api::linker::cuLinkAddFile_v2(state, type_, path, numOptions, options, optionValues)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkComplete() -> CUresult {
-    refuse(339)
+pub unsafe extern "C" fn cuLinkComplete(
+    state: CUlinkState,
+    cubinOut: *mut *mut c_void,
+    sizeOut: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkComplete", || unsafe {
+        api::linker::cuLinkComplete(state, cubinOut, sizeOut)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2268,13 +2306,24 @@ pub unsafe extern "C" fn cuLinkCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkCreate_v2() -> CUresult {
-    refuse(341)
+pub unsafe extern "C" fn cuLinkCreate_v2(
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+    stateOut: *mut CUlinkState,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkCreate_v2", || unsafe {
+        api::linker::cuLinkCreate_v2(numOptions, options, optionValues, stateOut)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkDestroy() -> CUresult {
-    refuse(342)
+pub unsafe extern "C" fn cuLinkDestroy(state: CUlinkState) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkDestroy", || unsafe {
+        api::linker::cuLinkDestroy(state)
+    })
 }
 
 #[unsafe(no_mangle)]

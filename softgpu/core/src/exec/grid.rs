@@ -17,8 +17,9 @@ use crate::ptx::ir::*;
 
 /// Instructions that a block executes before its OS thread looks around.
 const BLOCK_BUDGET: u64 = 1 << 18;
-/// Blocks per multiprocessor that may be under way at once.
-const RESIDENT_PER_SM: u32 = 16;
+/// Blocks per multiprocessor that may be under way at once: what any device holds, so that all blocks of a
+/// cooperative launch are.
+const RESIDENT_PER_SM: u32 = 32;
 /// Largest block.
 const MAX_THREADS: u32 = 1024;
 /// Largest register file of a block.

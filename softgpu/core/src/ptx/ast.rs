@@ -29,6 +29,7 @@ pub enum Linkage {
     Internal,
     Visible,
     Weak,
+    Common,
     Extern,
 }
 
@@ -71,6 +72,7 @@ pub enum Value<'a> {
 #[derive(Debug)]
 pub struct Function<'a> {
     pub pos: Pos,
+    pub linkage: Linkage,
     pub entry: bool,
     pub name: &'a str,
     pub returns: Vec<Variable<'a>>,

@@ -39,6 +39,10 @@ pub enum ErrorKind {
     UnsupportedVersion,
     /// `.target` is newer than the device, or names features of one architecture only.
     UnsupportedTarget,
+    /// Two definitions of one name, or one that does not fit another.
+    Duplicate,
+    /// A name that is used and defined nowhere.
+    Undefined,
 }
 
 /// A refusal, with where and why.
@@ -77,6 +81,34 @@ impl std::error::Error for CompileError {}
 /// # Errors
 /// The first thing in the text that is wrong or not supported.
 pub fn compile(text: &str, target: &Target) -> Result<ir::Module, CompileError> {
+    let tree = parse(text)?;
+    lower::lower(&[tree], target, lower::Extent::Whole).map_err(|(_, error)| error)
+}
+
+/// Compiles PTX texts that refer to each other to one module.
+///
+/// # Errors
+/// The first thing that is wrong, not supported, missing or there twice, and which text it is in.
+pub fn link(texts: &[&str], target: &Target) -> Result<ir::Module, (usize, CompileError)> {
+    lower::lower(&parse_all(texts)?, target, lower::Extent::Whole)
+}
+
+/// Checks the last text, which may refer to the others and to what is still to come.
+///
+/// # Errors
+/// As [`link`].
+pub fn check_last(texts: &[&str], target: &Target) -> Result<(), (usize, CompileError)> {
+    lower::lower(&parse_all(texts)?, target, lower::Extent::Last).map(|_| ())
+}
+
+fn parse_all<'a>(texts: &[&'a str]) -> Result<Vec<ast::Module<'a>>, (usize, CompileError)> {
+    let parsed = texts.iter().enumerate();
+    parsed
+        .map(|(unit, text)| parse(text).map_err(|error| (unit, error)))
+        .collect()
+}
+
+fn parse(text: &str) -> Result<ast::Module<'_>, CompileError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(CompileError {
             kind: ErrorKind::InvalidPtx,
@@ -86,8 +118,7 @@ pub fn compile(text: &str, target: &Target) -> Result<ir::Module, CompileError> 
             reason: format!("text is longer than {MAX_TEXT_BYTES} bytes"),
         });
     }
-    let tree = parser::parse(text)?;
-    lower::lower(&tree, target)
+    parser::parse(text)
 }
 
 /// Feeds arbitrary bytes to the compiler: the body of a fuzz target.

@@ -103,7 +103,7 @@ impl<'a> Parser<'a> {
         let pos = self.token.pos;
         let linkage = self.linkage()?;
         match self.token.text {
-            ".entry" | ".func" => items.push(Item::Function(self.function(pos)?)),
+            ".entry" | ".func" => items.push(Item::Function(self.function(pos, linkage)?)),
             ".alias" => {
                 self.take()?;
                 let name = self.word()?;
@@ -135,14 +135,15 @@ impl<'a> Parser<'a> {
             linkage = match self.token.text {
                 ".visible" => Linkage::Visible,
                 ".extern" => Linkage::Extern,
-                ".weak" | ".common" => Linkage::Weak,
+                ".weak" => Linkage::Weak,
+                ".common" => Linkage::Common,
                 _ => return Ok(linkage),
             };
             self.take()?;
         }
     }
 
-    fn function(&mut self, pos: Pos) -> Result<Function<'a>> {
+    fn function(&mut self, pos: Pos, linkage: Linkage) -> Result<Function<'a>> {
         let entry = self.take()?.text == ".entry";
         let mut returns = Vec::new();
         while self.token.text == ".attribute" {
@@ -197,6 +198,7 @@ impl<'a> Parser<'a> {
         };
         Ok(Function {
             pos,
+            linkage,
             entry,
             name,
             returns,

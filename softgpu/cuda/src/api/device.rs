@@ -144,7 +144,7 @@ pub(crate) fn signed<T: TryInto<c_int>>(value: T) -> Result<c_int, Error> {
     value.try_into().map_err(|_| Error::Unknown)
 }
 
-/// What a device says of itself. What it cannot do (textures, managed memory, pools, cooperative launches)
+/// What a device says of itself. What it cannot do (managed memory, pools, clusters)
 /// is 0, so that programs take their other way.
 fn attribute(device: &Device, attribute: CUdevice_attribute) -> Result<c_int, Error> {
     use CUdevice_attribute as A;
@@ -192,6 +192,7 @@ fn attribute(device: &Device, attribute: CUdevice_attribute) -> Result<c_int, Er
         | A::CU_DEVICE_ATTRIBUTE_LOCAL_L1_CACHE_SUPPORTED
         | A::CU_DEVICE_ATTRIBUTE_HOST_NATIVE_ATOMIC_SUPPORTED
         | A::CU_DEVICE_ATTRIBUTE_COMPUTE_PREEMPTION_SUPPORTED
+        | A::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH
         | A::CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
         | A::CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED => 1,
         known if known.name().is_some() => 0,

@@ -33,9 +33,33 @@ pub unsafe fn cuLaunchKernel(
         grid: [grid_x, grid_y, grid_z],
         block: [block_x, block_y, block_z],
         shared_bytes,
+        cooperative: false,
     };
     // SAFETY: the caller's promise.
     unsafe { launch(function, &shape, stream, params, extra) }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the C signature")]
+pub unsafe fn cuLaunchCooperativeKernel(
+    function: CUfunction,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    shared_bytes: c_uint,
+    stream: CUstream,
+    params: *mut *mut c_void,
+) -> Outcome {
+    let shape = Shape {
+        grid: [grid_x, grid_y, grid_z],
+        block: [block_x, block_y, block_z],
+        shared_bytes,
+        cooperative: true,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { launch(function, &shape, stream, params, std::ptr::null_mut()) }
 }
 
 pub unsafe fn cuLaunchKernelEx(
@@ -48,14 +72,21 @@ pub unsafe fn cuLaunchKernelEx(
     driver()?;
     // SAFETY: the caller's promise.
     let config = unsafe { edge::take(config) }?;
+    let mut cooperative = false;
     for index in 0..usize::try_from(config.numAttrs).map_err(|_| Error::InvalidValue)? {
         // SAFETY: inside the array by the caller's promise.
-        check_attribute(&unsafe { edge::element(config.attrs.cast_const(), index) }?)?;
+        let attribute = unsafe { edge::element(config.attrs.cast_const(), index) }?;
+        if attribute.id == CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE {
+            cooperative = attribute.value.bytes[0] & 0xffff_ffff != 0;
+        } else {
+            check_attribute(&attribute)?;
+        }
     }
     let shape = Shape {
         grid: [config.gridDimX, config.gridDimY, config.gridDimZ],
         block: [config.blockDimX, config.blockDimY, config.blockDimZ],
         shared_bytes: config.sharedMemBytes,
+        cooperative,
     };
     let stream = match default {
         DefaultStream::PerThread if config.hStream.is_null() => CU_STREAM_PER_THREAD,
@@ -79,7 +110,6 @@ fn check_attribute(attribute: &CUlaunchAttribute) -> Outcome {
         | A::CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE
         // Starting early is allowed, never required.
         | A::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION => true,
-        A::CU_LAUNCH_ATTRIBUTE_COOPERATIVE => first & 0xffff_ffff == 0,
         A::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION => {
             first == 1 << 32 | 1 && second & 0xffff_ffff == 1
         }
@@ -97,6 +127,7 @@ struct Shape {
     grid: [u32; 3],
     block: [u32; 3],
     shared_bytes: u32,
+    cooperative: bool,
 }
 
 /// # Safety
@@ -122,6 +153,7 @@ unsafe fn launch(
         grid: shape.grid,
         block: shape.block,
         shared_bytes: shape.shared_bytes,
+        cooperative: shape.cooperative,
         params,
     };
     place.context.launch(place.stream, request)

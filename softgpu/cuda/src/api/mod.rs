@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod launch;
 pub mod library;
+pub mod linker;
 pub mod memory;
 pub mod memset;
 pub mod module;

@@ -9,6 +9,7 @@ use cuda_abi::types::{
 };
 use softgpu_core::error::Error;
 use softgpu_core::gpu::Gpu;
+use softgpu_core::linker;
 use softgpu_core::module::{Code, Kernel, MAX_PTX_VERSION};
 use std::sync::atomic::Ordering;
 
@@ -82,7 +83,8 @@ fn check_extent(image: &[u8]) -> Outcome {
                 Ok(())
             }
         }
-        ImageKind::Elf | ImageKind::Text => Ok(()),
+        ImageKind::Elf => linker::unpack(image).map(drop).ok_or(Error::NoBinaryForGpu),
+        ImageKind::Text => Ok(()),
     }
 }
 
@@ -113,9 +115,13 @@ pub(crate) unsafe fn compile(
 ) -> Result<Arc<Code>, Error> {
     let device = gpu.device(signed(ordinal)?)?;
     // SAFETY: the caller's promise.
-    let text = unsafe { image::ptx(image, device.compute_capability) };
-    let compiled = text.and_then(|text| {
-        Code::compile(device, &text).map_err(|refusal| (refusal.error, refusal.log))
+    let units = unsafe { image::units(image, device.compute_capability) };
+    let compiled = units.and_then(|units| {
+        let compiled = match &units[..] {
+            [unit] => Code::compile(device, &unit.text),
+            units => Code::link(device, units),
+        };
+        compiled.map_err(|refusal| (refusal.error, refusal.log))
     });
     compiled
         .inspect(|_| options.finish(""))

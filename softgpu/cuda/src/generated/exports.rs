@@ -1923,8 +1923,33 @@ pub unsafe extern "C" fn cuLaunch() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchCooperativeKernel() -> CUresult {
-    refuse(312)
+pub unsafe extern "C" fn cuLaunchCooperativeKernel(
+    f: CUfunction,
+    gridDimX: c_uint,
+    gridDimY: c_uint,
+    gridDimZ: c_uint,
+    blockDimX: c_uint,
+    blockDimY: c_uint,
+    blockDimZ: c_uint,
+    sharedMemBytes: c_uint,
+    hStream: CUstream,
+    kernelParams: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchCooperativeKernel", || unsafe {
+        api::launch::cuLaunchCooperativeKernel(
+            f,
+            gridDimX,
+            gridDimY,
+            gridDimZ,
+            blockDimX,
+            blockDimY,
+            blockDimZ,
+            sharedMemBytes,
+            hStream,
+            kernelParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1933,8 +1958,33 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernelMultiDevice() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchCooperativeKernel_ptsz() -> CUresult {
-    refuse(314)
+pub unsafe extern "C" fn cuLaunchCooperativeKernel_ptsz(
+    f: CUfunction,
+    gridDimX: c_uint,
+    gridDimY: c_uint,
+    gridDimZ: c_uint,
+    blockDimX: c_uint,
+    blockDimY: c_uint,
+    blockDimZ: c_uint,
+    sharedMemBytes: c_uint,
+    hStream: CUstream,
+    kernelParams: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLaunchCooperativeKernel_ptsz", || unsafe {
+        api::launch::cuLaunchCooperativeKernel(
+            f,
+            gridDimX,
+            gridDimY,
+            gridDimZ,
+            blockDimX,
+            blockDimY,
+            blockDimZ,
+            sharedMemBytes,
+            per_thread(hStream),
+            kernelParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2216,8 +2266,29 @@ pub unsafe extern "C" fn cuLinkAddData() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddData_v2() -> CUresult {
-    refuse(336)
+pub unsafe extern "C" fn cuLinkAddData_v2(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    data: *mut c_void,
+    size: usize,
+    name: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkAddData_v2", || unsafe {
+        api::linker::cuLinkAddData_v2(
+            state,
+            type_,
+            data,
+            size,
+            name,
+            numOptions,
+            options,
+            optionValues,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2226,13 +2297,30 @@ pub unsafe extern "C" fn cuLinkAddFile() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddFile_v2() -> CUresult {
-    refuse(338)
+pub unsafe extern "C" fn cuLinkAddFile_v2(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    path: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkAddFile_v2", || unsafe {
+        api::linker::cuLinkAddFile_v2(state, type_, path, numOptions, options, optionValues)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkComplete() -> CUresult {
-    refuse(339)
+pub unsafe extern "C" fn cuLinkComplete(
+    state: CUlinkState,
+    cubinOut: *mut *mut c_void,
+    sizeOut: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkComplete", || unsafe {
+        api::linker::cuLinkComplete(state, cubinOut, sizeOut)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2241,13 +2329,24 @@ pub unsafe extern "C" fn cuLinkCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkCreate_v2() -> CUresult {
-    refuse(341)
+pub unsafe extern "C" fn cuLinkCreate_v2(
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+    stateOut: *mut CUlinkState,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkCreate_v2", || unsafe {
+        api::linker::cuLinkCreate_v2(numOptions, options, optionValues, stateOut)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkDestroy() -> CUresult {
-    refuse(342)
+pub unsafe extern "C" fn cuLinkDestroy(state: CUlinkState) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkDestroy", || unsafe {
+        api::linker::cuLinkDestroy(state)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5044,6 +5143,7 @@ const _: cuda_abi::sig::cuKernelGetParamCount = cuKernelGetParamCount;
 const _: cuda_abi::sig::cuKernelGetParamInfo = cuKernelGetParamInfo;
 const _: cuda_abi::sig::cuKernelSetAttribute = cuKernelSetAttribute;
 const _: cuda_abi::sig::cuKernelSetCacheConfig = cuKernelSetCacheConfig;
+const _: cuda_abi::sig::cuLaunchCooperativeKernel = cuLaunchCooperativeKernel;
 const _: cuda_abi::sig::cuLaunchHostFunc = cuLaunchHostFunc;
 const _: cuda_abi::sig::cuLaunchHostFunc_v2 = cuLaunchHostFunc_v2;
 const _: cuda_abi::sig::cuLaunchKernel = cuLaunchKernel;
@@ -5056,6 +5156,11 @@ const _: cuda_abi::sig::cuLibraryGetModule = cuLibraryGetModule;
 const _: cuda_abi::sig::cuLibraryLoadData = cuLibraryLoadData;
 const _: cuda_abi::sig::cuLibraryLoadFromFile = cuLibraryLoadFromFile;
 const _: cuda_abi::sig::cuLibraryUnload = cuLibraryUnload;
+const _: cuda_abi::sig::cuLinkAddData_v2 = cuLinkAddData_v2;
+const _: cuda_abi::sig::cuLinkAddFile_v2 = cuLinkAddFile_v2;
+const _: cuda_abi::sig::cuLinkComplete = cuLinkComplete;
+const _: cuda_abi::sig::cuLinkCreate_v2 = cuLinkCreate_v2;
+const _: cuda_abi::sig::cuLinkDestroy = cuLinkDestroy;
 const _: cuda_abi::sig::cuMemAllocHost_v2 = cuMemAllocHost_v2;
 const _: cuda_abi::sig::cuMemAllocPitch_v2 = cuMemAllocPitch_v2;
 const _: cuda_abi::sig::cuMemAlloc_v2 = cuMemAlloc_v2;
@@ -5454,9 +5559,9 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuKernelSetAttribute as *const c_void),
     Address::new(cuKernelSetCacheConfig as *const c_void),
     Address::NULL,
+    Address::new(cuLaunchCooperativeKernel as *const c_void),
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuLaunchCooperativeKernel_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::new(cuLaunchHostFunc as *const c_void),
@@ -5478,13 +5583,13 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuLibraryLoadFromFile as *const c_void),
     Address::new(cuLibraryUnload as *const c_void),
     Address::NULL,
+    Address::new(cuLinkAddData_v2 as *const c_void),
     Address::NULL,
+    Address::new(cuLinkAddFile_v2 as *const c_void),
+    Address::new(cuLinkComplete as *const c_void),
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuLinkCreate_v2 as *const c_void),
+    Address::new(cuLinkDestroy as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,

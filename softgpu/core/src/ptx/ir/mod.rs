@@ -48,6 +48,8 @@ pub struct Module {
     pub version: (u32, u32),
     /// What `.target` named, for example `sm_75`.
     pub target: String,
+    /// Its number, for example 75; of several units the highest.
+    pub target_version: u32,
     /// Entry points, in source order.
     pub kernels: Vec<Kernel>,
     /// Every function with a body: kernels and device functions.
@@ -328,10 +330,11 @@ pub enum Linkage {
     Internal,
     /// `.visible`
     Visible,
-    /// `.weak` or `.common`
+    /// `.common`
+    Common,
+    /// `.weak`
     Weak,
-    /// `.extern`: declared here, defined nowhere; any access to it faults unless the embedder
-    /// places it.
+    /// `.extern`: declared, defined nowhere and not used either.
     Extern,
 }
 

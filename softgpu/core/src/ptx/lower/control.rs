@@ -169,7 +169,7 @@ impl<'a> Builder<'_, 'a> {
                     (None, "__assertfail") => CallTarget::Builtin(Builtin::AssertFail),
                     (None, "malloc") => CallTarget::Builtin(Builtin::Malloc),
                     (None, "free") => CallTarget::Builtin(Builtin::Free),
-                    _ => return Err(self.error(format!("{name} has no body and is not supplied"))),
+                    _ => return Err(super::link::undefined(self.pos, name)),
                 };
                 (target, declaration)
             }

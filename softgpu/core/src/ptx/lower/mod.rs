@@ -11,6 +11,7 @@ mod convert;
 mod float;
 mod hints;
 mod layout;
+mod link;
 mod matrix;
 mod memory;
 mod modifiers;
@@ -20,8 +21,8 @@ mod warp;
 
 use std::collections::{HashMap, HashSet};
 
-use super::ast::{self, Item, Operand, StatementKind};
-use super::ir::{self, Global, GlobalSpace, Kernel, Module, Param, Relocation, RelocationTarget};
+use super::ast::{self, Operand, StatementKind};
+use super::ir::{self, Kernel, Module, Param};
 use super::lexer::Pos;
 use super::{CompileError, ErrorKind, Target};
 use layout::Layout;
@@ -56,37 +57,77 @@ fn failure(pos: Pos, reason: impl Into<String>) -> CompileError {
     }
 }
 
-/// Lowers a module.
-pub fn lower(tree: &ast::Module<'_>, target: &Target) -> Result<Module> {
-    check_version(tree, target)?;
-    let mut module = Module {
-        version: tree.version,
-        target: tree.target.first().copied().unwrap_or_default().to_owned(),
-        ..Module::default()
-    };
-    let mut context = Context {
-        globals: HashMap::new(),
-        functions: HashMap::new(),
-        shared: HashMap::new(),
-    };
-    declare(tree, &mut context, &mut module)?;
-    initialize(tree, &context, &mut module)?;
+/// How much is asked of [`lower`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// A module to be run: everything that it refers to must be there.
+    Whole,
+    /// Only whether the last unit fits to those before it: what it refers to may still come. The module
+    /// that results cannot be run.
+    Last,
+}
 
-    let common = common_shared(tree, &context)?;
-    for item in &tree.items {
-        let Item::Function(function) = item else {
+/// Lowers the units of a module. An error says which unit it is about.
+pub fn lower(
+    trees: &[ast::Module<'_>],
+    target: &Target,
+    extent: Extent,
+) -> std::result::Result<Module, (usize, CompileError)> {
+    let mut module = Module::default();
+    for (unit, tree) in trees.iter().enumerate() {
+        let version = check_version(tree, target).map_err(|error| (unit, error))?;
+        if version >= module.target_version {
+            module.target_version = version;
+            module.target = tree.target.first().copied().unwrap_or_default().to_owned();
+        }
+        module.version = module.version.max(tree.version);
+    }
+    let units = link::declare(trees, extent, &mut module)?;
+    let common = common_shared(trees, &units)?;
+    for (index, (tree, unit)) in trees.iter().zip(&units).enumerate() {
+        if extent == Extent::Last && index + 1 < trees.len() {
+            continue;
+        }
+        lower_unit(
+            &mut module,
+            tree,
+            unit,
+            common.layout,
+            &common.offsets[index],
+        )
+        .map_err(|error| (index, error))?;
+    }
+    if extent == Extent::Whole {
+        for kernel in 0..module.kernels.len() {
+            module.kernels[kernel].local_bytes =
+                local_bytes(&module, module.kernels[kernel].function);
+        }
+        link::check_references(&module, &units)?;
+    }
+    Ok(module)
+}
+
+fn lower_unit<'a>(
+    module: &mut Module,
+    tree: &ast::Module<'a>,
+    unit: &link::Unit<'a>,
+    common: Layout,
+    offsets: &HashMap<&'a str, u32>,
+) -> Result<()> {
+    let context = &unit.context;
+    for (item, function) in link::functions(tree) {
+        let (Some(body), true) = (&function.body, unit.bodies.contains(&item)) else {
             continue;
         };
-        let Some(body) = &function.body else { continue };
         let mut shared = Layout::default();
         let mut names: HashMap<&str, u32> = HashMap::new();
         let used = used_names(body);
         let calls = body.iter().any(|statement| {
             matches!(&statement.kind, StatementKind::Instruction(i) if i.opcode == "call")
         });
-        if !function.entry || calls || used.iter().any(|name| common.offsets.contains_key(name)) {
-            shared = common.layout;
-            names.clone_from(&common.offsets);
+        if !function.entry || calls || used.iter().any(|name| offsets.contains_key(name)) {
+            shared = common;
+            names.clone_from(offsets);
         }
         if function.entry {
             for (name, (size, align)) in sorted(&context.shared) {
@@ -98,15 +139,13 @@ pub fn lower(tree: &ast::Module<'_>, target: &Target) -> Result<Module> {
                 }
             }
         }
-        builder::lower_function(&mut module, &context, function, body, shared, names)?;
+        builder::lower_function(module, context, function, body, shared, names)?;
     }
-    for kernel in 0..module.kernels.len() {
-        module.kernels[kernel].local_bytes = local_bytes(&module, module.kernels[kernel].function);
-    }
-    Ok(module)
+    Ok(())
 }
 
-fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<()> {
+/// The `sm_` version that the unit is for.
+fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<u32> {
     let refuse = |kind, pos: Pos, reason: String| {
         Err(CompileError {
             kind,
@@ -135,9 +174,9 @@ fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<()> {
         Ok(version)
             if number.len() == digits.len() && version <= device_major * 10 + device_minor =>
         {
-            Ok(())
+            Ok(version)
         }
-        Ok(version) if version == device_major * 10 + device_minor => Ok(()),
+        Ok(version) if version == device_major * 10 + device_minor => Ok(version),
         Ok(_) => {
             let reason = format!(
                 "{name} code does not run on a device of capability {device_major}.{device_minor}"
@@ -152,184 +191,37 @@ fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<()> {
     }
 }
 
-/// Enters every name of the module, so that order of declaration does not matter.
-fn declare<'a>(
-    tree: &ast::Module<'a>,
-    context: &mut Context<'a>,
-    module: &mut Module,
-) -> Result<()> {
-    let mut bodies = 0u32;
-    for item in &tree.items {
-        match item {
-            Item::Variable(variable) => {
-                let (size, align) = layout::size_and_align(variable)?;
-                if variable.space == ".shared" {
-                    let size = (size > 0 || !variable.dims.contains(&0)).then_some(size);
-                    let size = size
-                        .map(|size| layout::small(size, variable.pos))
-                        .transpose()?;
-                    context.shared.insert(variable.name, (size, align));
-                    continue;
-                }
-                let linkage = match variable.linkage {
-                    ast::Linkage::Internal => ir::Linkage::Internal,
-                    ast::Linkage::Visible => ir::Linkage::Visible,
-                    ast::Linkage::Weak => ir::Linkage::Weak,
-                    ast::Linkage::Extern => ir::Linkage::Extern,
-                };
-                let global = Global {
-                    name: variable.name.to_owned(),
-                    space: if variable.space == ".const" {
-                        GlobalSpace::Const
-                    } else {
-                        GlobalSpace::Global
-                    },
-                    size,
-                    align,
-                    init: Vec::new(),
-                    relocations: Vec::new(),
-                    linkage,
-                };
-                match context.globals.get(variable.name) {
-                    // A declaration followed or preceded by the definition.
-                    Some(&index) => {
-                        let slot = &mut module.globals[usize::try_from(index).unwrap_or(0)];
-                        if slot.linkage == ir::Linkage::Extern {
-                            *slot = global;
-                        } else if linkage != ir::Linkage::Extern {
-                            return Err(failure(
-                                variable.pos,
-                                format!("{} is defined twice", variable.name),
-                            ));
-                        }
-                    }
-                    None => {
-                        let index = layout::count(module.globals.len(), variable.pos)?;
-                        context.globals.insert(variable.name, index);
-                        module.globals.push(global);
-                    }
-                }
-            }
-            Item::Function(function) => {
-                let index = function.body.as_ref().map(|_| bodies);
-                bodies += u32::from(index.is_some());
-                let mut frame = Layout::default();
-                let params = layout::parameters(&function.params, &mut frame)?;
-                let returns = layout::parameters(&function.returns, &mut frame)?;
-                let known = context.functions.get(function.name);
-                if let (Some(_), Some(_)) = (known.and_then(|known| known.index), index) {
-                    return Err(failure(
-                        function.pos,
-                        format!("{} is defined twice", function.name),
-                    ));
-                }
-                if index.is_some() || known.is_none() {
-                    let declaration = Declaration {
-                        index,
-                        entry: function.entry,
-                        params,
-                        returns,
-                    };
-                    context.functions.insert(function.name, declaration);
-                }
-            }
-            Item::Alias { .. } => {}
-        }
-    }
-    for item in &tree.items {
-        let Item::Alias { pos, name, target } = item else {
-            continue;
-        };
-        let found = context.functions.get(target).filter(|f| f.index.is_some());
-        let Some(found) = found.filter(|f| !f.entry).cloned() else {
-            return Err(failure(
-                *pos,
-                format!("{target} is no function with a body"),
-            ));
-        };
-        match context.functions.insert(name, found) {
-            Some(Declaration { index: Some(_), .. }) => {
-                return Err(failure(*pos, format!("{name} is defined twice")));
-            }
-            Some(_) => {}
-            None => return Err(failure(*pos, format!("{name} is not declared"))),
-        }
-    }
-    Ok(())
-}
-
-/// Lays out initial values.
-fn initialize(tree: &ast::Module<'_>, context: &Context<'_>, module: &mut Module) -> Result<()> {
-    for item in &tree.items {
-        let Item::Variable(variable) = item else {
-            continue;
-        };
-        let (Some(init), Some(&index)) = (&variable.init, context.globals.get(variable.name))
-        else {
-            continue;
-        };
-        let mut values = Vec::new();
-        layout::flatten(init, &variable.dims, &mut values);
-        let ty = layout::ty(variable)?;
-        let bytes = u64::from(ty.bytes());
-        let global = &mut module.globals[usize::try_from(index).unwrap_or(0)];
-        let mut init = Vec::new();
-        for (element, value) in values {
-            let offset = element.saturating_mul(bytes);
-            if offset.saturating_add(bytes) > global.size {
-                return Err(failure(variable.pos, "more initial values than elements"));
-            }
-            let bits = match *value {
-                ast::Value::Symbol { name, addend, .. } => {
-                    let target = match (context.globals.get(name), context.functions.get(name)) {
-                        (Some(&index), _) => RelocationTarget::Global(index),
-                        (
-                            _,
-                            Some(Declaration {
-                                index: Some(index), ..
-                            }),
-                        ) => RelocationTarget::Function(*index),
-                        _ => return Err(failure(variable.pos, format!("{name} is not defined"))),
-                    };
-                    let bytes = u8::try_from(ty.bytes()).unwrap_or(8);
-                    global.relocations.push(Relocation {
-                        offset,
-                        bytes,
-                        target,
-                        addend,
-                    });
-                    0
-                }
-                other => layout::bits(other, ty),
-            };
-            // The size is at most what `small` admits.
-            let start = usize::try_from(offset).unwrap_or(usize::MAX);
-            let count = usize::try_from(bytes).unwrap_or(8);
-            if init.len() < start + count {
-                init.resize(start + count, 0);
-            }
-            init[start..start + count].copy_from_slice(&bits.to_le_bytes()[..count]);
-        }
-        global.init = init;
-    }
-    Ok(())
-}
-
-/// Shared variables that device functions use: they need one place for all kernels.
+/// Shared variables that device functions use: they need one place for all kernels of all units.
 struct CommonShared<'a> {
     layout: Layout,
-    offsets: HashMap<&'a str, u32>,
+    /// By unit.
+    offsets: Vec<HashMap<&'a str, u32>>,
 }
 
-fn common_shared<'a>(tree: &ast::Module<'a>, context: &Context<'a>) -> Result<CommonShared<'a>> {
+fn common_shared<'a>(
+    trees: &[ast::Module<'a>],
+    units: &[link::Unit<'a>],
+) -> std::result::Result<CommonShared<'a>, (usize, CompileError)> {
     let mut common = CommonShared {
         layout: Layout::default(),
-        offsets: HashMap::new(),
+        offsets: Vec::with_capacity(trees.len()),
     };
-    for item in &tree.items {
-        let Item::Function(function) = item else {
-            continue;
-        };
+    for (index, (tree, unit)) in trees.iter().zip(units).enumerate() {
+        let mut offsets = HashMap::new();
+        unit_shared(tree, &unit.context, &mut common.layout, &mut offsets)
+            .map_err(|error| (index, error))?;
+        common.offsets.push(offsets);
+    }
+    Ok(common)
+}
+
+fn unit_shared<'a>(
+    tree: &ast::Module<'a>,
+    context: &Context<'a>,
+    layout: &mut Layout,
+    offsets: &mut HashMap<&'a str, u32>,
+) -> Result<()> {
+    for (_, function) in link::functions(tree) {
         let (false, Some(body)) = (function.entry, &function.body) else {
             continue;
         };
@@ -337,28 +229,23 @@ fn common_shared<'a>(tree: &ast::Module<'a>, context: &Context<'a>) -> Result<Co
         for (name, (size, align)) in sorted(&context.shared) {
             if let Some(size) = size
                 && used.contains(name)
-                && !common.offsets.contains_key(name)
+                && !offsets.contains_key(name)
             {
-                common
-                    .offsets
-                    .insert(name, common.layout.place(size, align, function.pos)?);
+                offsets.insert(name, layout.place(size, align, function.pos)?);
             }
         }
         for statement in body {
             if let StatementKind::Variable(variable) = &statement.kind
                 && variable.space == ".shared"
-                && !common.offsets.contains_key(variable.name)
+                && !offsets.contains_key(variable.name)
             {
                 let (size, align) = layout::size_and_align(variable)?;
                 let size = layout::small(size, variable.pos)?;
-                common.offsets.insert(
-                    variable.name,
-                    common.layout.place(size, align, variable.pos)?,
-                );
+                offsets.insert(variable.name, layout.place(size, align, variable.pos)?);
             }
         }
     }
-    Ok(common)
+    Ok(())
 }
 
 fn sorted<'a, T: Copy>(map: &HashMap<&'a str, T>) -> Vec<(&'a str, T)> {

@@ -1,0 +1,184 @@
+//! The linker: links under way, with their logs and what came of them.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cuda_abi::types::CUresult;
+use idm_protocol::handle::Kind;
+use idm_protocol::wire;
+
+use super::module::{as_c, object, option_bytes, options};
+use crate::driver::{Input, LinkLogs};
+use crate::session::{Frame, Outcome, Refusal, Session};
+
+/// Links that a client may have under way: each holds logs, and inputs in the driver.
+const MOST_LINKS: usize = 64;
+/// Most bytes of a log: more would not fit into a side buffer beside another.
+const MOST_LOG_BYTES: u32 = 1 << 20;
+/// Longest name of an input.
+const MOST_NAME_BYTES: u32 = 32 << 10;
+
+/// What the session keeps of a link besides the driver's object.
+#[derive(Debug)]
+pub struct Link {
+    logs: LinkLogs,
+    image: Vec<u8>,
+}
+
+/// The links of a session, by handle.
+pub type Links = HashMap<u64, Arc<Mutex<Link>>>;
+
+/// Begins a link.
+pub fn cuLinkCreate_v2(
+    session: &Session,
+    request: &wire::CuLinkCreateV2,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    session.check_free(Kind::LINK, request.link)?;
+    if request.log_bytes > MOST_LOG_BYTES {
+        return Err(CUresult::CUDA_ERROR_INVALID_VALUE.into());
+    }
+    if session.links().len() >= MOST_LINKS {
+        return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY.into());
+    }
+    let listed = frame.tail::<wire::CuLinkCreateV2>(option_bytes(request.option_count)?)?;
+    let mut options = options(listed)?;
+    let log_bytes = usize::try_from(request.log_bytes).unwrap_or(0);
+    options.info_log = vec![0; log_bytes];
+    options.error_log = vec![0; log_bytes];
+    let mut logs = LinkLogs::new(options);
+    let state = session.driver().create_link(&mut logs)?;
+    let link = Link {
+        logs,
+        image: Vec::new(),
+    };
+    session
+        .links()
+        .insert(request.link, Arc::new(Mutex::new(link)));
+    session.bind_object(Kind::LINK, request.link, Ok(object(state, None, 0)))
+}
+
+/// Adds an input.
+pub fn cuLinkAddData_v2(
+    session: &Session,
+    request: &wire::CuLinkAddDataV2,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+    if request.name_bytes > MOST_NAME_BYTES {
+        return Err(invalid.into());
+    }
+    let option_bytes = option_bytes(request.option_count)?;
+    let name_bytes = usize::try_from(request.name_bytes).map_err(|_| invalid)?;
+    let fixed = option_bytes + name_bytes;
+    let (head, mut data) = if request.upload == 0 {
+        let data_bytes = usize::try_from(request.data_bytes).map_err(|_| invalid)?;
+        let tail = frame.tail::<wire::CuLinkAddDataV2>(fixed.saturating_add(data_bytes))?;
+        let (head, data) = tail.split_at(fixed);
+        (head, data.to_vec())
+    } else {
+        let data = session.take_upload(frame.lane().index(), request.upload)?;
+        (frame.tail::<wire::CuLinkAddDataV2>(fixed)?, data)
+    };
+    if data.is_empty() {
+        return Err(invalid.into());
+    }
+    let (listed, name) = head.split_at(option_bytes);
+    let mut options = options(listed)?;
+    let name: Vec<u8> = name.iter().copied().take_while(|&b| b != 0).collect();
+    let name = [&name[..], &[0]].concat();
+    let (state, link) = find(session, request.link)?;
+    let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
+    // A driver that takes text for a string finds its end, and what it writes to is ours.
+    let size = data.len();
+    data.push(0);
+    let input = Input {
+        kind: request.kind,
+        data: &mut data,
+        size,
+        name: (request.name_bytes > 0).then(|| as_c(&name)),
+    };
+    let added = session.driver().add_to_link(state, input, &mut options);
+    let (info_log_bytes, error_log_bytes) = send_logs(frame, &mut link);
+    frame.reply(&wire::CuLinkAddDataV2Reply {
+        info_log_bytes,
+        error_log_bytes,
+        wall_time: options.wall_time.unwrap_or(link.logs.wall_time()),
+        reserved: 0,
+    });
+    Ok(added?)
+}
+
+/// Makes the image, which stays with the link.
+pub fn cuLinkComplete(
+    session: &Session,
+    request: &wire::CuLinkComplete,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let (state, link) = find(session, request.link)?;
+    let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
+    let completed = session.driver().complete_link(state);
+    let completed = completed.map(|image| link.image = image);
+    let (info_log_bytes, error_log_bytes) = send_logs(frame, &mut link);
+    frame.reply(&wire::CuLinkCompleteReply {
+        image_bytes: link.image.len() as u64,
+        info_log_bytes,
+        error_log_bytes,
+        wall_time: link.logs.wall_time(),
+        reserved: 0,
+    });
+    Ok(completed?)
+}
+
+/// Hands out a piece of the image.
+pub fn vgpuLinkRead(
+    session: &Session,
+    request: &wire::VgpuLinkRead,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+    let (_, link) = find(session, request.link)?;
+    let link = link.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = usize::try_from(request.offset).map_err(|_| invalid)?;
+    let bytes = usize::try_from(request.bytes).map_err(|_| invalid)?;
+    let piece = start
+        .checked_add(bytes)
+        .and_then(|end| link.image.get(start..end))
+        .ok_or(invalid)?;
+    frame.reply_aside(0, piece)
+}
+
+/// Ends a link.
+pub fn cuLinkDestroy(
+    session: &Session,
+    request: &wire::CuLinkDestroy,
+    _: &mut Frame<'_>,
+) -> Outcome {
+    let state = session.take_object(Kind::LINK, request.link)?.pointer;
+    let destroyed = session.driver().destroy_link(state);
+    // Not before: the driver may write to the logs until then.
+    session.links().remove(&request.link);
+    Ok(destroyed?)
+}
+
+fn find(session: &Session, link: u64) -> Result<(usize, Arc<Mutex<Link>>), Refusal> {
+    let state = session.object(Kind::LINK, link)?.pointer;
+    let found = session.links().get(&link).cloned();
+    Ok((state, found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?))
+}
+
+/// Info first, error at the next multiple of 8; what does not fit is cut.
+fn send_logs(frame: &Frame<'_>, link: &mut Link) -> (u32, u32) {
+    let (mut info, mut error) = link.logs.texts();
+    let room = frame.side_byte_len();
+    info.truncate(room);
+    let at = info.len().next_multiple_of(8);
+    error.truncate(room.saturating_sub(at));
+    // Cut to fit; and a log that is lost is no reason to fail a link.
+    let _ = frame.reply_aside(0, &info);
+    let _ = frame.reply_aside(at, &error);
+    let count = |log: &[u8]| u32::try_from(log.len()).unwrap_or(0);
+    (count(&info), count(&error))
+}
