@@ -186,6 +186,64 @@ fn structures_have_the_layout_of_cudarc() {
         sharedDataType,
         sharedData
     });
+    same!(CUDA_MEMCPY3D {
+        srcXInBytes,
+        srcZ,
+        srcLOD,
+        srcMemoryType,
+        srcHost,
+        srcDevice,
+        srcArray,
+        srcPitch,
+        srcHeight,
+        dstXInBytes,
+        dstZ,
+        dstMemoryType,
+        dstHost,
+        dstDevice,
+        dstArray,
+        dstPitch,
+        dstHeight,
+        WidthInBytes,
+        Height,
+        Depth
+    });
+    same!(CUDA_ARRAY_DESCRIPTOR {
+        Width,
+        Height,
+        Format,
+        NumChannels
+    });
+    same!(CUDA_ARRAY3D_DESCRIPTOR {
+        Width,
+        Height,
+        Depth,
+        Format,
+        NumChannels,
+        Flags
+    });
+    same!(CUDA_RESOURCE_DESC { resType, flags });
+    same!(CUDA_TEXTURE_DESC {
+        addressMode,
+        filterMode,
+        flags,
+        maxAnisotropy,
+        mipmapFilterMode,
+        mipmapLevelBias,
+        minMipmapLevelClamp,
+        maxMipmapLevelClamp,
+        borderColor
+    });
+    same!(CUDA_RESOURCE_VIEW_DESC {
+        format,
+        width,
+        height,
+        depth,
+        firstMipmapLevel,
+        lastMipmapLevel,
+        firstLayer,
+        lastLayer
+    });
     same!(CUDA_MEMCPY2D {
         srcXInBytes,
         srcY,
@@ -278,6 +336,64 @@ fn comparison_in_c() -> String {
         dstHost,
         WidthInBytes,
         Height
+    });
+    layout!(CUDA_MEMCPY3D {
+        srcXInBytes,
+        srcZ,
+        srcLOD,
+        srcMemoryType,
+        srcHost,
+        srcDevice,
+        srcArray,
+        srcPitch,
+        srcHeight,
+        dstXInBytes,
+        dstZ,
+        dstMemoryType,
+        dstHost,
+        dstDevice,
+        dstArray,
+        dstPitch,
+        dstHeight,
+        WidthInBytes,
+        Height,
+        Depth
+    });
+    layout!(CUDA_ARRAY_DESCRIPTOR {
+        Width,
+        Height,
+        Format,
+        NumChannels
+    });
+    layout!(CUDA_ARRAY3D_DESCRIPTOR {
+        Width,
+        Height,
+        Depth,
+        Format,
+        NumChannels,
+        Flags
+    });
+    layout!(CUDA_RESOURCE_DESC { resType, flags });
+    layout!(CUDA_TEXTURE_DESC {
+        addressMode,
+        filterMode,
+        flags,
+        maxAnisotropy,
+        mipmapFilterMode,
+        mipmapLevelBias,
+        minMipmapLevelClamp,
+        maxMipmapLevelClamp,
+        borderColor
+    });
+    layout!(CUDA_RESOURCE_VIEW_DESC {
+        format,
+        width,
+        height,
+        depth,
+        firstMipmapLevel,
+        lastMipmapLevel,
+        firstLayer,
+        lastLayer
     });
     let table = std::fs::read_to_string(place::repository().join("cuda-abi/data/enums.tsv"))
         .expect("the data is part of the repository");

@@ -10,6 +10,8 @@ pub use crate::generated::enums::*;
 
 pub type CUdevice = c_int;
 pub type CUdeviceptr = u64;
+pub type CUtexObject = u64;
+pub type CUsurfObject = u64;
 
 macro_rules! opaque {
     ($($handle:ident = $target:ident),* $(,)?) => {$(
@@ -37,6 +39,7 @@ opaque! {
     CUgraphNode = CUgraphNode_st,
     CUmemoryPool = CUmemPoolHandle_st,
     CUarray = CUarray_st,
+    CUmipmappedArray = CUmipmappedArray_st,
     CUlinkState = CUlinkState_st,
     CUlogsCallbackHandle = CUlogsCallbackEntry_st,
 }
@@ -145,6 +148,160 @@ pub struct CUDA_MEMCPY2D {
     pub dstPitch: usize,
     pub WidthInBytes: usize,
     pub Height: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUDA_MEMCPY3D {
+    pub srcXInBytes: usize,
+    pub srcY: usize,
+    pub srcZ: usize,
+    pub srcLOD: usize,
+    pub srcMemoryType: CUmemorytype,
+    pub srcHost: *const c_void,
+    pub srcDevice: CUdeviceptr,
+    pub srcArray: CUarray,
+    pub reserved0: *mut c_void,
+    pub srcPitch: usize,
+    pub srcHeight: usize,
+    pub dstXInBytes: usize,
+    pub dstY: usize,
+    pub dstZ: usize,
+    pub dstLOD: usize,
+    pub dstMemoryType: CUmemorytype,
+    pub dstHost: *mut c_void,
+    pub dstDevice: CUdeviceptr,
+    pub dstArray: CUarray,
+    pub reserved1: *mut c_void,
+    pub dstPitch: usize,
+    pub dstHeight: usize,
+    pub WidthInBytes: usize,
+    pub Height: usize,
+    pub Depth: usize,
+}
+
+impl From<CUDA_MEMCPY2D> for CUDA_MEMCPY3D {
+    fn from(flat: CUDA_MEMCPY2D) -> Self {
+        Self {
+            srcXInBytes: flat.srcXInBytes,
+            srcY: flat.srcY,
+            srcZ: 0,
+            srcLOD: 0,
+            srcMemoryType: flat.srcMemoryType,
+            srcHost: flat.srcHost,
+            srcDevice: flat.srcDevice,
+            srcArray: flat.srcArray,
+            reserved0: core::ptr::null_mut(),
+            srcPitch: flat.srcPitch,
+            srcHeight: 0,
+            dstXInBytes: flat.dstXInBytes,
+            dstY: flat.dstY,
+            dstZ: 0,
+            dstLOD: 0,
+            dstMemoryType: flat.dstMemoryType,
+            dstHost: flat.dstHost,
+            dstDevice: flat.dstDevice,
+            dstArray: flat.dstArray,
+            reserved1: core::ptr::null_mut(),
+            dstPitch: flat.dstPitch,
+            dstHeight: 0,
+            WidthInBytes: flat.WidthInBytes,
+            Height: flat.Height,
+            Depth: 1,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUDA_ARRAY_DESCRIPTOR {
+    pub Width: usize,
+    pub Height: usize,
+    pub Format: CUarray_format,
+    pub NumChannels: c_uint,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUDA_ARRAY3D_DESCRIPTOR {
+    pub Width: usize,
+    pub Height: usize,
+    pub Depth: usize,
+    pub Format: CUarray_format,
+    pub NumChannels: c_uint,
+    pub Flags: c_uint,
+}
+
+pub const CUDA_ARRAY3D_LAYERED: c_uint = 1;
+pub const CUDA_ARRAY3D_SURFACE_LDST: c_uint = 2;
+pub const CUDA_ARRAY3D_CUBEMAP: c_uint = 4;
+pub const CUDA_ARRAY3D_TEXTURE_GATHER: c_uint = 8;
+pub const CUDA_ARRAY3D_COLOR_ATTACHMENT: c_uint = 0x20;
+
+/// The union of the C type is `words`, whose meaning `resType` tells: a handle in the first word, or the
+/// fields of [`CUresourcePitch2D`] (of which linear memory has the first three, and its size).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUDA_RESOURCE_DESC {
+    pub resType: CUresourcetype,
+    pub words: [u64; 16],
+    pub flags: c_uint,
+}
+
+/// Memory that a texture reads without an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CUresourcePitch2D {
+    pub devPtr: CUdeviceptr,
+    pub format: CUarray_format,
+    pub numChannels: c_uint,
+    /// For linear memory, its size in bytes.
+    pub width: u64,
+    pub height: u64,
+    pub pitchInBytes: u64,
+}
+
+impl CUDA_RESOURCE_DESC {
+    /// The fields of linear or pitched memory.
+    pub const fn memory(&self) -> CUresourcePitch2D {
+        let [f0, f1, f2, f3, c0, c1, c2, c3] = self.words[1].to_le_bytes();
+        CUresourcePitch2D {
+            devPtr: self.words[0],
+            format: CUarray_format(u32::from_le_bytes([f0, f1, f2, f3])),
+            numChannels: u32::from_le_bytes([c0, c1, c2, c3]),
+            width: self.words[2],
+            height: self.words[3],
+            pitchInBytes: self.words[4],
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C)]
+pub struct CUDA_TEXTURE_DESC {
+    pub addressMode: [CUaddress_mode; 3],
+    pub filterMode: CUfilter_mode,
+    pub flags: c_uint,
+    pub maxAnisotropy: c_uint,
+    pub mipmapFilterMode: CUfilter_mode,
+    pub mipmapLevelBias: f32,
+    pub minMipmapLevelClamp: f32,
+    pub maxMipmapLevelClamp: f32,
+    pub borderColor: [f32; 4],
+    pub reserved: [c_int; 12],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUDA_RESOURCE_VIEW_DESC {
+    pub format: CUresourceViewFormat,
+    pub width: usize,
+    pub height: usize,
+    pub depth: usize,
+    pub firstMipmapLevel: c_uint,
+    pub lastMipmapLevel: c_uint,
+    pub firstLayer: c_uint,
+    pub lastLayer: c_uint,
+    pub reserved: [c_uint; 16],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

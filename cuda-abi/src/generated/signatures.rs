@@ -8,6 +8,21 @@ use core::ffi::{c_char, c_int, c_uint, c_void};
 
 use crate::types::*;
 
+pub type cuArray3DCreate_v2 = unsafe extern "C" fn(
+    pHandle: *mut CUarray,
+    pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR,
+) -> CUresult;
+pub type cuArray3DGetDescriptor_v2 = unsafe extern "C" fn(
+    pArrayDescriptor: *mut CUDA_ARRAY3D_DESCRIPTOR,
+    hArray: CUarray,
+) -> CUresult;
+pub type cuArrayCreate_v2 = unsafe extern "C" fn(
+    pHandle: *mut CUarray,
+    pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR,
+) -> CUresult;
+pub type cuArrayDestroy = unsafe extern "C" fn(hArray: CUarray) -> CUresult;
+pub type cuArrayGetDescriptor_v2 =
+    unsafe extern "C" fn(pArrayDescriptor: *mut CUDA_ARRAY_DESCRIPTOR, hArray: CUarray) -> CUresult;
 pub type cuCtxCreate_v2 =
     unsafe extern "C" fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) -> CUresult;
 pub type cuCtxCreate_v3 = unsafe extern "C" fn(
@@ -295,11 +310,46 @@ pub type cuMemcpy2DAsync_v2 =
     unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D, hStream: CUstream) -> CUresult;
 pub type cuMemcpy2DUnaligned_v2 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D) -> CUresult;
 pub type cuMemcpy2D_v2 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D) -> CUresult;
+pub type cuMemcpy3DAsync_v2 =
+    unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D, hStream: CUstream) -> CUresult;
+pub type cuMemcpy3D_v2 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D) -> CUresult;
 pub type cuMemcpyAsync = unsafe extern "C" fn(
     dst: CUdeviceptr,
     src: CUdeviceptr,
     ByteCount: usize,
     hStream: CUstream,
+) -> CUresult;
+pub type cuMemcpyAtoA_v2 = unsafe extern "C" fn(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult;
+pub type cuMemcpyAtoD_v2 = unsafe extern "C" fn(
+    dstDevice: CUdeviceptr,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult;
+pub type cuMemcpyAtoHAsync_v2 = unsafe extern "C" fn(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult;
+pub type cuMemcpyAtoH_v2 = unsafe extern "C" fn(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult;
+pub type cuMemcpyDtoA_v2 = unsafe extern "C" fn(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
 ) -> CUresult;
 pub type cuMemcpyDtoDAsync_v2 = unsafe extern "C" fn(
     dstDevice: CUdeviceptr,
@@ -321,6 +371,19 @@ pub type cuMemcpyDtoHAsync_v2 = unsafe extern "C" fn(
 pub type cuMemcpyDtoH_v2 = unsafe extern "C" fn(
     dstHost: *mut c_void,
     srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult;
+pub type cuMemcpyHtoAAsync_v2 = unsafe extern "C" fn(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult;
+pub type cuMemcpyHtoA_v2 = unsafe extern "C" fn(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
     ByteCount: usize,
 ) -> CUresult;
 pub type cuMemcpyHtoDAsync_v2 = unsafe extern "C" fn(
@@ -401,6 +464,18 @@ pub type cuMemsetD32_v2 =
 pub type cuMemsetD8Async =
     unsafe extern "C" fn(dstDevice: CUdeviceptr, uc: u8, N: usize, hStream: CUstream) -> CUresult;
 pub type cuMemsetD8_v2 = unsafe extern "C" fn(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult;
+pub type cuMipmappedArrayCreate = unsafe extern "C" fn(
+    pHandle: *mut CUmipmappedArray,
+    pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR,
+    numMipmapLevels: c_uint,
+) -> CUresult;
+pub type cuMipmappedArrayDestroy =
+    unsafe extern "C" fn(hMipmappedArray: CUmipmappedArray) -> CUresult;
+pub type cuMipmappedArrayGetLevel = unsafe extern "C" fn(
+    pLevelArray: *mut CUarray,
+    hMipmappedArray: CUmipmappedArray,
+    level: c_uint,
+) -> CUresult;
 pub type cuModuleEnumerateFunctions = unsafe extern "C" fn(
     functions: *mut CUfunction,
     numFunctions: c_uint,
@@ -528,5 +603,27 @@ pub type cuStreamQuery = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamSynchronize = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamWaitEvent =
     unsafe extern "C" fn(hStream: CUstream, hEvent: CUevent, Flags: c_uint) -> CUresult;
+pub type cuSurfObjectCreate = unsafe extern "C" fn(
+    pSurfObject: *mut CUsurfObject,
+    pResDesc: *const CUDA_RESOURCE_DESC,
+) -> CUresult;
+pub type cuSurfObjectDestroy = unsafe extern "C" fn(surfObject: CUsurfObject) -> CUresult;
+pub type cuSurfObjectGetResourceDesc =
+    unsafe extern "C" fn(pResDesc: *mut CUDA_RESOURCE_DESC, surfObject: CUsurfObject) -> CUresult;
+pub type cuTexObjectCreate = unsafe extern "C" fn(
+    pTexObject: *mut CUtexObject,
+    pResDesc: *const CUDA_RESOURCE_DESC,
+    pTexDesc: *const CUDA_TEXTURE_DESC,
+    pResViewDesc: *const CUDA_RESOURCE_VIEW_DESC,
+) -> CUresult;
+pub type cuTexObjectDestroy = unsafe extern "C" fn(texObject: CUtexObject) -> CUresult;
+pub type cuTexObjectGetResourceDesc =
+    unsafe extern "C" fn(pResDesc: *mut CUDA_RESOURCE_DESC, texObject: CUtexObject) -> CUresult;
+pub type cuTexObjectGetResourceViewDesc = unsafe extern "C" fn(
+    pResViewDesc: *mut CUDA_RESOURCE_VIEW_DESC,
+    texObject: CUtexObject,
+) -> CUresult;
+pub type cuTexObjectGetTextureDesc =
+    unsafe extern "C" fn(pTexDesc: *mut CUDA_TEXTURE_DESC, texObject: CUtexObject) -> CUresult;
 pub type cuThreadExchangeStreamCaptureMode =
     unsafe extern "C" fn(mode: *mut CUstreamCaptureMode) -> CUresult;

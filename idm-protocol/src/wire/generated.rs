@@ -393,7 +393,7 @@ impl Request for CuLinkCreateV2 {
     const OPCODE: u16 = 40;
 }
 
-/// Request of `cuLinkAddData_v2`. The tail: scalar JIT options, the name, then the input, unless an upload holds it. The link's logs so far come back as with cuModuleLoadDataEx.
+/// Request of `cuLinkAddData_v2`. The tail: scalar JIT options, the name, at the next multiple of 8 the input, unless an upload holds it. The link's logs so far come back as with cuModuleLoadDataEx.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuLinkAddDataV2 {

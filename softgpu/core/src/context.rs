@@ -339,7 +339,10 @@ impl Context {
         request.check(&self.device)?;
         let job = Job {
             gpu: Arc::clone(&self.gpu),
-            space: LaunchSpace::new(self.gpu.space().view(self.id)),
+            space: LaunchSpace::new(
+                self.gpu.space().view(self.id),
+                Arc::clone(self.gpu.images()),
+            ),
             fault: Arc::clone(&self.fault),
             health: self.health.clone(),
             output: Arc::clone(&self.output),
@@ -505,6 +508,9 @@ impl Context {
         }
         scheduler.close(self.legacy);
         scheduler.forget_group(self.id);
+        self.gpu
+            .images()
+            .remove_where(|bound| bound.owner == self.id);
         self.gpu.space().remove_owned(self.id);
     }
 
@@ -621,7 +627,7 @@ fn hold(health: Option<&Health>) {
 /// The driver's error for a fault.
 fn error_of(fault: &Fault) -> Error {
     match fault.kind {
-        FaultKind::IllegalAddress { .. } => Error::IllegalAddress,
+        FaultKind::IllegalAddress { .. } | FaultKind::InvalidImage { .. } => Error::IllegalAddress,
         FaultKind::MisalignedAddress { .. } => Error::MisalignedAddress,
         FaultKind::IllegalInstruction => Error::IllegalInstruction,
         FaultKind::Assert { .. } => Error::Assert,

@@ -8,6 +8,8 @@ use crate::config::{Config, Log};
 use crate::context::Context;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::handle::Table;
+use crate::image::Images;
 use crate::memory::Space;
 use crate::schedule::Scheduler;
 use crate::shared::{Health, State, device_folder};
@@ -21,6 +23,7 @@ pub struct Gpu {
     /// Of shared devices; none of others.
     health: Vec<Arc<Health>>,
     scheduler: Scheduler,
+    images: Arc<Images>,
     contexts: AtomicU64,
     grids: AtomicU64,
 }
@@ -57,6 +60,7 @@ impl Gpu {
             space,
             health,
             scheduler: Scheduler::new(),
+            images: Arc::new(Table::new(16)),
             contexts: AtomicU64::new(1),
             grids: AtomicU64::new(1),
         }))
@@ -93,6 +97,12 @@ impl Gpu {
     #[must_use]
     pub const fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// Texture and surface objects.
+    #[must_use]
+    pub const fn images(&self) -> &Arc<Images> {
+        &self.images
     }
 
     /// Makes a context on a device.

@@ -12,6 +12,7 @@ pub mod exec;
 pub mod fatbin;
 pub mod gpu;
 pub mod handle;
+pub mod image;
 pub mod linker;
 pub mod memory;
 pub mod module;

@@ -8,8 +8,10 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::exec::image::Image;
 use crate::exec::{AddressSpace, Range};
-use crate::memory::{Allocation, Space, View};
+use crate::image::Images;
+use crate::memory::{Allocation, Kind, Space, View};
 use crate::os;
 
 /// A range of memory that may be read and written for as long as the value lives.
@@ -29,7 +31,7 @@ impl Span {
     pub fn device(space: &Space, address: u64, length: u64) -> Result<Self> {
         let allocation = space.find(address).ok_or(Error::InvalidValue)?;
         let end = address.checked_add(length).ok_or(Error::InvalidValue)?;
-        if end > allocation.end() {
+        if end > allocation.end() || allocation.kind == Kind::Array {
             return Err(Error::InvalidValue);
         }
         Ok(Self {
@@ -37,6 +39,16 @@ impl Span {
             length,
             allocation: Some(allocation),
         })
+    }
+
+    /// All of an allocation.
+    #[must_use]
+    pub fn of(allocation: &Arc<Allocation>) -> Self {
+        Self {
+            address: allocation.start,
+            length: allocation.size,
+            allocation: Some(Arc::clone(allocation)),
+        }
     }
 
     /// Memory of the host or, as all addresses are unified, of a device.
@@ -54,6 +66,7 @@ impl Span {
             return Err(Error::InvalidValue);
         }
         match space.find(address) {
+            Some(allocation) if allocation.kind == Kind::Array => Err(Error::InvalidValue),
             Some(allocation) if end <= allocation.end() => Ok(Self {
                 address,
                 length,
@@ -129,11 +142,22 @@ impl Span {
 
 /// The addresses that a launch may touch.
 #[derive(Debug)]
-pub(crate) struct LaunchSpace(View);
+pub(crate) struct LaunchSpace {
+    view: View,
+    images: Arc<Images>,
+}
 
 impl LaunchSpace {
-    pub(crate) const fn new(view: View) -> Self {
-        Self(view)
+    pub(crate) const fn new(view: View, images: Arc<Images>) -> Self {
+        Self { view, images }
+    }
+}
+
+fn found((start, end, writable): (u64, u64, bool)) -> Range {
+    Range {
+        start,
+        end,
+        writable,
     }
 }
 
@@ -142,12 +166,16 @@ impl LaunchSpace {
 // memory is the program's promise to the Driver API. No Rust reference into any of it exists.
 unsafe impl AddressSpace for LaunchSpace {
     fn resolve(&self, address: u64) -> Option<Range> {
-        let (start, end, writable) = self.0.range(address)?;
-        Some(Range {
-            start,
-            end,
-            writable,
-        })
+        self.view.range(address).map(found)
+    }
+
+    fn image(&self, object: u64) -> Option<Arc<Image>> {
+        let bound = self.images.get(object)?;
+        (bound.owner == self.view.owner()).then(|| Arc::clone(&bound.image))
+    }
+
+    fn resolve_image(&self, address: u64) -> Option<Range> {
+        self.view.image_range(address).map(found)
     }
 }
 

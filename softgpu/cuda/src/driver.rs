@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cuda_abi::resolver::DefaultStream;
+use cuda_abi::types::{CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC, CUDA_TEXTURE_DESC};
 use softgpu_core::config::Config;
 use softgpu_core::context::{Context, Record};
 use softgpu_core::error::{Error, Result};
 use softgpu_core::gpu::Gpu;
 use softgpu_core::handle::Table;
+use softgpu_core::image::{Array, MipmappedArray};
 use softgpu_core::module::{Code, Kernel, Module};
 use softgpu_core::schedule::StreamId;
 
@@ -28,6 +30,10 @@ pub(crate) struct Driver {
     pub libraries: Table<Library>,
     pub kernels: Table<LibraryKernel>,
     pub links: Table<Link>,
+    pub arrays: Table<ArrayObject>,
+    pub mipmapped_arrays: Table<MipmappedObject>,
+    /// What texture and surface objects were made with, by value.
+    pub image_objects: Mutex<HashMap<u64, ImageObject>>,
     /// Handle of each device's primary context.
     primaries: Vec<u64>,
     /// Per-thread default streams, by thread and context. A thread's entry outlives it, until the context
@@ -147,6 +153,30 @@ pub(crate) struct LibraryKernel {
     pub name: CString,
 }
 
+/// An array of a program's.
+pub(crate) struct ArrayObject {
+    pub context: Arc<Context>,
+    pub array: Arc<Array>,
+    /// Handle of the mipmapped array that it is a level of, and goes with.
+    pub level_of: Option<u64>,
+}
+
+/// A mipmapped array of a program's.
+pub(crate) struct MipmappedObject {
+    pub context: Arc<Context>,
+    pub array: MipmappedArray,
+}
+
+/// What a texture or surface object was made with.
+#[derive(Clone, Copy)]
+pub(crate) struct ImageObject {
+    pub owner: u64,
+    pub resource: CUDA_RESOURCE_DESC,
+    /// None for a surface.
+    pub texture: Option<CUDA_TEXTURE_DESC>,
+    pub view: Option<CUDA_RESOURCE_VIEW_DESC>,
+}
+
 /// A link that a program has under way.
 pub(crate) type Link = Mutex<crate::api::linker::Link>;
 
@@ -244,6 +274,9 @@ impl Driver {
             libraries: Table::new(6),
             kernels: Table::new(7),
             links: Table::new(8),
+            arrays: Table::new(9),
+            mipmapped_arrays: Table::new(10),
+            image_objects: Mutex::default(),
             primaries,
             thread_streams: Mutex::default(),
         })
@@ -368,6 +401,9 @@ impl Driver {
         context.destroy(streams);
         crate::edge::print(&context.take_output());
         self.events.remove_where(|e| e.context.id() == id);
+        self.arrays.remove_where(|a| a.context.id() == id);
+        self.mipmapped_arrays.remove_where(|a| a.context.id() == id);
+        self.image_objects().retain(|_, object| object.owner != id);
         self.functions.remove_where(|f| f.context.id() == id);
         for (module, gone) in self.modules.remove_where(|m| m.context.id() == id) {
             if let Some(library) = gone.library.and_then(|l| self.libraries.get(l)) {
@@ -380,6 +416,13 @@ impl Driver {
         }
         // Last and with no lock held: destructors of context-local storage may call back in.
         crate::private_tables::context_destroyed(handle);
+    }
+
+    /// What image objects were made with, locked.
+    pub fn image_objects(&self) -> MutexGuard<'_, HashMap<u64, ImageObject>> {
+        self.image_objects
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Handle of the context with an id.

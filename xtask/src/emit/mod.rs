@@ -55,6 +55,13 @@ pub fn rust_type(c_type: &str) -> String {
         "CUdevprop_v1" => "CUdevprop",
         "CUDA_MEMCPY2D_v2" => "CUDA_MEMCPY2D",
         "CUDA_MEMCPY3D_v2" => "CUDA_MEMCPY3D",
+        "CUDA_ARRAY_DESCRIPTOR_v2" => "CUDA_ARRAY_DESCRIPTOR",
+        "CUDA_ARRAY3D_DESCRIPTOR_v2" => "CUDA_ARRAY3D_DESCRIPTOR",
+        "CUDA_RESOURCE_DESC_v1" => "CUDA_RESOURCE_DESC",
+        "CUDA_TEXTURE_DESC_v1" => "CUDA_TEXTURE_DESC",
+        "CUDA_RESOURCE_VIEW_DESC_v1" => "CUDA_RESOURCE_VIEW_DESC",
+        "CUtexObject_v1" => "CUtexObject",
+        "CUsurfObject_v1" => "CUsurfObject",
         other => other,
     }
     .to_owned()

@@ -72,7 +72,7 @@ pub fn cuLinkAddData_v2(
     }
     let option_bytes = option_bytes(request.option_count)?;
     let name_bytes = usize::try_from(request.name_bytes).map_err(|_| invalid)?;
-    let fixed = option_bytes + name_bytes;
+    let fixed = (option_bytes + name_bytes).next_multiple_of(8);
     let (head, mut data) = if request.upload == 0 {
         let data_bytes = usize::try_from(request.data_bytes).map_err(|_| invalid)?;
         let tail = frame.tail::<wire::CuLinkAddDataV2>(fixed.saturating_add(data_bytes))?;
@@ -87,7 +87,8 @@ pub fn cuLinkAddData_v2(
     }
     let (listed, name) = head.split_at(option_bytes);
     let mut options = options(listed)?;
-    let name: Vec<u8> = name.iter().copied().take_while(|&b| b != 0).collect();
+    let name = name.iter().copied().take(name_bytes);
+    let name: Vec<u8> = name.take_while(|&b| b != 0).collect();
     let name = [&name[..], &[0]].concat();
     let (state, link) = find(session, request.link)?;
     let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);

@@ -123,6 +123,9 @@ unsafe fn add(
     let side = usize::try_from(session.welcome.limits.side_bytes).unwrap_or(0);
     let padding = 16;
     let inline = data.len() + name.len() + given.scalars.len() + padding <= side;
+    // Parts of a tail begin at whole words; the name does not end at one by itself.
+    let mut head = [&given.scalars[..], name].concat();
+    head.resize(head.len().next_multiple_of(8), 0);
     let upload = if inline { 0 } else { upload(&mut call, data)? };
     let request = wire::CuLinkAddDataV2 {
         link: state as u64,
@@ -133,7 +136,7 @@ unsafe fn add(
         option_count: given.scalar_count,
         reserved: 0,
     };
-    let parts: [&[u8]; 3] = [&given.scalars, name, if inline { data } else { &[] }];
+    let parts: [&[u8]; 2] = [&head, if inline { data } else { &[] }];
     call.exchange_raw(&request, &parts, |lane, status, body| {
         if let Ok(reply) = parse::<wire::CuLinkAddDataV2Reply>(body) {
             let bytes = (reply.info_log_bytes, reply.error_log_bytes);

@@ -223,6 +223,14 @@ unsafe impl super::AddressSpace for WithWorkspace<'_> {
             self.space.resolve(address)
         }
     }
+
+    fn image(&self, object: u64) -> Option<std::sync::Arc<super::image::Image>> {
+        self.space.image(object)
+    }
+
+    fn resolve_image(&self, address: u64) -> Option<super::Range> {
+        self.space.resolve_image(address)
+    }
 }
 
 /// The addresses of a warp's active lanes, summed up for one check.
@@ -352,6 +360,11 @@ impl Span {
     /// not outlive that run.
     pub unsafe fn new(range: super::Range) -> Self {
         Self(range)
+    }
+
+    /// The memory that an image's texels lie in; to be used no longer than the current instruction.
+    pub fn of_image(space: &dyn super::AddressSpace, address: u64) -> Option<Self> {
+        space.resolve_image(address).map(Self)
     }
 
     #[inline(always)]

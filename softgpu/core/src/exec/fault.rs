@@ -47,6 +47,11 @@ pub enum FaultKind {
         /// The pointer.
         address: u64,
     },
+    /// A value that is no texture, or no surface, of the context.
+    InvalidImage {
+        /// The value.
+        object: u64,
+    },
     /// The launch was cancelled.
     Cancelled,
     /// The launch does not fit the kernel, so that nothing of it ran.
@@ -103,6 +108,12 @@ impl fmt::Display for FaultKind {
                 )
             }
             Self::InvalidPc { address } => write!(f, "call to invalid address {address:#x}"),
+            Self::InvalidImage { object } => {
+                write!(
+                    f,
+                    "{object:#x} is no texture or surface object that the instruction can use"
+                )
+            }
             Self::Cancelled => f.write_str("cancelled"),
             Self::InvalidLaunch { reason } => write!(f, "invalid launch: {reason}"),
         }

@@ -13,6 +13,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::asynchronous;
 use super::cross;
 use super::fault::FaultKind;
+use super::image;
 use super::lanes::*;
 use super::matrix;
 use super::memory::{Atomic, View, atomic_lanes};
@@ -681,6 +682,14 @@ fn run(
                     }
                 });
                 keep(&mut frame.p[p.index()], bits, mask);
+            }
+            Op::Fetch { .. }
+            | Op::DetailLevel { .. }
+            | Op::ImageQuery { .. }
+            | Op::SurfaceLoad { .. }
+            | Op::SurfaceStore { .. }
+            | Op::SurfaceReduce { .. } => {
+                check!('path, image::execute(inst.op, frame, memory.space, mask));
             }
             Op::Bra { target } => {
                 if mask != path {

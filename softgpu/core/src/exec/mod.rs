@@ -14,6 +14,7 @@ mod fault;
 mod float;
 mod grid;
 mod heap;
+pub mod image;
 mod interpret;
 mod lanes;
 mod matrix;
@@ -30,6 +31,7 @@ mod warp;
 pub use fault::{Fault, FaultKind};
 pub use heap::DeviceHeap;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::ptx::ir;
@@ -48,12 +50,22 @@ pub struct Range {
 /// The memory that a kernel sees through global and generic addresses.
 ///
 /// # Safety
-/// A range returned by `resolve` must be mapped, readable (and writable where it says so) host
+/// A range returned by `resolve` or `resolve_image` must be mapped, readable (and writable where it says so) host
 /// memory until the `run` that asked has returned, and Rust code must not hold references into it
 /// meanwhile: kernels access it from several threads at any time.
 pub unsafe trait AddressSpace: Sync {
     /// The allocation that holds `address`.
     fn resolve(&self, address: u64) -> Option<Range>;
+
+    /// The texture or surface with this value.
+    fn image(&self, _object: u64) -> Option<Arc<image::Image>> {
+        None
+    }
+
+    /// The memory that an image's texels lie in, which need not be reachable in other ways.
+    fn resolve_image(&self, address: u64) -> Option<Range> {
+        self.resolve(address)
+    }
 }
 
 /// One launch of a kernel.

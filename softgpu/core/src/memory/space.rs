@@ -21,6 +21,8 @@ pub enum Kind {
         /// Kernels must not write it.
         constant: bool,
     },
+    /// Texels of an array, which kernels reach through textures and surfaces alone.
+    Array,
     /// Pinned host memory that the device allocated, with the caller's flags.
     HostAllocated(u32),
     /// The program's own memory that it registered, with its flags.
@@ -67,7 +69,7 @@ impl Allocation {
 impl Drop for Allocation {
     fn drop(&mut self) {
         match self.kind {
-            Kind::Device | Kind::Global { .. } => {
+            Kind::Device | Kind::Global { .. } | Kind::Array => {
                 if let Some(arena) = &self.arena {
                     arena.heap().release(self.start, self.size);
                 }
@@ -360,13 +362,32 @@ impl View {
     /// The valid range that holds `address`: start, end, and whether kernels may write it.
     #[must_use]
     pub fn range(&self, address: u64) -> Option<(u64, u64, bool)> {
+        self.find(address, false)
+    }
+
+    /// The same, for accesses through textures and surfaces.
+    #[must_use]
+    pub fn image_range(&self, address: u64) -> Option<(u64, u64, bool)> {
+        self.find(address, true)
+    }
+
+    /// The context.
+    #[must_use]
+    pub const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    fn find(&self, address: u64, image: bool) -> Option<(u64, u64, bool)> {
         let ranges = self
             .space
             .ranges
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         let (_, found) = ranges.range(..=address).next_back()?;
-        if address >= found.end() || !(found.kind.is_host() || found.owner == self.owner) {
+        if address >= found.end()
+            || !(found.kind.is_host() || found.owner == self.owner)
+            || (found.kind == Kind::Array && !image)
+        {
             return None;
         }
         Some((

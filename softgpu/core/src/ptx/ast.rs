@@ -138,6 +138,11 @@ pub enum Operand<'a> {
         base: Box<Operand<'a>>,
         offset: i64,
     },
+    /// `[object, {a, b, ...}]`, a place in a texture or surface
+    Texel {
+        object: Box<Operand<'a>>,
+        at: Vec<Operand<'a>>,
+    },
     /// `{a, b, ...}`
     Vector(Vec<Operand<'a>>),
     /// `a|b`

@@ -563,11 +563,16 @@ impl<'a> Parser<'a> {
                         offset.wrapping_add(value)
                     };
                 }
-                if self.token.text == "," {
-                    return Err(failure(
-                        pos,
-                        "texture, surface and tensor addresses are not supported".into(),
-                    ));
+                if offset == 0 && self.accept(",")? {
+                    let at = match self.operand(false)? {
+                        Operand::Vector(at) => at,
+                        one => vec![one],
+                    };
+                    self.expect("]")?;
+                    return Ok(Operand::Texel {
+                        object: Box::new(base),
+                        at,
+                    });
                 }
                 self.expect("]")?;
                 Operand::Address {

@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_int};
 use cuda_abi::types::{CUdevice, CUdevice_attribute, CUdevprop, CUuuid};
 use softgpu_core::device::{self, Device};
 use softgpu_core::error::Error;
+use softgpu_core::image;
 
 use crate::driver::driver;
 use crate::edge::{self, Outcome, put, put_text};
@@ -169,7 +170,7 @@ fn attribute(device: &Device, attribute: CUdevice_attribute) -> Result<c_int, Er
         A::CU_DEVICE_ATTRIBUTE_CLOCK_RATE | A::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE => 1_000_000,
         A::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH => 64,
         A::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE => 4 << 20,
-        A::CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT | A::CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT => 512,
+        A::CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT | A::CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT => 256,
         A::CU_DEVICE_ATTRIBUTE_TEXTURE_PITCH_ALIGNMENT => 32,
         A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => device.sm_count,
         A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR => device.threads_per_sm,
@@ -195,10 +196,27 @@ fn attribute(device: &Device, attribute: CUdevice_attribute) -> Result<c_int, Er
         | A::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH
         | A::CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
         | A::CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED => 1,
-        known if known.name().is_some() => 0,
+        known if known.name().is_some() => image_limit(known),
         _ => return Err(Error::InvalidValue),
     };
     signed(value)
+}
+
+/// Extents of textures and surfaces: one limit for each kind of axis, whatever the attribute's dimensions are.
+fn image_limit(attribute: CUdevice_attribute) -> u32 {
+    let name = attribute.name().unwrap_or_default();
+    let Some(axis) = name.strip_prefix("CU_DEVICE_ATTRIBUTE_MAXIMUM_") else {
+        return 0;
+    };
+    if axis.ends_with("_LAYERS") || axis.ends_with("_NUMSLICES") {
+        image::MOST_LAYERS
+    } else if axis.contains("1D_LINEAR") {
+        1 << 28
+    } else {
+        image::MOST_EXTENT
+    }
+    .try_into()
+    .unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

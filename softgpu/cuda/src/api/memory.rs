@@ -3,7 +3,7 @@
 use std::ffi::{c_uint, c_void};
 
 use cuda_abi::resolver::DefaultStream;
-use cuda_abi::types::{CUDA_MEMCPY2D, CUdeviceptr, CUmemorytype, CUstream};
+use cuda_abi::types::{CUdeviceptr, CUstream};
 use softgpu_core::error::Error;
 use softgpu_core::memory::Kind;
 use softgpu_core::transfer::Span;
@@ -190,7 +190,7 @@ pub unsafe fn cuMemHostUnregister(pointer: *mut c_void) -> Outcome {
 
 /// What one side of a copy is.
 #[derive(Clone, Copy)]
-enum Side {
+pub(super) enum Side {
     /// Memory that the device knows.
     Device(u64),
     /// Host memory or, as addresses are unified, a device's.
@@ -200,7 +200,7 @@ enum Side {
 impl Side {
     /// # Safety
     /// Host memory is accessible until the copy is done.
-    unsafe fn span(self, place: &Place, length: u64) -> Result<Span, Error> {
+    pub(super) unsafe fn span(self, place: &Place, length: u64) -> Result<Span, Error> {
         let space = place.context.gpu().space();
         match self {
             Self::Device(address) => Span::device(space, address, length),
@@ -370,128 +370,6 @@ pub unsafe fn cuMemcpyDtoDAsync_v2(
             length,
             false,
         )
-    }
-}
-
-pub unsafe fn cuMemcpy2D_v2(default: DefaultStream, what: *const CUDA_MEMCPY2D) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { copy_2d(&default_place(default)?, what, true) }
-}
-
-pub unsafe fn cuMemcpy2DUnaligned_v2(
-    default: DefaultStream,
-    what: *const CUDA_MEMCPY2D,
-) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { copy_2d(&default_place(default)?, what, true) }
-}
-
-pub unsafe fn cuMemcpy2DAsync_v2(what: *const CUDA_MEMCPY2D, stream: CUstream) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { copy_2d(&place(stream as u64)?, what, false) }
-}
-
-/// # Safety
-/// As [`copy`], and `what` is null or readable.
-unsafe fn copy_2d(place: &Place, what: *const CUDA_MEMCPY2D, wait: bool) -> Outcome {
-    place.context.check()?;
-    // SAFETY: the caller's promise.
-    let what = unsafe { edge::take(what) }?;
-    let (width, height) = (what.WidthInBytes, what.Height);
-    if width == 0 || height == 0 {
-        return Ok(());
-    }
-    let from = Rows {
-        side: side(what.srcMemoryType, what.srcHost as u64, what.srcDevice)?,
-        pitch: what.srcPitch,
-        x: what.srcXInBytes,
-        y: what.srcY,
-    };
-    let to = Rows {
-        side: side(what.dstMemoryType, what.dstHost as u64, what.dstDevice)?,
-        pitch: what.dstPitch,
-        x: what.dstXInBytes,
-        y: what.dstY,
-    };
-    // SAFETY: the caller's promise.
-    let to = unsafe { to.span(place, width, height) }?;
-    // SAFETY: the caller's promise.
-    let from = unsafe { from.span(place, width, height) }?;
-    // Host memory the device does not know may change once the call returns.
-    let wait = wait || to.0.is_pageable() || from.0.is_pageable();
-    let work = Box::new(move || {
-        for row in 0..height as u64 {
-            let parts = (
-                to.0.part(row * to.1, width as u64),
-                from.0.part(row * from.1, width as u64),
-            );
-            if let (Ok(to), Ok(from)) = parts {
-                to.copy_from(&from);
-            }
-        }
-    });
-    if wait {
-        let done = place.context.run(place.stream, work);
-        edge::print(&place.context.take_output());
-        done
-    } else {
-        place.context.submit(place.stream, work)
-    }
-}
-
-fn side(kind: CUmemorytype, host: u64, device: CUdeviceptr) -> Result<Side, Error> {
-    match kind {
-        CUmemorytype::CU_MEMORYTYPE_HOST => Ok(Side::Any(host)),
-        CUmemorytype::CU_MEMORYTYPE_DEVICE => Ok(Side::Device(device)),
-        CUmemorytype::CU_MEMORYTYPE_UNIFIED => Ok(Side::Any(device)),
-        CUmemorytype::CU_MEMORYTYPE_ARRAY => Err(Error::NotSupported),
-        _ => Err(Error::InvalidValue),
-    }
-}
-
-/// One side of a copy by rows.
-struct Rows {
-    side: Side,
-    pitch: usize,
-    x: usize,
-    y: usize,
-}
-
-impl Rows {
-    /// From the first byte of the first row to the last of the last, and the distance of rows.
-    ///
-    /// # Safety
-    /// As [`Side::span`].
-    unsafe fn span(
-        &self,
-        place: &Place,
-        width: usize,
-        height: usize,
-    ) -> Result<(Span, u64), Error> {
-        let pitch = if self.pitch == 0 { width } else { self.pitch };
-        let row_end = self.x.checked_add(width).ok_or(Error::InvalidValue)?;
-        if pitch < row_end && height > 1 {
-            return Err(Error::InvalidValue);
-        }
-        let offset = self
-            .y
-            .checked_mul(pitch)
-            .and_then(|n| n.checked_add(self.x));
-        let length = pitch
-            .checked_mul(height - 1)
-            .and_then(|n| n.checked_add(width));
-        let (Some(offset), Some(length)) = (offset, length) else {
-            return Err(Error::InvalidValue);
-        };
-        let moved = |base: u64| base.checked_add(offset as u64).ok_or(Error::InvalidValue);
-        let side = match self.side {
-            Side::Device(base) => Side::Device(moved(base)?),
-            Side::Any(0) => return Err(Error::InvalidValue),
-            Side::Any(base) => Side::Any(moved(base)?),
-        };
-        // SAFETY: the caller's promise.
-        let span = unsafe { side.span(place, length as u64) }?;
-        Ok((span, pitch as u64))
     }
 }
 

@@ -8,7 +8,9 @@
 //! Of every function: pointers are null or valid for the access that its documentation describes.
 #![allow(unsafe_code, non_snake_case, clippy::missing_safety_doc)]
 
+pub mod array;
 pub mod context;
+pub mod copy;
 pub mod device;
 pub mod error;
 pub mod event;
@@ -22,3 +24,5 @@ pub mod occupancy;
 pub mod pointer;
 pub mod resolver;
 pub mod stream;
+pub mod surface;
+pub mod texture;

@@ -18,8 +18,14 @@ pub unsafe extern "C" fn cuArray3DCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArray3DCreate_v2() -> CUresult {
-    refuse(1)
+pub unsafe extern "C" fn cuArray3DCreate_v2(
+    pHandle: *mut CUarray,
+    pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArray3DCreate_v2", || unsafe {
+        api::array::cuArray3DCreate_v2(pHandle, pAllocateArray)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -28,8 +34,14 @@ pub unsafe extern "C" fn cuArray3DGetDescriptor() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArray3DGetDescriptor_v2() -> CUresult {
-    refuse(3)
+pub unsafe extern "C" fn cuArray3DGetDescriptor_v2(
+    pArrayDescriptor: *mut CUDA_ARRAY3D_DESCRIPTOR,
+    hArray: CUarray,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArray3DGetDescriptor_v2", || unsafe {
+        api::array::cuArray3DGetDescriptor_v2(pArrayDescriptor, hArray)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -38,13 +50,22 @@ pub unsafe extern "C" fn cuArrayCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArrayCreate_v2() -> CUresult {
-    refuse(5)
+pub unsafe extern "C" fn cuArrayCreate_v2(
+    pHandle: *mut CUarray,
+    pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArrayCreate_v2", || unsafe {
+        api::array::cuArrayCreate_v2(pHandle, pAllocateArray)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArrayDestroy() -> CUresult {
-    refuse(6)
+pub unsafe extern "C" fn cuArrayDestroy(hArray: CUarray) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArrayDestroy", || unsafe {
+        api::array::cuArrayDestroy(hArray)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -53,8 +74,14 @@ pub unsafe extern "C" fn cuArrayGetDescriptor() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArrayGetDescriptor_v2() -> CUresult {
-    refuse(8)
+pub unsafe extern "C" fn cuArrayGetDescriptor_v2(
+    pArrayDescriptor: *mut CUDA_ARRAY_DESCRIPTOR,
+    hArray: CUarray,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArrayGetDescriptor_v2", || unsafe {
+        api::array::cuArrayGetDescriptor_v2(pArrayDescriptor, hArray)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2889,7 +2916,7 @@ pub unsafe extern "C" fn cuMemcpy2DAsync_v2(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuMemcpy2DAsync_v2", || unsafe {
-        api::memory::cuMemcpy2DAsync_v2(pCopy, hStream)
+        api::copy::cuMemcpy2DAsync_v2(pCopy, hStream)
     })
 }
 
@@ -2900,7 +2927,7 @@ pub unsafe extern "C" fn cuMemcpy2DAsync_v2_ptsz(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuMemcpy2DAsync_v2_ptsz", || unsafe {
-        api::memory::cuMemcpy2DAsync_v2(pCopy, per_thread(hStream))
+        api::copy::cuMemcpy2DAsync_v2(pCopy, per_thread(hStream))
     })
 }
 
@@ -2913,7 +2940,7 @@ pub unsafe extern "C" fn cuMemcpy2DUnaligned() -> CUresult {
 pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuMemcpy2DUnaligned_v2", || unsafe {
-        api::memory::cuMemcpy2DUnaligned_v2(DefaultStream::Legacy, pCopy)
+        api::copy::cuMemcpy2DUnaligned_v2(DefaultStream::Legacy, pCopy)
     })
 }
 
@@ -2921,7 +2948,7 @@ pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2(pCopy: *const CUDA_MEMCPY2D) -> 
 pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2_ptds(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuMemcpy2DUnaligned_v2_ptds", || unsafe {
-        api::memory::cuMemcpy2DUnaligned_v2(DefaultStream::PerThread, pCopy)
+        api::copy::cuMemcpy2DUnaligned_v2(DefaultStream::PerThread, pCopy)
     })
 }
 
@@ -2929,7 +2956,7 @@ pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2_ptds(pCopy: *const CUDA_MEMCPY2D
 pub unsafe extern "C" fn cuMemcpy2D_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuMemcpy2D_v2", || unsafe {
-        api::memory::cuMemcpy2D_v2(DefaultStream::Legacy, pCopy)
+        api::copy::cuMemcpy2D_v2(DefaultStream::Legacy, pCopy)
     })
 }
 
@@ -2937,7 +2964,7 @@ pub unsafe extern "C" fn cuMemcpy2D_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult 
 pub unsafe extern "C" fn cuMemcpy2D_v2_ptds(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuMemcpy2D_v2_ptds", || unsafe {
-        api::memory::cuMemcpy2D_v2(DefaultStream::PerThread, pCopy)
+        api::copy::cuMemcpy2D_v2(DefaultStream::PerThread, pCopy)
     })
 }
 
@@ -2952,13 +2979,25 @@ pub unsafe extern "C" fn cuMemcpy3DAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DAsync_v2() -> CUresult {
-    refuse(446)
+pub unsafe extern "C" fn cuMemcpy3DAsync_v2(
+    pCopy: *const CUDA_MEMCPY3D,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DAsync_v2", || unsafe {
+        api::copy::cuMemcpy3DAsync_v2(pCopy, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DAsync_v2_ptsz() -> CUresult {
-    refuse(447)
+pub unsafe extern "C" fn cuMemcpy3DAsync_v2_ptsz(
+    pCopy: *const CUDA_MEMCPY3D,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DAsync_v2_ptsz", || unsafe {
+        api::copy::cuMemcpy3DAsync_v2(pCopy, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3012,13 +3051,19 @@ pub unsafe extern "C" fn cuMemcpy3DWithAttributesAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3D_v2() -> CUresult {
-    refuse(458)
+pub unsafe extern "C" fn cuMemcpy3D_v2(pCopy: *const CUDA_MEMCPY3D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3D_v2", || unsafe {
+        api::copy::cuMemcpy3D_v2(DefaultStream::Legacy, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3D_v2_ptds() -> CUresult {
-    refuse(459)
+pub unsafe extern "C" fn cuMemcpy3D_v2_ptds(pCopy: *const CUDA_MEMCPY3D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3D_v2_ptds", || unsafe {
+        api::copy::cuMemcpy3D_v2(DefaultStream::PerThread, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3053,13 +3098,45 @@ pub unsafe extern "C" fn cuMemcpyAtoA() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoA_v2() -> CUresult {
-    refuse(463)
+pub unsafe extern "C" fn cuMemcpyAtoA_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoA_v2", || unsafe {
+        api::copy::cuMemcpyAtoA_v2(
+            DefaultStream::Legacy,
+            dstArray,
+            dstOffset,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoA_v2_ptds() -> CUresult {
-    refuse(464)
+pub unsafe extern "C" fn cuMemcpyAtoA_v2_ptds(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoA_v2_ptds", || unsafe {
+        api::copy::cuMemcpyAtoA_v2(
+            DefaultStream::PerThread,
+            dstArray,
+            dstOffset,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3068,13 +3145,41 @@ pub unsafe extern "C" fn cuMemcpyAtoD() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoD_v2() -> CUresult {
-    refuse(466)
+pub unsafe extern "C" fn cuMemcpyAtoD_v2(
+    dstDevice: CUdeviceptr,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoD_v2", || unsafe {
+        api::copy::cuMemcpyAtoD_v2(
+            DefaultStream::Legacy,
+            dstDevice,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoD_v2_ptds() -> CUresult {
-    refuse(467)
+pub unsafe extern "C" fn cuMemcpyAtoD_v2_ptds(
+    dstDevice: CUdeviceptr,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoD_v2_ptds", || unsafe {
+        api::copy::cuMemcpyAtoD_v2(
+            DefaultStream::PerThread,
+            dstDevice,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3088,23 +3193,75 @@ pub unsafe extern "C" fn cuMemcpyAtoHAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2() -> CUresult {
-    refuse(470)
+pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoHAsync_v2", || unsafe {
+        api::copy::cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2_ptsz() -> CUresult {
-    refuse(471)
+pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2_ptsz(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoHAsync_v2_ptsz", || unsafe {
+        api::copy::cuMemcpyAtoHAsync_v2(
+            dstHost,
+            srcArray,
+            srcOffset,
+            ByteCount,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoH_v2() -> CUresult {
-    refuse(472)
+pub unsafe extern "C" fn cuMemcpyAtoH_v2(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoH_v2", || unsafe {
+        api::copy::cuMemcpyAtoH_v2(
+            DefaultStream::Legacy,
+            dstHost,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoH_v2_ptds() -> CUresult {
-    refuse(473)
+pub unsafe extern "C" fn cuMemcpyAtoH_v2_ptds(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoH_v2_ptds", || unsafe {
+        api::copy::cuMemcpyAtoH_v2(
+            DefaultStream::PerThread,
+            dstHost,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3133,13 +3290,41 @@ pub unsafe extern "C" fn cuMemcpyDtoA() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoA_v2() -> CUresult {
-    refuse(479)
+pub unsafe extern "C" fn cuMemcpyDtoA_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoA_v2", || unsafe {
+        api::copy::cuMemcpyDtoA_v2(
+            DefaultStream::Legacy,
+            dstArray,
+            dstOffset,
+            srcDevice,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoA_v2_ptds() -> CUresult {
-    refuse(480)
+pub unsafe extern "C" fn cuMemcpyDtoA_v2_ptds(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoA_v2_ptds", || unsafe {
+        api::copy::cuMemcpyDtoA_v2(
+            DefaultStream::PerThread,
+            dstArray,
+            dstOffset,
+            srcDevice,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3273,23 +3458,75 @@ pub unsafe extern "C" fn cuMemcpyHtoAAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2() -> CUresult {
-    refuse(495)
+pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoAAsync_v2", || unsafe {
+        api::copy::cuMemcpyHtoAAsync_v2(dstArray, dstOffset, srcHost, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2_ptsz() -> CUresult {
-    refuse(496)
+pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2_ptsz(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoAAsync_v2_ptsz", || unsafe {
+        api::copy::cuMemcpyHtoAAsync_v2(
+            dstArray,
+            dstOffset,
+            srcHost,
+            ByteCount,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoA_v2() -> CUresult {
-    refuse(497)
+pub unsafe extern "C" fn cuMemcpyHtoA_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoA_v2", || unsafe {
+        api::copy::cuMemcpyHtoA_v2(
+            DefaultStream::Legacy,
+            dstArray,
+            dstOffset,
+            srcHost,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoA_v2_ptds() -> CUresult {
-    refuse(498)
+pub unsafe extern "C" fn cuMemcpyHtoA_v2_ptds(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoA_v2_ptds", || unsafe {
+        api::copy::cuMemcpyHtoA_v2(
+            DefaultStream::PerThread,
+            dstArray,
+            dstOffset,
+            srcHost,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3807,18 +4044,35 @@ pub unsafe extern "C" fn cuMemsetD8_v2_ptds(dstDevice: CUdeviceptr, uc: u8, N: u
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMipmappedArrayCreate() -> CUresult {
-    refuse(542)
+pub unsafe extern "C" fn cuMipmappedArrayCreate(
+    pHandle: *mut CUmipmappedArray,
+    pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR,
+    numMipmapLevels: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMipmappedArrayCreate", || unsafe {
+        api::array::cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMipmappedArrayDestroy() -> CUresult {
-    refuse(543)
+pub unsafe extern "C" fn cuMipmappedArrayDestroy(hMipmappedArray: CUmipmappedArray) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMipmappedArrayDestroy", || unsafe {
+        api::array::cuMipmappedArrayDestroy(hMipmappedArray)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMipmappedArrayGetLevel() -> CUresult {
-    refuse(544)
+pub unsafe extern "C" fn cuMipmappedArrayGetLevel(
+    pLevelArray: *mut CUarray,
+    hMipmappedArray: CUmipmappedArray,
+    level: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMipmappedArrayGetLevel", || unsafe {
+        api::array::cuMipmappedArrayGetLevel(pLevelArray, hMipmappedArray, level)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4792,18 +5046,33 @@ pub unsafe extern "C" fn cuStreamWriteValue64_v2_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuSurfObjectCreate() -> CUresult {
-    refuse(669)
+pub unsafe extern "C" fn cuSurfObjectCreate(
+    pSurfObject: *mut CUsurfObject,
+    pResDesc: *const CUDA_RESOURCE_DESC,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuSurfObjectCreate", || unsafe {
+        api::surface::cuSurfObjectCreate(pSurfObject, pResDesc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuSurfObjectDestroy() -> CUresult {
-    refuse(670)
+pub unsafe extern "C" fn cuSurfObjectDestroy(surfObject: CUsurfObject) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuSurfObjectDestroy", || unsafe {
+        api::surface::cuSurfObjectDestroy(surfObject)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuSurfObjectGetResourceDesc() -> CUresult {
-    refuse(671)
+pub unsafe extern "C" fn cuSurfObjectGetResourceDesc(
+    pResDesc: *mut CUDA_RESOURCE_DESC,
+    surfObject: CUsurfObject,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuSurfObjectGetResourceDesc", || unsafe {
+        api::surface::cuSurfObjectGetResourceDesc(pResDesc, surfObject)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4842,28 +5111,57 @@ pub unsafe extern "C" fn cuTensorMapSetAllocationClass() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectCreate() -> CUresult {
-    refuse(679)
+pub unsafe extern "C" fn cuTexObjectCreate(
+    pTexObject: *mut CUtexObject,
+    pResDesc: *const CUDA_RESOURCE_DESC,
+    pTexDesc: *const CUDA_TEXTURE_DESC,
+    pResViewDesc: *const CUDA_RESOURCE_VIEW_DESC,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectCreate", || unsafe {
+        api::texture::cuTexObjectCreate(pTexObject, pResDesc, pTexDesc, pResViewDesc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectDestroy() -> CUresult {
-    refuse(680)
+pub unsafe extern "C" fn cuTexObjectDestroy(texObject: CUtexObject) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectDestroy", || unsafe {
+        api::texture::cuTexObjectDestroy(texObject)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectGetResourceDesc() -> CUresult {
-    refuse(681)
+pub unsafe extern "C" fn cuTexObjectGetResourceDesc(
+    pResDesc: *mut CUDA_RESOURCE_DESC,
+    texObject: CUtexObject,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectGetResourceDesc", || unsafe {
+        api::texture::cuTexObjectGetResourceDesc(pResDesc, texObject)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectGetResourceViewDesc() -> CUresult {
-    refuse(682)
+pub unsafe extern "C" fn cuTexObjectGetResourceViewDesc(
+    pResViewDesc: *mut CUDA_RESOURCE_VIEW_DESC,
+    texObject: CUtexObject,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectGetResourceViewDesc", || unsafe {
+        api::texture::cuTexObjectGetResourceViewDesc(pResViewDesc, texObject)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectGetTextureDesc() -> CUresult {
-    refuse(683)
+pub unsafe extern "C" fn cuTexObjectGetTextureDesc(
+    pTexDesc: *mut CUDA_TEXTURE_DESC,
+    texObject: CUtexObject,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectGetTextureDesc", || unsafe {
+        api::texture::cuTexObjectGetTextureDesc(pTexDesc, texObject)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5071,6 +5369,11 @@ pub unsafe extern "C" fn cuWaitExternalSemaphoresAsync_ptsz() -> CUresult {
     refuse(723)
 }
 
+const _: cuda_abi::sig::cuArray3DCreate_v2 = cuArray3DCreate_v2;
+const _: cuda_abi::sig::cuArray3DGetDescriptor_v2 = cuArray3DGetDescriptor_v2;
+const _: cuda_abi::sig::cuArrayCreate_v2 = cuArrayCreate_v2;
+const _: cuda_abi::sig::cuArrayDestroy = cuArrayDestroy;
+const _: cuda_abi::sig::cuArrayGetDescriptor_v2 = cuArrayGetDescriptor_v2;
 const _: cuda_abi::sig::cuCtxCreate_v2 = cuCtxCreate_v2;
 const _: cuda_abi::sig::cuCtxCreate_v3 = cuCtxCreate_v3;
 const _: cuda_abi::sig::cuCtxCreate_v4 = cuCtxCreate_v4;
@@ -5177,11 +5480,20 @@ const _: cuda_abi::sig::cuMemcpy = cuMemcpy;
 const _: cuda_abi::sig::cuMemcpy2DAsync_v2 = cuMemcpy2DAsync_v2;
 const _: cuda_abi::sig::cuMemcpy2DUnaligned_v2 = cuMemcpy2DUnaligned_v2;
 const _: cuda_abi::sig::cuMemcpy2D_v2 = cuMemcpy2D_v2;
+const _: cuda_abi::sig::cuMemcpy3DAsync_v2 = cuMemcpy3DAsync_v2;
+const _: cuda_abi::sig::cuMemcpy3D_v2 = cuMemcpy3D_v2;
 const _: cuda_abi::sig::cuMemcpyAsync = cuMemcpyAsync;
+const _: cuda_abi::sig::cuMemcpyAtoA_v2 = cuMemcpyAtoA_v2;
+const _: cuda_abi::sig::cuMemcpyAtoD_v2 = cuMemcpyAtoD_v2;
+const _: cuda_abi::sig::cuMemcpyAtoHAsync_v2 = cuMemcpyAtoHAsync_v2;
+const _: cuda_abi::sig::cuMemcpyAtoH_v2 = cuMemcpyAtoH_v2;
+const _: cuda_abi::sig::cuMemcpyDtoA_v2 = cuMemcpyDtoA_v2;
 const _: cuda_abi::sig::cuMemcpyDtoDAsync_v2 = cuMemcpyDtoDAsync_v2;
 const _: cuda_abi::sig::cuMemcpyDtoD_v2 = cuMemcpyDtoD_v2;
 const _: cuda_abi::sig::cuMemcpyDtoHAsync_v2 = cuMemcpyDtoHAsync_v2;
 const _: cuda_abi::sig::cuMemcpyDtoH_v2 = cuMemcpyDtoH_v2;
+const _: cuda_abi::sig::cuMemcpyHtoAAsync_v2 = cuMemcpyHtoAAsync_v2;
+const _: cuda_abi::sig::cuMemcpyHtoA_v2 = cuMemcpyHtoA_v2;
 const _: cuda_abi::sig::cuMemcpyHtoDAsync_v2 = cuMemcpyHtoDAsync_v2;
 const _: cuda_abi::sig::cuMemcpyHtoD_v2 = cuMemcpyHtoD_v2;
 const _: cuda_abi::sig::cuMemcpyPeer = cuMemcpyPeer;
@@ -5197,6 +5509,9 @@ const _: cuda_abi::sig::cuMemsetD32Async = cuMemsetD32Async;
 const _: cuda_abi::sig::cuMemsetD32_v2 = cuMemsetD32_v2;
 const _: cuda_abi::sig::cuMemsetD8Async = cuMemsetD8Async;
 const _: cuda_abi::sig::cuMemsetD8_v2 = cuMemsetD8_v2;
+const _: cuda_abi::sig::cuMipmappedArrayCreate = cuMipmappedArrayCreate;
+const _: cuda_abi::sig::cuMipmappedArrayDestroy = cuMipmappedArrayDestroy;
+const _: cuda_abi::sig::cuMipmappedArrayGetLevel = cuMipmappedArrayGetLevel;
 const _: cuda_abi::sig::cuModuleEnumerateFunctions = cuModuleEnumerateFunctions;
 const _: cuda_abi::sig::cuModuleGetFunction = cuModuleGetFunction;
 const _: cuda_abi::sig::cuModuleGetFunctionCount = cuModuleGetFunctionCount;
@@ -5235,6 +5550,14 @@ const _: cuda_abi::sig::cuStreamIsCapturing = cuStreamIsCapturing;
 const _: cuda_abi::sig::cuStreamQuery = cuStreamQuery;
 const _: cuda_abi::sig::cuStreamSynchronize = cuStreamSynchronize;
 const _: cuda_abi::sig::cuStreamWaitEvent = cuStreamWaitEvent;
+const _: cuda_abi::sig::cuSurfObjectCreate = cuSurfObjectCreate;
+const _: cuda_abi::sig::cuSurfObjectDestroy = cuSurfObjectDestroy;
+const _: cuda_abi::sig::cuSurfObjectGetResourceDesc = cuSurfObjectGetResourceDesc;
+const _: cuda_abi::sig::cuTexObjectCreate = cuTexObjectCreate;
+const _: cuda_abi::sig::cuTexObjectDestroy = cuTexObjectDestroy;
+const _: cuda_abi::sig::cuTexObjectGetResourceDesc = cuTexObjectGetResourceDesc;
+const _: cuda_abi::sig::cuTexObjectGetResourceViewDesc = cuTexObjectGetResourceViewDesc;
+const _: cuda_abi::sig::cuTexObjectGetTextureDesc = cuTexObjectGetTextureDesc;
 const _: cuda_abi::sig::cuThreadExchangeStreamCaptureMode = cuThreadExchangeStreamCaptureMode;
 /// The per-thread form's reading of a stream argument: NULL means the thread's own default stream.
 fn per_thread(stream: CUstream) -> CUstream {
@@ -5248,14 +5571,14 @@ fn per_thread(stream: CUstream) -> CUstream {
 /// Addresses in the order of `cuda_abi::resolver::EXPORTS`; NULL for what callers probe for and is absent.
 pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
+    Address::new(cuArray3DCreate_v2 as *const c_void),
     Address::NULL,
+    Address::new(cuArray3DGetDescriptor_v2 as *const c_void),
     Address::NULL,
+    Address::new(cuArrayCreate_v2 as *const c_void),
+    Address::new(cuArrayDestroy as *const c_void),
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuArrayGetDescriptor_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -5693,6 +6016,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemcpy2D_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemcpy3DAsync_v2 as *const c_void),
+    Address::new(cuMemcpy3DAsync_v2_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -5703,31 +6028,29 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemcpy3D_v2 as *const c_void),
+    Address::new(cuMemcpy3D_v2_ptds as *const c_void),
     Address::new(cuMemcpyAsync as *const c_void),
     Address::new(cuMemcpyAsync_ptsz as *const c_void),
     Address::NULL,
+    Address::new(cuMemcpyAtoA_v2 as *const c_void),
+    Address::new(cuMemcpyAtoA_v2_ptds as *const c_void),
+    Address::NULL,
+    Address::new(cuMemcpyAtoD_v2 as *const c_void),
+    Address::new(cuMemcpyAtoD_v2_ptds as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuMemcpyAtoHAsync_v2 as *const c_void),
+    Address::new(cuMemcpyAtoHAsync_v2_ptsz as *const c_void),
+    Address::new(cuMemcpyAtoH_v2 as *const c_void),
+    Address::new(cuMemcpyAtoH_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemcpyDtoA_v2 as *const c_void),
+    Address::new(cuMemcpyDtoA_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::new(cuMemcpyDtoDAsync_v2 as *const c_void),
@@ -5742,10 +6065,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemcpyDtoH_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemcpyHtoAAsync_v2 as *const c_void),
+    Address::new(cuMemcpyHtoAAsync_v2_ptsz as *const c_void),
+    Address::new(cuMemcpyHtoA_v2 as *const c_void),
+    Address::new(cuMemcpyHtoA_v2_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::new(cuMemcpyHtoDAsync_v2 as *const c_void),
@@ -5789,9 +6112,9 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemsetD8Async_ptsz as *const c_void),
     Address::new(cuMemsetD8_v2 as *const c_void),
     Address::new(cuMemsetD8_v2_ptds as *const c_void),
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMipmappedArrayCreate as *const c_void),
+    Address::new(cuMipmappedArrayDestroy as *const c_void),
+    Address::new(cuMipmappedArrayGetLevel as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::new(cuModuleEnumerateFunctions as *const c_void),
@@ -5916,6 +6239,9 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuSurfObjectCreate as *const c_void),
+    Address::new(cuSurfObjectDestroy as *const c_void),
+    Address::new(cuSurfObjectGetResourceDesc as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -5923,14 +6249,11 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuTexObjectCreate as *const c_void),
+    Address::new(cuTexObjectDestroy as *const c_void),
+    Address::new(cuTexObjectGetResourceDesc as *const c_void),
+    Address::new(cuTexObjectGetResourceViewDesc as *const c_void),
+    Address::new(cuTexObjectGetTextureDesc as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,

@@ -8,6 +8,7 @@
 
 pub mod asynchronous;
 pub mod float;
+mod image;
 pub mod matrix;
 pub mod op;
 pub mod rare;
@@ -15,6 +16,7 @@ pub mod register;
 
 pub use asynchronous::*;
 pub use float::*;
+pub use image::*;
 pub use matrix::*;
 pub use op::*;
 pub use rare::*;

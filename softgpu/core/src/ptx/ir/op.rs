@@ -8,6 +8,7 @@
 
 use super::asynchronous::MbarrierOp;
 use super::float::{Conversion, FloatSpec, FloatType};
+use super::image::{Fetch, ImageProperty, SurfaceAccess, SurfaceOp};
 use super::matrix::{FragmentMove, Matrices, Mma};
 use super::rare::{Rare, StackOp};
 use super::register::{Access, AnyReg, Base, D, Operand, P, W};
@@ -135,6 +136,15 @@ operations! {
     Stack { imm f: StackOp, in a: Option<D>, out d: Option<D> }
     /// `isspacep`
     IsSpace { imm space: Space, in a: D, out p: P }
+
+    // Textures and surfaces.
+    Fetch { imm spec: Fetch, in object: D, in at: [Option<W>; 4], in level: Option<W>, out d: [Option<W>; 4] }
+    /// Level of detail of a texture for the derivatives of its coordinates.
+    DetailLevel { in object: D, in dx: [Option<W>; 3], in dy: [Option<W>; 3], out d: W }
+    ImageQuery { imm property: ImageProperty, in object: D, in level: Option<W>, out d: W }
+    SurfaceLoad { imm spec: SurfaceAccess, in object: D, in at: [Option<W>; 4], out d: [Option<W>; 4] }
+    SurfaceStore { imm spec: SurfaceAccess, in object: D, in at: [Option<W>; 4], in a: [Option<W>; 4] }
+    SurfaceReduce { imm spec: SurfaceAccess, imm f: SurfaceOp, in object: D, in at: [Option<W>; 4], in a: [Option<W>; 2] }
 
     // Control. Targets are indices into the module's code.
     Bra { imm target: u32 }

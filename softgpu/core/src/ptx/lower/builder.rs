@@ -562,7 +562,8 @@ impl<'a> Builder<'_, 'a> {
             || self.float(i)?
             || self.conversion(i)?
             || self.warp(i)?
-            || self.matrix(i)?;
+            || self.matrix(i)?
+            || self.image(i)?;
         if known {
             return Ok(());
         }

@@ -10,6 +10,7 @@ mod control;
 mod convert;
 mod float;
 mod hints;
+mod image;
 mod layout;
 mod link;
 mod matrix;
@@ -262,6 +263,10 @@ fn used_names<'a>(body: &[ast::Statement<'a>]) -> HashSet<&'a str> {
                 names.insert(name);
             }
             Operand::Address { base, .. } => visit(base, names),
+            Operand::Texel { object, at } => {
+                visit(object, names);
+                at.iter().for_each(|o| visit(o, names));
+            }
             // Vectors and lists hold no further lists: the parser's grammar is that shallow.
             Operand::Vector(list) | Operand::List(list) => {
                 list.iter().for_each(|o| visit(o, names))
