@@ -353,6 +353,8 @@ pub fn handle_kind(c_type: &str) -> Option<&'static str> {
         "CUgraphExec" => "GRAPH_EXEC",
         "CUmemoryPool" => "POOL",
         "CUlinkState" => "LINK",
+        "CUarray" => "ARRAY",
+        "CUmipmappedArray" => "MIPMAPPED_ARRAY",
         _ => return None,
     })
 }

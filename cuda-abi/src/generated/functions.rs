@@ -7,170 +7,240 @@
 use crate::function::{Class, Function, FunctionInfo};
 
 impl Function {
-    pub const cuCtxCreate_v2: Self = Self(0);
-    pub const cuCtxCreate_v3: Self = Self(1);
-    pub const cuCtxCreate_v4: Self = Self(2);
-    pub const cuCtxDestroy_v2: Self = Self(3);
-    pub const cuCtxGetApiVersion: Self = Self(4);
-    pub const cuCtxGetCacheConfig: Self = Self(5);
-    pub const cuCtxGetCurrent: Self = Self(6);
-    pub const cuCtxGetDevice: Self = Self(7);
-    pub const cuCtxGetDevice_v2: Self = Self(8);
-    pub const cuCtxGetFlags: Self = Self(9);
-    pub const cuCtxGetId: Self = Self(10);
-    pub const cuCtxGetLimit: Self = Self(11);
-    pub const cuCtxGetStreamPriorityRange: Self = Self(12);
-    pub const cuCtxPopCurrent_v2: Self = Self(13);
-    pub const cuCtxPushCurrent_v2: Self = Self(14);
-    pub const cuCtxSetCacheConfig: Self = Self(15);
-    pub const cuCtxSetCurrent: Self = Self(16);
-    pub const cuCtxSetLimit: Self = Self(17);
-    pub const cuCtxSynchronize: Self = Self(18);
-    pub const cuCtxSynchronize_v2: Self = Self(19);
-    pub const cuDeviceCanAccessPeer: Self = Self(20);
-    pub const cuDeviceComputeCapability: Self = Self(21);
-    pub const cuDeviceGet: Self = Self(22);
-    pub const cuDeviceGetAttribute: Self = Self(23);
-    pub const cuDeviceGetByPCIBusId: Self = Self(24);
-    pub const cuDeviceGetCount: Self = Self(25);
-    pub const cuDeviceGetName: Self = Self(26);
-    pub const cuDeviceGetPCIBusId: Self = Self(27);
-    pub const cuDeviceGetProperties: Self = Self(28);
-    pub const cuDeviceGetUuid: Self = Self(29);
-    pub const cuDeviceGetUuid_v2: Self = Self(30);
-    pub const cuDevicePrimaryCtxGetState: Self = Self(31);
-    pub const cuDevicePrimaryCtxRelease: Self = Self(32);
-    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(33);
-    pub const cuDevicePrimaryCtxReset: Self = Self(34);
-    pub const cuDevicePrimaryCtxReset_v2: Self = Self(35);
-    pub const cuDevicePrimaryCtxRetain: Self = Self(36);
-    pub const cuDevicePrimaryCtxSetFlags: Self = Self(37);
-    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(38);
-    pub const cuDeviceTotalMem_v2: Self = Self(39);
-    pub const cuDriverGetVersion: Self = Self(40);
-    pub const cuEventCreate: Self = Self(41);
-    pub const cuEventDestroy_v2: Self = Self(42);
-    pub const cuEventElapsedTime: Self = Self(43);
-    pub const cuEventElapsedTime_v2: Self = Self(44);
-    pub const cuEventQuery: Self = Self(45);
-    pub const cuEventRecord: Self = Self(46);
-    pub const cuEventRecordWithFlags: Self = Self(47);
-    pub const cuEventSynchronize: Self = Self(48);
-    pub const cuFuncGetAttribute: Self = Self(49);
-    pub const cuFuncGetModule: Self = Self(50);
-    pub const cuFuncGetName: Self = Self(51);
-    pub const cuFuncGetParamInfo: Self = Self(52);
-    pub const cuFuncIsLoaded: Self = Self(53);
-    pub const cuFuncLoad: Self = Self(54);
-    pub const cuFuncSetAttribute: Self = Self(55);
-    pub const cuFuncSetCacheConfig: Self = Self(56);
-    pub const cuGetErrorName: Self = Self(57);
-    pub const cuGetErrorString: Self = Self(58);
-    pub const cuGetExportTable: Self = Self(59);
-    pub const cuGetProcAddress: Self = Self(60);
-    pub const cuGetProcAddress_v2: Self = Self(61);
-    pub const cuInit: Self = Self(62);
-    pub const cuKernelGetAttribute: Self = Self(63);
-    pub const cuKernelGetFunction: Self = Self(64);
-    pub const cuKernelGetName: Self = Self(65);
-    pub const cuKernelGetParamInfo: Self = Self(66);
-    pub const cuKernelSetAttribute: Self = Self(67);
-    pub const cuKernelSetCacheConfig: Self = Self(68);
-    pub const cuLaunchCooperativeKernel: Self = Self(69);
-    pub const cuLaunchHostFunc: Self = Self(70);
-    pub const cuLaunchHostFunc_v2: Self = Self(71);
-    pub const cuLaunchKernel: Self = Self(72);
-    pub const cuLaunchKernelEx: Self = Self(73);
-    pub const cuLibraryGetGlobal: Self = Self(74);
-    pub const cuLibraryGetKernel: Self = Self(75);
-    pub const cuLibraryGetKernelCount: Self = Self(76);
-    pub const cuLibraryGetModule: Self = Self(77);
-    pub const cuLibraryLoadData: Self = Self(78);
-    pub const cuLibraryLoadFromFile: Self = Self(79);
-    pub const cuLibraryUnload: Self = Self(80);
-    pub const cuLinkAddData_v2: Self = Self(81);
-    pub const cuLinkAddFile_v2: Self = Self(82);
-    pub const cuLinkComplete: Self = Self(83);
-    pub const cuLinkCreate_v2: Self = Self(84);
-    pub const cuLinkDestroy: Self = Self(85);
-    pub const cuMemAllocHost_v2: Self = Self(86);
-    pub const cuMemAllocPitch_v2: Self = Self(87);
-    pub const cuMemAlloc_v2: Self = Self(88);
-    pub const cuMemFreeHost: Self = Self(89);
-    pub const cuMemFree_v2: Self = Self(90);
-    pub const cuMemGetAddressRange_v2: Self = Self(91);
-    pub const cuMemGetInfo_v2: Self = Self(92);
-    pub const cuMemHostAlloc: Self = Self(93);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(94);
-    pub const cuMemHostGetFlags: Self = Self(95);
-    pub const cuMemHostRegister_v2: Self = Self(96);
-    pub const cuMemHostUnregister: Self = Self(97);
-    pub const cuMemcpy: Self = Self(98);
-    pub const cuMemcpyAsync: Self = Self(99);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(100);
-    pub const cuMemcpyDtoD_v2: Self = Self(101);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(102);
-    pub const cuMemcpyDtoH_v2: Self = Self(103);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(104);
-    pub const cuMemcpyHtoD_v2: Self = Self(105);
-    pub const cuMemsetD16Async: Self = Self(106);
-    pub const cuMemsetD16_v2: Self = Self(107);
-    pub const cuMemsetD2D16Async: Self = Self(108);
-    pub const cuMemsetD2D16_v2: Self = Self(109);
-    pub const cuMemsetD2D32Async: Self = Self(110);
-    pub const cuMemsetD2D32_v2: Self = Self(111);
-    pub const cuMemsetD2D8Async: Self = Self(112);
-    pub const cuMemsetD2D8_v2: Self = Self(113);
-    pub const cuMemsetD32Async: Self = Self(114);
-    pub const cuMemsetD32_v2: Self = Self(115);
-    pub const cuMemsetD8Async: Self = Self(116);
-    pub const cuMemsetD8_v2: Self = Self(117);
-    pub const cuModuleGetFunction: Self = Self(118);
-    pub const cuModuleGetGlobal_v2: Self = Self(119);
-    pub const cuModuleGetLoadingMode: Self = Self(120);
-    pub const cuModuleLoad: Self = Self(121);
-    pub const cuModuleLoadData: Self = Self(122);
-    pub const cuModuleLoadDataEx: Self = Self(123);
-    pub const cuModuleLoadFatBinary: Self = Self(124);
-    pub const cuModuleUnload: Self = Self(125);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(126);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(127);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(128);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(129);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(130);
-    pub const cuPointerGetAttribute: Self = Self(131);
-    pub const cuPointerGetAttributes: Self = Self(132);
-    pub const cuStreamAddCallback: Self = Self(133);
-    pub const cuStreamCreate: Self = Self(134);
-    pub const cuStreamCreateWithPriority: Self = Self(135);
-    pub const cuStreamDestroy_v2: Self = Self(136);
-    pub const cuStreamGetCaptureInfo: Self = Self(137);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(138);
-    pub const cuStreamGetCtx: Self = Self(139);
-    pub const cuStreamGetCtx_v2: Self = Self(140);
-    pub const cuStreamGetDevice: Self = Self(141);
-    pub const cuStreamGetFlags: Self = Self(142);
-    pub const cuStreamGetId: Self = Self(143);
-    pub const cuStreamGetPriority: Self = Self(144);
-    pub const cuStreamIsCapturing: Self = Self(145);
-    pub const cuStreamQuery: Self = Self(146);
-    pub const cuStreamSynchronize: Self = Self(147);
-    pub const cuStreamWaitEvent: Self = Self(148);
-    pub const vgpuCopy: Self = Self(149);
-    pub const vgpuCopyIn: Self = Self(150);
-    pub const vgpuCopyInBulk: Self = Self(151);
-    pub const vgpuCopyOut: Self = Self(152);
-    pub const vgpuCopyOutBulk: Self = Self(153);
-    pub const vgpuCredit: Self = Self(154);
-    pub const vgpuLinkRead: Self = Self(155);
-    pub const vgpuMemset: Self = Self(156);
-    pub const vgpuNop: Self = Self(157);
-    pub const vgpuSnapshot: Self = Self(158);
-    pub const vgpuUpload: Self = Self(159);
+    pub const cuArray3DCreate_v2: Self = Self(0);
+    pub const cuArray3DGetDescriptor_v2: Self = Self(1);
+    pub const cuArrayCreate_v2: Self = Self(2);
+    pub const cuArrayDestroy: Self = Self(3);
+    pub const cuArrayGetDescriptor_v2: Self = Self(4);
+    pub const cuCtxCreate_v2: Self = Self(5);
+    pub const cuCtxCreate_v3: Self = Self(6);
+    pub const cuCtxCreate_v4: Self = Self(7);
+    pub const cuCtxDestroy_v2: Self = Self(8);
+    pub const cuCtxGetApiVersion: Self = Self(9);
+    pub const cuCtxGetCacheConfig: Self = Self(10);
+    pub const cuCtxGetCurrent: Self = Self(11);
+    pub const cuCtxGetDevice: Self = Self(12);
+    pub const cuCtxGetDevice_v2: Self = Self(13);
+    pub const cuCtxGetFlags: Self = Self(14);
+    pub const cuCtxGetId: Self = Self(15);
+    pub const cuCtxGetLimit: Self = Self(16);
+    pub const cuCtxGetStreamPriorityRange: Self = Self(17);
+    pub const cuCtxPopCurrent_v2: Self = Self(18);
+    pub const cuCtxPushCurrent_v2: Self = Self(19);
+    pub const cuCtxSetCacheConfig: Self = Self(20);
+    pub const cuCtxSetCurrent: Self = Self(21);
+    pub const cuCtxSetLimit: Self = Self(22);
+    pub const cuCtxSynchronize: Self = Self(23);
+    pub const cuCtxSynchronize_v2: Self = Self(24);
+    pub const cuDeviceCanAccessPeer: Self = Self(25);
+    pub const cuDeviceComputeCapability: Self = Self(26);
+    pub const cuDeviceGet: Self = Self(27);
+    pub const cuDeviceGetAttribute: Self = Self(28);
+    pub const cuDeviceGetByPCIBusId: Self = Self(29);
+    pub const cuDeviceGetCount: Self = Self(30);
+    pub const cuDeviceGetName: Self = Self(31);
+    pub const cuDeviceGetPCIBusId: Self = Self(32);
+    pub const cuDeviceGetProperties: Self = Self(33);
+    pub const cuDeviceGetUuid: Self = Self(34);
+    pub const cuDeviceGetUuid_v2: Self = Self(35);
+    pub const cuDevicePrimaryCtxGetState: Self = Self(36);
+    pub const cuDevicePrimaryCtxRelease: Self = Self(37);
+    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(38);
+    pub const cuDevicePrimaryCtxReset: Self = Self(39);
+    pub const cuDevicePrimaryCtxReset_v2: Self = Self(40);
+    pub const cuDevicePrimaryCtxRetain: Self = Self(41);
+    pub const cuDevicePrimaryCtxSetFlags: Self = Self(42);
+    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(43);
+    pub const cuDeviceTotalMem_v2: Self = Self(44);
+    pub const cuDriverGetVersion: Self = Self(45);
+    pub const cuEventCreate: Self = Self(46);
+    pub const cuEventDestroy_v2: Self = Self(47);
+    pub const cuEventElapsedTime: Self = Self(48);
+    pub const cuEventElapsedTime_v2: Self = Self(49);
+    pub const cuEventQuery: Self = Self(50);
+    pub const cuEventRecord: Self = Self(51);
+    pub const cuEventRecordWithFlags: Self = Self(52);
+    pub const cuEventSynchronize: Self = Self(53);
+    pub const cuFuncGetAttribute: Self = Self(54);
+    pub const cuFuncGetModule: Self = Self(55);
+    pub const cuFuncGetName: Self = Self(56);
+    pub const cuFuncGetParamInfo: Self = Self(57);
+    pub const cuFuncIsLoaded: Self = Self(58);
+    pub const cuFuncLoad: Self = Self(59);
+    pub const cuFuncSetAttribute: Self = Self(60);
+    pub const cuFuncSetCacheConfig: Self = Self(61);
+    pub const cuGetErrorName: Self = Self(62);
+    pub const cuGetErrorString: Self = Self(63);
+    pub const cuGetExportTable: Self = Self(64);
+    pub const cuGetProcAddress: Self = Self(65);
+    pub const cuGetProcAddress_v2: Self = Self(66);
+    pub const cuInit: Self = Self(67);
+    pub const cuKernelGetAttribute: Self = Self(68);
+    pub const cuKernelGetFunction: Self = Self(69);
+    pub const cuKernelGetName: Self = Self(70);
+    pub const cuKernelGetParamInfo: Self = Self(71);
+    pub const cuKernelSetAttribute: Self = Self(72);
+    pub const cuKernelSetCacheConfig: Self = Self(73);
+    pub const cuLaunchCooperativeKernel: Self = Self(74);
+    pub const cuLaunchHostFunc: Self = Self(75);
+    pub const cuLaunchHostFunc_v2: Self = Self(76);
+    pub const cuLaunchKernel: Self = Self(77);
+    pub const cuLaunchKernelEx: Self = Self(78);
+    pub const cuLibraryGetGlobal: Self = Self(79);
+    pub const cuLibraryGetKernel: Self = Self(80);
+    pub const cuLibraryGetKernelCount: Self = Self(81);
+    pub const cuLibraryGetModule: Self = Self(82);
+    pub const cuLibraryLoadData: Self = Self(83);
+    pub const cuLibraryLoadFromFile: Self = Self(84);
+    pub const cuLibraryUnload: Self = Self(85);
+    pub const cuLinkAddData_v2: Self = Self(86);
+    pub const cuLinkAddFile_v2: Self = Self(87);
+    pub const cuLinkComplete: Self = Self(88);
+    pub const cuLinkCreate_v2: Self = Self(89);
+    pub const cuLinkDestroy: Self = Self(90);
+    pub const cuMemAllocHost_v2: Self = Self(91);
+    pub const cuMemAllocPitch_v2: Self = Self(92);
+    pub const cuMemAlloc_v2: Self = Self(93);
+    pub const cuMemFreeHost: Self = Self(94);
+    pub const cuMemFree_v2: Self = Self(95);
+    pub const cuMemGetAddressRange_v2: Self = Self(96);
+    pub const cuMemGetInfo_v2: Self = Self(97);
+    pub const cuMemHostAlloc: Self = Self(98);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(99);
+    pub const cuMemHostGetFlags: Self = Self(100);
+    pub const cuMemHostRegister_v2: Self = Self(101);
+    pub const cuMemHostUnregister: Self = Self(102);
+    pub const cuMemcpy: Self = Self(103);
+    pub const cuMemcpy2DAsync_v2: Self = Self(104);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(105);
+    pub const cuMemcpy2D_v2: Self = Self(106);
+    pub const cuMemcpy3DAsync_v2: Self = Self(107);
+    pub const cuMemcpy3D_v2: Self = Self(108);
+    pub const cuMemcpyAsync: Self = Self(109);
+    pub const cuMemcpyAtoA_v2: Self = Self(110);
+    pub const cuMemcpyAtoD_v2: Self = Self(111);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(112);
+    pub const cuMemcpyAtoH_v2: Self = Self(113);
+    pub const cuMemcpyDtoA_v2: Self = Self(114);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(115);
+    pub const cuMemcpyDtoD_v2: Self = Self(116);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(117);
+    pub const cuMemcpyDtoH_v2: Self = Self(118);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(119);
+    pub const cuMemcpyHtoA_v2: Self = Self(120);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(121);
+    pub const cuMemcpyHtoD_v2: Self = Self(122);
+    pub const cuMemsetD16Async: Self = Self(123);
+    pub const cuMemsetD16_v2: Self = Self(124);
+    pub const cuMemsetD2D16Async: Self = Self(125);
+    pub const cuMemsetD2D16_v2: Self = Self(126);
+    pub const cuMemsetD2D32Async: Self = Self(127);
+    pub const cuMemsetD2D32_v2: Self = Self(128);
+    pub const cuMemsetD2D8Async: Self = Self(129);
+    pub const cuMemsetD2D8_v2: Self = Self(130);
+    pub const cuMemsetD32Async: Self = Self(131);
+    pub const cuMemsetD32_v2: Self = Self(132);
+    pub const cuMemsetD8Async: Self = Self(133);
+    pub const cuMemsetD8_v2: Self = Self(134);
+    pub const cuMipmappedArrayCreate: Self = Self(135);
+    pub const cuMipmappedArrayDestroy: Self = Self(136);
+    pub const cuMipmappedArrayGetLevel: Self = Self(137);
+    pub const cuModuleGetFunction: Self = Self(138);
+    pub const cuModuleGetGlobal_v2: Self = Self(139);
+    pub const cuModuleGetLoadingMode: Self = Self(140);
+    pub const cuModuleLoad: Self = Self(141);
+    pub const cuModuleLoadData: Self = Self(142);
+    pub const cuModuleLoadDataEx: Self = Self(143);
+    pub const cuModuleLoadFatBinary: Self = Self(144);
+    pub const cuModuleUnload: Self = Self(145);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(146);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(147);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(148);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(149);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(150);
+    pub const cuPointerGetAttribute: Self = Self(151);
+    pub const cuPointerGetAttributes: Self = Self(152);
+    pub const cuStreamAddCallback: Self = Self(153);
+    pub const cuStreamCreate: Self = Self(154);
+    pub const cuStreamCreateWithPriority: Self = Self(155);
+    pub const cuStreamDestroy_v2: Self = Self(156);
+    pub const cuStreamGetCaptureInfo: Self = Self(157);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(158);
+    pub const cuStreamGetCtx: Self = Self(159);
+    pub const cuStreamGetCtx_v2: Self = Self(160);
+    pub const cuStreamGetDevice: Self = Self(161);
+    pub const cuStreamGetFlags: Self = Self(162);
+    pub const cuStreamGetId: Self = Self(163);
+    pub const cuStreamGetPriority: Self = Self(164);
+    pub const cuStreamIsCapturing: Self = Self(165);
+    pub const cuStreamQuery: Self = Self(166);
+    pub const cuStreamSynchronize: Self = Self(167);
+    pub const cuStreamWaitEvent: Self = Self(168);
+    pub const cuSurfObjectCreate: Self = Self(169);
+    pub const cuSurfObjectDestroy: Self = Self(170);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(171);
+    pub const cuTexObjectCreate: Self = Self(172);
+    pub const cuTexObjectDestroy: Self = Self(173);
+    pub const cuTexObjectGetResourceDesc: Self = Self(174);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(175);
+    pub const cuTexObjectGetTextureDesc: Self = Self(176);
+    pub const vgpuCopy: Self = Self(177);
+    pub const vgpuCopyBox: Self = Self(178);
+    pub const vgpuCopyIn: Self = Self(179);
+    pub const vgpuCopyInBulk: Self = Self(180);
+    pub const vgpuCopyOut: Self = Self(181);
+    pub const vgpuCopyOutBulk: Self = Self(182);
+    pub const vgpuCredit: Self = Self(183);
+    pub const vgpuLinkRead: Self = Self(184);
+    pub const vgpuMemset: Self = Self(185);
+    pub const vgpuNop: Self = Self(186);
+    pub const vgpuReadDown: Self = Self(187);
+    pub const vgpuSnapshot: Self = Self(188);
+    pub const vgpuUpload: Self = Self(189);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 160] = [
+pub static FUNCTIONS: [FunctionInfo; 190] = [
+    FunctionInfo {
+        name: "cuArray3DCreate_v2",
+        chapter: "array",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 160,
+    },
+    FunctionInfo {
+        name: "cuArray3DGetDescriptor_v2",
+        chapter: "array",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuArrayCreate_v2",
+        chapter: "array",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuArrayDestroy",
+        chapter: "array",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 161,
+    },
+    FunctionInfo {
+        name: "cuArrayGetDescriptor_v2",
+        chapter: "array",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
     FunctionInfo {
         name: "cuCtxCreate_v2",
         chapter: "context",
@@ -964,9 +1034,89 @@ pub static FUNCTIONS: [FunctionInfo; 160] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuMemcpy2DAsync_v2",
+        chapter: "copy",
+        class: Class::Async,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpy2DUnaligned_v2",
+        chapter: "copy",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpy2D_v2",
+        chapter: "copy",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpy3DAsync_v2",
+        chapter: "copy",
+        class: Class::Async,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpy3D_v2",
+        chapter: "copy",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuMemcpyAsync",
         chapter: "memory",
         class: Class::Async,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyAtoA_v2",
+        chapter: "copy",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyAtoD_v2",
+        chapter: "copy",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyAtoHAsync_v2",
+        chapter: "copy",
+        class: Class::Async,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyAtoH_v2",
+        chapter: "copy",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyDtoA_v2",
+        chapter: "copy",
+        class: Class::Blocking,
         group: "memory",
         audit: "copy",
         opcode: 0,
@@ -998,6 +1148,22 @@ pub static FUNCTIONS: [FunctionInfo; 160] = [
     FunctionInfo {
         name: "cuMemcpyDtoH_v2",
         chapter: "memory",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyHtoAAsync_v2",
+        chapter: "copy",
+        class: Class::Async,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyHtoA_v2",
+        chapter: "copy",
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
@@ -1114,6 +1280,30 @@ pub static FUNCTIONS: [FunctionInfo; 160] = [
         group: "memory",
         audit: "copy",
         opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMipmappedArrayCreate",
+        chapter: "array",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 162,
+    },
+    FunctionInfo {
+        name: "cuMipmappedArrayDestroy",
+        chapter: "array",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 163,
+    },
+    FunctionInfo {
+        name: "cuMipmappedArrayGetLevel",
+        chapter: "array",
+        class: Class::Inline,
+        group: "memory",
+        audit: "query",
+        opcode: 164,
     },
     FunctionInfo {
         name: "cuModuleGetFunction",
@@ -1364,12 +1554,84 @@ pub static FUNCTIONS: [FunctionInfo; 160] = [
         opcode: 101,
     },
     FunctionInfo {
+        name: "cuSurfObjectCreate",
+        chapter: "surface",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 169,
+    },
+    FunctionInfo {
+        name: "cuSurfObjectDestroy",
+        chapter: "surface",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 170,
+    },
+    FunctionInfo {
+        name: "cuSurfObjectGetResourceDesc",
+        chapter: "surface",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuTexObjectCreate",
+        chapter: "texture",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 167,
+    },
+    FunctionInfo {
+        name: "cuTexObjectDestroy",
+        chapter: "texture",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 168,
+    },
+    FunctionInfo {
+        name: "cuTexObjectGetResourceDesc",
+        chapter: "texture",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuTexObjectGetResourceViewDesc",
+        chapter: "texture",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuTexObjectGetTextureDesc",
+        chapter: "texture",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "vgpuCopy",
         chapter: "memory",
         class: Class::Async,
         group: "memory",
         audit: "copy",
         opcode: 72,
+    },
+    FunctionInfo {
+        name: "vgpuCopyBox",
+        chapter: "copy",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 165,
     },
     FunctionInfo {
         name: "vgpuCopyIn",
@@ -1434,6 +1696,14 @@ pub static FUNCTIONS: [FunctionInfo; 160] = [
         group: "session",
         audit: "none",
         opcode: 1,
+    },
+    FunctionInfo {
+        name: "vgpuReadDown",
+        chapter: "copy",
+        class: Class::Inline,
+        group: "memory",
+        audit: "copy",
+        opcode: 166,
     },
     FunctionInfo {
         name: "vgpuSnapshot",
@@ -1529,4 +1799,15 @@ pub static OPCODES: &[(u16, Function)] = &[
         Function::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
     ),
     (146, Function::cuOccupancyAvailableDynamicSMemPerBlock),
+    (160, Function::cuArray3DCreate_v2),
+    (161, Function::cuArrayDestroy),
+    (162, Function::cuMipmappedArrayCreate),
+    (163, Function::cuMipmappedArrayDestroy),
+    (164, Function::cuMipmappedArrayGetLevel),
+    (165, Function::vgpuCopyBox),
+    (166, Function::vgpuReadDown),
+    (167, Function::cuTexObjectCreate),
+    (168, Function::cuTexObjectDestroy),
+    (169, Function::cuSurfObjectCreate),
+    (170, Function::cuSurfObjectDestroy),
 ];

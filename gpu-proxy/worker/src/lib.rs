@@ -10,6 +10,7 @@
 //! objects, no key, and no name.
 
 pub mod api;
+pub mod arrays;
 pub mod callbacks;
 pub mod contexts;
 pub mod credits;

@@ -24,6 +24,7 @@ use proxy_channel::stats::{KernelSlot, StatsWriter};
 use proxy_channel::worker::WorkerChannel;
 
 use crate::api::linker::Links;
+use crate::arrays::Arrays;
 use crate::contexts::{ContextKey, Contexts};
 use crate::credits::{CreditCounts, Fences, StreamKey};
 use crate::driver::{Driver, Table};
@@ -83,9 +84,10 @@ pub struct Session {
     counts: CreditCounts,
     /// Order of the credit words' stores.
     credit_order: Mutex<()>,
-    /// What a lane has uploaded and not used yet, by lane: number and bytes.
+    /// What a lane has uploaded and not used yet, or (number 0) has still to read, by lane: number and bytes.
     uploads: Mutex<HashMap<u16, (u64, Vec<u8>)>>,
     links: Mutex<Links>,
+    arrays: Mutex<Arrays>,
 }
 
 /// A reply that is owed, if any, and what must be over before it goes out.
@@ -118,6 +120,7 @@ impl Session {
             credit_order: Mutex::default(),
             uploads: Mutex::default(),
             links: Mutex::default(),
+            arrays: Mutex::default(),
             parts,
         }
     }
@@ -451,6 +454,33 @@ impl Session {
         Ok(upload.map(|(_, bytes)| bytes).unwrap_or_default())
     }
 
+    /// Arrays and image objects, locked.
+    pub fn arrays(&self) -> MutexGuard<'_, Arrays> {
+        lock(&self.arrays)
+    }
+
+    /// Keeps what a lane has to read.
+    pub fn keep_download(&self, lane: u16, bytes: Vec<u8>) {
+        self.keep_upload(lane, 0, bytes);
+    }
+
+    /// A piece of what a lane has to read.
+    ///
+    /// # Errors
+    /// `INVALID_VALUE` if it is not there.
+    pub fn download(&self, lane: u16, offset: u64, bytes: u32) -> Result<Vec<u8>, CUresult> {
+        let downloads = lock(&self.uploads);
+        let piece = downloads
+            .get(&lane)
+            .filter(|(number, _)| *number == 0)
+            .and_then(|(_, all)| {
+                let start = usize::try_from(offset).ok()?;
+                let end = start.checked_add(usize::try_from(bytes).ok()?)?;
+                all.get(start..end).map(<[u8]>::to_vec)
+            });
+        piece.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
+    }
+
     /// The links under way, locked.
     pub fn links(&self) -> MutexGuard<'_, Links> {
         lock(&self.links)
@@ -459,7 +489,14 @@ impl Session {
     /// Takes away everything that goes with a context that is destroyed.
     pub fn forget_context(&self, key: ContextKey) {
         let mut objects = lock(&self.objects);
-        for kind in [Kind::MODULE, Kind::FUNCTION, Kind::STREAM, Kind::EVENT] {
+        for kind in [
+            Kind::MODULE,
+            Kind::FUNCTION,
+            Kind::STREAM,
+            Kind::EVENT,
+            Kind::ARRAY,
+            Kind::MIPMAPPED_ARRAY,
+        ] {
             remove_all(&mut objects, kind, |_, object| {
                 object.context == Some(key.slot)
             });
@@ -470,11 +507,19 @@ impl Session {
             Place::Device { charged } => charged,
             Place::Pinned | Place::Global { .. } => 0,
         };
-        self.refund(ranges.iter().map(charged).sum());
+        let of_arrays = self.arrays().forget_context(key.slot);
+        self.refund(ranges.iter().map(charged).sum::<u64>() + of_arrays);
         self.staging.forget_context(key);
         for (slot, back) in self.counts.forget_context(key) {
             self.return_credits(slot, back);
         }
+    }
+
+    /// Takes away the levels of a mipmapped array that is gone.
+    pub fn forget_levels(&self, owner: u64) {
+        remove_all(&mut lock(&self.objects), Kind::ARRAY, |_, object| {
+            object.parent == owner
+        });
     }
 
     /// Takes away everything that came from a module or library that is unloaded.

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x94c876411cc7b8cc;
+pub const TABLE_HASH: u64 = 0x91e7a5bc44c5132f;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -794,7 +794,7 @@ impl Request for VgpuCopyIn {
     const OPCODE: u16 = 73;
 }
 
-/// Request of `vgpuCopyInBulk`. The bytes follow by the bulk pipe, through the chunks of staging whose indices (u32) are the tail.
+/// Request of `vgpuCopyInBulk`. The bytes follow by the bulk pipe, through the chunks of staging whose indices (u32) are the tail, from byte `skew` of each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyInBulk {
@@ -802,7 +802,7 @@ pub struct VgpuCopyInBulk {
     pub bytes: u64,
     pub stream: u64,
     pub chunk_count: u32,
-    pub reserved: u32,
+    pub skew: u32,
 }
 const _: () = assert!(size_of::<VgpuCopyInBulk>() == 32);
 
@@ -824,7 +824,7 @@ impl Request for VgpuCopyOut {
     const OPCODE: u16 = 75;
 }
 
-/// Request of `vgpuCopyOutBulk`. The bytes come back by the bulk pipe, through the chunks of staging whose indices (u32) are the tail.
+/// Request of `vgpuCopyOutBulk`. The bytes come back by the bulk pipe, through the chunks of staging whose indices (u32) are the tail, from byte `skew` of each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuCopyOutBulk {
@@ -832,7 +832,7 @@ pub struct VgpuCopyOutBulk {
     pub bytes: u64,
     pub stream: u64,
     pub chunk_count: u32,
-    pub reserved: u32,
+    pub skew: u32,
 }
 const _: () = assert!(size_of::<VgpuCopyOutBulk>() == 32);
 
@@ -1228,3 +1228,221 @@ pub struct CuOccupancyAvailableDynamicSMemPerBlockReply {
     pub dynamicSmemSize: u64,
 }
 const _: () = assert!(size_of::<CuOccupancyAvailableDynamicSMemPerBlockReply>() == 8);
+
+/// Request of `cuArray3DCreate_v2`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuArray3DCreateV2 {
+    pub array: u64,
+    pub width: u64,
+    pub height: u64,
+    pub depth: u64,
+    pub format: u32,
+    pub channels: u32,
+    pub flags: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuArray3DCreateV2>() == 48);
+
+impl Request for CuArray3DCreateV2 {
+    const OPCODE: u16 = 160;
+}
+
+/// Request of `cuArrayDestroy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuArrayDestroy {
+    pub array: u64,
+}
+const _: () = assert!(size_of::<CuArrayDestroy>() == 8);
+
+impl Request for CuArrayDestroy {
+    const OPCODE: u16 = 161;
+}
+
+/// Request of `cuMipmappedArrayCreate`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMipmappedArrayCreate {
+    pub array: u64,
+    pub width: u64,
+    pub height: u64,
+    pub depth: u64,
+    pub format: u32,
+    pub channels: u32,
+    pub flags: u32,
+    pub levels: u32,
+}
+const _: () = assert!(size_of::<CuMipmappedArrayCreate>() == 48);
+
+impl Request for CuMipmappedArrayCreate {
+    const OPCODE: u16 = 162;
+}
+
+/// Request of `cuMipmappedArrayDestroy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMipmappedArrayDestroy {
+    pub array: u64,
+}
+const _: () = assert!(size_of::<CuMipmappedArrayDestroy>() == 8);
+
+impl Request for CuMipmappedArrayDestroy {
+    const OPCODE: u16 = 163;
+}
+
+/// Request of `cuMipmappedArrayGetLevel`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMipmappedArrayGetLevel {
+    pub level_array: u64,
+    pub array: u64,
+    pub level: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMipmappedArrayGetLevel>() == 24);
+
+impl Request for CuMipmappedArrayGetLevel {
+    const OPCODE: u16 = 164;
+}
+
+/// Request of `vgpuCopyBox`. A side is device memory, pinned memory, an array, or (its rows one after the other) an upload of the lane's, or a download that the lane reads afterwards. Pitch and height of linear memory are never 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuCopyBox {
+    pub to: u64,
+    pub to_x: u64,
+    pub to_y: u64,
+    pub to_z: u64,
+    pub to_pitch: u64,
+    pub to_height: u64,
+    pub from: u64,
+    pub from_x: u64,
+    pub from_y: u64,
+    pub from_z: u64,
+    pub from_pitch: u64,
+    pub from_height: u64,
+    pub width: u64,
+    pub height: u64,
+    pub depth: u64,
+    pub stream: u64,
+    pub to_kind: u32,
+    pub from_kind: u32,
+    pub wait: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuCopyBox>() == 144);
+
+impl Request for VgpuCopyBox {
+    const OPCODE: u16 = 165;
+}
+
+/// Request of `vgpuReadDown`. A piece of the lane's last download comes back in the side buffer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuReadDown {
+    pub offset: u64,
+    pub bytes: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuReadDown>() == 16);
+
+impl Request for VgpuReadDown {
+    const OPCODE: u16 = 166;
+}
+
+/// Request of `cuTexObjectCreate`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuTexObjectCreate {
+    pub resource: u64,
+    pub width: u64,
+    pub height: u64,
+    pub pitch: u64,
+    pub view_width: u64,
+    pub view_height: u64,
+    pub view_depth: u64,
+    pub kind: u32,
+    pub format: u32,
+    pub channels: u32,
+    pub resource_flags: u32,
+    pub address_x: u32,
+    pub address_y: u32,
+    pub address_z: u32,
+    pub filter: u32,
+    pub flags: u32,
+    pub anisotropy: u32,
+    pub mip_filter: u32,
+    pub mip_bias: f32,
+    pub mip_least: f32,
+    pub mip_most: f32,
+    pub border_r: f32,
+    pub border_g: f32,
+    pub border_b: f32,
+    pub border_a: f32,
+    pub has_view: u32,
+    pub view_format: u32,
+    pub first_level: u32,
+    pub last_level: u32,
+    pub first_layer: u32,
+    pub last_layer: u32,
+}
+const _: () = assert!(size_of::<CuTexObjectCreate>() == 152);
+
+impl Request for CuTexObjectCreate {
+    const OPCODE: u16 = 167;
+}
+
+/// What comes back of [`CuTexObjectCreate`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuTexObjectCreateReply {
+    pub object: u64,
+}
+const _: () = assert!(size_of::<CuTexObjectCreateReply>() == 8);
+
+/// Request of `cuTexObjectDestroy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuTexObjectDestroy {
+    pub object: u64,
+}
+const _: () = assert!(size_of::<CuTexObjectDestroy>() == 8);
+
+impl Request for CuTexObjectDestroy {
+    const OPCODE: u16 = 168;
+}
+
+/// Request of `cuSurfObjectCreate`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuSurfObjectCreate {
+    pub array: u64,
+    pub flags: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuSurfObjectCreate>() == 16);
+
+impl Request for CuSurfObjectCreate {
+    const OPCODE: u16 = 169;
+}
+
+/// What comes back of [`CuSurfObjectCreate`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuSurfObjectCreateReply {
+    pub object: u64,
+}
+const _: () = assert!(size_of::<CuSurfObjectCreateReply>() == 8);
+
+/// Request of `cuSurfObjectDestroy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuSurfObjectDestroy {
+    pub object: u64,
+}
+const _: () = assert!(size_of::<CuSurfObjectDestroy>() == 8);
+
+impl Request for CuSurfObjectDestroy {
+    const OPCODE: u16 = 170;
+}

@@ -95,6 +95,20 @@ pub mod copy_kind {
     pub const HOST_TO_HOST: u32 = 4;
 }
 
+/// `to_kind` and `from_kind` of a `vgpuCopyBox` record.
+pub mod box_kind {
+    /// Device memory, by address.
+    pub const DEVICE: u32 = 1;
+    /// Pinned host memory of the client's arena, by address.
+    pub const PINNED: u32 = 2;
+    /// An array, by handle.
+    pub const ARRAY: u32 = 3;
+    /// The source is the lane's upload of this number, rows one after the other.
+    pub const UPLOAD: u32 = 4;
+    /// The destination is the lane's download, rows one after the other.
+    pub const DOWNLOAD: u32 = 5;
+}
+
 /// `kind` of an image in a load record, as the client sniffed it; the worker checks.
 pub mod image_kind {
     /// NUL-terminated PTX text.

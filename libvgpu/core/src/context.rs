@@ -97,7 +97,14 @@ pub(crate) fn ended(session: &Session, context: Handle) {
     let value = context.value();
     {
         let mut objects = session.objects_mut();
-        for kind in [Kind::STREAM, Kind::EVENT, Kind::MODULE, Kind::FUNCTION] {
+        for kind in [
+            Kind::STREAM,
+            Kind::EVENT,
+            Kind::MODULE,
+            Kind::FUNCTION,
+            Kind::ARRAY,
+            Kind::MIPMAPPED_ARRAY,
+        ] {
             let gone: Vec<_> = objects
                 .iter(kind)
                 .filter(|(_, object)| object.context == value)

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use cuda_abi::types::CUresult;
+use cuda_abi::types::{CUDA_ARRAY3D_DESCRIPTOR, CUresult};
 use idm_protocol::handle::{ClientTable, Handle, HandleError, Kind};
 
 use crate::api::linker::Link;
@@ -36,8 +36,19 @@ pub enum Detail {
     },
     /// A function or a kernel.
     Code(Arc<Code>),
+    /// An array or a mipmapped array.
+    Array(Array),
     /// A link under way.
     Link(Arc<Mutex<Link>>),
+}
+
+/// What the client knows about an array.
+#[derive(Clone, Copy, Debug)]
+pub struct Array {
+    /// What it was made as.
+    pub descriptor: CUDA_ARRAY3D_DESCRIPTOR,
+    /// Handle of the mipmapped array that it is a level of, and which; 0 for none.
+    pub level_of: (u64, u32),
 }
 
 /// The handles of a session.

@@ -21,6 +21,7 @@ use idm_protocol::wait::{Liveness, Patience};
 use idm_protocol::window::{Arena, CANDIDATES, WINDOW_BYTES, reserve_candidates};
 use idm_protocol::wire::{self, snapshot};
 
+use crate::api::texture::ImageObject;
 use crate::call::Outcome;
 use crate::callbacks::Callbacks;
 use crate::context::Primary;
@@ -57,6 +58,8 @@ pub(crate) struct Session {
     pub(crate) callbacks: Callbacks,
     /// Length of each piece handed out, by address.
     pub(crate) pinned: Mutex<HashMap<u64, usize>>,
+    /// What texture and surface objects were made with, by value.
+    pub(crate) images: Mutex<HashMap<u64, ImageObject>>,
     objects: RwLock<Objects>,
     /// For each context slot the generation of the context that is alive there, or 0.
     alive: Vec<AtomicU32>,
@@ -202,6 +205,7 @@ impl Session {
             pieces: Mutex::new(Pieces::new(staging, arena.byte_len())),
             callbacks: Callbacks::new(callback_end),
             pinned: Mutex::default(),
+            images: Mutex::default(),
             objects: RwLock::new(objects),
             alive: (0..limits.contexts).map(|_| AtomicU32::new(0)).collect(),
             devices: OnceLock::new(),
@@ -222,6 +226,25 @@ impl Session {
     #[inline]
     pub(crate) fn objects(&self) -> RwLockReadGuard<'_, Objects> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a texture or surface object was made with.
+    pub(crate) fn image(&self, object: u64) -> Option<ImageObject> {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.get(&object).copied()
+    }
+
+    /// Notes what a texture or surface object was made with. A driver that gives out a value again has ended
+    /// the object that had it before, with its context.
+    pub(crate) fn keep_image(&self, object: u64, made_with: ImageObject) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.insert(object, made_with);
+    }
+
+    /// The object is gone.
+    pub(crate) fn forget_image(&self, object: u64) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.remove(&object);
     }
 
     /// The handle table, to change.

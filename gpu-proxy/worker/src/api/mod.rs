@@ -3,7 +3,9 @@
 
 #![allow(non_snake_case)]
 
+pub mod array;
 pub mod context;
+pub mod copy;
 pub mod launch;
 pub mod library;
 pub mod linker;
@@ -11,3 +13,5 @@ pub mod memory;
 pub mod module;
 pub mod session;
 pub mod stream;
+pub mod surface;
+pub mod texture;

@@ -5,9 +5,11 @@
 //! loaded it would call itself, so a library with the client's marker symbol is refused.
 
 mod calls;
+mod image;
 mod link;
 
 pub use calls::{JitOptions, Launch};
+pub use image::{ArrayShape, Corner};
 pub use link::{Input, LinkLogs};
 
 use std::ffi::{CStr, OsStr};

@@ -310,6 +310,50 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuOccupancyAvailableDynamicSMemPerBlock>()?;
             cuOccupancyAvailableDynamicSMemPerBlock(session, &request, frame)
         }
+        160 => {
+            let request = frame.request::<wire::CuArray3DCreateV2>()?;
+            api::array::cuArray3DCreate_v2(session, &request, frame)
+        }
+        161 => {
+            let request = frame.request::<wire::CuArrayDestroy>()?;
+            api::array::cuArrayDestroy(session, &request, frame)
+        }
+        162 => {
+            let request = frame.request::<wire::CuMipmappedArrayCreate>()?;
+            api::array::cuMipmappedArrayCreate(session, &request, frame)
+        }
+        163 => {
+            let request = frame.request::<wire::CuMipmappedArrayDestroy>()?;
+            api::array::cuMipmappedArrayDestroy(session, &request, frame)
+        }
+        164 => {
+            let request = frame.request::<wire::CuMipmappedArrayGetLevel>()?;
+            api::array::cuMipmappedArrayGetLevel(session, &request, frame)
+        }
+        165 => {
+            let request = frame.request::<wire::VgpuCopyBox>()?;
+            api::copy::vgpuCopyBox(session, &request, frame)
+        }
+        166 => {
+            let request = frame.request::<wire::VgpuReadDown>()?;
+            api::copy::vgpuReadDown(session, &request, frame)
+        }
+        167 => {
+            let request = frame.request::<wire::CuTexObjectCreate>()?;
+            api::texture::cuTexObjectCreate(session, &request, frame)
+        }
+        168 => {
+            let request = frame.request::<wire::CuTexObjectDestroy>()?;
+            api::texture::cuTexObjectDestroy(session, &request, frame)
+        }
+        169 => {
+            let request = frame.request::<wire::CuSurfObjectCreate>()?;
+            api::surface::cuSurfObjectCreate(session, &request, frame)
+        }
+        170 => {
+            let request = frame.request::<wire::CuSurfObjectDestroy>()?;
+            api::surface::cuSurfObjectDestroy(session, &request, frame)
+        }
         _ => frame.unknown_opcode(),
     }
 }

@@ -11,6 +11,11 @@ use crate::driver::Symbols;
 /// Functions of the loaded driver. `None`: this driver does not have it.
 #[derive(Debug)]
 pub struct Table {
+    cuArray3DCreate_v2: Option<sig::cuArray3DCreate_v2>,
+    cuArray3DGetDescriptor_v2: Option<sig::cuArray3DGetDescriptor_v2>,
+    cuArrayCreate_v2: Option<sig::cuArrayCreate_v2>,
+    cuArrayDestroy: Option<sig::cuArrayDestroy>,
+    cuArrayGetDescriptor_v2: Option<sig::cuArrayGetDescriptor_v2>,
     cuCtxCreate_v2: Option<sig::cuCtxCreate_v2>,
     cuCtxCreate_v3: Option<sig::cuCtxCreate_v3>,
     cuCtxCreate_v4: Option<sig::cuCtxCreate_v4>,
@@ -110,11 +115,23 @@ pub struct Table {
     cuMemHostRegister_v2: Option<sig::cuMemHostRegister_v2>,
     cuMemHostUnregister: Option<sig::cuMemHostUnregister>,
     cuMemcpy: Option<sig::cuMemcpy>,
+    cuMemcpy2DAsync_v2: Option<sig::cuMemcpy2DAsync_v2>,
+    cuMemcpy2DUnaligned_v2: Option<sig::cuMemcpy2DUnaligned_v2>,
+    cuMemcpy2D_v2: Option<sig::cuMemcpy2D_v2>,
+    cuMemcpy3DAsync_v2: Option<sig::cuMemcpy3DAsync_v2>,
+    cuMemcpy3D_v2: Option<sig::cuMemcpy3D_v2>,
     cuMemcpyAsync: Option<sig::cuMemcpyAsync>,
+    cuMemcpyAtoA_v2: Option<sig::cuMemcpyAtoA_v2>,
+    cuMemcpyAtoD_v2: Option<sig::cuMemcpyAtoD_v2>,
+    cuMemcpyAtoHAsync_v2: Option<sig::cuMemcpyAtoHAsync_v2>,
+    cuMemcpyAtoH_v2: Option<sig::cuMemcpyAtoH_v2>,
+    cuMemcpyDtoA_v2: Option<sig::cuMemcpyDtoA_v2>,
     cuMemcpyDtoDAsync_v2: Option<sig::cuMemcpyDtoDAsync_v2>,
     cuMemcpyDtoD_v2: Option<sig::cuMemcpyDtoD_v2>,
     cuMemcpyDtoHAsync_v2: Option<sig::cuMemcpyDtoHAsync_v2>,
     cuMemcpyDtoH_v2: Option<sig::cuMemcpyDtoH_v2>,
+    cuMemcpyHtoAAsync_v2: Option<sig::cuMemcpyHtoAAsync_v2>,
+    cuMemcpyHtoA_v2: Option<sig::cuMemcpyHtoA_v2>,
     cuMemcpyHtoDAsync_v2: Option<sig::cuMemcpyHtoDAsync_v2>,
     cuMemcpyHtoD_v2: Option<sig::cuMemcpyHtoD_v2>,
     cuMemsetD16Async: Option<sig::cuMemsetD16Async>,
@@ -129,6 +146,9 @@ pub struct Table {
     cuMemsetD32_v2: Option<sig::cuMemsetD32_v2>,
     cuMemsetD8Async: Option<sig::cuMemsetD8Async>,
     cuMemsetD8_v2: Option<sig::cuMemsetD8_v2>,
+    cuMipmappedArrayCreate: Option<sig::cuMipmappedArrayCreate>,
+    cuMipmappedArrayDestroy: Option<sig::cuMipmappedArrayDestroy>,
+    cuMipmappedArrayGetLevel: Option<sig::cuMipmappedArrayGetLevel>,
     cuModuleGetFunction: Option<sig::cuModuleGetFunction>,
     cuModuleGetGlobal_v2: Option<sig::cuModuleGetGlobal_v2>,
     cuModuleGetLoadingMode: Option<sig::cuModuleGetLoadingMode>,
@@ -163,6 +183,14 @@ pub struct Table {
     cuStreamQuery: Option<sig::cuStreamQuery>,
     cuStreamSynchronize: Option<sig::cuStreamSynchronize>,
     cuStreamWaitEvent: Option<sig::cuStreamWaitEvent>,
+    cuSurfObjectCreate: Option<sig::cuSurfObjectCreate>,
+    cuSurfObjectDestroy: Option<sig::cuSurfObjectDestroy>,
+    cuSurfObjectGetResourceDesc: Option<sig::cuSurfObjectGetResourceDesc>,
+    cuTexObjectCreate: Option<sig::cuTexObjectCreate>,
+    cuTexObjectDestroy: Option<sig::cuTexObjectDestroy>,
+    cuTexObjectGetResourceDesc: Option<sig::cuTexObjectGetResourceDesc>,
+    cuTexObjectGetResourceViewDesc: Option<sig::cuTexObjectGetResourceViewDesc>,
+    cuTexObjectGetTextureDesc: Option<sig::cuTexObjectGetTextureDesc>,
 }
 
 impl Table {
@@ -171,6 +199,22 @@ impl Table {
     /// `symbols` must belong to a library that implements the CUDA Driver API.
     pub unsafe fn load(symbols: &Symbols) -> Self {
         Self {
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuArray3DCreate_v2: unsafe {
+                symbols.find::<sig::cuArray3DCreate_v2>(c"cuArray3DCreate_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuArray3DGetDescriptor_v2: unsafe {
+                symbols.find::<sig::cuArray3DGetDescriptor_v2>(c"cuArray3DGetDescriptor_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuArrayCreate_v2: unsafe { symbols.find::<sig::cuArrayCreate_v2>(c"cuArrayCreate_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuArrayDestroy: unsafe { symbols.find::<sig::cuArrayDestroy>(c"cuArrayDestroy") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuArrayGetDescriptor_v2: unsafe {
+                symbols.find::<sig::cuArrayGetDescriptor_v2>(c"cuArrayGetDescriptor_v2")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxCreate_v2: unsafe { symbols.find::<sig::cuCtxCreate_v2>(c"cuCtxCreate_v2") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -480,7 +524,35 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpy: unsafe { symbols.find::<sig::cuMemcpy>(c"cuMemcpy") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpy2DAsync_v2: unsafe {
+                symbols.find::<sig::cuMemcpy2DAsync_v2>(c"cuMemcpy2DAsync_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpy2DUnaligned_v2: unsafe {
+                symbols.find::<sig::cuMemcpy2DUnaligned_v2>(c"cuMemcpy2DUnaligned_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpy2D_v2: unsafe { symbols.find::<sig::cuMemcpy2D_v2>(c"cuMemcpy2D_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpy3DAsync_v2: unsafe {
+                symbols.find::<sig::cuMemcpy3DAsync_v2>(c"cuMemcpy3DAsync_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpy3D_v2: unsafe { symbols.find::<sig::cuMemcpy3D_v2>(c"cuMemcpy3D_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpyAsync: unsafe { symbols.find::<sig::cuMemcpyAsync>(c"cuMemcpyAsync") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyAtoA_v2: unsafe { symbols.find::<sig::cuMemcpyAtoA_v2>(c"cuMemcpyAtoA_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyAtoD_v2: unsafe { symbols.find::<sig::cuMemcpyAtoD_v2>(c"cuMemcpyAtoD_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyAtoHAsync_v2: unsafe {
+                symbols.find::<sig::cuMemcpyAtoHAsync_v2>(c"cuMemcpyAtoHAsync_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyAtoH_v2: unsafe { symbols.find::<sig::cuMemcpyAtoH_v2>(c"cuMemcpyAtoH_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyDtoA_v2: unsafe { symbols.find::<sig::cuMemcpyDtoA_v2>(c"cuMemcpyDtoA_v2") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpyDtoDAsync_v2: unsafe {
                 symbols.find::<sig::cuMemcpyDtoDAsync_v2>(c"cuMemcpyDtoDAsync_v2")
@@ -493,6 +565,12 @@ impl Table {
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpyDtoH_v2: unsafe { symbols.find::<sig::cuMemcpyDtoH_v2>(c"cuMemcpyDtoH_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyHtoAAsync_v2: unsafe {
+                symbols.find::<sig::cuMemcpyHtoAAsync_v2>(c"cuMemcpyHtoAAsync_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyHtoA_v2: unsafe { symbols.find::<sig::cuMemcpyHtoA_v2>(c"cuMemcpyHtoA_v2") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpyHtoDAsync_v2: unsafe {
                 symbols.find::<sig::cuMemcpyHtoDAsync_v2>(c"cuMemcpyHtoDAsync_v2")
@@ -529,6 +607,18 @@ impl Table {
             cuMemsetD8Async: unsafe { symbols.find::<sig::cuMemsetD8Async>(c"cuMemsetD8Async") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemsetD8_v2: unsafe { symbols.find::<sig::cuMemsetD8_v2>(c"cuMemsetD8_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMipmappedArrayCreate: unsafe {
+                symbols.find::<sig::cuMipmappedArrayCreate>(c"cuMipmappedArrayCreate")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMipmappedArrayDestroy: unsafe {
+                symbols.find::<sig::cuMipmappedArrayDestroy>(c"cuMipmappedArrayDestroy")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMipmappedArrayGetLevel: unsafe {
+                symbols.find::<sig::cuMipmappedArrayGetLevel>(c"cuMipmappedArrayGetLevel")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuModuleGetFunction: unsafe {
                 symbols.find::<sig::cuModuleGetFunction>(c"cuModuleGetFunction")
@@ -647,7 +737,65 @@ impl Table {
             cuStreamWaitEvent: unsafe {
                 symbols.find::<sig::cuStreamWaitEvent>(c"cuStreamWaitEvent")
             },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuSurfObjectCreate: unsafe {
+                symbols.find::<sig::cuSurfObjectCreate>(c"cuSurfObjectCreate")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuSurfObjectDestroy: unsafe {
+                symbols.find::<sig::cuSurfObjectDestroy>(c"cuSurfObjectDestroy")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuSurfObjectGetResourceDesc: unsafe {
+                symbols.find::<sig::cuSurfObjectGetResourceDesc>(c"cuSurfObjectGetResourceDesc")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuTexObjectCreate: unsafe {
+                symbols.find::<sig::cuTexObjectCreate>(c"cuTexObjectCreate")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuTexObjectDestroy: unsafe {
+                symbols.find::<sig::cuTexObjectDestroy>(c"cuTexObjectDestroy")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuTexObjectGetResourceDesc: unsafe {
+                symbols.find::<sig::cuTexObjectGetResourceDesc>(c"cuTexObjectGetResourceDesc")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuTexObjectGetResourceViewDesc: unsafe {
+                symbols
+                    .find::<sig::cuTexObjectGetResourceViewDesc>(c"cuTexObjectGetResourceViewDesc")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuTexObjectGetTextureDesc: unsafe {
+                symbols.find::<sig::cuTexObjectGetTextureDesc>(c"cuTexObjectGetTextureDesc")
+            },
         }
+    }
+
+    pub fn cuArray3DCreate_v2(&self) -> Result<sig::cuArray3DCreate_v2, CUresult> {
+        self.cuArray3DCreate_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuArray3DGetDescriptor_v2(&self) -> Result<sig::cuArray3DGetDescriptor_v2, CUresult> {
+        self.cuArray3DGetDescriptor_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuArrayCreate_v2(&self) -> Result<sig::cuArrayCreate_v2, CUresult> {
+        self.cuArrayCreate_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuArrayDestroy(&self) -> Result<sig::cuArrayDestroy, CUresult> {
+        self.cuArrayDestroy
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuArrayGetDescriptor_v2(&self) -> Result<sig::cuArrayGetDescriptor_v2, CUresult> {
+        self.cuArrayGetDescriptor_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuCtxCreate_v2(&self) -> Result<sig::cuCtxCreate_v2, CUresult> {
@@ -1137,8 +1285,56 @@ impl Table {
         self.cuMemcpy.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuMemcpy2DAsync_v2(&self) -> Result<sig::cuMemcpy2DAsync_v2, CUresult> {
+        self.cuMemcpy2DAsync_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpy2DUnaligned_v2(&self) -> Result<sig::cuMemcpy2DUnaligned_v2, CUresult> {
+        self.cuMemcpy2DUnaligned_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpy2D_v2(&self) -> Result<sig::cuMemcpy2D_v2, CUresult> {
+        self.cuMemcpy2D_v2.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpy3DAsync_v2(&self) -> Result<sig::cuMemcpy3DAsync_v2, CUresult> {
+        self.cuMemcpy3DAsync_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpy3D_v2(&self) -> Result<sig::cuMemcpy3D_v2, CUresult> {
+        self.cuMemcpy3D_v2.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuMemcpyAsync(&self) -> Result<sig::cuMemcpyAsync, CUresult> {
         self.cuMemcpyAsync.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyAtoA_v2(&self) -> Result<sig::cuMemcpyAtoA_v2, CUresult> {
+        self.cuMemcpyAtoA_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyAtoD_v2(&self) -> Result<sig::cuMemcpyAtoD_v2, CUresult> {
+        self.cuMemcpyAtoD_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyAtoHAsync_v2(&self) -> Result<sig::cuMemcpyAtoHAsync_v2, CUresult> {
+        self.cuMemcpyAtoHAsync_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyAtoH_v2(&self) -> Result<sig::cuMemcpyAtoH_v2, CUresult> {
+        self.cuMemcpyAtoH_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyDtoA_v2(&self) -> Result<sig::cuMemcpyDtoA_v2, CUresult> {
+        self.cuMemcpyDtoA_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuMemcpyDtoDAsync_v2(&self) -> Result<sig::cuMemcpyDtoDAsync_v2, CUresult> {
@@ -1158,6 +1354,16 @@ impl Table {
 
     pub fn cuMemcpyDtoH_v2(&self) -> Result<sig::cuMemcpyDtoH_v2, CUresult> {
         self.cuMemcpyDtoH_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyHtoAAsync_v2(&self) -> Result<sig::cuMemcpyHtoAAsync_v2, CUresult> {
+        self.cuMemcpyHtoAAsync_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyHtoA_v2(&self) -> Result<sig::cuMemcpyHtoA_v2, CUresult> {
+        self.cuMemcpyHtoA_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1228,6 +1434,21 @@ impl Table {
 
     pub fn cuMemsetD8_v2(&self) -> Result<sig::cuMemsetD8_v2, CUresult> {
         self.cuMemsetD8_v2.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMipmappedArrayCreate(&self) -> Result<sig::cuMipmappedArrayCreate, CUresult> {
+        self.cuMipmappedArrayCreate
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMipmappedArrayDestroy(&self) -> Result<sig::cuMipmappedArrayDestroy, CUresult> {
+        self.cuMipmappedArrayDestroy
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMipmappedArrayGetLevel(&self) -> Result<sig::cuMipmappedArrayGetLevel, CUresult> {
+        self.cuMipmappedArrayGetLevel
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuModuleGetFunction(&self) -> Result<sig::cuModuleGetFunction, CUresult> {
@@ -1389,6 +1610,50 @@ impl Table {
 
     pub fn cuStreamWaitEvent(&self) -> Result<sig::cuStreamWaitEvent, CUresult> {
         self.cuStreamWaitEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuSurfObjectCreate(&self) -> Result<sig::cuSurfObjectCreate, CUresult> {
+        self.cuSurfObjectCreate
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuSurfObjectDestroy(&self) -> Result<sig::cuSurfObjectDestroy, CUresult> {
+        self.cuSurfObjectDestroy
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuSurfObjectGetResourceDesc(
+        &self,
+    ) -> Result<sig::cuSurfObjectGetResourceDesc, CUresult> {
+        self.cuSurfObjectGetResourceDesc
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuTexObjectCreate(&self) -> Result<sig::cuTexObjectCreate, CUresult> {
+        self.cuTexObjectCreate
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuTexObjectDestroy(&self) -> Result<sig::cuTexObjectDestroy, CUresult> {
+        self.cuTexObjectDestroy
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuTexObjectGetResourceDesc(&self) -> Result<sig::cuTexObjectGetResourceDesc, CUresult> {
+        self.cuTexObjectGetResourceDesc
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuTexObjectGetResourceViewDesc(
+        &self,
+    ) -> Result<sig::cuTexObjectGetResourceViewDesc, CUresult> {
+        self.cuTexObjectGetResourceViewDesc
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuTexObjectGetTextureDesc(&self) -> Result<sig::cuTexObjectGetTextureDesc, CUresult> {
+        self.cuTexObjectGetTextureDesc
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 }

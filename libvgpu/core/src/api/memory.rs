@@ -362,7 +362,7 @@ fn send<T: idm_protocol::record::Request>(
     Ok(())
 }
 
-fn stream_of(default: DefaultStream) -> u64 {
+pub(super) fn stream_of(default: DefaultStream) -> u64 {
     match default {
         DefaultStream::Legacy => 0,
         DefaultStream::PerThread => 2,

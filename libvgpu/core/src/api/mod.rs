@@ -11,7 +11,9 @@
     reason = "names, parameters and contracts are the Driver API's; see above"
 )]
 
+pub mod array;
 pub mod context;
+pub mod copy;
 pub mod device;
 pub mod error;
 pub mod launch;
@@ -22,3 +24,5 @@ pub mod module;
 pub mod occupancy;
 pub mod resolver;
 pub mod stream;
+pub mod surface;
+pub mod texture;

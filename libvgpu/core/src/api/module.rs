@@ -302,8 +302,8 @@ pub(super) fn upload(call: &mut Call, bytes: &[u8]) -> Outcome<u64> {
                 total: total as u64,
                 chunk_count,
                 reserved: 0,
-            }
-        })
+            },
+        )
     }?;
     Ok(upload)
 }

@@ -18,8 +18,14 @@ pub unsafe extern "C" fn cuArray3DCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArray3DCreate_v2() -> CUresult {
-    refuse(1)
+pub unsafe extern "C" fn cuArray3DCreate_v2(
+    pHandle: *mut CUarray,
+    pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArray3DCreate_v2", || unsafe {
+        api::array::cuArray3DCreate_v2(pHandle, pAllocateArray)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -28,8 +34,14 @@ pub unsafe extern "C" fn cuArray3DGetDescriptor() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArray3DGetDescriptor_v2() -> CUresult {
-    refuse(3)
+pub unsafe extern "C" fn cuArray3DGetDescriptor_v2(
+    pArrayDescriptor: *mut CUDA_ARRAY3D_DESCRIPTOR,
+    hArray: CUarray,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArray3DGetDescriptor_v2", || unsafe {
+        api::array::cuArray3DGetDescriptor_v2(pArrayDescriptor, hArray)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -38,13 +50,22 @@ pub unsafe extern "C" fn cuArrayCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArrayCreate_v2() -> CUresult {
-    refuse(5)
+pub unsafe extern "C" fn cuArrayCreate_v2(
+    pHandle: *mut CUarray,
+    pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArrayCreate_v2", || unsafe {
+        api::array::cuArrayCreate_v2(pHandle, pAllocateArray)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArrayDestroy() -> CUresult {
-    refuse(6)
+pub unsafe extern "C" fn cuArrayDestroy(hArray: CUarray) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArrayDestroy", || unsafe {
+        api::array::cuArrayDestroy(hArray)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -53,8 +74,14 @@ pub unsafe extern "C" fn cuArrayGetDescriptor() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArrayGetDescriptor_v2() -> CUresult {
-    refuse(8)
+pub unsafe extern "C" fn cuArrayGetDescriptor_v2(
+    pArrayDescriptor: *mut CUDA_ARRAY_DESCRIPTOR,
+    hArray: CUarray,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuArrayGetDescriptor_v2", || unsafe {
+        api::array::cuArrayGetDescriptor_v2(pArrayDescriptor, hArray)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2860,13 +2887,25 @@ pub unsafe extern "C" fn cuMemcpy2DAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2DAsync_v2() -> CUresult {
-    refuse(437)
+pub unsafe extern "C" fn cuMemcpy2DAsync_v2(
+    pCopy: *const CUDA_MEMCPY2D,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2DAsync_v2", || unsafe {
+        api::copy::cuMemcpy2DAsync_v2(pCopy, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2DAsync_v2_ptsz() -> CUresult {
-    refuse(438)
+pub unsafe extern "C" fn cuMemcpy2DAsync_v2_ptsz(
+    pCopy: *const CUDA_MEMCPY2D,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2DAsync_v2_ptsz", || unsafe {
+        api::copy::cuMemcpy2DAsync_v2(pCopy, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2875,23 +2914,35 @@ pub unsafe extern "C" fn cuMemcpy2DUnaligned() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2() -> CUresult {
-    refuse(440)
+pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2DUnaligned_v2", || unsafe {
+        api::copy::cuMemcpy2DUnaligned_v2(DefaultStream::Legacy, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2_ptds() -> CUresult {
-    refuse(441)
+pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2_ptds(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2DUnaligned_v2_ptds", || unsafe {
+        api::copy::cuMemcpy2DUnaligned_v2(DefaultStream::PerThread, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2D_v2() -> CUresult {
-    refuse(442)
+pub unsafe extern "C" fn cuMemcpy2D_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2D_v2", || unsafe {
+        api::copy::cuMemcpy2D_v2(DefaultStream::Legacy, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy2D_v2_ptds() -> CUresult {
-    refuse(443)
+pub unsafe extern "C" fn cuMemcpy2D_v2_ptds(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy2D_v2_ptds", || unsafe {
+        api::copy::cuMemcpy2D_v2(DefaultStream::PerThread, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2905,13 +2956,25 @@ pub unsafe extern "C" fn cuMemcpy3DAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DAsync_v2() -> CUresult {
-    refuse(446)
+pub unsafe extern "C" fn cuMemcpy3DAsync_v2(
+    pCopy: *const CUDA_MEMCPY3D,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DAsync_v2", || unsafe {
+        api::copy::cuMemcpy3DAsync_v2(pCopy, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DAsync_v2_ptsz() -> CUresult {
-    refuse(447)
+pub unsafe extern "C" fn cuMemcpy3DAsync_v2_ptsz(
+    pCopy: *const CUDA_MEMCPY3D,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DAsync_v2_ptsz", || unsafe {
+        api::copy::cuMemcpy3DAsync_v2(pCopy, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2965,13 +3028,19 @@ pub unsafe extern "C" fn cuMemcpy3DWithAttributesAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3D_v2() -> CUresult {
-    refuse(458)
+pub unsafe extern "C" fn cuMemcpy3D_v2(pCopy: *const CUDA_MEMCPY3D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3D_v2", || unsafe {
+        api::copy::cuMemcpy3D_v2(DefaultStream::Legacy, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3D_v2_ptds() -> CUresult {
-    refuse(459)
+pub unsafe extern "C" fn cuMemcpy3D_v2_ptds(pCopy: *const CUDA_MEMCPY3D) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3D_v2_ptds", || unsafe {
+        api::copy::cuMemcpy3D_v2(DefaultStream::PerThread, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3006,13 +3075,45 @@ pub unsafe extern "C" fn cuMemcpyAtoA() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoA_v2() -> CUresult {
-    refuse(463)
+pub unsafe extern "C" fn cuMemcpyAtoA_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoA_v2", || unsafe {
+        api::copy::cuMemcpyAtoA_v2(
+            DefaultStream::Legacy,
+            dstArray,
+            dstOffset,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoA_v2_ptds() -> CUresult {
-    refuse(464)
+pub unsafe extern "C" fn cuMemcpyAtoA_v2_ptds(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoA_v2_ptds", || unsafe {
+        api::copy::cuMemcpyAtoA_v2(
+            DefaultStream::PerThread,
+            dstArray,
+            dstOffset,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3021,13 +3122,41 @@ pub unsafe extern "C" fn cuMemcpyAtoD() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoD_v2() -> CUresult {
-    refuse(466)
+pub unsafe extern "C" fn cuMemcpyAtoD_v2(
+    dstDevice: CUdeviceptr,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoD_v2", || unsafe {
+        api::copy::cuMemcpyAtoD_v2(
+            DefaultStream::Legacy,
+            dstDevice,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoD_v2_ptds() -> CUresult {
-    refuse(467)
+pub unsafe extern "C" fn cuMemcpyAtoD_v2_ptds(
+    dstDevice: CUdeviceptr,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoD_v2_ptds", || unsafe {
+        api::copy::cuMemcpyAtoD_v2(
+            DefaultStream::PerThread,
+            dstDevice,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3041,23 +3170,75 @@ pub unsafe extern "C" fn cuMemcpyAtoHAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2() -> CUresult {
-    refuse(470)
+pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoHAsync_v2", || unsafe {
+        api::copy::cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2_ptsz() -> CUresult {
-    refuse(471)
+pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2_ptsz(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoHAsync_v2_ptsz", || unsafe {
+        api::copy::cuMemcpyAtoHAsync_v2(
+            dstHost,
+            srcArray,
+            srcOffset,
+            ByteCount,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoH_v2() -> CUresult {
-    refuse(472)
+pub unsafe extern "C" fn cuMemcpyAtoH_v2(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoH_v2", || unsafe {
+        api::copy::cuMemcpyAtoH_v2(
+            DefaultStream::Legacy,
+            dstHost,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyAtoH_v2_ptds() -> CUresult {
-    refuse(473)
+pub unsafe extern "C" fn cuMemcpyAtoH_v2_ptds(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyAtoH_v2_ptds", || unsafe {
+        api::copy::cuMemcpyAtoH_v2(
+            DefaultStream::PerThread,
+            dstHost,
+            srcArray,
+            srcOffset,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3086,13 +3267,41 @@ pub unsafe extern "C" fn cuMemcpyDtoA() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoA_v2() -> CUresult {
-    refuse(479)
+pub unsafe extern "C" fn cuMemcpyDtoA_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoA_v2", || unsafe {
+        api::copy::cuMemcpyDtoA_v2(
+            DefaultStream::Legacy,
+            dstArray,
+            dstOffset,
+            srcDevice,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyDtoA_v2_ptds() -> CUresult {
-    refuse(480)
+pub unsafe extern "C" fn cuMemcpyDtoA_v2_ptds(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyDtoA_v2_ptds", || unsafe {
+        api::copy::cuMemcpyDtoA_v2(
+            DefaultStream::PerThread,
+            dstArray,
+            dstOffset,
+            srcDevice,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3226,23 +3435,75 @@ pub unsafe extern "C" fn cuMemcpyHtoAAsync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2() -> CUresult {
-    refuse(495)
+pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoAAsync_v2", || unsafe {
+        api::copy::cuMemcpyHtoAAsync_v2(dstArray, dstOffset, srcHost, ByteCount, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2_ptsz() -> CUresult {
-    refuse(496)
+pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2_ptsz(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoAAsync_v2_ptsz", || unsafe {
+        api::copy::cuMemcpyHtoAAsync_v2(
+            dstArray,
+            dstOffset,
+            srcHost,
+            ByteCount,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoA_v2() -> CUresult {
-    refuse(497)
+pub unsafe extern "C" fn cuMemcpyHtoA_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoA_v2", || unsafe {
+        api::copy::cuMemcpyHtoA_v2(
+            DefaultStream::Legacy,
+            dstArray,
+            dstOffset,
+            srcHost,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyHtoA_v2_ptds() -> CUresult {
-    refuse(498)
+pub unsafe extern "C" fn cuMemcpyHtoA_v2_ptds(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyHtoA_v2_ptds", || unsafe {
+        api::copy::cuMemcpyHtoA_v2(
+            DefaultStream::PerThread,
+            dstArray,
+            dstOffset,
+            srcHost,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3728,18 +3989,35 @@ pub unsafe extern "C" fn cuMemsetD8_v2_ptds(dstDevice: CUdeviceptr, uc: u8, N: u
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMipmappedArrayCreate() -> CUresult {
-    refuse(542)
+pub unsafe extern "C" fn cuMipmappedArrayCreate(
+    pHandle: *mut CUmipmappedArray,
+    pMipmappedArrayDesc: *const CUDA_ARRAY3D_DESCRIPTOR,
+    numMipmapLevels: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMipmappedArrayCreate", || unsafe {
+        api::array::cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMipmappedArrayDestroy() -> CUresult {
-    refuse(543)
+pub unsafe extern "C" fn cuMipmappedArrayDestroy(hMipmappedArray: CUmipmappedArray) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMipmappedArrayDestroy", || unsafe {
+        api::array::cuMipmappedArrayDestroy(hMipmappedArray)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMipmappedArrayGetLevel() -> CUresult {
-    refuse(544)
+pub unsafe extern "C" fn cuMipmappedArrayGetLevel(
+    pLevelArray: *mut CUarray,
+    hMipmappedArray: CUmipmappedArray,
+    level: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMipmappedArrayGetLevel", || unsafe {
+        api::array::cuMipmappedArrayGetLevel(pLevelArray, hMipmappedArray, level)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4662,18 +4940,33 @@ pub unsafe extern "C" fn cuStreamWriteValue64_v2_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuSurfObjectCreate() -> CUresult {
-    refuse(669)
+pub unsafe extern "C" fn cuSurfObjectCreate(
+    pSurfObject: *mut CUsurfObject,
+    pResDesc: *const CUDA_RESOURCE_DESC,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuSurfObjectCreate", || unsafe {
+        api::surface::cuSurfObjectCreate(pSurfObject, pResDesc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuSurfObjectDestroy() -> CUresult {
-    refuse(670)
+pub unsafe extern "C" fn cuSurfObjectDestroy(surfObject: CUsurfObject) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuSurfObjectDestroy", || unsafe {
+        api::surface::cuSurfObjectDestroy(surfObject)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuSurfObjectGetResourceDesc() -> CUresult {
-    refuse(671)
+pub unsafe extern "C" fn cuSurfObjectGetResourceDesc(
+    pResDesc: *mut CUDA_RESOURCE_DESC,
+    surfObject: CUsurfObject,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuSurfObjectGetResourceDesc", || unsafe {
+        api::surface::cuSurfObjectGetResourceDesc(pResDesc, surfObject)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4712,28 +5005,57 @@ pub unsafe extern "C" fn cuTensorMapSetAllocationClass() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectCreate() -> CUresult {
-    refuse(679)
+pub unsafe extern "C" fn cuTexObjectCreate(
+    pTexObject: *mut CUtexObject,
+    pResDesc: *const CUDA_RESOURCE_DESC,
+    pTexDesc: *const CUDA_TEXTURE_DESC,
+    pResViewDesc: *const CUDA_RESOURCE_VIEW_DESC,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectCreate", || unsafe {
+        api::texture::cuTexObjectCreate(pTexObject, pResDesc, pTexDesc, pResViewDesc)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectDestroy() -> CUresult {
-    refuse(680)
+pub unsafe extern "C" fn cuTexObjectDestroy(texObject: CUtexObject) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectDestroy", || unsafe {
+        api::texture::cuTexObjectDestroy(texObject)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectGetResourceDesc() -> CUresult {
-    refuse(681)
+pub unsafe extern "C" fn cuTexObjectGetResourceDesc(
+    pResDesc: *mut CUDA_RESOURCE_DESC,
+    texObject: CUtexObject,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectGetResourceDesc", || unsafe {
+        api::texture::cuTexObjectGetResourceDesc(pResDesc, texObject)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectGetResourceViewDesc() -> CUresult {
-    refuse(682)
+pub unsafe extern "C" fn cuTexObjectGetResourceViewDesc(
+    pResViewDesc: *mut CUDA_RESOURCE_VIEW_DESC,
+    texObject: CUtexObject,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectGetResourceViewDesc", || unsafe {
+        api::texture::cuTexObjectGetResourceViewDesc(pResViewDesc, texObject)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTexObjectGetTextureDesc() -> CUresult {
-    refuse(683)
+pub unsafe extern "C" fn cuTexObjectGetTextureDesc(
+    pTexDesc: *mut CUDA_TEXTURE_DESC,
+    texObject: CUtexObject,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTexObjectGetTextureDesc", || unsafe {
+        api::texture::cuTexObjectGetTextureDesc(pTexDesc, texObject)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -434,7 +434,7 @@ impl<'a> Reader<'a> {
             + place[2] as u64 * level.slice
             + place[1] as u64 * level.pitch
             + place[0] as u64;
-        if address % bytes.next_power_of_two() != 0 {
+        if !address.is_multiple_of(bytes.next_power_of_two()) {
             return Err(FaultKind::MisalignedAddress { address });
         }
         Ok(Some((level.base, address, bytes)))

@@ -181,7 +181,9 @@ fn image(context: &Arc<Context>, resource: &CUDA_RESOURCE_DESC) -> Result<Image,
         R::CU_RESOURCE_TYPE_LINEAR => {
             let format = array::format(memory.format, memory.numChannels)?;
             let texels = memory.width / format.bytes();
-            if texels == 0 || texels > MOST_LINEAR_TEXELS || memory.devPtr % TEXTURE_ALIGNMENT != 0
+            if texels == 0
+                || texels > MOST_LINEAR_TEXELS
+                || !memory.devPtr.is_multiple_of(TEXTURE_ALIGNMENT)
             {
                 return Err(Error::InvalidValue);
             }
@@ -219,8 +221,8 @@ fn image(context: &Arc<Context>, resource: &CUDA_RESOURCE_DESC) -> Result<Image,
             };
             let (width, height) = (extent(memory.width)?, extent(memory.height)?);
             if row > memory.pitchInBytes
-                || memory.pitchInBytes % PITCH_ALIGNMENT != 0
-                || memory.devPtr % TEXTURE_ALIGNMENT != 0
+                || !memory.pitchInBytes.is_multiple_of(PITCH_ALIGNMENT)
+                || !memory.devPtr.is_multiple_of(TEXTURE_ALIGNMENT)
             {
                 return Err(Error::InvalidValue);
             }

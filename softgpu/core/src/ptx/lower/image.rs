@@ -130,6 +130,7 @@ impl<'a> Builder<'_, 'a> {
                 integral: false,
                 sat: false,
                 relu: false,
+                finite: false,
                 ftz: false,
             },
             a: AnyReg::W(a),

@@ -1,0 +1,447 @@
+//! Copies of rectangles and boxes, and of arrays. What the device holds or both sides map is named by the
+//! record; rows of the program's own memory are packed here and travel before it or after it.
+
+use std::ffi::c_void;
+
+use cuda_abi::function::Function;
+use cuda_abi::resolver::DefaultStream;
+use cuda_abi::types::{
+    CUDA_MEMCPY2D, CUDA_MEMCPY3D, CUarray, CUdeviceptr, CUmemorytype, CUresult, CUstream,
+};
+use idm_protocol::handle::Kind;
+use idm_protocol::wire::{self, box_kind};
+
+use super::memory::stream_of;
+use super::module::upload;
+use crate::call::{Call, Outcome, failed};
+use crate::edge;
+use crate::ranges::Place;
+
+/// Most bytes of the program's own memory in one copy.
+const MOST_BYTES: usize = 2 << 30;
+
+const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
+
+pub unsafe fn cuMemcpy2D_v2(default: DefaultStream, pCopy: *const CUDA_MEMCPY2D) -> Outcome {
+    let call = Call::begin(Function::cuMemcpy2D_v2)?;
+    edge::require(pCopy)?;
+    // SAFETY: not null, so readable by the caller's promise.
+    let copy = unsafe { pCopy.read_unaligned() };
+    // SAFETY: the caller's promise.
+    unsafe { run(call, &copy.into(), stream_of(default), true) }
+}
+
+pub unsafe fn cuMemcpy2DUnaligned_v2(
+    default: DefaultStream,
+    pCopy: *const CUDA_MEMCPY2D,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuMemcpy2D_v2(default, pCopy) }
+}
+
+pub unsafe fn cuMemcpy2DAsync_v2(pCopy: *const CUDA_MEMCPY2D, hStream: CUstream) -> Outcome {
+    let call = Call::begin(Function::cuMemcpy2DAsync_v2)?;
+    let stream = call.handle(Kind::STREAM, hStream as u64)?;
+    edge::require(pCopy)?;
+    // SAFETY: not null, so readable by the caller's promise.
+    let copy = unsafe { pCopy.read_unaligned() };
+    // SAFETY: the caller's promise.
+    unsafe { run(call, &copy.into(), stream, false) }
+}
+
+pub unsafe fn cuMemcpy3D_v2(default: DefaultStream, pCopy: *const CUDA_MEMCPY3D) -> Outcome {
+    let call = Call::begin(Function::cuMemcpy3D_v2)?;
+    edge::require(pCopy)?;
+    // SAFETY: not null, so readable by the caller's promise.
+    let copy = unsafe { pCopy.read_unaligned() };
+    // SAFETY: the caller's promise.
+    unsafe { run(call, &copy, stream_of(default), true) }
+}
+
+pub unsafe fn cuMemcpy3DAsync_v2(pCopy: *const CUDA_MEMCPY3D, hStream: CUstream) -> Outcome {
+    let call = Call::begin(Function::cuMemcpy3DAsync_v2)?;
+    let stream = call.handle(Kind::STREAM, hStream as u64)?;
+    edge::require(pCopy)?;
+    // SAFETY: not null, so readable by the caller's promise.
+    let copy = unsafe { pCopy.read_unaligned() };
+    // SAFETY: the caller's promise.
+    unsafe { run(call, &copy, stream, false) }
+}
+
+pub unsafe fn cuMemcpyHtoA_v2(
+    default: DefaultStream,
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuMemcpyHtoA_v2)?;
+    let ends = [End::Array(dstArray, dstOffset), End::host(srcHost)];
+    // SAFETY: the caller's promise.
+    unsafe { row(call, ends, ByteCount, stream_of(default), true) }
+}
+
+pub unsafe fn cuMemcpyHtoAAsync_v2(
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcHost: *const c_void,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> Outcome {
+    let call = Call::begin(Function::cuMemcpyHtoAAsync_v2)?;
+    let stream = call.handle(Kind::STREAM, hStream as u64)?;
+    let ends = [End::Array(dstArray, dstOffset), End::host(srcHost)];
+    // SAFETY: the caller's promise.
+    unsafe { row(call, ends, ByteCount, stream, false) }
+}
+
+pub unsafe fn cuMemcpyAtoH_v2(
+    default: DefaultStream,
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuMemcpyAtoH_v2)?;
+    let ends = [End::host(dstHost), End::Array(srcArray, srcOffset)];
+    // SAFETY: the caller's promise.
+    unsafe { row(call, ends, ByteCount, stream_of(default), true) }
+}
+
+pub unsafe fn cuMemcpyAtoHAsync_v2(
+    dstHost: *mut c_void,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> Outcome {
+    let call = Call::begin(Function::cuMemcpyAtoHAsync_v2)?;
+    let stream = call.handle(Kind::STREAM, hStream as u64)?;
+    let ends = [End::host(dstHost), End::Array(srcArray, srcOffset)];
+    // SAFETY: the caller's promise.
+    unsafe { row(call, ends, ByteCount, stream, false) }
+}
+
+pub unsafe fn cuMemcpyDtoA_v2(
+    default: DefaultStream,
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcDevice: CUdeviceptr,
+    ByteCount: usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuMemcpyDtoA_v2)?;
+    let ends = [End::Array(dstArray, dstOffset), End::Device(srcDevice)];
+    // SAFETY: the caller's promise.
+    unsafe { row(call, ends, ByteCount, stream_of(default), true) }
+}
+
+pub unsafe fn cuMemcpyAtoD_v2(
+    default: DefaultStream,
+    dstDevice: CUdeviceptr,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuMemcpyAtoD_v2)?;
+    let ends = [End::Device(dstDevice), End::Array(srcArray, srcOffset)];
+    // SAFETY: the caller's promise.
+    unsafe { row(call, ends, ByteCount, stream_of(default), true) }
+}
+
+pub unsafe fn cuMemcpyAtoA_v2(
+    default: DefaultStream,
+    dstArray: CUarray,
+    dstOffset: usize,
+    srcArray: CUarray,
+    srcOffset: usize,
+    ByteCount: usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuMemcpyAtoA_v2)?;
+    let ends = [
+        End::Array(dstArray, dstOffset),
+        End::Array(srcArray, srcOffset),
+    ];
+    // SAFETY: the caller's promise.
+    unsafe { row(call, ends, ByteCount, stream_of(default), true) }
+}
+
+/// One end of a copy of a single row.
+#[derive(Clone, Copy)]
+enum End {
+    Host(u64),
+    Device(u64),
+    Array(CUarray, usize),
+}
+
+impl End {
+    fn host<T>(pointer: *const T) -> Self {
+        Self::Host(pointer.expose_provenance() as u64)
+    }
+
+    fn side(self) -> Side {
+        let (kind, place, x) = match self {
+            Self::Host(address) => (CUmemorytype::CU_MEMORYTYPE_HOST, address, 0),
+            Self::Device(address) => (CUmemorytype::CU_MEMORYTYPE_DEVICE, address, 0),
+            Self::Array(array, x) => (CUmemorytype::CU_MEMORYTYPE_ARRAY, array as u64, x),
+        };
+        Side {
+            kind,
+            place,
+            at: [x, 0, 0],
+            pitch: 0,
+            height: 0,
+        }
+    }
+}
+
+/// # Safety
+/// As [`copy`].
+unsafe fn row(call: Call, [to, from]: [End; 2], bytes: usize, stream: u64, wait: bool) -> Outcome {
+    // SAFETY: by this function's contract.
+    unsafe { copy(call, to.side(), from.side(), [bytes, 1, 1], stream, wait) }
+}
+
+/// # Safety
+/// As [`copy`].
+unsafe fn run(call: Call, what: &CUDA_MEMCPY3D, stream: u64, wait: bool) -> Outcome {
+    if what.srcLOD != 0 || what.dstLOD != 0 {
+        return Err(INVALID);
+    }
+    let place = |kind, host: u64, device, array: CUarray| match kind {
+        CUmemorytype::CU_MEMORYTYPE_HOST => host,
+        CUmemorytype::CU_MEMORYTYPE_ARRAY => array as u64,
+        _ => device,
+    };
+    let to = Side {
+        kind: what.dstMemoryType,
+        place: place(
+            what.dstMemoryType,
+            what.dstHost.expose_provenance() as u64,
+            what.dstDevice,
+            what.dstArray,
+        ),
+        at: [what.dstXInBytes, what.dstY, what.dstZ],
+        pitch: what.dstPitch,
+        height: what.dstHeight,
+    };
+    let from = Side {
+        kind: what.srcMemoryType,
+        place: place(
+            what.srcMemoryType,
+            what.srcHost.expose_provenance() as u64,
+            what.srcDevice,
+            what.srcArray,
+        ),
+        at: [what.srcXInBytes, what.srcY, what.srcZ],
+        pitch: what.srcPitch,
+        height: what.srcHeight,
+    };
+    let extent = [what.WidthInBytes, what.Height, what.Depth];
+    // SAFETY: by this function's contract.
+    unsafe { copy(call, to, from, extent, stream, wait) }
+}
+
+/// One side of a copy, as the program names it.
+struct Side {
+    kind: CUmemorytype,
+    place: u64,
+    at: [usize; 3],
+    pitch: usize,
+    height: usize,
+}
+
+/// One side of a copy, as the record names it.
+struct Located {
+    kind: u32,
+    place: u64,
+    at: [u64; 3],
+    pitch: u64,
+    height: u64,
+}
+
+/// Copies a box. Memory of the program's own is read before, and written before, this returns.
+///
+/// # Safety
+/// Host memory on either side is valid for what the copy touches of it.
+unsafe fn copy(
+    mut call: Call,
+    mut to: Side,
+    mut from: Side,
+    extent: [usize; 3],
+    stream: u64,
+    wait: bool,
+) -> Outcome {
+    if extent.contains(&0) {
+        return Ok(());
+    }
+    to.fill_in(extent)?;
+    from.fill_in(extent)?;
+    let total = extent
+        .iter()
+        .try_fold(1usize, |product, n| product.checked_mul(*n))
+        .ok_or(INVALID)?;
+    let down = to.locate(&call, extent)?;
+    let source = match from.locate(&call, extent)? {
+        Some(located) => located,
+        None => {
+            if total > MOST_BYTES {
+                return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+            }
+            let mut packed = vec![0; total];
+            for (row, piece) in packed.chunks_exact_mut(extent[0]).enumerate() {
+                let start = from.row(row, extent) as *const u8;
+                // SAFETY: a row of the caller's memory, and ours of the same length.
+                unsafe { std::ptr::copy_nonoverlapping(start, piece.as_mut_ptr(), piece.len()) };
+            }
+            Located {
+                kind: box_kind::UPLOAD,
+                place: upload(&mut call, &packed)?,
+                at: [0; 3],
+                pitch: 0,
+                height: 0,
+            }
+        }
+    };
+    let brings_back = down.is_none();
+    let target = down.unwrap_or(Located {
+        kind: box_kind::DOWNLOAD,
+        place: 0,
+        at: [0; 3],
+        pitch: 0,
+        height: 0,
+    });
+    if brings_back && total > MOST_BYTES {
+        return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    let [width, height, depth] = extent.map(|n| n as u64);
+    call.complete(&wire::VgpuCopyBox {
+        to: target.place,
+        to_x: target.at[0],
+        to_y: target.at[1],
+        to_z: target.at[2],
+        to_pitch: target.pitch,
+        to_height: target.height,
+        from: source.place,
+        from_x: source.at[0],
+        from_y: source.at[1],
+        from_z: source.at[2],
+        from_pitch: source.pitch,
+        from_height: source.height,
+        width,
+        height,
+        depth,
+        stream,
+        to_kind: target.kind,
+        from_kind: source.kind,
+        wait: u32::from(wait),
+        reserved: 0,
+    })?;
+    if brings_back {
+        let packed = download(&mut call, total)?;
+        for (row, piece) in packed.chunks_exact(extent[0]).enumerate() {
+            let start = to.row(row, extent) as *mut u8;
+            // SAFETY: a row of the caller's memory, and ours of the same length.
+            unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), start, piece.len()) };
+        }
+    }
+    Ok(())
+}
+
+impl Side {
+    /// A pitch or height of 0 means that rows or planes follow each other.
+    fn fill_in(&mut self, [width, height, depth]: [usize; 3]) -> Outcome {
+        if self.kind == CUmemorytype::CU_MEMORYTYPE_ARRAY {
+            return Ok(());
+        }
+        if self.pitch == 0 {
+            self.pitch = width;
+        }
+        if self.height == 0 {
+            self.height = height;
+        }
+        let row = self.at[0].checked_add(width).ok_or(INVALID)?;
+        let rows = self.at[1].checked_add(height).ok_or(INVALID)?;
+        let several = height > 1 || depth > 1;
+        if self.place == 0 || (several && self.pitch < row) || (depth > 1 && self.height < rows) {
+            return Err(INVALID);
+        }
+        // Every byte that is touched has an address.
+        let planes = self.at[2].checked_add(depth).ok_or(INVALID)?;
+        self.pitch
+            .checked_mul(self.height.max(rows))
+            .and_then(|slice| slice.checked_mul(planes))
+            .and_then(|bytes| bytes.checked_add(row))
+            .and_then(|bytes| self.place.checked_add(bytes as u64))
+            .map(|_| ())
+            .ok_or(INVALID)
+    }
+
+    /// Address of a row, counted over all planes of the box.
+    fn row(&self, row: usize, [_, height, _]: [usize; 3]) -> usize {
+        let (plane, row) = (row / height, row % height);
+        // `fill_in` has found that nothing of this overflows.
+        let base = usize::try_from(self.place).unwrap_or(0);
+        base + (self.at[2] + plane) * self.pitch * self.height
+            + (self.at[1] + row) * self.pitch
+            + self.at[0]
+    }
+
+    /// As the record names it; none for memory of the program's own.
+    fn locate(&self, call: &Call, extent: [usize; 3]) -> Outcome<Option<Located>> {
+        let kind = match self.kind {
+            CUmemorytype::CU_MEMORYTYPE_ARRAY => {
+                call.handle(Kind::ARRAY, self.place)?;
+                box_kind::ARRAY
+            }
+            CUmemorytype::CU_MEMORYTYPE_DEVICE
+            | CUmemorytype::CU_MEMORYTYPE_HOST
+            | CUmemorytype::CU_MEMORYTYPE_UNIFIED => {
+                let [_, height, depth] = extent;
+                let first = self.row(0, extent) as u64;
+                let last = self.row(height * depth - 1, extent) as u64;
+                let bytes = last - first + extent[0] as u64;
+                let found = call.session.ranges.find(first);
+                let inside = found.filter(|range| range.holds(first, bytes));
+                match (inside, found) {
+                    (Some(range), _) if range.on_device() => box_kind::DEVICE,
+                    (Some(range), _) if matches!(range.place, Place::Pinned { .. }) => {
+                        box_kind::PINNED
+                    }
+                    (None, Some(range)) if range.on_device() => return Err(INVALID),
+                    _ if self.kind == CUmemorytype::CU_MEMORYTYPE_DEVICE => return Err(INVALID),
+                    _ => return Ok(None),
+                }
+            }
+            _ => return Err(INVALID),
+        };
+        Ok(Some(Located {
+            kind,
+            place: self.place,
+            at: self.at.map(|n| n as u64),
+            pitch: self.pitch as u64,
+            height: self.height as u64,
+        }))
+    }
+}
+
+/// Reads what the copy left in the worker, a side buffer at a time.
+fn download(call: &mut Call, total: usize) -> Outcome<Vec<u8>> {
+    let session = call.session;
+    let side = usize::try_from(session.welcome.limits.side_bytes).unwrap_or(0);
+    let mut bytes = Vec::new();
+    while bytes.len() < total {
+        let piece = (total - bytes.len()).min(side.max(1));
+        let request = wire::VgpuReadDown {
+            offset: bytes.len() as u64,
+            bytes: u32::try_from(piece).map_err(|_| INVALID)?,
+            reserved: 0,
+        };
+        call.exchange(&request, &[], |lane, _| {
+            let start = bytes.len();
+            bytes.resize(start + piece, 0);
+            lane.read_side(&mut bytes[start..])
+                .map_err(|error| failed(session, &error))
+        })?;
+    }
+    Ok(bytes)
+}
