@@ -38,6 +38,10 @@ fn exists(root: &Path, test: &str) -> bool {
     let Some((file, function)) = test.split_once("::") else {
         return false;
     };
+    if file == "program" {
+        let program = format!("tests/programs/cuda/{function}.cu");
+        return root.join(program).exists();
+    }
     let mut files = Vec::new();
     for folder in ["softgpu/core/tests", "softgpu/cuda/tests"] {
         files.push(root.join(folder).join(format!("{file}.rs")));

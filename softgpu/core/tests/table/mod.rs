@@ -12,8 +12,8 @@
 //! ```
 //!
 //! TEST is `file::function`: a test function in `softgpu/core/tests/file.rs` (or a file of the folder
-//! `softgpu/core/tests/file`), or in `softgpu/cuda/tests/file.rs`; it must compare what the instruction
-//! computes. REASON is a part of the message with which loading fails. FORM is PTX without the last
+//! `softgpu/core/tests/file`), or in `softgpu/cuda/tests/file.rs`, or `program::NAME` for the CUDA C program
+//! `tests/programs/cuda/NAME.cu`; it must compare what the instruction computes. REASON is a part of the message with which loading fails. FORM is PTX without the last
 //! semicolon, with alternatives in angle brackets: `add<.rn/.rz/><.ftz/>.f32 %T0, %T1, %T2` are six
 //! instructions. `%T` stands for the register file of the instruction's last type (`%h`, `%r`, `%rd`,
 //! `%q`), `%S` for that of the type before it. What else an instruction may name is in [`PRELUDE`].
@@ -32,6 +32,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("control", include_str!("control.txt")),
     ("matrix", include_str!("matrix.txt")),
     ("asynchronous", include_str!("asynchronous.txt")),
+    ("image", include_str!("image.txt")),
 ];
 
 /// What stands before a form: the registers and names it may use.
