@@ -35,11 +35,20 @@ fn best(mut f: impl FnMut()) -> Duration {
     times.min().unwrap_or_default()
 }
 
-fn compare(name: &str, ours: impl FnMut(), host: impl FnMut()) {
-    if std::env::args()
+fn wanted(name: &str) -> bool {
+    std::env::args()
         .nth(1)
-        .is_some_and(|kernel| !name.starts_with(&kernel))
-    {
+        .is_none_or(|kernel| name.starts_with(&kernel))
+}
+
+fn alone(name: &str, ours: impl FnMut()) {
+    if wanted(name) {
+        println!("{name:<16} {:>10.2?}", best(ours));
+    }
+}
+
+fn compare(name: &str, ours: impl FnMut(), host: impl FnMut()) {
+    if !wanted(name) {
         return;
     }
     let (ours, host) = (best(ours), best(host));
@@ -78,6 +87,40 @@ fn main() {
     };
     compare("saxpy 1M", ours, host);
 
+    // What `make bench` measures through the driver, without the driver.
+    let mut bench = Program::new(include_str!("../../../tests/programs/bench/kernels.ptx"));
+    bench.workers = 1;
+    bench.instruction_limit = None;
+    let numbers: Vec<u32> = (0..1 << 20).collect();
+    let (input, output) = (bench.memory.from(&numbers), bench.memory.buffer(1024));
+    let arguments = Arguments::new().buffer(input).buffer(output).i32(1 << 20);
+    let ours = || bench.launch("reduction", 64, 256, arguments.clone());
+    let host = || {
+        let sum = black_box(&numbers)
+            .iter()
+            .fold(0u32, |a, &b| a.wrapping_add(b));
+        black_box(sum);
+    };
+    compare("reduction 1M", ours, host);
+
+    // Without a counterpart: these must not become slower where others become faster.
+    let bodies: Vec<f32> = (0..4 << 10).map(|v| (v % 97) as f32 * 0.1).collect();
+    let (bodies, forces) = (bench.memory.from(&bodies), bench.memory.buffer(16 << 10));
+    let arguments = Arguments::new().buffer(bodies).buffer(forces).i32(1024);
+    alone("nbody 1K", || {
+        bench.launch("nbody", 4, 256, arguments.clone());
+    });
+    let prices: Vec<f32> = (0..1 << 16).map(|v| (v % 97 + 1) as f32 * 0.1).collect();
+    let prices = bench.memory.from(&prices);
+    let (calls, puts) = (bench.memory.buffer(1 << 18), bench.memory.buffer(1 << 18));
+    let arguments = [prices, prices, prices, calls, puts]
+        .into_iter()
+        .fold(Arguments::new(), Arguments::buffer)
+        .i32(1 << 16);
+    alone("black_scholes 64K", || {
+        bench.launch("black_scholes", 64, 256, arguments.clone());
+    });
+
     let n = 256usize;
     let arguments = Arguments::new().buffer(x).buffer(y).buffer(z).i32(n as i32);
     let ours = || {
@@ -114,6 +157,9 @@ fn main() {
     };
     compare("histogram 1M", ours, host);
 
+    if !wanted("launch") {
+        return;
+    }
     // What a launch costs where nothing is to be done: two blocks, two threads.
     p.workers = 2;
     let arguments = Arguments::new().buffer(x).buffer(y).buffer(z).i32(0);

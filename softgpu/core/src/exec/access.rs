@@ -233,6 +233,40 @@ unsafe impl super::AddressSpace for WithWorkspace<'_> {
     }
 }
 
+/// How the cells lie that the lanes of a warp access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pattern {
+    /// All lanes are active and access one cell after the other.
+    Row,
+    /// All lanes are active and access one cell.
+    Same,
+    Other,
+}
+
+impl Pattern {
+    #[inline(always)]
+    pub fn of<C: Cell>(addresses: &[u64; 32], mask: u32) -> Self {
+        if mask != u32::MAX {
+            return Self::Other;
+        }
+        let (first, last) = (addresses[0], addresses[31]);
+        let step_is = |step: u64| {
+            let steps = (0u64..).zip(addresses);
+            steps.fold(0, |differ, (lane, &address)| {
+                differ | address ^ first.wrapping_add(lane * step)
+            }) == 0
+        };
+        // The last lane alone tells most of the others.
+        if first.checked_add(31 * C::BYTES) == Some(last) && step_is(C::BYTES) {
+            Self::Row
+        } else if first == last && step_is(0) {
+            Self::Same
+        } else {
+            Self::Other
+        }
+    }
+}
+
 /// The addresses of a warp's active lanes, summed up for one check.
 #[derive(Debug, Clone, Copy)]
 pub struct Group<'a, C> {
@@ -241,8 +275,7 @@ pub struct Group<'a, C> {
     low: u64,
     high: u64,
     bits: u64,
-    /// All lanes are active and access one cell after the other.
-    row: bool,
+    pattern: Pattern,
     cell: PhantomData<C>,
 }
 
@@ -257,21 +290,16 @@ impl<'a, C: Cell> Group<'a, C> {
             low: first,
             high: first,
             bits: first,
-            row: false,
+            pattern: Pattern::of::<C>(addresses, mask),
             cell: PhantomData,
         };
-        if mask == u32::MAX
-            && let Some(last) = first.checked_add(31 * C::BYTES)
-        {
-            let mut differ = 0;
-            for (lane, &address) in (0u64..).zip(addresses) {
-                differ |= address ^ first.wrapping_add(lane * C::BYTES);
-            }
-            if differ == 0 {
-                group.high = last;
-                group.row = true;
+        match group.pattern {
+            Pattern::Row => {
+                group.high = first + 31 * C::BYTES;
                 return group;
             }
+            Pattern::Same => return group,
+            Pattern::Other => {}
         }
         for (lane, &address) in addresses.iter().enumerate() {
             let address = if mask >> lane & 1 != 0 {
@@ -312,12 +340,18 @@ impl<C: Cell> Allowed<'_, C> {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn in_pieces(&self) -> bool {
-        self.0.row && self.0.low & 15 == 0 && pieces::available()
+        self.0.pattern == Pattern::Row && self.0.low & 15 == 0 && pieces::available()
     }
 
     /// Reads each active lane's cell into its place in `out`.
     #[inline(always)]
-    pub fn load<T>(&self, out: &mut [T; 32], widen: impl Fn(C) -> T) {
+    pub fn load<T: Copy>(&self, out: &mut [T; 32], widen: impl Fn(C) -> T) {
+        if self.0.pattern == Pattern::Same {
+            // SAFETY: `Span::allow` has checked the address.
+            let place = unsafe { Checked::new(self.0.low) };
+            *out = [widen(C::load(place)); 32];
+            return;
+        }
         #[cfg(target_arch = "x86_64")]
         if self.in_pieces() {
             let mut cells = [C::default(); 32];

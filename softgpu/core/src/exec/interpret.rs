@@ -16,12 +16,13 @@ use super::fault::FaultKind;
 use super::image;
 use super::lanes::*;
 use super::matrix;
-use super::memory::{Atomic, View, atomic_lanes};
+use super::memory::View;
 #[cfg(target_arch = "x86_64")]
 use super::processor::Avx2;
 use super::processor::{Plain, Processor};
 use super::register::*;
 use super::scalar;
+use super::transfer::{Target, atomic, load, store};
 use super::warp::Frame;
 use crate::ptx::ir::*;
 
@@ -526,35 +527,28 @@ fn run(
                 offset,
                 d,
             } => {
-                let mut addresses = addresses(cpu, frame, base, offset);
-                let step = u64::from(ty.bytes());
-                if d[1].is_some() {
-                    let count = if d[2].is_some() { 4 } else { 2 };
-                    check!('path, View::check_vector(&addresses, mask, step * count));
-                }
-                for d in d.into_iter().flatten() {
-                    let out = &mut frame.w[d.index()];
-                    check!('path, cpu.apart(|| memory.load_w(space, ty, &addresses, mask, out)));
-                    addresses = map1(cpu, &addresses, |a| a.wrapping_add(step));
-                }
+                let target = Target {
+                    space,
+                    ty,
+                    base,
+                    offset,
+                };
+                check!('path, load(cpu, frame, memory, target, d, mask));
             }
             Op::LdD {
                 space,
+                ty,
                 base,
                 offset,
                 d,
-                ..
             } => {
-                let mut addresses = addresses(cpu, frame, base, offset);
-                if d[1].is_some() {
-                    let count = if d[2].is_some() { 4 } else { 2 };
-                    check!('path, View::check_vector(&addresses, mask, 8 * count));
-                }
-                for d in d.into_iter().flatten() {
-                    let out = &mut frame.d[d.index()];
-                    check!('path, cpu.apart(|| memory.load_d(space, &addresses, mask, out)));
-                    addresses = map1(cpu, &addresses, |a| a.wrapping_add(8));
-                }
+                let target = Target {
+                    space,
+                    ty,
+                    base,
+                    offset,
+                };
+                check!('path, load(cpu, frame, memory, target, d, mask));
             }
             Op::StW {
                 space,
@@ -563,35 +557,28 @@ fn run(
                 offset,
                 a,
             } => {
-                let mut addresses = addresses(cpu, frame, base, offset);
-                let step = u64::from(ty.bytes());
-                if a[1].is_some() {
-                    let count = if a[2].is_some() { 4 } else { 2 };
-                    check!('path, View::check_vector(&addresses, mask, step * count));
-                }
-                for a in a.into_iter().flatten() {
-                    let values = &frame.w[a.index()];
-                    check!('path, cpu.apart(|| memory.store_w(space, ty, &addresses, mask, values)));
-                    addresses = map1(cpu, &addresses, |a| a.wrapping_add(step));
-                }
+                let target = Target {
+                    space,
+                    ty,
+                    base,
+                    offset,
+                };
+                check!('path, store(cpu, frame, memory, target, a, mask));
             }
             Op::StD {
                 space,
+                ty,
                 base,
                 offset,
                 a,
-                ..
             } => {
-                let mut addresses = addresses(cpu, frame, base, offset);
-                if a[1].is_some() {
-                    let count = if a[2].is_some() { 4 } else { 2 };
-                    check!('path, View::check_vector(&addresses, mask, 8 * count));
-                }
-                for a in a.into_iter().flatten() {
-                    let values = &frame.d[a.index()];
-                    check!('path, cpu.apart(|| memory.store_d(space, &addresses, mask, values)));
-                    addresses = map1(cpu, &addresses, |a| a.wrapping_add(8));
-                }
+                let target = Target {
+                    space,
+                    ty,
+                    base,
+                    offset,
+                };
+                check!('path, store(cpu, frame, memory, target, a, mask));
             }
             Op::AtomW {
                 space,
@@ -603,38 +590,13 @@ fn run(
                 c,
                 d,
             } => {
-                let addresses = addresses(cpu, frame, base, offset.into());
-                let op = Atomic { space, f, ty };
-                if ty == MemType::B32 {
-                    let b = &frame.w[b.index()];
-                    let c = c.map_or(b, |c| &frame.w[c.index()]);
-                    let mut old = [0; 32];
-                    if cpu.apart(|| memory.atomic_w(op, &addresses, mask, (b, c), &mut old)) {
-                        if let Some(d) = d {
-                            put(cpu, &mut frame.w[d.index()], &old, mask);
-                        }
-                        pc += 1;
-                        if pc >= cursor.stop {
-                            break 'path Event::Pause;
-                        }
-                        continue;
-                    }
-                }
-                let b = map1(cpu, &frame.w[b.index()], u64::from);
-                let c = c.map_or([0; 32], |c| map1(cpu, &frame.w[c.index()], u64::from));
-                match atomic_lanes(memory, op, &addresses, mask, &b, &c) {
-                    Ok(old) => {
-                        if let Some(d) = d {
-                            put(
-                                cpu,
-                                &mut frame.w[d.index()],
-                                &map1(cpu, &old, |a| a as u32),
-                                mask,
-                            );
-                        }
-                    }
-                    Err((lane, kind)) => break 'path fault(lane, kind),
-                }
+                let target = Target {
+                    space,
+                    ty,
+                    base,
+                    offset: offset.into(),
+                };
+                check!('path, atomic(cpu, frame, memory, f, target, (b, c, d), mask));
             }
             Op::AtomD {
                 space,
@@ -646,17 +608,13 @@ fn run(
                 c,
                 d,
             } => {
-                let addresses = addresses(cpu, frame, base, offset.into());
-                let b = frame.d[b.index()];
-                let c = c.map_or([0; 32], |c| frame.d[c.index()]);
-                match atomic_lanes(memory, Atomic { space, f, ty }, &addresses, mask, &b, &c) {
-                    Ok(old) => {
-                        if let Some(d) = d {
-                            put(cpu, &mut frame.d[d.index()], &old, mask);
-                        }
-                    }
-                    Err((lane, kind)) => break 'path fault(lane, kind),
-                }
+                let target = Target {
+                    space,
+                    ty,
+                    base,
+                    offset: offset.into(),
+                };
+                check!('path, atomic(cpu, frame, memory, f, target, (b, c, d), mask));
             }
             // SYNC: pairs with the fences and atomics of other blocks and of the host program.
             Op::Fence {

@@ -6,9 +6,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::access::{Allowed, Cell, Checked, Group, Span};
+use super::access::{Allowed, Cell, Checked, Group, Pattern, Span};
 use super::fault::FaultKind;
 use super::float::Format;
+use super::warp::FULL;
 use super::{AddressSpace, Range};
 use crate::ptx::ir::*;
 
@@ -211,7 +212,7 @@ impl View<'_> {
 
     /// Reads a cell in every active lane, where that is simple; `false`, with some read, if not.
     #[inline(always)]
-    fn load_cells<C: Cell, T, const N: usize>(
+    fn load_cells<C: Cell, T: Copy, const N: usize>(
         &mut self,
         space: Space,
         addresses: &[u64; 32],
@@ -223,8 +224,35 @@ impl View<'_> {
         match space {
             Space::Shared => {
                 let cells = self.shared.as_chunks::<N>().0;
+                let first = (addresses[0] as usize / N, addresses[0] & (N as u64 - 1));
+                match (Pattern::of::<C>(addresses, mask), first) {
+                    (Pattern::Same, (first, 0)) => {
+                        let cell = cells.get(first);
+                        return cell.is_some_and(|cell| {
+                            *out = [widen(of_bytes(*cell)); 32];
+                            true
+                        });
+                    }
+                    (Pattern::Row, (first, 0)) => {
+                        let row = cells.get(first..).and_then(<[_]>::first_chunk::<32>);
+                        return row.is_some_and(|row| {
+                            *out = row.map(|cell| widen(of_bytes(cell)));
+                            true
+                        });
+                    }
+                    _ => {}
+                }
                 if low_bits(addresses, mask) & (N as u64 - 1) != 0 {
                     return false;
+                }
+                if mask == FULL {
+                    for (out, address) in out.iter_mut().zip(addresses) {
+                        let Some(cell) = cells.get(*address as usize / N) else {
+                            return false;
+                        };
+                        *out = widen(of_bytes(*cell));
+                    }
+                    return true;
                 }
                 for lane in 0..32 {
                     if mask >> lane & 1 != 0 {
@@ -651,6 +679,9 @@ pub fn atomic_lanes(
 /// The lowest bits that any active lane's address has.
 #[inline(always)]
 fn low_bits(addresses: &[u64; 32], mask: u32) -> u64 {
+    if mask == FULL {
+        return addresses.iter().fold(0, |bits, address| bits | address) & 7;
+    }
     let mut bits = 0;
     for (lane, &address) in addresses.iter().enumerate() {
         bits |= if mask >> lane & 1 != 0 { address } else { 0 };

@@ -26,6 +26,7 @@ mod processor;
 mod rare;
 mod register;
 mod scalar;
+mod transfer;
 mod warp;
 
 pub use fault::{Fault, FaultKind};
