@@ -76,33 +76,42 @@ impl Listener {
             }
         };
         remove_stale(path, kind)?;
+        // It gets its name when it listens: whoever finds the file may connect. The name before that is
+        // shorter than any socket's, so that it is not too long where the real one is not.
+        let unnamed = path.with_file_name(".new");
+        remove_stale(&unnamed, kind)?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket =
             socket(AddressFamily::Unix, kind, flags, None).map_err(fail("make a socket"))?;
-        let address = UnixAddr::new(path).map_err(fail("use it as the name of a socket"))?;
+        UnixAddr::new(path).map_err(fail("use it as the name of a socket"))?;
+        let address = UnixAddr::new(&unnamed).map_err(fail("use it as the name of a socket"))?;
         // Nobody can connect before the permissions are what they should be: the file starts without any,
         // and there is no backlog yet.
         let before = umask(Mode::from_bits_truncate(0o777));
         let bound = bind(socket.as_raw_fd(), &address);
         umask(before);
         bound.map_err(fail("bind a socket"))?;
-        let listener = Self {
+        let mut listener = Self {
             socket,
-            path: path.to_owned(),
+            path: unnamed.clone(),
         };
         if access.uid.is_some() || access.gid.is_some() {
             let (uid, gid) = (access.uid.map(Uid::from_raw), access.gid.map(Gid::from_raw));
-            chown(path, uid, gid).map_err(fail("change the owner of the socket"))?;
+            chown(&unnamed, uid, gid).map_err(fail("change the owner of the socket"))?;
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(access.mode)).map_err(|error| {
-            ListenError::System {
+        let failed = |action| {
+            move |error| ListenError::System {
                 path: path.to_owned(),
-                action: "set permissions of the socket",
+                action,
                 error,
             }
-        })?;
+        };
+        fs::set_permissions(&unnamed, fs::Permissions::from_mode(access.mode))
+            .map_err(failed("set permissions of the socket"))?;
         let backlog = Backlog::new(64).unwrap_or(Backlog::MAXCONN);
         listen(&listener.socket, backlog).map_err(fail("listen"))?;
+        fs::rename(&unnamed, path).map_err(failed("give the socket its name"))?;
+        listener.path = path.to_owned();
         Ok(listener)
     }
 
