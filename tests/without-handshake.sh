@@ -6,7 +6,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 target=${CARGO_TARGET_DIR:-$root/target}/without-handshake
-work=$(mktemp -d "${TMPDIR:-/tmp}/vgpu-plain.XXXXXX")
+work=$(mktemp -d)
 proxy=
 end() {
     [[ -z $proxy ]] || { kill "$proxy" 2>/dev/null || true; wait "$proxy" 2>/dev/null || true; }

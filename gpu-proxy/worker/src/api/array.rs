@@ -47,14 +47,22 @@ pub fn cuArray3DCreate_v2(
         }
         zeroed.map(|()| array)
     });
+    keep(session, Kind::ARRAY, request.array, key.slot, bytes, made)
+}
+
+/// Binds what was made and paid for, or gives the money back.
+fn keep(
+    session: &Session,
+    kind: Kind,
+    handle: u64,
+    context: u16,
+    bytes: u64,
+    made: Result<usize, CUresult>,
+) -> Outcome {
     let array = made.inspect_err(|_| session.refund(bytes))?;
-    session.arrays().charge(request.array, key.slot, bytes);
+    session.arrays().charge(handle, context, bytes);
     session.publish_memory();
-    session.bind_object(
-        Kind::ARRAY,
-        request.array,
-        Ok(object(array, Some(key.slot), 0)),
-    )
+    session.bind_object(kind, handle, Ok(object(array, Some(context), 0)))
 }
 
 /// An array back.
@@ -112,13 +120,13 @@ pub fn cuMipmappedArrayCreate(
             }
             zeroed.map(|()| array)
         });
-    let array = made.inspect_err(|_| session.refund(bytes))?;
-    session.arrays().charge(request.array, key.slot, bytes);
-    session.publish_memory();
-    session.bind_object(
+    keep(
+        session,
         Kind::MIPMAPPED_ARRAY,
         request.array,
-        Ok(object(array, Some(key.slot), 0)),
+        key.slot,
+        bytes,
+        made,
     )
 }
 
@@ -166,7 +174,8 @@ fn bytes_of(shape: &ArrayShape) -> Result<u64, CUresult> {
         .ok_or(INVALID)
 }
 
-fn row_bytes(shape: &ArrayShape) -> Result<u64, CUresult> {
+/// Bytes of a row of texels.
+pub(super) fn row_bytes(shape: &ArrayShape) -> Result<u64, CUresult> {
     use CUarray_format as F;
     let channel = match CUarray_format(shape.format) {
         F::CU_AD_FORMAT_UNSIGNED_INT8 | F::CU_AD_FORMAT_SIGNED_INT8 => 1,

@@ -3,14 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cuda_abi::types::CUresult;
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 
 use super::module::{as_c, object, option_bytes, options};
-use crate::driver::{Input, LinkLogs};
+use crate::driver::{self, Input};
 use crate::session::{Frame, Outcome, Refusal, Session};
 
 /// Links that a client may have under way: each holds logs, and inputs in the driver.
@@ -23,7 +23,7 @@ const MOST_NAME_BYTES: u32 = 32 << 10;
 /// What the session keeps of a link besides the driver's object.
 #[derive(Debug)]
 pub struct Link {
-    logs: LinkLogs,
+    driver: driver::Link,
     image: Vec<u8>,
 }
 
@@ -48,16 +48,19 @@ pub fn cuLinkCreate_v2(
     let log_bytes = usize::try_from(request.log_bytes).unwrap_or(0);
     options.info_log = vec![0; log_bytes];
     options.error_log = vec![0; log_bytes];
-    let mut logs = LinkLogs::new(options);
-    let state = session.driver().create_link(&mut logs)?;
     let link = Link {
-        logs,
+        driver: session.driver().create_link(options)?,
         image: Vec::new(),
     };
-    session
-        .links()
-        .insert(request.link, Arc::new(Mutex::new(link)));
-    session.bind_object(Kind::LINK, request.link, Ok(object(state, None, 0)))
+    let link = Arc::new(Mutex::new(link));
+    // The table decides which of two threads that use one handle has made a link.
+    let bound = session.bind_object(Kind::LINK, request.link, Ok(object(0, None, 0)));
+    if bound.is_err() {
+        session.driver().destroy_link(&mut lock(&link).driver)?;
+        return bound;
+    }
+    session.links().insert(request.link, link);
+    Ok(())
 }
 
 /// Adds an input.
@@ -90,8 +93,8 @@ pub fn cuLinkAddData_v2(
     let name = name.iter().copied().take(name_bytes);
     let name: Vec<u8> = name.take_while(|&b| b != 0).collect();
     let name = [&name[..], &[0]].concat();
-    let (state, link) = find(session, request.link)?;
-    let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
+    let link = find(session, request.link)?;
+    let mut link = lock(&link);
     // A driver that takes text for a string finds its end, and what it writes to is ours.
     let size = data.len();
     data.push(0);
@@ -101,12 +104,14 @@ pub fn cuLinkAddData_v2(
         size,
         name: (request.name_bytes > 0).then(|| as_c(&name)),
     };
-    let added = session.driver().add_to_link(state, input, &mut options);
+    let added = session
+        .driver()
+        .add_to_link(&mut link.driver, input, &mut options);
     let (info_log_bytes, error_log_bytes) = send_logs(frame, &mut link);
     frame.reply(&wire::CuLinkAddDataV2Reply {
         info_log_bytes,
         error_log_bytes,
-        wall_time: options.wall_time.unwrap_or(link.logs.wall_time()),
+        wall_time: options.wall_time.unwrap_or(link.driver.wall_time()),
         reserved: 0,
     });
     Ok(added?)
@@ -118,16 +123,16 @@ pub fn cuLinkComplete(
     request: &wire::CuLinkComplete,
     frame: &mut Frame<'_>,
 ) -> Outcome {
-    let (state, link) = find(session, request.link)?;
-    let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
-    let completed = session.driver().complete_link(state);
+    let link = find(session, request.link)?;
+    let mut link = lock(&link);
+    let completed = session.driver().complete_link(&mut link.driver);
     let completed = completed.map(|image| link.image = image);
     let (info_log_bytes, error_log_bytes) = send_logs(frame, &mut link);
     frame.reply(&wire::CuLinkCompleteReply {
         image_bytes: link.image.len() as u64,
         info_log_bytes,
         error_log_bytes,
-        wall_time: link.logs.wall_time(),
+        wall_time: link.driver.wall_time(),
         reserved: 0,
     });
     Ok(completed?)
@@ -140,8 +145,8 @@ pub fn vgpuLinkRead(
     frame: &mut Frame<'_>,
 ) -> Outcome {
     let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
-    let (_, link) = find(session, request.link)?;
-    let link = link.lock().unwrap_or_else(PoisonError::into_inner);
+    let link = find(session, request.link)?;
+    let link = lock(&link);
     let start = usize::try_from(request.offset).map_err(|_| invalid)?;
     let bytes = usize::try_from(request.bytes).map_err(|_| invalid)?;
     let piece = start
@@ -157,22 +162,27 @@ pub fn cuLinkDestroy(
     request: &wire::CuLinkDestroy,
     _: &mut Frame<'_>,
 ) -> Outcome {
-    let state = session.take_object(Kind::LINK, request.link)?.pointer;
-    let destroyed = session.driver().destroy_link(state);
-    // Not before: the driver may write to the logs until then.
-    session.links().remove(&request.link);
-    Ok(destroyed?)
+    session.take_object(Kind::LINK, request.link)?;
+    let link = session.links().remove(&request.link);
+    let link = link.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+    // Waits for a call of another thread that uses it.
+    Ok(session.driver().destroy_link(&mut lock(&link).driver)?)
 }
 
-fn find(session: &Session, link: u64) -> Result<(usize, Arc<Mutex<Link>>), Refusal> {
-    let state = session.object(Kind::LINK, link)?.pointer;
+fn find(session: &Session, link: u64) -> Result<Arc<Mutex<Link>>, Refusal> {
+    session.object(Kind::LINK, link)?;
     let found = session.links().get(&link).cloned();
-    Ok((state, found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?))
+    Ok(found.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?)
+}
+
+/// A panic aborts the worker, so the lock is never poisoned in earnest.
+fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
+    link.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Info first, error at the next multiple of 8; what does not fit is cut.
 fn send_logs(frame: &Frame<'_>, link: &mut Link) -> (u32, u32) {
-    let (mut info, mut error) = link.logs.texts();
+    let (mut info, mut error) = link.driver.logs();
     let room = frame.side_byte_len();
     info.truncate(room);
     let at = info.len().next_multiple_of(8);

@@ -9,6 +9,8 @@ use cuda_abi::types::{
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 
+use super::array::row_bytes;
+use crate::driver::ArrayShape;
 use crate::session::{Frame, Outcome, Refusal, Session};
 
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
@@ -101,6 +103,15 @@ fn resource(
             words[2] = request.width;
         }
         CUresourcetype::CU_RESOURCE_TYPE_PITCH2D => {
+            let row = row_bytes(&ArrayShape {
+                extent: [request.width, request.height, 0],
+                format: request.format,
+                channels: request.channels,
+                flags: 0,
+            })?;
+            if row > request.pitch {
+                return Err(INVALID.into());
+            }
             // The last row counts in full: rows of pitched memory were allocated so.
             let bytes = request.pitch.checked_mul(request.height).ok_or(INVALID)?;
             session.check_device(request.resource, bytes)?;

@@ -2,7 +2,7 @@
 
 use core::ffi::{CStr, c_void};
 
-use cuda_abi::types::{CUjitInputType, CUlinkState};
+use cuda_abi::types::{CUjitInputType, CUlinkState, CUresult};
 
 use super::Table;
 use super::calls::{JitArrays, JitOptions, Result, ok};
@@ -10,45 +10,66 @@ use super::calls::{JitArrays, JitOptions, Result, ok};
 /// Most bytes of an image: the driver says how long it is.
 const MOST_IMAGE_BYTES: usize = 2 << 30;
 
-/// Options and logs of a link. The driver writes to them at every call until the link is destroyed, so they
-/// must be kept until then.
+/// A link under way: the driver's state, and the options and logs that it writes to at every call.
+///
+/// They are freed only after the driver has destroyed the state. A link that is let go before that, because
+/// a client's threads fall over each other, leaks them.
 #[derive(Debug)]
-pub struct LinkLogs {
+pub struct Link {
+    state: Option<usize>,
+    /// Taken only by `drop`.
+    held: Option<Box<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
     options: JitOptions,
     arrays: JitArrays,
 }
 
 // SAFETY: the pointers in `arrays` lead to the buffers in `options`, which move with it without moving
 // themselves; nothing of it belongs to a thread.
-unsafe impl Send for LinkLogs {}
+unsafe impl Send for Held {}
 
-impl LinkLogs {
-    /// Options as a link is created with them; logs of the length they may have.
-    #[must_use]
-    pub fn new(mut options: JitOptions) -> Self {
-        let arrays = JitArrays::new(&mut options);
-        Self { options, arrays }
-    }
-
+impl Link {
     /// Both logs as they are now.
     #[must_use]
-    pub fn texts(&self) -> (Vec<u8>, Vec<u8>) {
+    pub fn logs(&self) -> (Vec<u8>, Vec<u8>) {
+        let Some(held) = &self.held else {
+            return Default::default();
+        };
         let text = |log: &[u8]| log.split(|byte| *byte == 0).next().map(<[u8]>::to_vec);
         (
-            text(&self.options.info_log).unwrap_or_default(),
-            text(&self.options.error_log).unwrap_or_default(),
+            text(&held.options.info_log).unwrap_or_default(),
+            text(&held.options.error_log).unwrap_or_default(),
         )
     }
 
     /// What the last call took, in milliseconds, if the link was to say.
     #[must_use]
     pub fn wall_time(&self) -> f32 {
+        let Some(held) = &self.held else { return 0.0 };
         let mut copy = JitOptions {
-            wall_time: self.options.wall_time,
+            wall_time: held.options.wall_time,
             ..JitOptions::default()
         };
-        self.arrays.finish(&mut copy);
+        held.arrays.finish(&mut copy);
         copy.wall_time.unwrap_or(0.0)
+    }
+
+    fn state(&self) -> Result<CUlinkState> {
+        let state = self.state.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+        Ok(state as CUlinkState)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.state.is_some()
+            && let Some(held) = self.held.take()
+        {
+            Box::leak(held);
+        }
     }
 }
 
@@ -66,24 +87,31 @@ pub struct Input<'a> {
 }
 
 impl Table {
-    pub(crate) fn create_link(&self, logs: &mut LinkLogs) -> Result<usize> {
+    /// A link with these options, and logs of the lengths they have there.
+    pub(crate) fn create_link(&self, mut options: JitOptions) -> Result<Link> {
         let function = self.cuLinkCreate_v2()?;
+        let arrays = JitArrays::new(&mut options);
+        let mut held = Box::new(Held { options, arrays });
         let mut state: CUlinkState = core::ptr::null_mut();
-        let arrays = &mut logs.arrays;
+        let arrays = &mut held.arrays;
         let (ids, values) = (arrays.ids.as_mut_ptr(), arrays.values.as_mut_ptr());
-        // SAFETY: arrays of `count` entries and logs of the sizes they say, all kept by `logs`, which the
-        // session keeps until the link is destroyed.
+        // SAFETY: arrays of `count` entries and logs of the sizes they say, all kept by the `Link` until
+        // the driver has destroyed the state.
         ok(unsafe { function(arrays.count(), ids, values, &raw mut state) })?;
-        Ok(state.addr())
+        Ok(Link {
+            state: Some(state.addr()),
+            held: Some(held),
+        })
     }
 
     pub(crate) fn add_to_link(
         &self,
-        state: usize,
+        link: &mut Link,
         input: Input<'_>,
         options: &mut JitOptions,
     ) -> Result<()> {
         let function = self.cuLinkAddData_v2()?;
+        let state = link.state()?;
         let mut arrays = JitArrays::new(options);
         let (ids, values) = (arrays.ids.as_mut_ptr(), arrays.values.as_mut_ptr());
         let name = input.name.map_or(core::ptr::null(), CStr::as_ptr);
@@ -91,7 +119,7 @@ impl Table {
         // entries.
         let status = unsafe {
             function(
-                state as CUlinkState,
+                state,
                 CUjitInputType(input.kind),
                 input.data.as_mut_ptr().cast(),
                 input.size,
@@ -106,21 +134,25 @@ impl Table {
     }
 
     /// A copy of the image.
-    pub(crate) fn complete_link(&self, state: usize) -> Result<Vec<u8>> {
+    pub(crate) fn complete_link(&self, link: &mut Link) -> Result<Vec<u8>> {
         let function = self.cuLinkComplete()?;
+        let state = link.state()?;
         let (mut image, mut size) = (core::ptr::null_mut::<c_void>(), 0usize);
         // SAFETY: ours, and places for the results.
-        ok(unsafe { function(state as CUlinkState, &raw mut image, &raw mut size) })?;
+        ok(unsafe { function(state, &raw mut image, &raw mut size) })?;
         if image.is_null() || size == 0 || size > MOST_IMAGE_BYTES {
-            return Err(cuda_abi::types::CUresult::CUDA_ERROR_UNKNOWN);
+            return Err(CUresult::CUDA_ERROR_UNKNOWN);
         }
         // SAFETY: the driver's image of the length it says, which stays until the link is destroyed.
         Ok(unsafe { core::slice::from_raw_parts(image.cast::<u8>(), size) }.to_vec())
     }
 
-    pub(crate) fn destroy_link(&self, state: usize) -> Result<()> {
+    pub(crate) fn destroy_link(&self, link: &mut Link) -> Result<()> {
         let function = self.cuLinkDestroy()?;
-        // SAFETY: ours.
-        ok(unsafe { function(state as CUlinkState) })
+        let state = link.state()?;
+        // SAFETY: ours, and alive.
+        ok(unsafe { function(state) })?;
+        link.state = None;
+        Ok(())
     }
 }

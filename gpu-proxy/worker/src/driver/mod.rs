@@ -10,7 +10,7 @@ mod link;
 
 pub use calls::{JitOptions, Launch};
 pub use image::{ArrayShape, Corner};
-pub use link::{Input, LinkLogs};
+pub use link::{Input, Link};
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
