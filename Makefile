@@ -9,7 +9,7 @@ PART ?= 0
 FUZZ_SECONDS ?= 20
 MIRI_EXTENT ?= short
 
-.PHONY: help all-kernels demo test test-full bench lint loom miri fuzz docs device-check programs build clean
+.PHONY: help all-kernels clients demo test test-full bench lint loom miri fuzz docs device-check programs build clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,7 +23,10 @@ build: ## Build every crate
 programs: ## Fetch the CUDA toolchain (test-time download) and build the test programs
 	@tests/programs/build.sh
 
-test: programs build ## Run the tests
+clients: ## Fetch Python programs that use CUDA (test-time download)
+	@tests/clients/fetch.sh || [ $$? -eq 4 ]
+
+test: programs clients build ## Run the tests
 	$(CARGO) test --workspace
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@echo "make test: all tests passed"
@@ -31,7 +34,7 @@ test: programs build ## Run the tests
 all-kernels:
 	@tests/programs/build.sh all-kernels
 
-test-full: lint programs all-kernels build ## Everything, however long: all tests, both builds, loom, Miri, fuzzing
+test-full: lint programs clients all-kernels build ## Everything, however long: all tests, both builds, loom, Miri, fuzzing
 	$(CARGO) test --workspace -- --include-ignored
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@tests/without-handshake.sh

@@ -158,21 +158,6 @@ fn claims(program: &str) -> Vec<String> {
     claims
 }
 
-/// Says how two runs differ, if they do.
-fn difference(direct: &Finished, remoted: &Finished) -> Option<String> {
-    let same = direct.stdout == remoted.stdout
-        && (direct.code, direct.signal) == (remoted.code, remoted.signal)
-        && direct.code == Some(0);
-    (!same).then(|| {
-        format!(
-            "=== {}\n*** direct: {}*** remoted: {}",
-            direct.name,
-            direct.describe(),
-            remoted.describe()
-        )
-    })
-}
-
 fn check(build: &Build) {
     let programs = build.programs();
     if programs.is_empty() {
@@ -181,7 +166,7 @@ fn check(build: &Build) {
     let proxy = two_client_proxy();
     let differences: Vec<String> = programs
         .iter()
-        .filter_map(|path| difference(&run_direct(build, path), &run_remoted(build, &proxy, path)))
+        .filter_map(|path| run_direct(build, path).difference(&run_remoted(build, &proxy, path)))
         .collect();
     assert!(
         differences.is_empty(),
@@ -203,7 +188,7 @@ fn driver_api_programs_are_the_same_and_call_what_they_say_they_show() {
     for path in &programs {
         let direct = run_direct(&DRIVER, path);
         let (remoted, missing) = run_traced(&proxy, path);
-        faults.extend(difference(&direct, &remoted));
+        faults.extend(direct.difference(&remoted));
         if !missing.is_empty() {
             faults.push(format!(
                 "=== {}\nnever called, although it claims to show them: {}",
@@ -277,7 +262,9 @@ fn client_scenarios_are_the_same() {
                 .arg(scenario)
                 .run();
             let remoted = proxy.client(scenario).run();
-            difference(&direct, &remoted).map(|text| format!("=== scenario {scenario}\n{text}"))
+            direct
+                .difference(&remoted)
+                .map(|text| format!("=== scenario {scenario}\n{text}"))
         })
         .collect();
     assert!(
@@ -315,11 +302,7 @@ fn two_clients_at_once_both_get_their_own_results() {
             let mut running = running;
             running.close_input();
             let seen = running.finish();
-            assert!(
-                difference(&expected, &seen).is_none(),
-                "{:?}",
-                difference(&expected, &seen)
-            );
+            assert_eq!(expected.difference(&seen), None);
         }
     }
 }

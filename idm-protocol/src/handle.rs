@@ -2,9 +2,10 @@
 //!
 //! The client mints a handle and may use it at once in records it posts; the worker binds it to the
 //! driver's object when it gets there and checks it on each use. A handle is a kind, a slot and a
-//! generation in 64 bits. Its top bits are `10`, so that as an address it is non-canonical: it is
+//! generation in 64 bits. Its top bits are `01`, so that as an address it is non-canonical: it is
 //! never null, never one of CUDA's small special values, and a program that follows it as a pointer
-//! faults instead of reading something.
+//! faults instead of reading something. As a signed number it is positive, as pointers of programs are:
+//! bindings that carry handles as signed numbers (`intptr_t`) refuse negative ones.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +25,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Most slots that a kind can have.
 pub const MOST_SLOTS: u32 = 1 << 24;
 
-const MARK: u64 = 0b10 << 62;
+const MARK: u64 = 0b01 << 62;
 
 /// What a handle names: 1 to 63. Which number means what is the declaration table's word; these
 /// are the kinds of the Driver API.

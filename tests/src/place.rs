@@ -85,6 +85,30 @@ pub fn skip_without_toolchain(folder: &Path, what: &str) {
     );
 }
 
+/// Runs a Python program with the packages of `tests/clients`. `None`, said loudly, where they or the compilers
+/// they need cannot be had.
+///
+/// # Panics
+/// If `VGPU_TEST_REQUIRE_CUDA` says that there must be some.
+pub fn python_clients() -> Option<PathBuf> {
+    let folder = std::env::var_os("PYTHON_CLIENTS_DIR")
+        .map_or_else(|| repository().join("target/python-clients"), PathBuf::from);
+    if folder.join("installed").exists() && toolchain().join("cu13/lib").exists() {
+        return Some(repository().join("tests/clients/python"));
+    }
+    assert!(
+        std::env::var_os("VGPU_TEST_REQUIRE_CUDA").is_none(),
+        "{} or the CUDA toolchain is not installed: run `make programs` and `make clients` first",
+        folder.display()
+    );
+    eprintln!(
+        "SKIPPED: Python programs: {} or the CUDA toolchain is not installed (tests/clients/fetch.sh and \
+         tests/toolchain/fetch.sh fetch them where the packages can be had)",
+        folder.display()
+    );
+    None
+}
+
 /// Where the programs of `tests/programs` are built to.
 pub fn programs() -> PathBuf {
     std::env::var_os("VGPU_TEST_PROGRAMS")

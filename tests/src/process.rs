@@ -28,6 +28,17 @@ impl Default for Watchdog {
     }
 }
 
+/// What reaches a program from the environment of the tests.
+const PASSED_ON: [&str; 7] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "RUST_BACKTRACE",
+    "CUDA_TOOLCHAIN_DIR",
+    "PYTHON_CLIENTS_DIR",
+];
+
 /// A program that is about to run.
 #[derive(Debug)]
 pub struct Program {
@@ -44,7 +55,7 @@ impl Program {
         let path = path.as_ref().to_path_buf();
         let mut command = Command::new(&path);
         command.env_clear();
-        for name in ["PATH", "HOME", "TMPDIR", "LANG", "RUST_BACKTRACE"] {
+        for name in PASSED_ON {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
@@ -309,6 +320,21 @@ impl Finished {
             self.describe()
         );
         self
+    }
+
+    /// Says how a run through the proxy differs from this one, directly on the driver; also if both failed.
+    pub fn difference(&self, remoted: &Finished) -> Option<String> {
+        let same = self.stdout == remoted.stdout
+            && (self.code, self.signal) == (remoted.code, remoted.signal)
+            && self.code == Some(0);
+        (!same).then(|| {
+            format!(
+                "=== {}\n*** direct: {}*** remoted: {}",
+                self.name,
+                self.describe(),
+                remoted.describe()
+            )
+        })
     }
 
     pub fn describe(&self) -> String {
