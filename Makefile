@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-PART ?= 0
+PART ?= all
 FUZZ_SECONDS ?= 20
 MIRI_EXTENT ?= short
 
@@ -71,7 +71,7 @@ docs: ## API documentation and the generated coverage table
 	$(CARGO) xtask softgpu
 	$(CARGO) doc --workspace --no-deps
 
-device-check: ## On a machine with a GPU: compare the real driver with what the design assumes
+device-check: ## On a machine with a GPU: programs on the driver and through the proxy, side by side (PART=n for one part)
 	@PART=$(PART) tests/device-check/run.sh
 
 clean: ## Remove everything that was built or fetched

@@ -12,7 +12,7 @@ use crate::layout::{HeadLine, Layout, Limits, LimitsError};
 use crate::memory::{OutOfBounds, Region};
 use crate::ring::{Consumer, PlaceError, Producer, RingPlace, SharedProducer};
 use crate::staging::{StagingPool, StagingReturns};
-use crate::status::{CreditReturns, Credits, Latches, Ping};
+use crate::status::{CreditReturns, Credits, Latches, Output, Ping};
 use crate::wait::Patience;
 
 /// A control region could not be put to use; the attach fails.
@@ -50,6 +50,8 @@ pub struct ClientControl<R> {
     pub ping: Ping<R>,
     /// Chunks for pageable copies.
     pub staging: StagingPool<R>,
+    /// Whether kernels printed something.
+    pub output: Output<R>,
 }
 
 impl<R: Region> ClientControl<R> {
@@ -71,6 +73,7 @@ impl<R: Region> ClientControl<R> {
             credits: Credits::new(region, &layout, patience)?,
             ping: Ping::new(region)?,
             staging: StagingPool::new(region, &layout, patience)?,
+            output: Output::new(region)?,
             layout,
         };
         let callbacks = CallbackEnd::new(region, &control.layout)?;
@@ -93,6 +96,8 @@ pub struct WorkerControl<R: Region> {
     pub staging: StagingReturns<R>,
     /// Asks the client to run something.
     pub callbacks: Callbacks<R>,
+    /// Tells that kernels printed something.
+    pub output: Output<R>,
     lanes: Vec<Arc<WorkerLane<R>>>,
 }
 
@@ -117,6 +122,7 @@ impl<R: Region> WorkerControl<R> {
             ping: Ping::new(region)?,
             staging: StagingReturns::new(region, &layout)?,
             callbacks: Callbacks::new(region, &layout, patience)?,
+            output: Output::new(region)?,
             layout,
         };
         let submissions = Consumer::new(region, &submission_place(&control.layout))?;

@@ -150,6 +150,8 @@ pub enum HeadLine {
     CallbackSpace,
     /// The client waits here for a chunk of staging.
     StagingBell,
+    /// Bytes that kernels printed and the client has not read.
+    Output,
 }
 
 impl HeadLine {

@@ -5,11 +5,14 @@
 
 #![forbid(unsafe_code)]
 
+mod output;
 #[cfg(not(loom))]
 mod page;
 
 #[cfg(not(loom))]
 pub use page::{ClientState, EndReason, StatusPage, StatusWriter};
+
+pub use output::Output;
 
 use crossbeam_utils::CachePadded;
 use thiserror::Error;

@@ -194,13 +194,14 @@ impl Function {
     pub const vgpuLinkRead: Self = Self(184);
     pub const vgpuMemset: Self = Self(185);
     pub const vgpuNop: Self = Self(186);
-    pub const vgpuReadDown: Self = Self(187);
-    pub const vgpuSnapshot: Self = Self(188);
-    pub const vgpuUpload: Self = Self(189);
+    pub const vgpuOutput: Self = Self(187);
+    pub const vgpuReadDown: Self = Self(188);
+    pub const vgpuSnapshot: Self = Self(189);
+    pub const vgpuUpload: Self = Self(190);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 190] = [
+pub static FUNCTIONS: [FunctionInfo; 191] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -1698,6 +1699,14 @@ pub static FUNCTIONS: [FunctionInfo; 190] = [
         opcode: 1,
     },
     FunctionInfo {
+        name: "vgpuOutput",
+        chapter: "session",
+        class: Class::Inline,
+        group: "session",
+        audit: "none",
+        opcode: 5,
+    },
+    FunctionInfo {
         name: "vgpuReadDown",
         chapter: "copy",
         class: Class::Inline,
@@ -1729,6 +1738,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (2, Function::vgpuSnapshot),
     (3, Function::vgpuCredit),
     (4, Function::vgpuUpload),
+    (5, Function::vgpuOutput),
     (16, Function::cuDevicePrimaryCtxRetain),
     (17, Function::cuDevicePrimaryCtxRelease_v2),
     (18, Function::cuDevicePrimaryCtxReset_v2),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cuda_abi::types::CUresult;
 use idm_protocol::lane::{Pending, REPLY_BYTES, WorkerLane};
 use idm_protocol::memory::{Mapped, WORD_BYTES};
-use idm_protocol::record::{DecodeError, Record, Request};
+use idm_protocol::record::{DecodeError, Flags, Record, Request};
 use idm_protocol::wire::credit;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -106,6 +106,11 @@ impl<'a> Frame<'a> {
     /// What was done for it at its place in the ring.
     pub fn prepared(&self) -> Prepared {
         self.prepared
+    }
+
+    /// Whether it is one for a lane's thread.
+    pub fn may_block(&self) -> bool {
+        self.record.head().flags.contains(Flags::LANE)
     }
 
     /// Whether its client waits.

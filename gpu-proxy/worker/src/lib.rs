@@ -3,7 +3,7 @@
 //! Read in this order: [`process`] (a worker's life), [`dispatcher`] and [`lanes`] (who runs what),
 //! [`session`] with [`frame`] (what a record may touch), `generated::dispatch` and [`api`] (what each
 //! record does), [`driver`] (how the driver is called). [`contexts`], [`ranges`], [`credits`],
-//! [`staging`] and [`images`] keep what must be checked; [`callbacks`] is the way back;
+//! [`staging`] and [`images`] keep what must be checked; [`callbacks`] and [`output`] are the ways back;
 //! [`harden`] is what the process takes away from itself.
 //!
 //! A worker is presumed compromised by whoever designed the rest (D16): it holds one client's
@@ -22,6 +22,7 @@ pub mod generated;
 pub mod harden;
 pub mod images;
 pub mod lanes;
+pub mod output;
 pub mod process;
 pub mod ranges;
 pub mod session;

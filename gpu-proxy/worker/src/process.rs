@@ -21,15 +21,19 @@ use tracing_subscriber::EnvFilter;
 use crate::driver::Driver;
 use crate::errors::Violation;
 use crate::lanes::Lanes;
+use crate::output::Output;
 use crate::session::{Parts, Session};
-use crate::{dispatcher, harden};
+use crate::{dispatcher, harden, output};
 
 /// Runs the worker process.
 pub fn main() -> ExitCode {
     let start = Instant::now();
     // Hardened first: nothing before it reads the environment or a file.
     let hardened = harden::begin();
-    log_to_stderr();
+    if log_to_stderr().is_err() {
+        // There is nobody to tell.
+        return ExitCode::FAILURE;
+    }
     harden::abort_on_panic();
     if let Err(reason) = hardened {
         tracing::error!(%reason, "cannot harden the process");
@@ -44,16 +48,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr() {
+fn log_to_stderr() -> std::io::Result<()> {
     let filter = EnvFilter::try_from_env("VGPU_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // The supervisor reads these lines and adds time, zone and client to each.
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(Arc::new(output::log()?))
         .with_ansi(false)
         .without_time()
         .with_target(false)
         .init();
+    Ok(())
 }
 
 fn serve(start: Instant) -> Result<(), String> {
@@ -124,6 +129,7 @@ fn attach(
         .map_err(|error| error.to_string())?;
     let status = StatusPage::open(&status).map_err(|error| error.to_string())?;
     let credit = Arc::new(Credit::new(Arc::clone(channel), assign.credit_chunk));
+    let output = Output::capture().map_err(|error| error.to_string())?;
     stats.set_device_count(driver.device_count);
     tracing::info!(
         client = assign.client_id,
@@ -140,7 +146,11 @@ fn attach(
         credit: Arc::clone(&credit),
         stats,
         channel: Arc::clone(channel),
+        output,
     })));
+    spawn("output", move || {
+        session.parts.output.serve(&session.parts.control.output);
+    })?;
     spawn("ping", move || {
         session.parts.control.ping.serve(&*session.stop)
     })?;

@@ -30,6 +30,7 @@ use crate::credits::{CreditCounts, Fences, StreamKey};
 use crate::driver::{Driver, Table};
 use crate::errors::{Violation, handle_error, is_sticky};
 use crate::generated::dispatch::dispatch;
+use crate::output::Output;
 use crate::ranges::{Place, Range, Ranges};
 use crate::staging::Staging;
 
@@ -69,6 +70,8 @@ pub struct Parts {
     pub stats: StatsWriter,
     /// The way to the supervisor.
     pub channel: Arc<WorkerChannel>,
+    /// What the driver prints.
+    pub output: Output,
 }
 
 /// One client.
@@ -600,6 +603,11 @@ impl Session {
             if status != CUresult::CUDA_ERROR_NOT_READY {
                 self.parts.stats.count_error();
             }
+        }
+        if frame.may_block() {
+            // It may be one that makes the driver print, and then its reply tells of it.
+            let told = &self.parts.control.output;
+            self.parts.output.collect(told);
         }
         let unfinished = if status == CUresult::CUDA_SUCCESS && frame.is_unfinished() {
             frame.into_unfinished()

@@ -80,6 +80,7 @@ impl Client {
             credit,
             stats: StatsWriter::new(&stats.unwrap()).unwrap(),
             channel,
+            output: vgpu_worker::output::Output::of_nobody().unwrap(),
         })));
         let lanes = Lanes::new(session, |_, violation| panic!("{violation}"));
         let dispatcher = thread::spawn(move || dispatcher::run(session, submissions, lanes));

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x91e7a5bc44c5132f;
+pub const TABLE_HASH: u64 = 0xc51e8c6b7397c9d1;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -75,6 +75,25 @@ const _: () = assert!(size_of::<VgpuUpload>() == 24);
 impl Request for VgpuUpload {
     const OPCODE: u16 = 4;
 }
+
+/// Request of `vgpuOutput`. What kernels printed and the client has not read, a side buffer at a time: that many bytes for standard output (stream 1) or standard error (2). 0 bytes: nothing is left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuOutput {}
+const _: () = assert!(size_of::<VgpuOutput>() == 0);
+
+impl Request for VgpuOutput {
+    const OPCODE: u16 = 5;
+}
+
+/// What comes back of [`VgpuOutput`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuOutputReply {
+    pub bytes: u32,
+    pub stream: u32,
+}
+const _: () = assert!(size_of::<VgpuOutputReply>() == 8);
 
 /// Request of `cuDevicePrimaryCtxRetain`. Posted when the count goes from 0 to 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]

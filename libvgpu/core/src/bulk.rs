@@ -9,6 +9,7 @@ use idm_protocol::record::{Flags, Request};
 use idm_protocol::staging::Chunk;
 
 use crate::call::{Call, Outcome, accepted, failed};
+use crate::output::print_waiting;
 use crate::session::Session;
 
 /// Chunks that one transfer asks for. Enough for both sides to work all the time.
@@ -77,7 +78,9 @@ pub(crate) unsafe fn transfer<T: Request>(
         let reply = lane
             .await_reply(sequence, &session.live())
             .map_err(|error: LaneError| failed(session, &error))?;
-        accepted(CUresult(reply.status))
+        let status = CUresult(reply.status);
+        print_waiting(session, lane)?;
+        accepted(status)
     })?;
     chunks.put_back();
     call.deliver()

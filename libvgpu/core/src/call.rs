@@ -19,6 +19,7 @@ use idm_protocol::wire::{VgpuCredit, credit};
 use zerocopy::FromBytes;
 
 use crate::objects::{self, Detail, Object, Objects};
+use crate::output::print_waiting;
 use crate::session::Session;
 use crate::state;
 use crate::thread::{Current, Thread};
@@ -189,7 +190,11 @@ impl Call {
             // The reply borrows the lane, whose side buffer `read` may want: a reply is a kilobyte at most.
             let mut body = [0; idm_protocol::lane::REPLY_BYTES];
             body[..len].copy_from_slice(reply.body);
-            read(lane, status, &body[..len])
+            let result = read(lane, status, &body[..len]);
+            if flags.contains(Flags::LANE) {
+                print_waiting(session, lane)?;
+            }
+            result
         })
     }
 

@@ -18,6 +18,7 @@ mod jit;
 pub mod log;
 mod mirrors;
 mod objects;
+mod output;
 mod pinned;
 mod ranges;
 mod session;

@@ -56,6 +56,8 @@ pub(crate) struct Session {
     pub(crate) pieces: Mutex<Pieces>,
     /// Host functions on their way.
     pub(crate) callbacks: Callbacks,
+    /// Held by who prints what kernels printed.
+    pub(crate) printing: Mutex<()>,
     /// Length of each piece handed out, by address.
     pub(crate) pinned: Mutex<HashMap<u64, usize>>,
     /// What texture and surface objects were made with, by value.
@@ -204,6 +206,7 @@ impl Session {
         Self {
             pieces: Mutex::new(Pieces::new(staging, arena.byte_len())),
             callbacks: Callbacks::new(callback_end),
+            printing: Mutex::default(),
             pinned: Mutex::default(),
             images: Mutex::default(),
             objects: RwLock::new(objects),

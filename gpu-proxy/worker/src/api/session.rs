@@ -112,6 +112,19 @@ pub fn vgpuUpload(session: &Session, request: &wire::VgpuUpload, frame: &mut Fra
     Ok(())
 }
 
+/// What kernels printed, a piece at a time.
+pub fn vgpuOutput(session: &Session, _: &wire::VgpuOutput, frame: &mut Frame<'_>) -> Outcome {
+    let told = &session.parts.control.output;
+    let (stream, bytes) = session.parts.output.take(frame.side_byte_len(), told);
+    frame.reply_aside(0, &bytes)?;
+    frame.reply(&wire::VgpuOutputReply {
+        // It fits in a side buffer.
+        bytes: u32::try_from(bytes.len()).unwrap_or(0),
+        stream,
+    });
+    Ok(())
+}
+
 /// The plan of a bulk transfer whose record, a `T`, names `count` chunks in its tail, and where its pieces
 /// start in them.
 pub(super) fn plan<T: idm_protocol::record::Request>(

@@ -28,7 +28,14 @@ fn mark(session: &Session, record: &Record) -> Result<Option<Prepared>, CUresult
     let (context, stream) = stream_at_dispatch(session, record, request.hStream)?;
     let driver = session.driver();
     match driver.query_stream(stream) {
-        Ok(()) => return Ok(None),
+        Ok(()) => {
+            // A driver shows what kernels printed when something is synchronised, not when it is queried.
+            // Events of ours that nobody uses are over; the stream may get new work from a lane's thread.
+            let event = session.contexts.event(context, driver)?;
+            let shown = driver.synchronize_event(event);
+            session.contexts.recycle(context, event);
+            return shown.map(|()| None);
+        }
         Err(CUresult::CUDA_ERROR_NOT_READY) => {}
         Err(status) => return Err(status),
     }

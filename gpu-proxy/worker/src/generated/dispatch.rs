@@ -41,6 +41,10 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::VgpuUpload>()?;
             api::session::vgpuUpload(session, &request, frame)
         }
+        5 => {
+            let request = frame.request::<wire::VgpuOutput>()?;
+            api::session::vgpuOutput(session, &request, frame)
+        }
         16 => {
             let request = frame.request::<wire::CuDevicePrimaryCtxRetain>()?;
             api::context::cuDevicePrimaryCtxRetain(session, &request, frame)
