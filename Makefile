@@ -9,7 +9,7 @@ PART ?= all
 FUZZ_SECONDS ?= 20
 MIRI_EXTENT ?= short
 
-.PHONY: help all-kernels clients demo test test-full bench lint loom miri fuzz docs device-check programs build clean
+.PHONY: help all-kernels clients demo test test-full soak bench lint loom miri fuzz docs device-check programs build clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ test-full: lint programs clients all-kernels build ## Everything, however long: 
 	$(MAKE) miri MIRI_EXTENT=full
 	$(MAKE) fuzz FUZZ_SECONDS=120
 	@echo "make test-full: all tests passed"
+
+soak: programs build ## Hours of use in minutes: order between threads, eight clients, 1,000 attaches, 500 kills
+	$(CARGO) test -p e2e -- --ignored soak_
 
 bench: ## Measure against the goals; writes docs/results and target/bench.json
 	$(CARGO) build --release --workspace

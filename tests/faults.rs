@@ -323,14 +323,14 @@ fn kill_clients(count: u32) {
 }
 
 #[test]
-fn eight_clients_killed_at_random_leave_nothing_behind() {
-    kill_clients(8);
+fn fifty_clients_killed_at_random_leave_nothing_behind() {
+    kill_clients(50);
 }
 
 #[test]
-#[ignore = "long: the full number of kills, run by make test-full"]
-fn fifty_clients_killed_at_random_leave_nothing_behind() {
-    kill_clients(50);
+#[ignore = "long: `make soak`"]
+fn soak_five_hundred_clients_killed_at_random_leave_nothing_behind() {
+    kill_clients(500);
 }
 
 // --- What programs do to themselves: the same as on the driver directly

@@ -83,6 +83,12 @@ fn attaching_and_detaching_200_times_grows_nothing() {
 }
 
 #[test]
+#[ignore = "long: `make soak`"]
+fn soak_attaching_and_detaching_1000_times_grows_nothing() {
+    attach_and_detach(1000);
+}
+
+#[test]
 fn contexts_made_and_destroyed_over_and_over_grow_nothing_in_the_zone() {
     let proxy = Setup::new()
         .zone(Zone::new("default").memory("64MiB"))

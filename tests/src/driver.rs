@@ -52,7 +52,7 @@ functions! {
     cuCtxDestroy_v2, cuCtxSetCurrent, cuCtxGetCurrent, cuCtxSynchronize, cuModuleLoadData, cuModuleUnload,
     cuModuleGetFunction, cuMemAlloc_v2, cuMemFree_v2, cuMemGetInfo_v2, cuMemHostAlloc, cuMemFreeHost,
     cuMemcpyHtoD_v2, cuMemcpyDtoH_v2, cuMemcpyDtoDAsync_v2, cuMemcpyHtoDAsync_v2, cuMemcpyDtoHAsync_v2,
-    cuMemsetD32_v2, cuMemsetD8Async, cuStreamCreate, cuStreamDestroy_v2, cuStreamQuery, cuStreamSynchronize,
+    cuMemsetD32_v2, cuMemsetD8Async, cuStreamCreate, cuStreamDestroy_v2, cuStreamQuery, cuStreamSynchronize, cuStreamWaitEvent,
     cuEventCreate, cuEventRecord, cuEventSynchronize, cuEventDestroy_v2, cuLaunchKernel, cuLaunchHostFunc,
     cuGetErrorName,
 }
@@ -362,6 +362,11 @@ impl Gpu {
     pub fn record_event(&self, event: CUevent, stream: CUstream) -> Outcome<()> {
         // SAFETY: handles are the driver's to check.
         check(unsafe { (self.calls.cuEventRecord)(event, stream) })
+    }
+
+    pub fn wait_event(&self, stream: CUstream, event: CUevent) -> Outcome<()> {
+        // SAFETY: handles; wrong ones are the driver's to refuse.
+        check(unsafe { (self.calls.cuStreamWaitEvent)(stream, event, 0) })
     }
 
     pub fn synchronize_event(&self, event: CUevent) -> Outcome<()> {

@@ -5,6 +5,7 @@
 
 mod life;
 mod memory;
+mod order;
 mod support;
 mod work;
 mod wrong;
@@ -46,6 +47,7 @@ fn main() {
         "busy-stream" => work::busy_stream(),
         "leftover" => memory::leftover(number(1, 1 << 20)),
         "steps" => work::steps(),
+        "order" => order::order(number(1, 6), number(2, 3)),
         "scribble" => wrong::scribble(number(1, 0), number(2, 1)),
         other => Err(format!("no such scenario: {other:?}")),
     };
