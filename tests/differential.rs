@@ -276,6 +276,62 @@ fn client_scenarios_are_the_same() {
 }
 
 #[test]
+fn visible_devices_are_the_same_and_within_the_zones_own() {
+    let zone = |name: &str, devices: &str| Zone::new(name).set("devices", devices).warm(0);
+    let proxy = Setup::new()
+        .zone(zone("all", "[0, 1, 2]"))
+        .zone(zone("two", "[2, 0]"))
+        .driver_env("SOFTGPU_DEVICES", "3")
+        .driver_env("SOFTGPU_MEMORY", "1G")
+        .start();
+    let direct = |visible: Option<&str>| {
+        let program = proxy::direct(place::client())
+            .env("SOFTGPU_DEVICES", "3")
+            .env("SOFTGPU_MEMORY", "1G")
+            .arg("devices");
+        match visible {
+            Some(visible) => program.env("CUDA_VISIBLE_DEVICES", visible).run(),
+            None => program.run(),
+        }
+    };
+    let remoted = |zone: &str, visible: Option<&str>| {
+        let program = proxy.program_in(zone, place::client()).arg("devices");
+        match visible {
+            Some(visible) => program.env("CUDA_VISIBLE_DEVICES", visible).run(),
+            None => program.run(),
+        }
+    };
+    let second = "GPU-76677075-2d73-8f66-b467-707500000001";
+    let choices = [None, Some("1"), Some("2,1"), Some("0,7,1"), Some(second)];
+    for visible in choices {
+        let expected = direct(visible);
+        let found = remoted("all", visible);
+        assert_eq!(expected.difference(&found), None, "{visible:?}");
+    }
+    // Nothing is left: the same error on both sides.
+    // One prefix fits every device.
+    for visible in ["", "-1", "0,0", "GPU-7"] {
+        let (expected, found) = (direct(Some(visible)), remoted("all", Some(visible)));
+        assert_eq!(expected.stderr, found.stderr, "{visible:?}");
+        assert_eq!(
+            (expected.code, found.code),
+            (Some(1), Some(1)),
+            "{visible:?}"
+        );
+    }
+    // A zone's devices are chosen and ordered by its configuration; what a program asks for is among them.
+    for (asked, given) in [
+        (None, "2,0"),
+        (Some("1"), "0"),
+        (Some("1,0"), "0,2"),
+        (Some("0,2"), "2"),
+    ] {
+        let (expected, found) = (direct(Some(given)), remoted("two", asked));
+        assert_eq!(expected.difference(&found), None, "{asked:?}");
+    }
+}
+
+#[test]
 fn two_clients_at_once_both_get_their_own_results() {
     let proxy = two_client_proxy();
     for _ in 0..5 {

@@ -10,6 +10,7 @@ mod generated;
 pub mod handshake;
 pub mod resolver;
 pub mod types;
+pub mod visible;
 
 pub use generated::enums::CUDA_VERSION;
 /// C signatures of the declared functions: `sig::cuMemAlloc_v2` and so on.

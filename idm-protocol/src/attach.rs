@@ -9,6 +9,8 @@
 //! 3. nothing more is said. The socket stays open as the sign of life of both sides: end-of-file tells the
 //!    supervisor that the client is gone, and the client that its worker is.
 //!
+//! Whoever only wants to look asks for a [`survey`] instead of greeting.
+//!
 //! This module owns the messages and their checks. [`socket`] moves packets and descriptors, [`client`]
 //! is the client's side of the conversation; the supervisor's side is the supervisor.
 //!
@@ -22,6 +24,7 @@ use crate::layout::Limits;
 
 pub mod client;
 pub mod socket;
+pub mod survey;
 mod text;
 
 pub use text::Text;
@@ -38,7 +41,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Number of descriptors that travel with a [`Welcome`]: control region, arena, status page.
 pub const WELCOME_DESCRIPTORS: usize = 3;
 
-/// Longest packet of the conversation; a receive buffer of this size never truncates an honest one.
+/// Longest packet of an attach; a receive buffer of this size never truncates an honest one. (A [`survey`] is
+/// longer: [`survey::SURVEY_LEN`].)
 pub const MAX_PACKET_LEN: usize = 512;
 
 /// What a packet is. An unknown value survives parsing and is refused by name.
@@ -53,6 +57,10 @@ impl MessageKind {
     pub const WELCOME: Self = Self(2);
     /// [`Refusal`], supervisor to client.
     pub const REFUSAL: Self = Self(3);
+    /// [`survey::SurveyRequest`], to the supervisor.
+    pub const SURVEY_REQUEST: Self = Self(4);
+    /// [`survey::Survey`], from the supervisor.
+    pub const SURVEY: Self = Self(5);
 }
 
 /// How every packet begins, in every protocol version.
@@ -259,6 +267,27 @@ impl Refusal {
             });
         }
         exact(packet)
+    }
+}
+
+/// What somebody may say first on a fresh connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// A client that wants a worker.
+    Hello(Hello),
+    /// Somebody who only looks.
+    SurveyRequest,
+}
+
+impl Opening {
+    /// Reads whichever opening one packet holds.
+    pub fn decode(packet: &[u8]) -> Result<Self, Malformed> {
+        match peek(packet)?.kind {
+            MessageKind::SURVEY_REQUEST => {
+                survey::SurveyRequest::decode(packet).map(|_| Self::SurveyRequest)
+            }
+            _ => Hello::decode(packet).map(Self::Hello),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 export OUT=${OUT:-$root/target/programs}
-targets=(driver cuda kernels)
+targets=(driver nvml cuda kernels)
 
 status=0
 "$root/tests/toolchain/fetch.sh" || status=$?
@@ -14,13 +14,16 @@ case $status in
 0) ;;
 4)
     echo "programs: no CUDA toolchain, so no CUDA C programs; the Driver API programs need none" >&2
-    targets=(driver)
+    targets=(driver nvml)
     set --
     ;;
 *) exit "$status" ;;
 esac
 
+# Without it one test is skipped, and says so.
+"$root/tests/programs/nvml/fetch.sh" || [[ $? -eq 4 ]]
+
 # Compilers say nothing unless something is wrong.
 make --no-print-directory --silent -C "$root/tests/programs" -j "$(nproc)" "$@" "${targets[@]}"
 echo "programs: $(find "$OUT/driver" -type f | wc -l) Driver API programs in $OUT/driver$(
-    [[ ${#targets[@]} -eq 1 ]] || echo ", $(find "$OUT/objects/13.5" -type f | wc -l) CUDA C programs in four builds and $(find "$OUT/kernels" -name '*.ptx' | wc -l) files of kernels beside it")"
+    [[ ${#targets[@]} -eq 2 ]] || echo ", $(find "$OUT/objects/13.5" -type f | wc -l) CUDA C programs in four builds and $(find "$OUT/kernels" -name '*.ptx' | wc -l) files of kernels beside it")"

@@ -46,6 +46,11 @@ pub fn libvgpu() -> PathBuf {
     built("libcuda.so")
 }
 
+/// The `libnvidia-ml.so.1` under test.
+pub fn libvgpu_nvml() -> PathBuf {
+    built("libnvidia_ml.so")
+}
+
 /// The software GPU's driver library.
 pub fn softgpu() -> PathBuf {
     built("libsoftcuda.so")

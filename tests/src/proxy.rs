@@ -155,7 +155,10 @@ impl Setup {
         fs::create_dir(directory.path().join("run")).expect("the directory is ours");
         fs::write(&configuration, self.configuration(directory.path()))
             .expect("the directory is ours");
-        link_library(&directory.path().join("remoted"), &place::libvgpu());
+        let remoted = directory.path().join("remoted");
+        link_library(&remoted, &place::libvgpu());
+        symlink(place::libvgpu_nvml(), remoted.join("libnvidia-ml.so.1"))
+            .expect("the directory is ours");
         let log_path = directory.path().join("proxy.log");
         let log = fs::File::create(&log_path).expect("the directory is ours");
         let child = Command::new(place::built("gpu-proxy"))

@@ -40,6 +40,10 @@ pub fn run(root: &Path, check: bool) -> Result<(), String> {
             emit::client::exports(&facts, &declarations)?,
         ),
         (
+            "libvgpu/nvml/src/generated/exports.rs",
+            emit::nvml::exports(root)?,
+        ),
+        (
             "gpu-proxy/worker/src/generated/driver.rs",
             emit::worker::driver(&declarations),
         ),

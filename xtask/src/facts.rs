@@ -91,6 +91,19 @@ impl Facts {
     }
 }
 
+/// Functions of the NVML header, by name.
+pub fn nvml_functions(root: &Path) -> Result<BTreeMap<String, Vec<Parameter>>, String> {
+    let path = root.join("cuda-abi/data/nvml-functions.tsv");
+    let text = fs::read_to_string(&path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    rows(&text)
+        .map(|line| {
+            let [name, parameters] = columns(line)?;
+            Ok((name.to_owned(), parse_parameters(parameters)))
+        })
+        .collect()
+}
+
 fn rows(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))

@@ -61,6 +61,32 @@ pub fn run(root: &Path, directory: &Path) -> Result<(), String> {
     )
 }
 
+/// Extracts the functions of an `nvml.h`: names and parameters.
+pub fn run_nvml(root: &Path, file: &Path) -> Result<(), String> {
+    let header = fs::read_to_string(file)
+        .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let header = strip_comments(&header);
+    let version = capture(&header, r"#define NVML_API_VERSION\s+(\d+)")
+        .ok_or("the header defines no NVML_API_VERSION")?;
+    let pattern = Regex::new(r"\sDECLDIR\s+(?:char\s*\*\s*)?(nvml\w+)\s*\(([^)]*)\)\s*;")
+        .expect("the pattern is constant");
+    let functions: BTreeMap<&str, String> = pattern
+        .captures_iter(&header)
+        .map(|found| {
+            let (_, [name, parameters]) = found.extract();
+            (name, squeeze(parameters))
+        })
+        .collect();
+    let mut text = format!(
+        "# Functions of NVML {version}: export, parameters.\n\
+         # Extracted from the header by `cargo xtask nvml-header`.\n"
+    );
+    for (name, parameters) in functions {
+        let _ = writeln!(text, "{name}\t{parameters}");
+    }
+    write(&root.join("cuda-abi/data/nvml-functions.tsv"), &text)
+}
+
 struct Typedef {
     base: String,
     version: u32,

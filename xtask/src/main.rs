@@ -41,6 +41,11 @@ enum Task {
         /// The folder that holds cuda.h and cudaTypedefs.h.
         directory: PathBuf,
     },
+    /// Extract function facts from an NVML header into cuda-abi/data.
+    NvmlHeader {
+        /// The file, nvml.h.
+        file: PathBuf,
+    },
     /// Write docs/coverage.md and docs/coverage.json.
     Coverage {
         /// Change nothing; fail when a file differs from what would be written.
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Codegen { check } => codegen::run(&root, check),
         Task::Header { directory } => header::run(&root, &directory),
+        Task::NvmlHeader { file } => header::run_nvml(&root, &file),
         Task::Coverage { check } => coverage::run(&root, check),
         Task::Softgpu { check } => softgpu::run(&root, check),
     };

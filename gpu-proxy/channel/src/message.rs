@@ -1,7 +1,7 @@
 //! The packets of the worker channel.
 //!
-//! The life of a worker, seen from the channel: it starts, loads and initialises the driver, and says
-//! [`Ready`] (or `Failed` and exits). It may then wait for long. [`Assign`] makes it one client's worker; it
+//! The life of a worker, seen from the channel: it starts, loads and initialises the driver, describes each
+//! [`Device`], and says [`Ready`] (or `Failed` and exits). It may then wait for long. [`Assign`] makes it one client's worker; it
 //! maps what came along and says `Attached` or `AttachFailed`. From then on it charges device memory before
 //! it allocates and releases it afterwards. `Stop`, or the end of the channel, ends it; `Ended` tells why it
 //! ends of its own accord.
@@ -10,13 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+use idm_protocol::attach::survey::Device;
 use idm_protocol::attach::{DriverKind, Text};
 use idm_protocol::layout::Limits;
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Version of this channel; supervisor and worker must agree exactly.
-pub const CHANNEL_VERSION: u32 = 1;
+pub const CHANNEL_VERSION: u32 = 2;
 
 /// A receive buffer of this size never truncates an honest packet.
 pub const MAX_PACKET_LEN: usize = 1024;
@@ -37,6 +38,7 @@ impl Kind {
     const CHARGE: Self = Self(5);
     const RELEASE: Self = Self(6);
     const ENDED: Self = Self(7);
+    const DEVICE: Self = Self(8);
     const ASSIGN: Self = Self(64);
     const VERDICT: Self = Self(65);
     const STOP: Self = Self(66);
@@ -67,6 +69,8 @@ pub struct Ready {
     pub window_mask: u32,
     /// The file that was loaded.
     pub driver_path: Text<256>,
+    /// The driver's own version, as `nvidia-smi` would name it; empty if it does not tell.
+    pub driver_release: Text<80>,
     /// Why this driver.
     pub why: Text<160>,
 }
@@ -135,6 +139,8 @@ pub enum Outcome {
     reason = "made and taken apart a few times in a worker's life"
 )]
 pub enum FromWorker {
+    /// One device of the driver's; they come in the order of their ordinals, before [`Ready`].
+    Device(Device),
     /// See [`Ready`].
     Ready(Ready),
     /// The driver could not be loaded or initialised; the worker exits.
@@ -256,6 +262,7 @@ impl FromWorker {
     #[must_use]
     pub fn encode(&self) -> Packet {
         match self {
+            Self::Device(device) => Packet::new(Kind::DEVICE, device),
             Self::Ready(ready) => Packet::new(Kind::READY, ready),
             Self::Failed { text } => Packet::new(Kind::FAILED, text),
             Self::Attached => Packet::new(Kind::ATTACHED, &()),
@@ -272,6 +279,7 @@ impl FromWorker {
     pub fn decode(packet: &[u8]) -> Result<Self, Malformed> {
         let (kind, body) = open(packet)?;
         Ok(match kind {
+            Kind::DEVICE => Self::Device(exact(kind, body)?),
             Kind::READY => Self::Ready(exact(kind, body)?),
             Kind::FAILED => Self::Failed {
                 text: exact(kind, body)?,
@@ -397,8 +405,14 @@ mod tests {
     }
 
     fn from_worker() -> impl Strategy<Value = FromWorker> {
-        let ready = (any::<[u64; 2]>(), any::<[u32; 4]>(), text(), text()).prop_map(
-            |([table_hash, init_micros], [kind, version, device_count, window_mask], path, why)| {
+        let ready = (any::<[u64; 2]>(), any::<[u32; 4]>(), text(), text(), text()).prop_map(
+            |(
+                [table_hash, init_micros],
+                [kind, version, device_count, window_mask],
+                path,
+                release,
+                why,
+            )| {
                 FromWorker::Ready(Ready {
                     table_hash,
                     init_micros,
@@ -407,12 +421,16 @@ mod tests {
                     device_count,
                     window_mask,
                     driver_path: path,
+                    driver_release: release,
                     why,
                 })
             },
         );
+        let device = proptest::collection::vec(any::<u8>(), size_of::<Device>())
+            .prop_map(|bytes| FromWorker::Device(Device::read_from_bytes(&bytes).unwrap()));
         prop_oneof![
             ready,
+            device,
             text().prop_map(|text| FromWorker::Failed { text }),
             Just(FromWorker::Attached),
             text().prop_map(|text| FromWorker::AttachFailed { text }),

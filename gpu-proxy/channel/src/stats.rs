@@ -174,6 +174,16 @@ impl StatsPage {
         })
     }
 
+    /// Reads only how much device memory the worker claims to hold.
+    pub fn memory_held(&self) -> Result<u64, Errno> {
+        let mut bytes = [0; 8];
+        let at = i64::try_from(MEMORY_HELD * 8).map_err(|_| Errno::EOVERFLOW)?;
+        let len = nix::sys::uio::pread(&self.file, &mut bytes, at)?;
+        (len == bytes.len())
+            .then(|| u64::from_le_bytes(bytes))
+            .ok_or(Errno::EIO)
+    }
+
     /// Reads it once and keeps the `top` most launched kernels.
     pub fn snapshot(&self, top: usize) -> Result<Snapshot, Errno> {
         let mut bytes = vec![0; size_of::<Page>()];
@@ -229,6 +239,7 @@ mod tests {
         writer.count_launch(matmul);
         writer.set_memory_held(4096);
         writer.set_device_count(2);
+        assert_eq!(page.memory_held(), Ok(4096));
         let snapshot = page.snapshot(1).unwrap();
         let expected = Snapshot {
             calls: 6,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use idm_protocol::attach::socket::{receive_with_descriptors, send};
+use idm_protocol::attach::survey::Device;
 use idm_protocol::attach::{Text, socket};
 use idm_protocol::layout::{Layout, LimitsError, PAGE_BYTES};
 use idm_protocol::memory::{FileError, SealedFile};
@@ -86,6 +87,11 @@ impl WorkerChannel {
     pub fn new(socket: OwnedFd) -> Result<Self, ChannelError> {
         fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(broken)?;
         Ok(Self { socket })
+    }
+
+    /// Describes the next device, in the order of their ordinals; all of them before [`WorkerChannel::ready`].
+    pub fn device(&self, device: &Device) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Device(*device))
     }
 
     /// Says that the driver is loaded and initialised.

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use idm_protocol::attach::survey::Device;
 use idm_protocol::status::StatusPage;
 use proxy_channel::Text;
 use proxy_channel::args::WorkerArgs;
 use proxy_channel::credit::{Credit, CreditError};
 use proxy_channel::message::Ready;
 use proxy_channel::worker::{Assignment, Event, WorkerChannel};
+use zerocopy::FromZeros;
 
 fn main() {
     let args = WorkerArgs::from_args(std::env::args_os().skip(1)).expect("arguments");
@@ -41,6 +43,17 @@ fn main() {
         }
         _ => {}
     }
+    // One device for each that `Ready` announces, unless the start is to be a lie.
+    for _ in 0..if start == "mute" { 0 } else { 1 } {
+        let device = Device {
+            total_memory: 8 << 30,
+            uuid: [7; 16],
+            pci: [0, 1, 0],
+            name: Text::new("a fake"),
+            ..Device::new_zeroed()
+        };
+        channel.device(&device).expect("said");
+    }
     let ready = Ready {
         table_hash: 0x7ab1e,
         init_micros: 1000,
@@ -49,6 +62,7 @@ fn main() {
         device_count: 1,
         window_mask: 0b110,
         driver_path: Text::new(&args.driver_path.to_string_lossy()),
+        driver_release: Text::new("1.2.3"),
         why: Text::new(&args.why),
     };
     channel.ready(&ready).expect("said");

@@ -29,11 +29,13 @@ use crate::throttle::Throttle;
 mod arrival;
 mod backoff;
 mod clients;
+mod survey;
 mod worker;
 mod workers;
 
 use arrival::{Arrival, State};
 use backoff::Backoff;
+use survey::Devices;
 use worker::{Phase, Session, Worker};
 
 /// Connections of one zone that wait for something; more stay in the kernel's queue.
@@ -97,6 +99,8 @@ pub struct Zone {
     arrivals: BTreeMap<u64, Arrival>,
     workers: BTreeMap<WorkerId, Worker>,
     backoff: Backoff,
+    /// What the last worker that became ready said of its driver.
+    devices: Option<Devices>,
     refusals: Throttle,
     attached_total: u64,
     refused_total: u64,
@@ -143,6 +147,7 @@ impl Zone {
             arrivals: BTreeMap::new(),
             workers: BTreeMap::new(),
             backoff: Backoff::default(),
+            devices: None,
             refusals: Throttle::new(MAX_REFUSAL_LINES),
             attached_total: 0,
             refused_total: 0,
@@ -201,7 +206,7 @@ impl Zone {
             .values()
             .filter_map(|arrival| match arrival.state {
                 State::Silent { deadline } => Some(deadline),
-                State::Waiting(_) => None,
+                State::Waiting(_) | State::Asking => None,
             });
         let workers = self
             .workers
@@ -229,6 +234,7 @@ impl Zone {
     pub fn tick(&mut self, shared: &Shared, now: Instant) {
         self.accept_after = self.accept_after.filter(|&after| after > now);
         self.expire(shared, now);
+        self.answer_surveys();
         self.match_up(shared, now);
         self.replenish(shared, now);
         let hopeless =

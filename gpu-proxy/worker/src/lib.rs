@@ -4,6 +4,7 @@
 //! [`session`] with [`frame`] (what a record may touch), `generated::dispatch` and [`api`] (what each
 //! record does), [`driver`] (how the driver is called). [`contexts`], [`ranges`], [`credits`],
 //! [`staging`] and [`images`] keep what must be checked; [`callbacks`] and [`output`] are the ways back;
+//! [`devices`] is what a worker tells before it has a client;
 //! [`harden`] is what the process takes away from itself.
 //!
 //! A worker is presumed compromised by whoever designed the rest (D16): it holds one client's
@@ -14,6 +15,7 @@ pub mod arrays;
 pub mod callbacks;
 pub mod contexts;
 pub mod credits;
+pub mod devices;
 pub mod dispatcher;
 pub mod driver;
 pub mod errors;

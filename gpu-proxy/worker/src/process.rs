@@ -23,7 +23,7 @@ use crate::errors::Violation;
 use crate::lanes::Lanes;
 use crate::output::Output;
 use crate::session::{Parts, Session};
-use crate::{dispatcher, harden, output};
+use crate::{devices, dispatcher, harden, output};
 
 /// Runs the worker process.
 pub fn main() -> ExitCode {
@@ -82,6 +82,11 @@ fn serve(start: Instant) -> Result<(), String> {
         why = args.why,
         "driver initialised"
     );
+    let described = devices::describe(&driver)
+        .map_err(|status| fail(format!("a device cannot be described: {status:?}")))?;
+    for device in &described {
+        channel.device(device).map_err(|error| error.to_string())?;
+    }
     let ready = Ready {
         table_hash: TABLE_HASH,
         init_micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
@@ -90,6 +95,7 @@ fn serve(start: Instant) -> Result<(), String> {
         device_count: driver.device_count,
         window_mask,
         driver_path: Text::new(&driver.path.to_string_lossy()),
+        driver_release: devices::release(args.driver_kind),
         why: Text::new(&args.why),
     };
     channel.ready(&ready).map_err(|error| error.to_string())?;

@@ -15,8 +15,11 @@ use zerocopy::IntoBytes;
 use crate::layout::{Layout, LimitsError, PAGE_BYTES};
 use crate::memory::{FileError, SealedFile};
 
-use super::socket::{receive_with_descriptors, send};
-use super::{Answer, Hello, MAX_PACKET_LEN, Malformed, RefusalCode, WELCOME_DESCRIPTORS, Welcome};
+use super::socket::{Packet, receive_with_descriptors, send};
+use super::survey::{SURVEY_LEN, Survey, SurveyRequest};
+use super::{
+    Answer, Hello, MAX_PACKET_LEN, Malformed, Refusal, RefusalCode, WELCOME_DESCRIPTORS, Welcome,
+};
 
 /// What a successful attach hands over.
 #[derive(Debug)]
@@ -61,33 +64,10 @@ impl AsFd for Lifeline {
 
 /// Connects to the zone's socket, greets, and waits for the answer, for `timeout` in all.
 pub fn attach(path: &Path, hello: &Hello, timeout: Duration) -> Result<Attachment, AttachError> {
-    let deadline = Instant::now().checked_add(timeout);
-    let link = connect_to(path)?;
-    if let Err(errno) = send(link.as_fd(), hello.as_bytes(), &[]) {
-        // A supervisor that had to refuse before we spoke has closed its end; its reason waits for us.
-        if errno != Errno::EPIPE && errno != Errno::ECONNRESET {
-            return Err(AttachError::Broken(errno.into()));
-        }
-    }
-    if !wait_readable(link.as_fd(), deadline).map_err(|errno| AttachError::Broken(errno.into()))? {
-        return Err(AttachError::Timeout(timeout));
-    }
     let mut buffer = [0; MAX_PACKET_LEN];
-    let packet = receive_with_descriptors(link.as_fd(), &mut buffer)
-        .or_else(|errno| match errno {
-            // Told once when the supervisor hung up on unread words of ours; its own last word is still there.
-            Errno::ECONNRESET => receive_with_descriptors(link.as_fd(), &mut buffer),
-            errno => Err(errno),
-        })
-        .map_err(|errno| AttachError::Broken(errno.into()))?;
-    if packet.len == 0 {
-        return Err(AttachError::HungUp);
-    }
+    let (link, packet) = converse(path, hello.as_bytes(), &mut buffer, timeout)?;
     match Answer::decode(&buffer[..packet.len])? {
-        Answer::Refusal(refusal) => Err(AttachError::Refused {
-            code: refusal.code,
-            text: refusal.text.to_string(),
-        }),
+        Answer::Refusal(refusal) => Err(refused(&refusal)),
         Answer::Welcome(welcome) => {
             let layout = Layout::new(&welcome.limits)?;
             let arena_len = usize::try_from(welcome.limits.arena_bytes)
@@ -105,6 +85,57 @@ pub fn attach(path: &Path, hello: &Hello, timeout: Duration) -> Result<Attachmen
                 layout,
             })
         }
+    }
+}
+
+/// Connects to the zone's socket and asks what the zone looks like, for `timeout` in all. Nothing stays open.
+pub fn survey(path: &Path, timeout: Duration) -> Result<Box<Survey>, AttachError> {
+    let mut buffer = [0; SURVEY_LEN];
+    let request = SurveyRequest::new();
+    let (_, packet) = converse(path, request.as_bytes(), &mut buffer, timeout)?;
+    let packet = &buffer[..packet.len];
+    // Anything but a survey is told by the survey's own decoder.
+    Refusal::decode(packet).map_or_else(
+        |_| Ok(Survey::decode(packet)?),
+        |refusal| Err(refused(&refusal)),
+    )
+}
+
+/// Says one thing on a new connection and waits for the answer.
+fn converse(
+    path: &Path,
+    opening: &[u8],
+    buffer: &mut [u8],
+    timeout: Duration,
+) -> Result<(OwnedFd, Packet), AttachError> {
+    let deadline = Instant::now().checked_add(timeout);
+    let link = connect_to(path)?;
+    if let Err(errno) = send(link.as_fd(), opening, &[]) {
+        // A supervisor that had to refuse before we spoke has closed its end; its reason waits for us.
+        if errno != Errno::EPIPE && errno != Errno::ECONNRESET {
+            return Err(AttachError::Broken(errno.into()));
+        }
+    }
+    if !wait_readable(link.as_fd(), deadline).map_err(|errno| AttachError::Broken(errno.into()))? {
+        return Err(AttachError::Timeout(timeout));
+    }
+    let packet = receive_with_descriptors(link.as_fd(), buffer)
+        .or_else(|errno| match errno {
+            // Told once when the supervisor hung up on unread words of ours; its own last word is still there.
+            Errno::ECONNRESET => receive_with_descriptors(link.as_fd(), buffer),
+            errno => Err(errno),
+        })
+        .map_err(|errno| AttachError::Broken(errno.into()))?;
+    if packet.len == 0 {
+        return Err(AttachError::HungUp);
+    }
+    Ok((link, packet))
+}
+
+fn refused(refusal: &Refusal) -> AttachError {
+    AttachError::Refused {
+        code: refusal.code,
+        text: refusal.text.to_string(),
     }
 }
 
@@ -213,7 +244,7 @@ mod tests {
 
     use super::*;
     use crate::attach::socket::{accept, receive};
-    use crate::attach::{MessageKind, Refusal};
+    use crate::attach::{MessageKind, Opening};
     use crate::layout::Limits;
 
     /// A supervisor that answers one client with `answer` and as many copies of its own socket as asked.
@@ -233,7 +264,7 @@ mod tests {
             let link = accept(listener.as_fd(), SockFlag::empty()).unwrap();
             let mut buffer = [0; MAX_PACKET_LEN];
             let packet = receive(link.as_fd(), &mut buffer).unwrap();
-            Hello::decode(&buffer[..packet.len]).unwrap();
+            Opening::decode(&buffer[..packet.len]).unwrap();
             if !answer.is_empty() {
                 send(
                     link.as_fd(),
@@ -329,6 +360,29 @@ mod tests {
             error.to_string(),
             "the GPU proxy refused this program: zone \"a\" has its 4 clients"
         );
+    }
+
+    #[test]
+    fn a_survey_a_refusal_and_nonsense_are_told_apart() {
+        let ask = |answer: &[u8]| {
+            let (_folder, path) = answer_once(answer.to_vec(), Vec::new());
+            survey(&path, Duration::from_secs(20))
+        };
+        let mut sent = Survey::empty();
+        sent.memory_used = 7;
+        assert_eq!(ask(sent.as_bytes()).unwrap(), sent);
+        let refusal = Refusal::new(RefusalCode::UID_NOT_ALLOWED, "not for you");
+        assert!(matches!(
+            ask(refusal.as_bytes()),
+            Err(AttachError::Refused {
+                code: RefusalCode::UID_NOT_ALLOWED,
+                ..
+            })
+        ));
+        for answer in [welcome().as_bytes(), &[1; 40]] {
+            assert!(matches!(ask(answer), Err(AttachError::Malformed(_))));
+        }
+        assert!(matches!(ask(&[]), Err(AttachError::HungUp)));
     }
 
     #[test]

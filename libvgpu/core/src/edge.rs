@@ -15,9 +15,22 @@ use cuda_abi::types::CUresult;
 use crate::call::Outcome;
 use crate::log::{self, Level, say};
 
+/// What the functions of a library return.
+pub trait Code: Copy + std::fmt::Debug {
+    /// All went well.
+    const SUCCESS: Self;
+    /// We have a bug.
+    const UNKNOWN: Self;
+}
+
+impl Code for CUresult {
+    const SUCCESS: Self = Self::CUDA_SUCCESS;
+    const UNKNOWN: Self = Self::CUDA_ERROR_UNKNOWN;
+}
+
 /// Runs the half of the exported function `name` and answers its caller. Nothing unwinds past here.
 #[inline]
-pub fn guard(name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
+pub fn guard<C: Code>(name: &'static str, body: impl FnOnce() -> Result<(), C>) -> C {
     if log::enabled(Level::Trace) {
         return traced(name, body);
     }
@@ -115,27 +128,28 @@ pub unsafe fn text<'a>(text: *const c_char, most: usize) -> Result<&'a CStr, CUr
 }
 
 #[inline]
-fn run(name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
+fn run<C: Code>(name: &'static str, body: impl FnOnce() -> Result<(), C>) -> C {
     // What a panic may leave half done is behind locks that are never poisoned and whose users change
     // state in one last step.
     match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => CUresult::CUDA_SUCCESS,
+        Ok(Ok(())) => C::SUCCESS,
         Ok(Err(error)) => error,
         Err(_) => panicked(name),
     }
 }
 
 #[cold]
-fn panicked(name: &str) -> CUresult {
+fn panicked<C: Code>(name: &str) -> C {
     say!(
         Error,
-        "{name} failed inside libvgpu (a bug of ours; the lines above say where): CUDA_ERROR_UNKNOWN"
+        "{name} failed inside libvgpu (a bug of ours; the lines above say where): {:?}",
+        C::UNKNOWN
     );
-    CUresult::CUDA_ERROR_UNKNOWN
+    C::UNKNOWN
 }
 
 #[cold]
-fn traced(name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
+fn traced<C: Code>(name: &'static str, body: impl FnOnce() -> Result<(), C>) -> C {
     let start = Instant::now();
     let result = run(name, body);
     say!(Trace, "{name} -> {result:?} in {:.3?}", start.elapsed());
@@ -148,13 +162,14 @@ mod tests {
 
     #[test]
     fn guard_turns_outcomes_and_panics_into_results() {
-        assert_eq!(guard("cuInit", || Ok(())), CUresult::CUDA_SUCCESS);
+        let fine = || Ok::<(), CUresult>(());
+        assert_eq!(guard("cuInit", fine), CUresult::CUDA_SUCCESS);
         assert_eq!(
             guard("cuInit", || Err(CUresult::CUDA_ERROR_INVALID_VALUE)),
             CUresult::CUDA_ERROR_INVALID_VALUE
         );
         assert_eq!(
-            guard("cuInit", || panic!("on purpose")),
+            guard::<CUresult>("cuInit", || panic!("on purpose")),
             CUresult::CUDA_ERROR_UNKNOWN
         );
     }

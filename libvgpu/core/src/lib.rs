@@ -3,7 +3,8 @@
 //! Read in this order: [`state`] (what this process is to the GPU), [`session`] (an attachment and what
 //! belongs to it), [`thread`] (what each thread holds), [`call`] (how one call travels), [`objects`],
 //! [`ranges`] and [`context`] (what the client knows), then the chapters under [`api`]. The thin cdylib
-//! `vgpu-cuda` exports them; [`edge`] is what stands between a C caller and all of it.
+//! `vgpu-cuda` exports them; [`edge`] is what stands between a C caller and all of it. [`nvml`] is apart: what
+//! `libnvidia-ml.so.1` does, which `vgpu-nvml` exports.
 
 pub mod api;
 mod bulk;
@@ -17,6 +18,7 @@ mod image;
 mod jit;
 pub mod log;
 mod mirrors;
+pub mod nvml;
 mod objects;
 mod output;
 mod pinned;
@@ -24,4 +26,3 @@ mod ranges;
 mod session;
 pub mod state;
 mod thread;
-mod visible;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWri
 use std::time::{Duration, Instant};
 
 use cuda_abi::types::CUresult;
+use cuda_abi::visible::visible;
 use idm_protocol::attach::client::{AttachError, Lifeline, attach};
 use idm_protocol::attach::{Capabilities, Hello, RefusalCode, Welcome};
 use idm_protocol::callback::CallbackEnd;
@@ -31,7 +32,6 @@ use crate::objects::{Detail, Object, Objects};
 use crate::pinned::Pieces;
 use crate::ranges::Ranges;
 use crate::state;
-use crate::visible::visible;
 
 const SOCKET: &str = "/run/vgpu/gpu.sock";
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,9 +125,7 @@ impl Refusal {
 impl Session {
     /// Attaches to the zone whose socket the environment names.
     pub(crate) fn attach() -> Result<Self, Refusal> {
-        let socket =
-            std::env::var_os("VGPU_SOCKET").map_or_else(|| PathBuf::from(SOCKET), PathBuf::from);
-        Self::attach_to(&socket, seconds("VGPU_ATTACH_TIMEOUT", ATTACH_TIMEOUT))
+        Self::attach_to(&socket(), attach_timeout())
     }
 
     fn attach_to(socket: &Path, timeout: Duration) -> Result<Self, Refusal> {
@@ -410,6 +408,16 @@ impl Liveness for Live<'_> {
 }
 
 /// A time in seconds from the environment.
+/// The zone's socket, as the environment names it.
+pub(crate) fn socket() -> PathBuf {
+    std::env::var_os("VGPU_SOCKET").map_or_else(|| PathBuf::from(SOCKET), PathBuf::from)
+}
+
+/// How long to wait for the supervisor's answer.
+pub(crate) fn attach_timeout() -> Duration {
+    seconds("VGPU_ATTACH_TIMEOUT", ATTACH_TIMEOUT)
+}
+
 fn seconds(name: &str, default: Duration) -> Duration {
     let Ok(text) = std::env::var(name) else {
         return default;

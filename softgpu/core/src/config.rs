@@ -3,6 +3,7 @@
 //! | variable | meaning | default |
 //! |---|---|---|
 //! | `SOFTGPU_DEVICES` | number of devices, 1 to 16 | 1 |
+//! | `CUDA_VISIBLE_DEVICES` | which of them the process sees, in which order, as with any driver (read by the cdylib) | all |
 //! | `SOFTGPU_MEMORY` | memory of each device: bytes, or with a suffix `K`, `M`, `G`, `T` (powers of 1024; `GiB` is `G`) | `4G` |
 //! | `SOFTGPU_COMPUTE_CAPABILITY` | `major.minor`, 5.0 to 12.9 | `9.0` |
 //! | `SOFTGPU_SM_COUNT` | multiprocessors that a program sees, 1 to 1024 | 16 |
@@ -26,6 +27,8 @@ use std::path::PathBuf;
 pub struct Config {
     /// Number of devices.
     pub devices: u32,
+    /// The devices that the process sees, as numbers below that; all if there is no list.
+    pub shown: Option<Vec<u32>>,
     /// Bytes of memory of each device.
     pub memory: u64,
     /// Major and minor.
@@ -75,6 +78,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             devices: 1,
+            shown: None,
             memory: 4 * GIB,
             compute_capability: (9, 0),
             sm_count: 16,
@@ -89,6 +93,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The numbers of the devices that the process sees, in its order.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u32> {
+        self.shown
+            .clone()
+            .unwrap_or_else(|| (0..self.devices).collect())
+    }
+
     /// From the process environment.
     ///
     /// # Errors
@@ -111,6 +123,7 @@ impl Config {
                 default.devices,
                 |t| number(t, 1, 16),
             )?,
+            shown: default.shown,
             memory: read.value(
                 "SOFTGPU_MEMORY",
                 "bytes from 2M to 16T, for example 512M or 4GiB,",
@@ -259,6 +272,7 @@ mod tests {
             config,
             Config {
                 devices: 2,
+                shown: None,
                 memory: 512 << 20,
                 compute_capability: (8, 6),
                 sm_count: 4,

@@ -27,9 +27,9 @@ pub const MAX_PARAM_BYTES: u32 = 32764;
 pub struct Device {
     /// Its place among the devices.
     pub ordinal: u32,
-    /// The same for the same ordinal on every host and in every run.
+    /// The same for the same number on every host and in every run.
     pub uuid: [u8; 16],
-    /// PCI domain, bus, device: the same for the same ordinal.
+    /// PCI domain, bus, device: the same for the same number.
     pub pci: (u32, u32, u32),
     /// Major and minor.
     pub compute_capability: (u32, u32),
@@ -48,7 +48,8 @@ pub struct Device {
 }
 
 impl Device {
-    pub(crate) fn new(config: &Config, ordinal: u32) -> Self {
+    /// The device that is number `number` of all, in place `ordinal` of those that the process sees.
+    pub(crate) fn new(config: &Config, ordinal: u32, number: u32) -> Self {
         let (optin, threads, blocks) = match config.compute_capability {
             (..=6, _) => (48 << 10, 2048, 32),
             (7, 5) => (64 << 10, 1024, 16),
@@ -59,15 +60,10 @@ impl Device {
             (12, _) => (99 << 10, 1536, 24),
             _ => (227 << 10, 2048, 32),
         };
-        let mut uuid = *b"vgpu-softgpu-\0\0\0";
-        // Version and variant bits of a custom UUID (RFC 9562, version 8), then the ordinal.
-        uuid[6] = 0x80 | (uuid[6] & 0x0f);
-        uuid[8] = 0x80 | (uuid[8] & 0x3f);
-        uuid[12..].copy_from_slice(&ordinal.to_be_bytes());
         Self {
             ordinal,
-            uuid,
-            pci: (0, 0x40 + ordinal, 0),
+            uuid: uuid(number),
+            pci: (0, 0x40 + number, 0),
             compute_capability: config.compute_capability,
             ptx_version: ptx_version(config.driver_version),
             sm_count: config.sm_count,
@@ -84,6 +80,17 @@ impl Device {
         let (domain, bus, device) = self.pci;
         format!("{domain:04X}:{bus:02X}:{device:02X}.0")
     }
+}
+
+/// The UUID of a device by its number.
+#[must_use]
+pub fn uuid(number: u32) -> [u8; 16] {
+    let mut uuid = *b"vgpu-softgpu-\0\0\0";
+    // Version and variant bits of a custom UUID (RFC 9562, version 8), then the number.
+    uuid[6] = 0x80 | (uuid[6] & 0x0f);
+    uuid[8] = 0x80 | (uuid[8] & 0x3f);
+    uuid[12..].copy_from_slice(&number.to_be_bytes());
+    uuid
 }
 
 /// The PTX ISA that came with a CUDA version: its release notes' table.
@@ -123,8 +130,11 @@ mod tests {
     #[test]
     fn identities_are_stable_and_distinct() {
         let config = Config::default();
-        let (a, b) = (Device::new(&config, 0), Device::new(&config, 1));
-        assert_eq!(a, Device::new(&config, 0));
+        let (a, b) = (Device::new(&config, 0, 0), Device::new(&config, 1, 1));
+        assert_eq!(a, Device::new(&config, 0, 0));
+        // Whoever sees only the second has it in the first place.
+        let shown = Device::new(&config, 0, 1);
+        assert_eq!((shown.ordinal, shown.uuid), (0, b.uuid));
         assert_ne!(a.uuid, b.uuid);
         assert_eq!(
             (a.pci_name(), b.pci_name()),

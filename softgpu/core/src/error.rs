@@ -21,6 +21,9 @@ pub enum Error {
     /// The device is lost.
     #[error("device unavailable")]
     DeviceUnavailable = 46,
+    /// The process is to see no device.
+    #[error("no device")]
+    NoDevice = 100,
     /// No such device.
     #[error("invalid device")]
     InvalidDevice = 101,

@@ -1,6 +1,7 @@
 //! The software GPU of a process: its devices, the memory they share addresses in, its streams.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,29 +33,33 @@ impl Gpu {
     /// Makes the devices that a configuration describes.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the process has no address space for them.
+    /// [`Error::OutOfMemory`] if the process has no address space for them, [`Error::NoDevice`] if it is to see
+    /// none.
     pub fn new(config: Config) -> Result<Arc<Self>> {
-        let Config {
-            devices,
-            memory,
-            poison,
-            ..
-        } = config;
+        let Config { memory, poison, .. } = config;
+        let numbers = config.numbers();
+        let count = u32::try_from(numbers.len()).map_err(|_| Error::InvalidValue)?;
+        if count == 0 {
+            return Err(Error::NoDevice);
+        }
         let (space, health) = match &config.shared {
-            None => (Space::new(devices, memory, poison)?, Vec::new()),
+            None => (Space::new(count, memory, poison)?, Vec::new()),
             Some(folder) => {
-                let space = Space::shared(devices, memory, poison, folder)?;
-                let watch = |ordinal| {
-                    Health::watch(device_folder(folder, ordinal))
-                        .map_err(|_| Error::OperatingSystem)
-                };
-                (space, (0..devices).map(watch).collect::<Result<_>>()?)
+                let folders: Vec<PathBuf> = numbers
+                    .iter()
+                    .map(|&number| device_folder(folder, number))
+                    .collect();
+                let space = Space::shared(&folders, memory, poison)?;
+                let watch = |folder| Health::watch(folder).map_err(|_| Error::OperatingSystem);
+                let health = folders.into_iter().map(watch);
+                (space, health.collect::<Result<_>>()?)
             }
         };
         let space = Arc::new(space);
         Ok(Arc::new(Self {
-            devices: (0..config.devices)
-                .map(|ordinal| Device::new(&config, ordinal))
+            devices: (0..)
+                .zip(numbers)
+                .map(|(ordinal, number)| Device::new(&config, ordinal, number))
                 .collect(),
             config,
             space,

@@ -187,10 +187,21 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 pub(crate) fn config() -> Result<&'static Config> {
     static CONFIG: OnceLock<Option<Config>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
-        let read = Config::from_env();
+        let read = Config::from_env().map(|config| Config {
+            shown: shown(config.devices),
+            ..config
+        });
         read.inspect_err(|error| eprintln!("softgpu: {error}")).ok()
     });
     config.as_ref().ok_or(Error::InvalidValue)
+}
+
+/// What `CUDA_VISIBLE_DEVICES` leaves of so many devices.
+fn shown(devices: u32) -> Option<Vec<u32>> {
+    let variable = std::env::var("CUDA_VISIBLE_DEVICES").ok()?;
+    let uuids: Vec<_> = (0..devices).map(softgpu_core::device::uuid).collect();
+    let shown = cuda_abi::visible::visible(Some(&variable), &uuids);
+    Some(shown.into_iter().flat_map(u32::try_from).collect())
 }
 
 /// `cuInit`.

@@ -2,9 +2,43 @@
 
 pub mod abi;
 pub mod client;
+pub mod nvml;
 pub mod softgpu;
 pub mod wire;
 pub mod worker;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use regex::Regex;
+
+/// Function name to chapter, for every `pub unsafe fn` whose name begins with `prefix` in the chapter files of
+/// a folder.
+pub fn defined(folder: &Path, prefix: &str) -> Result<BTreeMap<String, String>, String> {
+    let pattern = Regex::new(&format!(r"(?m)^ *pub unsafe fn ({prefix}\w+)\s*[(:]"))
+        .expect("the pattern is constant");
+    let mut found = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Ok(found);
+    };
+    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text =
+            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let chapter = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        for item in pattern.captures_iter(&text) {
+            found.insert(item[1].to_owned(), chapter.clone());
+        }
+    }
+    Ok(found)
+}
 
 /// First lines of every generated file.
 pub fn banner(what: &str) -> String {

@@ -5,10 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
-
-use regex::Regex;
 
 use super::banner;
 use super::client::{EXPORTS_HEAD, address_table, plain_name, refusal, table_entry, wrapper};
@@ -18,28 +15,7 @@ use crate::facts::{Export, Facts};
 
 /// Function name to chapter, for every function that a chapter file defines.
 pub fn implemented(root: &Path) -> Result<BTreeMap<String, String>, String> {
-    let folder = root.join("softgpu/cuda/src/api");
-    let pattern = Regex::new(r"(?m)^pub unsafe fn (cu\w+)\s*\(").expect("the pattern is constant");
-    let mut found = BTreeMap::new();
-    let Ok(entries) = fs::read_dir(&folder) else {
-        return Ok(found);
-    };
-    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
-        if path.extension().is_none_or(|extension| extension != "rs") {
-            continue;
-        }
-        let text =
-            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let chapter = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        for item in pattern.captures_iter(&text) {
-            found.insert(item[1].to_owned(), chapter.clone());
-        }
-    }
-    Ok(found)
+    super::defined(&root.join("softgpu/cuda/src/api"), "cu")
 }
 
 pub fn exports(facts: &Facts, implemented: &BTreeMap<String, String>) -> Result<String, String> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use idm_protocol::attach::socket::{receive, send};
 use idm_protocol::attach::{
-    Hello, MAX_PACKET_LEN, Malformed, PROTOCOL_VERSION, Refusal, RefusalCode,
+    Hello, MAX_PACKET_LEN, Malformed, Opening, PROTOCOL_VERSION, Refusal, RefusalCode,
 };
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -34,6 +34,8 @@ pub(super) enum State {
     Silent { deadline: Instant },
     /// It has greeted and waits for a worker.
     Waiting(Box<Hello>),
+    /// It has asked for a survey and waits until the devices are known.
+    Asking,
 }
 
 /// What a look at the connection brings.
@@ -43,6 +45,8 @@ pub(super) enum Step {
     Nothing,
     /// It greets.
     Greeted(Box<Hello>),
+    /// It asks for a survey.
+    Asked,
     /// It has hung up.
     Gone,
     /// It is to be turned away.
@@ -79,11 +83,12 @@ impl Arrival {
         if packet.len == 0 {
             return Step::Gone;
         }
-        if matches!(self.state, State::Waiting(_)) {
+        if !matches!(self.state, State::Silent { .. }) {
             return refuse("it spoke again after its greeting".into());
         }
-        match Hello::decode(&buffer[..packet.len]) {
-            Ok(hello) => Step::Greeted(Box::new(hello)),
+        match Opening::decode(&buffer[..packet.len]) {
+            Ok(Opening::Hello(hello)) => Step::Greeted(Box::new(hello)),
+            Ok(Opening::SurveyRequest) => Step::Asked,
             Err(Malformed::Version { found }) => Step::Refuse(
                 RefusalCode::WRONG_VERSION,
                 format!(

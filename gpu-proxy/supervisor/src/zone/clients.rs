@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use proxy_channel::message::{Assign, Ready};
 use tracing::{debug, error, info, warn};
 
-use super::arrival::{Arrival, State, Step, turn_away};
+use super::arrival::{Arrival, Peer, State, Step, turn_away};
 use super::worker::{Handover, Phase, Session};
 use super::{MAX_ARRIVALS, Shared, Zone};
 use crate::config::ZoneConfig;
@@ -63,18 +63,25 @@ impl Zone {
                 self.arrivals.remove(&id);
             }
             Step::Refuse(code, text) => self.refuse(id, code, &text, now),
+            Step::Greeted(_) | Step::Asked if !self.is_for(arrival.peer) => {
+                let text = format!(
+                    "zone \"{}\" is not for user {}",
+                    self.config.name, arrival.peer.uid
+                );
+                self.refuse(id, RefusalCode::UID_NOT_ALLOWED, &text, now);
+            }
+            // Whoever only looks is no client: a zone that is full can still be looked at.
+            Step::Asked => {
+                if let Some(arrival) = self.arrivals.get_mut(&id) {
+                    arrival.state = State::Asking;
+                }
+                self.answer_surveys();
+            }
             Step::Greeted(hello) => {
                 let ZoneConfig {
-                    uid: allowed,
-                    clients,
-                    ref name,
-                    ..
+                    clients, ref name, ..
                 } = self.config;
-                let uid = arrival.peer.uid;
-                if allowed.is_some_and(|allowed| allowed != uid) {
-                    let text = format!("zone \"{name}\" is not for user {uid}");
-                    self.refuse(id, RefusalCode::UID_NOT_ALLOWED, &text, now);
-                } else if self.live_clients() >= clients as usize {
+                if self.live_clients() >= clients as usize {
                     let text = format!(
                         "zone \"{name}\" already has its {clients} clients; end one or raise clients in the proxy's configuration"
                     );
@@ -84,6 +91,11 @@ impl Zone {
                 }
             }
         }
+    }
+
+    /// Whether the zone's configuration lets this user in.
+    fn is_for(&self, peer: Peer) -> bool {
+        self.config.uid.is_none_or(|allowed| allowed == peer.uid)
     }
 
     /// A client with a worker says nothing until it goes; one that does say something goes too.
@@ -128,7 +140,7 @@ impl Zone {
             .iter()
             .filter_map(|(&id, arrival)| match &arrival.state {
                 State::Waiting(hello) => Some((id, **hello)),
-                State::Silent { .. } => None,
+                State::Silent { .. } | State::Asking => None,
             })
             .collect();
         for (id, hello) in waiting {
@@ -276,7 +288,7 @@ impl Zone {
         let waiting = self
             .arrivals
             .iter()
-            .filter(|(_, arrival)| matches!(arrival.state, State::Waiting(_)));
+            .filter(|(_, arrival)| !matches!(arrival.state, State::Silent { .. }));
         for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.refuse(id, code, text, now);
         }

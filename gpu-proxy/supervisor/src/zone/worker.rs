@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use idm_protocol::attach::socket::send;
+use idm_protocol::attach::survey::Device;
 use idm_protocol::attach::{Hello, RefusalCode, Welcome};
 use idm_protocol::layout::{Layout, Limits};
 use idm_protocol::memory::SealedFile;
@@ -31,6 +32,8 @@ pub(super) struct Worker {
     /// Gone at its end-of-file.
     pub(super) stderr: Option<Relay>,
     pub(super) phase: Phase,
+    /// The devices it has described so far.
+    pub(super) devices: Vec<Device>,
     /// From its greeting to the end of the worker, the client included that has already left.
     pub(super) session: Option<Session>,
     pub(super) started: Instant,
@@ -74,6 +77,8 @@ impl Phase {
 pub(super) struct Session {
     pub(super) client_id: u64,
     pub(super) peer: Peer,
+    /// Its process id, as it claims: the one that it has itself, in a namespace of its own maybe.
+    pub(super) claimed_pid: u32,
     pub(super) program: String,
     pub(super) since: Instant,
     pub(super) status: StatusWriter,
@@ -126,6 +131,7 @@ impl Session {
         Self {
             client_id: handover.welcome.client_id,
             peer: arrival.peer,
+            claimed_pid: hello.client_pid,
             program: hello.name.to_string(),
             since: now,
             status,

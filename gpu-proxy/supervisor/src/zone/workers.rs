@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use idm_protocol::attach::RefusalCode;
+use idm_protocol::attach::survey::MAX_DEVICES;
 use idm_protocol::status::EndReason;
 use proxy_channel::args::WorkerArgs;
 use proxy_channel::message::{Charge, FromWorker, Outcome, Ready, ToWorker, Verdict};
@@ -13,6 +14,7 @@ use proxy_channel::supervisor::{Received, SupervisorChannel};
 use tracing::{debug, error, info, warn};
 
 use super::arrival::State;
+use super::survey::Devices;
 use super::worker::{Phase, Worker};
 use super::{MESSAGES_AT_ONCE, SETTLED, Shared, Zone};
 use crate::driver::Driver;
@@ -82,7 +84,14 @@ impl Zone {
         let (zone, pid) = (self.config.name.as_str(), worker.process.pid());
         match (worker.phase, message) {
             (Phase::Ending { .. }, _) => {}
-            (Phase::Starting { .. }, &FromWorker::Ready(ready)) => {
+            (Phase::Starting { .. }, &FromWorker::Device(device))
+                if worker.devices.len() < MAX_DEVICES =>
+            {
+                worker.devices.push(device);
+            }
+            (Phase::Starting { .. }, &FromWorker::Ready(ready))
+                if worker.devices.len() == described(&ready) =>
+            {
                 let Ready {
                     driver_kind,
                     driver_version,
@@ -94,6 +103,11 @@ impl Zone {
                 info!(zone, worker = pid, driver = kind, path = %ready.driver_path, why = %ready.why,
                     version = driver_version, devices = device_count, init_micros, "worker is ready");
                 shared.seen.set(Some((driver_version, device_count)));
+                // It has met no tenant yet, so this is the driver's word.
+                self.devices = Some(Devices {
+                    ready,
+                    list: std::mem::take(&mut worker.devices),
+                });
                 worker.phase = Phase::Ready { ready, since: now };
             }
             (Phase::Starting { .. } | Phase::Ready { .. }, FromWorker::Failed { text }) => {
@@ -212,7 +226,10 @@ impl Zone {
             return;
         }
         let room = (self.config.clients as usize).saturating_sub(self.occupied());
-        let wanted = room.min(self.config.warm_workers as usize + self.waiting_clients());
+        // Somebody looks and no worker has told yet what there is: one does, and stays for the next client.
+        let curious = usize::from(self.devices.is_none() && self.is_asked());
+        let wanted =
+            room.min((self.config.warm_workers as usize + self.waiting_clients()).max(curious));
         let have =
             self.count(|phase| matches!(phase, Phase::Starting { .. } | Phase::Ready { .. }));
         for _ in have..wanted {
@@ -264,6 +281,7 @@ impl Zone {
             phase: Phase::Starting {
                 deadline: now + shared.proxy.start_timeout,
             },
+            devices: Vec::new(),
             session: None,
             started: now,
             judged: false,
@@ -414,4 +432,9 @@ impl Zone {
                 .set_memory(self.ledger.limit(), self.ledger.used());
         }
     }
+}
+
+/// How many devices a worker must have described when it is ready: all, or as many as can be.
+fn described(ready: &Ready) -> usize {
+    usize::try_from(ready.device_count).map_or(MAX_DEVICES, |count| count.min(MAX_DEVICES))
 }

@@ -2,14 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::heap::{Backing, GRANULE, Heap};
 use crate::error::{Error, Result};
 use crate::os;
-use crate::shared::{Pool, device_folder};
+use crate::shared::Pool;
 
 /// What an allocation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,14 +123,16 @@ impl Space {
         Self::with_backing(devices, memory, poison, |_| Ok(Backing::Private))
     }
 
-    /// The same with the memory of devices that other processes share.
+    /// The same with the memory of devices that other processes share, each in its folder.
     ///
     /// # Errors
     /// [`Error::OperatingSystem`] if they cannot be had; what is wrong is told on stderr.
-    pub fn shared(devices: u32, memory: u64, poison: bool, folder: &Path) -> Result<Self> {
+    pub fn shared(folders: &[PathBuf], memory: u64, poison: bool) -> Result<Self> {
+        let devices = u32::try_from(folders.len()).map_err(|_| Error::InvalidValue)?;
         Self::with_backing(devices, memory, poison, |ordinal| {
-            let folder = device_folder(folder, ordinal);
-            let pool = Pool::join(&folder, memory).map_err(|error| {
+            let index = usize::try_from(ordinal).map_err(|_| Error::InvalidDevice)?;
+            let folder = folders.get(index).ok_or(Error::InvalidDevice)?;
+            let pool = Pool::join(folder, memory).map_err(|error| {
                 eprintln!("softgpu: {}: {error}", folder.display());
                 Error::OperatingSystem
             })?;

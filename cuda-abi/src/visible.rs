@@ -1,4 +1,4 @@
-//! `CUDA_VISIBLE_DEVICES`: which of the zone's devices a program sees, in which order.
+//! `CUDA_VISIBLE_DEVICES`: which of a driver's devices a program sees, in which order.
 //!
 //! The driver reads the variable, not the runtime, so that here is its place. Entries are ordinals or
 //! unambiguous prefixes of UUIDs (`GPU-…`). The first entry that names nothing ends the list; a device
@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 /// The devices to show, as indices into `uuids`; all of them if the variable is not set.
+#[must_use]
 pub fn visible(variable: Option<&str>, uuids: &[[u8; 16]]) -> Vec<usize> {
     let Some(list) = variable else {
         return (0..uuids.len()).collect();
@@ -25,6 +26,7 @@ pub fn visible(variable: Option<&str>, uuids: &[[u8; 16]]) -> Vec<usize> {
 }
 
 /// `GPU-` and the five groups, as tools print a UUID.
+#[must_use]
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
     use std::fmt::Write as _;
     let mut text = String::from("GPU-");
