@@ -223,6 +223,61 @@ fn structures_have_the_layout_of_cudarc() {
         Flags
     });
     same!(CUDA_RESOURCE_DESC { resType, flags });
+    same!(CUgraphEdgeData {
+        from_port,
+        to_port,
+        type_
+    });
+    same!(CUstreamBatchMemOpParams {});
+    same!(CUDA_GRAPH_INSTANTIATE_PARAMS {
+        flags,
+        hUploadStream,
+        hErrNode_out,
+        result_out
+    });
+    same!(CUDA_KERNEL_NODE_PARAMS_v1 {
+        func,
+        gridDimX,
+        sharedMemBytes,
+        kernelParams,
+        extra
+    });
+    same!(CUDA_KERNEL_NODE_PARAMS_v2 {
+        func,
+        gridDimX,
+        sharedMemBytes,
+        kernelParams,
+        extra,
+        kern,
+        ctx
+    });
+    same!(CUDA_MEMSET_NODE_PARAMS_v1 {
+        dst,
+        pitch,
+        value,
+        elementSize,
+        width,
+        height
+    });
+    same!(CUDA_MEMSET_NODE_PARAMS_v2 { ctx });
+    same!(CUDA_MEMCPY_NODE_PARAMS {
+        flags,
+        copyCtx,
+        copyParams
+    });
+    same!(CUDA_HOST_NODE_PARAMS_v1 { fn_, userData });
+    same!(CUDA_BATCH_MEM_OP_NODE_PARAMS {
+        ctx,
+        count,
+        paramArray,
+        flags
+    });
+    same!(CUgraphNodeParams { type_, reserved2 });
+    same!(CUgraphExecUpdateResultInfo {
+        result,
+        errorNode,
+        errorFromNode
+    });
     same!(CUDA_TEXTURE_DESC {
         addressMode,
         filterMode,
@@ -320,6 +375,60 @@ fn comparison_in_c() -> String {
         hStream,
         attrs,
         numAttrs
+    });
+    layout!(CUstreamBatchMemOpParams {});
+    layout!(CUgraphEdgeData { from_port, to_port });
+    layout!(CUDA_GRAPH_INSTANTIATE_PARAMS {
+        flags,
+        hUploadStream,
+        hErrNode_out,
+        result_out
+    });
+    layout!(CUDA_KERNEL_NODE_PARAMS_v1 {
+        func,
+        gridDimX,
+        sharedMemBytes,
+        kernelParams,
+        extra
+    });
+    layout!(CUDA_KERNEL_NODE_PARAMS_v2 {
+        func,
+        gridDimX,
+        sharedMemBytes,
+        kernelParams,
+        extra,
+        kern,
+        ctx
+    });
+    layout!(CUDA_MEMSET_NODE_PARAMS_v1 {
+        dst,
+        pitch,
+        value,
+        elementSize,
+        width,
+        height
+    });
+    layout!(CUDA_MEMSET_NODE_PARAMS_v2 {});
+    layout!(CUDA_MEMCPY_NODE_PARAMS {
+        flags,
+        copyCtx,
+        copyParams
+    });
+    layout!(CUDA_HOST_NODE_PARAMS_v1 {});
+    layout!(CUDA_BATCH_MEM_OP_NODE_PARAMS {
+        ctx,
+        count,
+        paramArray,
+        flags
+    });
+    layout!(CUgraphNodeParams {
+        reserved0,
+        reserved2
+    });
+    layout!(CUgraphExecUpdateResultInfo {
+        result,
+        errorNode,
+        errorFromNode
     });
     layout!(CUexecAffinityParam {});
     layout!(CUctxCreateParams {

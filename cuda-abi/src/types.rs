@@ -42,6 +42,7 @@ opaque! {
     CUmipmappedArray = CUmipmappedArray_st,
     CUlinkState = CUlinkState_st,
     CUlogsCallbackHandle = CUlogsCallbackEntry_st,
+    CUuserObject = CUuserObject_st,
 }
 
 pub const CU_STREAM_LEGACY: CUstream = 1 as CUstream;
@@ -311,6 +312,138 @@ pub struct CUgraphEdgeData {
     pub to_port: u8,
     pub type_: u8,
     pub reserved: [u8; 5],
+}
+
+/// The union of the C type by its words: the operation (and, of what has no address, its flags) in the
+/// first, then address, value and flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUstreamBatchMemOpParams {
+    pub words: [u64; 6],
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUDA_GRAPH_INSTANTIATE_PARAMS {
+    pub flags: u64,
+    pub hUploadStream: CUstream,
+    pub hErrNode_out: CUgraphNode,
+    pub result_out: CUgraphInstantiateResult,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUDA_KERNEL_NODE_PARAMS_v1 {
+    pub func: CUfunction,
+    pub gridDimX: c_uint,
+    pub gridDimY: c_uint,
+    pub gridDimZ: c_uint,
+    pub blockDimX: c_uint,
+    pub blockDimY: c_uint,
+    pub blockDimZ: c_uint,
+    pub sharedMemBytes: c_uint,
+    pub kernelParams: *mut *mut c_void,
+    pub extra: *mut *mut c_void,
+}
+
+/// Also what [`CUgraphNodeParams`] holds for a kernel.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUDA_KERNEL_NODE_PARAMS_v2 {
+    pub func: CUfunction,
+    pub gridDimX: c_uint,
+    pub gridDimY: c_uint,
+    pub gridDimZ: c_uint,
+    pub blockDimX: c_uint,
+    pub blockDimY: c_uint,
+    pub blockDimZ: c_uint,
+    pub sharedMemBytes: c_uint,
+    pub kernelParams: *mut *mut c_void,
+    pub extra: *mut *mut c_void,
+    pub kern: CUkernel,
+    pub ctx: CUcontext,
+}
+
+impl From<CUDA_KERNEL_NODE_PARAMS_v1> for CUDA_KERNEL_NODE_PARAMS_v2 {
+    fn from(old: CUDA_KERNEL_NODE_PARAMS_v1) -> Self {
+        Self {
+            func: old.func,
+            gridDimX: old.gridDimX,
+            gridDimY: old.gridDimY,
+            gridDimZ: old.gridDimZ,
+            blockDimX: old.blockDimX,
+            blockDimY: old.blockDimY,
+            blockDimZ: old.blockDimZ,
+            sharedMemBytes: old.sharedMemBytes,
+            kernelParams: old.kernelParams,
+            extra: old.extra,
+            kern: core::ptr::null_mut(),
+            ctx: core::ptr::null_mut(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUDA_MEMSET_NODE_PARAMS_v1 {
+    pub dst: CUdeviceptr,
+    pub pitch: usize,
+    pub value: c_uint,
+    pub elementSize: c_uint,
+    pub width: usize,
+    pub height: usize,
+}
+
+/// What [`CUgraphNodeParams`] holds for a memset.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUDA_MEMSET_NODE_PARAMS_v2 {
+    pub v1: CUDA_MEMSET_NODE_PARAMS_v1,
+    pub ctx: CUcontext,
+}
+
+/// What [`CUgraphNodeParams`] holds for a copy.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUDA_MEMCPY_NODE_PARAMS {
+    pub flags: c_int,
+    pub reserved: c_int,
+    pub copyCtx: CUcontext,
+    pub copyParams: CUDA_MEMCPY3D,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUDA_HOST_NODE_PARAMS_v1 {
+    pub fn_: CUhostFn,
+    pub userData: *mut c_void,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUDA_BATCH_MEM_OP_NODE_PARAMS {
+    pub ctx: CUcontext,
+    pub count: c_uint,
+    pub paramArray: *mut CUstreamBatchMemOpParams,
+    pub flags: c_uint,
+}
+
+/// The union of the C type is `words`, whose meaning `type_` tells.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUgraphNodeParams {
+    pub type_: CUgraphNodeType,
+    pub reserved0: [c_int; 3],
+    pub words: [u64; 29],
+    pub reserved2: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct CUgraphExecUpdateResultInfo {
+    pub result: CUgraphExecUpdateResult,
+    pub errorNode: CUgraphNode,
+    pub errorFromNode: CUgraphNode,
 }
 
 /// `cuGetErrorString`'s text type.

@@ -77,6 +77,12 @@ impl Kind {
         }
     }
 
+    /// Whether the worker names objects of this kind: those that come into being without a call that names
+    /// each of them.
+    pub const fn is_named_by_worker(self) -> bool {
+        matches!(self, Self::GRAPH | Self::GRAPH_NODE)
+    }
+
     /// Its number.
     pub const fn number(self) -> u8 {
         self.0

@@ -42,6 +42,9 @@ impl Flags {
     /// The tail is in the lane's side buffer.
     pub const SIDE: Self = Self(4);
 
+    /// The reply is wanted once the work is issued: nobody waits for its end.
+    pub const ISSUE: Self = Self(8);
+
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -76,6 +76,8 @@ pub enum Role {
     Destroy(String),
     /// A pointer through which a client-minted handle is returned.
     New(String),
+    /// A pointer through which the handle of an object that the worker names is returned.
+    Named(String),
     /// A pointer through which one scalar is returned; whether NULL is allowed.
     Out { optional: bool },
     /// A device address, checked against the client's ranges for the length named (a parameter).
@@ -325,6 +327,7 @@ fn parse_role(text: &str, c_type: &str) -> Result<Role, String> {
         "handle" => Role::Handle(kind()?),
         "destroy" => Role::Destroy(kind()?),
         "new" => Role::New(kind()?),
+        "named" => Role::Named(kind()?),
         "out" => Role::Out { optional: false },
         "out?" => Role::Out { optional: true },
         _ => match text
@@ -350,7 +353,9 @@ pub fn handle_kind(c_type: &str) -> Option<&'static str> {
         "CUstream" => "STREAM",
         "CUevent" => "EVENT",
         "CUgraph" => "GRAPH",
+        "CUgraphNode" => "GRAPH_NODE",
         "CUgraphExec" => "GRAPH_EXEC",
+        "CUuserObject" => "USER_OBJECT",
         "CUmemoryPool" => "POOL",
         "CUlinkState" => "LINK",
         "CUarray" => "ARRAY",

@@ -74,134 +74,173 @@ impl Function {
     pub const cuGetExportTable: Self = Self(64);
     pub const cuGetProcAddress: Self = Self(65);
     pub const cuGetProcAddress_v2: Self = Self(66);
-    pub const cuInit: Self = Self(67);
-    pub const cuKernelGetAttribute: Self = Self(68);
-    pub const cuKernelGetFunction: Self = Self(69);
-    pub const cuKernelGetName: Self = Self(70);
-    pub const cuKernelGetParamInfo: Self = Self(71);
-    pub const cuKernelSetAttribute: Self = Self(72);
-    pub const cuKernelSetCacheConfig: Self = Self(73);
-    pub const cuLaunchCooperativeKernel: Self = Self(74);
-    pub const cuLaunchHostFunc: Self = Self(75);
-    pub const cuLaunchHostFunc_v2: Self = Self(76);
-    pub const cuLaunchKernel: Self = Self(77);
-    pub const cuLaunchKernelEx: Self = Self(78);
-    pub const cuLibraryGetGlobal: Self = Self(79);
-    pub const cuLibraryGetKernel: Self = Self(80);
-    pub const cuLibraryGetKernelCount: Self = Self(81);
-    pub const cuLibraryGetModule: Self = Self(82);
-    pub const cuLibraryLoadData: Self = Self(83);
-    pub const cuLibraryLoadFromFile: Self = Self(84);
-    pub const cuLibraryUnload: Self = Self(85);
-    pub const cuLinkAddData_v2: Self = Self(86);
-    pub const cuLinkAddFile_v2: Self = Self(87);
-    pub const cuLinkComplete: Self = Self(88);
-    pub const cuLinkCreate_v2: Self = Self(89);
-    pub const cuLinkDestroy: Self = Self(90);
-    pub const cuMemAllocHost_v2: Self = Self(91);
-    pub const cuMemAllocPitch_v2: Self = Self(92);
-    pub const cuMemAlloc_v2: Self = Self(93);
-    pub const cuMemFreeHost: Self = Self(94);
-    pub const cuMemFree_v2: Self = Self(95);
-    pub const cuMemGetAddressRange_v2: Self = Self(96);
-    pub const cuMemGetInfo_v2: Self = Self(97);
-    pub const cuMemHostAlloc: Self = Self(98);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(99);
-    pub const cuMemHostGetFlags: Self = Self(100);
-    pub const cuMemHostRegister_v2: Self = Self(101);
-    pub const cuMemHostUnregister: Self = Self(102);
-    pub const cuMemcpy: Self = Self(103);
-    pub const cuMemcpy2DAsync_v2: Self = Self(104);
-    pub const cuMemcpy2DUnaligned_v2: Self = Self(105);
-    pub const cuMemcpy2D_v2: Self = Self(106);
-    pub const cuMemcpy3DAsync_v2: Self = Self(107);
-    pub const cuMemcpy3D_v2: Self = Self(108);
-    pub const cuMemcpyAsync: Self = Self(109);
-    pub const cuMemcpyAtoA_v2: Self = Self(110);
-    pub const cuMemcpyAtoD_v2: Self = Self(111);
-    pub const cuMemcpyAtoHAsync_v2: Self = Self(112);
-    pub const cuMemcpyAtoH_v2: Self = Self(113);
-    pub const cuMemcpyDtoA_v2: Self = Self(114);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(115);
-    pub const cuMemcpyDtoD_v2: Self = Self(116);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(117);
-    pub const cuMemcpyDtoH_v2: Self = Self(118);
-    pub const cuMemcpyHtoAAsync_v2: Self = Self(119);
-    pub const cuMemcpyHtoA_v2: Self = Self(120);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(121);
-    pub const cuMemcpyHtoD_v2: Self = Self(122);
-    pub const cuMemsetD16Async: Self = Self(123);
-    pub const cuMemsetD16_v2: Self = Self(124);
-    pub const cuMemsetD2D16Async: Self = Self(125);
-    pub const cuMemsetD2D16_v2: Self = Self(126);
-    pub const cuMemsetD2D32Async: Self = Self(127);
-    pub const cuMemsetD2D32_v2: Self = Self(128);
-    pub const cuMemsetD2D8Async: Self = Self(129);
-    pub const cuMemsetD2D8_v2: Self = Self(130);
-    pub const cuMemsetD32Async: Self = Self(131);
-    pub const cuMemsetD32_v2: Self = Self(132);
-    pub const cuMemsetD8Async: Self = Self(133);
-    pub const cuMemsetD8_v2: Self = Self(134);
-    pub const cuMipmappedArrayCreate: Self = Self(135);
-    pub const cuMipmappedArrayDestroy: Self = Self(136);
-    pub const cuMipmappedArrayGetLevel: Self = Self(137);
-    pub const cuModuleGetFunction: Self = Self(138);
-    pub const cuModuleGetGlobal_v2: Self = Self(139);
-    pub const cuModuleGetLoadingMode: Self = Self(140);
-    pub const cuModuleLoad: Self = Self(141);
-    pub const cuModuleLoadData: Self = Self(142);
-    pub const cuModuleLoadDataEx: Self = Self(143);
-    pub const cuModuleLoadFatBinary: Self = Self(144);
-    pub const cuModuleUnload: Self = Self(145);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(146);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(147);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(148);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(149);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(150);
-    pub const cuPointerGetAttribute: Self = Self(151);
-    pub const cuPointerGetAttributes: Self = Self(152);
-    pub const cuStreamAddCallback: Self = Self(153);
-    pub const cuStreamCreate: Self = Self(154);
-    pub const cuStreamCreateWithPriority: Self = Self(155);
-    pub const cuStreamDestroy_v2: Self = Self(156);
-    pub const cuStreamGetCaptureInfo: Self = Self(157);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(158);
-    pub const cuStreamGetCtx: Self = Self(159);
-    pub const cuStreamGetCtx_v2: Self = Self(160);
-    pub const cuStreamGetDevice: Self = Self(161);
-    pub const cuStreamGetFlags: Self = Self(162);
-    pub const cuStreamGetId: Self = Self(163);
-    pub const cuStreamGetPriority: Self = Self(164);
-    pub const cuStreamIsCapturing: Self = Self(165);
-    pub const cuStreamQuery: Self = Self(166);
-    pub const cuStreamSynchronize: Self = Self(167);
-    pub const cuStreamWaitEvent: Self = Self(168);
-    pub const cuSurfObjectCreate: Self = Self(169);
-    pub const cuSurfObjectDestroy: Self = Self(170);
-    pub const cuSurfObjectGetResourceDesc: Self = Self(171);
-    pub const cuTexObjectCreate: Self = Self(172);
-    pub const cuTexObjectDestroy: Self = Self(173);
-    pub const cuTexObjectGetResourceDesc: Self = Self(174);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(175);
-    pub const cuTexObjectGetTextureDesc: Self = Self(176);
-    pub const vgpuCopy: Self = Self(177);
-    pub const vgpuCopyBox: Self = Self(178);
-    pub const vgpuCopyIn: Self = Self(179);
-    pub const vgpuCopyInBulk: Self = Self(180);
-    pub const vgpuCopyOut: Self = Self(181);
-    pub const vgpuCopyOutBulk: Self = Self(182);
-    pub const vgpuCredit: Self = Self(183);
-    pub const vgpuLinkRead: Self = Self(184);
-    pub const vgpuMemset: Self = Self(185);
-    pub const vgpuNop: Self = Self(186);
-    pub const vgpuOutput: Self = Self(187);
-    pub const vgpuReadDown: Self = Self(188);
-    pub const vgpuSnapshot: Self = Self(189);
-    pub const vgpuUpload: Self = Self(190);
+    pub const cuGraphCreate: Self = Self(67);
+    pub const cuGraphDestroy: Self = Self(68);
+    pub const cuGraphExecDestroy: Self = Self(69);
+    pub const cuGraphGetNodes: Self = Self(70);
+    pub const cuGraphInstantiate: Self = Self(71);
+    pub const cuGraphInstantiateWithFlags: Self = Self(72);
+    pub const cuGraphInstantiateWithParams: Self = Self(73);
+    pub const cuGraphInstantiate_v2: Self = Self(74);
+    pub const cuGraphLaunch: Self = Self(75);
+    pub const cuGraphReleaseUserObject: Self = Self(76);
+    pub const cuGraphRetainUserObject: Self = Self(77);
+    pub const cuGraphUpload: Self = Self(78);
+    pub const cuInit: Self = Self(79);
+    pub const cuKernelGetAttribute: Self = Self(80);
+    pub const cuKernelGetFunction: Self = Self(81);
+    pub const cuKernelGetName: Self = Self(82);
+    pub const cuKernelGetParamInfo: Self = Self(83);
+    pub const cuKernelSetAttribute: Self = Self(84);
+    pub const cuKernelSetCacheConfig: Self = Self(85);
+    pub const cuLaunchCooperativeKernel: Self = Self(86);
+    pub const cuLaunchHostFunc: Self = Self(87);
+    pub const cuLaunchHostFunc_v2: Self = Self(88);
+    pub const cuLaunchKernel: Self = Self(89);
+    pub const cuLaunchKernelEx: Self = Self(90);
+    pub const cuLibraryGetGlobal: Self = Self(91);
+    pub const cuLibraryGetKernel: Self = Self(92);
+    pub const cuLibraryGetKernelCount: Self = Self(93);
+    pub const cuLibraryGetModule: Self = Self(94);
+    pub const cuLibraryLoadData: Self = Self(95);
+    pub const cuLibraryLoadFromFile: Self = Self(96);
+    pub const cuLibraryUnload: Self = Self(97);
+    pub const cuLinkAddData_v2: Self = Self(98);
+    pub const cuLinkAddFile_v2: Self = Self(99);
+    pub const cuLinkComplete: Self = Self(100);
+    pub const cuLinkCreate_v2: Self = Self(101);
+    pub const cuLinkDestroy: Self = Self(102);
+    pub const cuMemAllocHost_v2: Self = Self(103);
+    pub const cuMemAllocPitch_v2: Self = Self(104);
+    pub const cuMemAlloc_v2: Self = Self(105);
+    pub const cuMemFreeHost: Self = Self(106);
+    pub const cuMemFree_v2: Self = Self(107);
+    pub const cuMemGetAddressRange_v2: Self = Self(108);
+    pub const cuMemGetInfo_v2: Self = Self(109);
+    pub const cuMemHostAlloc: Self = Self(110);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(111);
+    pub const cuMemHostGetFlags: Self = Self(112);
+    pub const cuMemHostRegister_v2: Self = Self(113);
+    pub const cuMemHostUnregister: Self = Self(114);
+    pub const cuMemcpy: Self = Self(115);
+    pub const cuMemcpy2DAsync_v2: Self = Self(116);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(117);
+    pub const cuMemcpy2D_v2: Self = Self(118);
+    pub const cuMemcpy3DAsync_v2: Self = Self(119);
+    pub const cuMemcpy3D_v2: Self = Self(120);
+    pub const cuMemcpyAsync: Self = Self(121);
+    pub const cuMemcpyAtoA_v2: Self = Self(122);
+    pub const cuMemcpyAtoD_v2: Self = Self(123);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(124);
+    pub const cuMemcpyAtoH_v2: Self = Self(125);
+    pub const cuMemcpyDtoA_v2: Self = Self(126);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(127);
+    pub const cuMemcpyDtoD_v2: Self = Self(128);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(129);
+    pub const cuMemcpyDtoH_v2: Self = Self(130);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(131);
+    pub const cuMemcpyHtoA_v2: Self = Self(132);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(133);
+    pub const cuMemcpyHtoD_v2: Self = Self(134);
+    pub const cuMemsetD16Async: Self = Self(135);
+    pub const cuMemsetD16_v2: Self = Self(136);
+    pub const cuMemsetD2D16Async: Self = Self(137);
+    pub const cuMemsetD2D16_v2: Self = Self(138);
+    pub const cuMemsetD2D32Async: Self = Self(139);
+    pub const cuMemsetD2D32_v2: Self = Self(140);
+    pub const cuMemsetD2D8Async: Self = Self(141);
+    pub const cuMemsetD2D8_v2: Self = Self(142);
+    pub const cuMemsetD32Async: Self = Self(143);
+    pub const cuMemsetD32_v2: Self = Self(144);
+    pub const cuMemsetD8Async: Self = Self(145);
+    pub const cuMemsetD8_v2: Self = Self(146);
+    pub const cuMipmappedArrayCreate: Self = Self(147);
+    pub const cuMipmappedArrayDestroy: Self = Self(148);
+    pub const cuMipmappedArrayGetLevel: Self = Self(149);
+    pub const cuModuleGetFunction: Self = Self(150);
+    pub const cuModuleGetGlobal_v2: Self = Self(151);
+    pub const cuModuleGetLoadingMode: Self = Self(152);
+    pub const cuModuleLoad: Self = Self(153);
+    pub const cuModuleLoadData: Self = Self(154);
+    pub const cuModuleLoadDataEx: Self = Self(155);
+    pub const cuModuleLoadFatBinary: Self = Self(156);
+    pub const cuModuleUnload: Self = Self(157);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(158);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(159);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(160);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(161);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(162);
+    pub const cuPointerGetAttribute: Self = Self(163);
+    pub const cuPointerGetAttributes: Self = Self(164);
+    pub const cuStreamAddCallback: Self = Self(165);
+    pub const cuStreamBatchMemOp: Self = Self(166);
+    pub const cuStreamBatchMemOp_v2: Self = Self(167);
+    pub const cuStreamBeginCapture: Self = Self(168);
+    pub const cuStreamBeginCaptureToGraph: Self = Self(169);
+    pub const cuStreamBeginCapture_v2: Self = Self(170);
+    pub const cuStreamCreate: Self = Self(171);
+    pub const cuStreamCreateWithPriority: Self = Self(172);
+    pub const cuStreamDestroy_v2: Self = Self(173);
+    pub const cuStreamEndCapture: Self = Self(174);
+    pub const cuStreamGetCaptureInfo: Self = Self(175);
+    pub const cuStreamGetCaptureInfo_v2: Self = Self(176);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(177);
+    pub const cuStreamGetCtx: Self = Self(178);
+    pub const cuStreamGetCtx_v2: Self = Self(179);
+    pub const cuStreamGetDevice: Self = Self(180);
+    pub const cuStreamGetFlags: Self = Self(181);
+    pub const cuStreamGetId: Self = Self(182);
+    pub const cuStreamGetPriority: Self = Self(183);
+    pub const cuStreamIsCapturing: Self = Self(184);
+    pub const cuStreamQuery: Self = Self(185);
+    pub const cuStreamSynchronize: Self = Self(186);
+    pub const cuStreamUpdateCaptureDependencies: Self = Self(187);
+    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(188);
+    pub const cuStreamWaitEvent: Self = Self(189);
+    pub const cuStreamWaitValue32: Self = Self(190);
+    pub const cuStreamWaitValue32_v2: Self = Self(191);
+    pub const cuStreamWaitValue64: Self = Self(192);
+    pub const cuStreamWaitValue64_v2: Self = Self(193);
+    pub const cuStreamWriteValue32: Self = Self(194);
+    pub const cuStreamWriteValue32_v2: Self = Self(195);
+    pub const cuStreamWriteValue64: Self = Self(196);
+    pub const cuStreamWriteValue64_v2: Self = Self(197);
+    pub const cuSurfObjectCreate: Self = Self(198);
+    pub const cuSurfObjectDestroy: Self = Self(199);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(200);
+    pub const cuTexObjectCreate: Self = Self(201);
+    pub const cuTexObjectDestroy: Self = Self(202);
+    pub const cuTexObjectGetResourceDesc: Self = Self(203);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(204);
+    pub const cuTexObjectGetTextureDesc: Self = Self(205);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(206);
+    pub const cuUserObjectCreate: Self = Self(207);
+    pub const cuUserObjectRelease: Self = Self(208);
+    pub const cuUserObjectRetain: Self = Self(209);
+    pub const vgpuBeginCapture: Self = Self(210);
+    pub const vgpuCaptureInfo: Self = Self(211);
+    pub const vgpuCopy: Self = Self(212);
+    pub const vgpuCopyBox: Self = Self(213);
+    pub const vgpuCopyIn: Self = Self(214);
+    pub const vgpuCopyInBulk: Self = Self(215);
+    pub const vgpuCopyOut: Self = Self(216);
+    pub const vgpuCopyOutBulk: Self = Self(217);
+    pub const vgpuCredit: Self = Self(218);
+    pub const vgpuInstantiate: Self = Self(219);
+    pub const vgpuLinkRead: Self = Self(220);
+    pub const vgpuListNodes: Self = Self(221);
+    pub const vgpuMemOps: Self = Self(222);
+    pub const vgpuMemset: Self = Self(223);
+    pub const vgpuNop: Self = Self(224);
+    pub const vgpuOutput: Self = Self(225);
+    pub const vgpuReadDown: Self = Self(226);
+    pub const vgpuSnapshot: Self = Self(227);
+    pub const vgpuUpdateDependencies: Self = Self(228);
+    pub const vgpuUpload: Self = Self(229);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 191] = [
+pub static FUNCTIONS: [FunctionInfo; 230] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -737,6 +776,102 @@ pub static FUNCTIONS: [FunctionInfo; 191] = [
         group: "query",
         audit: "query",
         opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphCreate",
+        chapter: "graph",
+        class: Class::Inline,
+        group: "graph",
+        audit: "object",
+        opcode: 336,
+    },
+    FunctionInfo {
+        name: "cuGraphDestroy",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 337,
+    },
+    FunctionInfo {
+        name: "cuGraphExecDestroy",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 342,
+    },
+    FunctionInfo {
+        name: "cuGraphGetNodes",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphInstantiate",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphInstantiateWithFlags",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphInstantiateWithParams",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphInstantiate_v2",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphLaunch",
+        chapter: "graph",
+        class: Class::Async,
+        group: "graph",
+        audit: "launch",
+        opcode: 340,
+    },
+    FunctionInfo {
+        name: "cuGraphReleaseUserObject",
+        chapter: "object",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 388,
+    },
+    FunctionInfo {
+        name: "cuGraphRetainUserObject",
+        chapter: "object",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 387,
+    },
+    FunctionInfo {
+        name: "cuGraphUpload",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "launch",
+        opcode: 341,
     },
     FunctionInfo {
         name: "cuInit",
@@ -1435,6 +1570,46 @@ pub static FUNCTIONS: [FunctionInfo; 191] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuStreamBatchMemOp",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamBatchMemOp_v2",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamBeginCapture",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamBeginCaptureToGraph",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamBeginCapture_v2",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuStreamCreate",
         chapter: "stream",
         class: Class::Async,
@@ -1459,18 +1634,34 @@ pub static FUNCTIONS: [FunctionInfo; 191] = [
         opcode: 98,
     },
     FunctionInfo {
+        name: "cuStreamEndCapture",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 321,
+    },
+    FunctionInfo {
         name: "cuStreamGetCaptureInfo",
-        chapter: "stream",
-        class: Class::Local,
-        group: "query",
+        chapter: "capture",
+        class: Class::Inline,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamGetCaptureInfo_v2",
+        chapter: "capture",
+        class: Class::Inline,
+        group: "graph",
         audit: "query",
         opcode: 0,
     },
     FunctionInfo {
         name: "cuStreamGetCaptureInfo_v3",
-        chapter: "stream",
-        class: Class::Local,
-        group: "query",
+        chapter: "capture",
+        class: Class::Inline,
+        group: "graph",
         audit: "query",
         opcode: 0,
     },
@@ -1524,9 +1715,9 @@ pub static FUNCTIONS: [FunctionInfo; 191] = [
     },
     FunctionInfo {
         name: "cuStreamIsCapturing",
-        chapter: "stream",
-        class: Class::Local,
-        group: "query",
+        chapter: "capture",
+        class: Class::Inline,
+        group: "graph",
         audit: "query",
         opcode: 0,
     },
@@ -1547,12 +1738,92 @@ pub static FUNCTIONS: [FunctionInfo; 191] = [
         opcode: 99,
     },
     FunctionInfo {
+        name: "cuStreamUpdateCaptureDependencies",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamUpdateCaptureDependencies_v2",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuStreamWaitEvent",
         chapter: "stream",
         class: Class::Async,
         group: "compute",
         audit: "sync",
         opcode: 101,
+    },
+    FunctionInfo {
+        name: "cuStreamWaitValue32",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamWaitValue32_v2",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamWaitValue64",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamWaitValue64_v2",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamWriteValue32",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamWriteValue32_v2",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamWriteValue64",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamWriteValue64_v2",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuSurfObjectCreate",
@@ -1619,6 +1890,54 @@ pub static FUNCTIONS: [FunctionInfo; 191] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuThreadExchangeStreamCaptureMode",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "context",
+        opcode: 324,
+    },
+    FunctionInfo {
+        name: "cuUserObjectCreate",
+        chapter: "object",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 384,
+    },
+    FunctionInfo {
+        name: "cuUserObjectRelease",
+        chapter: "object",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 386,
+    },
+    FunctionInfo {
+        name: "cuUserObjectRetain",
+        chapter: "object",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 385,
+    },
+    FunctionInfo {
+        name: "vgpuBeginCapture",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 320,
+    },
+    FunctionInfo {
+        name: "vgpuCaptureInfo",
+        chapter: "capture",
+        class: Class::Inline,
+        group: "graph",
+        audit: "query",
+        opcode: 322,
+    },
+    FunctionInfo {
         name: "vgpuCopy",
         chapter: "memory",
         class: Class::Async,
@@ -1675,12 +1994,36 @@ pub static FUNCTIONS: [FunctionInfo; 191] = [
         opcode: 3,
     },
     FunctionInfo {
+        name: "vgpuInstantiate",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 339,
+    },
+    FunctionInfo {
         name: "vgpuLinkRead",
         chapter: "linker",
         class: Class::Blocking,
         group: "compute",
         audit: "code",
         opcode: 43,
+    },
+    FunctionInfo {
+        name: "vgpuListNodes",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 338,
+    },
+    FunctionInfo {
+        name: "vgpuMemOps",
+        chapter: "memop",
+        class: Class::Async,
+        group: "compute",
+        audit: "sync",
+        opcode: 400,
     },
     FunctionInfo {
         name: "vgpuMemset",
@@ -1721,6 +2064,14 @@ pub static FUNCTIONS: [FunctionInfo; 191] = [
         group: "session",
         audit: "none",
         opcode: 2,
+    },
+    FunctionInfo {
+        name: "vgpuUpdateDependencies",
+        chapter: "capture",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 323,
     },
     FunctionInfo {
         name: "vgpuUpload",
@@ -1820,4 +2171,22 @@ pub static OPCODES: &[(u16, Function)] = &[
     (168, Function::cuTexObjectDestroy),
     (169, Function::cuSurfObjectCreate),
     (170, Function::cuSurfObjectDestroy),
+    (320, Function::vgpuBeginCapture),
+    (321, Function::cuStreamEndCapture),
+    (322, Function::vgpuCaptureInfo),
+    (323, Function::vgpuUpdateDependencies),
+    (324, Function::cuThreadExchangeStreamCaptureMode),
+    (336, Function::cuGraphCreate),
+    (337, Function::cuGraphDestroy),
+    (338, Function::vgpuListNodes),
+    (339, Function::vgpuInstantiate),
+    (340, Function::cuGraphLaunch),
+    (341, Function::cuGraphUpload),
+    (342, Function::cuGraphExecDestroy),
+    (384, Function::cuUserObjectCreate),
+    (385, Function::cuUserObjectRetain),
+    (386, Function::cuUserObjectRelease),
+    (387, Function::cuGraphRetainUserObject),
+    (388, Function::cuGraphReleaseUserObject),
+    (400, Function::vgpuMemOps),
 ];

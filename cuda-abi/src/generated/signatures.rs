@@ -145,6 +145,365 @@ pub type cuGetProcAddress_v2 = unsafe extern "C" fn(
     flags: u64,
     symbolFound: *mut CUdriverProcAddressQueryResult,
 ) -> CUresult;
+pub type cuGraphAddBatchMemOpNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
+) -> CUresult;
+pub type cuGraphAddChildGraphNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    childGraph: CUgraph,
+) -> CUresult;
+pub type cuGraphAddDependencies = unsafe extern "C" fn(
+    hGraph: CUgraph,
+    from: *const CUgraphNode,
+    to: *const CUgraphNode,
+    numDependencies: usize,
+) -> CUresult;
+pub type cuGraphAddDependencies_v2 = unsafe extern "C" fn(
+    hGraph: CUgraph,
+    from: *const CUgraphNode,
+    to: *const CUgraphNode,
+    edgeData: *const CUgraphEdgeData,
+    numDependencies: usize,
+) -> CUresult;
+pub type cuGraphAddEmptyNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+) -> CUresult;
+pub type cuGraphAddEventRecordNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    event: CUevent,
+) -> CUresult;
+pub type cuGraphAddEventWaitNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    event: CUevent,
+) -> CUresult;
+pub type cuGraphAddHostNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphAddKernelNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphAddKernelNode_v2 = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
+) -> CUresult;
+pub type cuGraphAddMemcpyNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    copyParams: *const CUDA_MEMCPY3D,
+    ctx: CUcontext,
+) -> CUresult;
+pub type cuGraphAddMemsetNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    memsetParams: *const CUDA_MEMSET_NODE_PARAMS_v1,
+    ctx: CUcontext,
+) -> CUresult;
+pub type cuGraphAddNode = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult;
+pub type cuGraphAddNode_v2 = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult;
+pub type cuGraphAddNode_v3 = unsafe extern "C" fn(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult;
+pub type cuGraphBatchMemOpNodeGetParams = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams_out: *mut CUDA_BATCH_MEM_OP_NODE_PARAMS,
+) -> CUresult;
+pub type cuGraphBatchMemOpNodeSetParams = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
+) -> CUresult;
+pub type cuGraphChildGraphNodeGetGraph =
+    unsafe extern "C" fn(hNode: CUgraphNode, phGraph: *mut CUgraph) -> CUresult;
+pub type cuGraphClone =
+    unsafe extern "C" fn(phGraphClone: *mut CUgraph, originalGraph: CUgraph) -> CUresult;
+pub type cuGraphCreate = unsafe extern "C" fn(phGraph: *mut CUgraph, flags: c_uint) -> CUresult;
+pub type cuGraphDebugDotPrint =
+    unsafe extern "C" fn(hGraph: CUgraph, path: *const c_char, flags: c_uint) -> CUresult;
+pub type cuGraphDestroy = unsafe extern "C" fn(hGraph: CUgraph) -> CUresult;
+pub type cuGraphDestroyNode = unsafe extern "C" fn(hNode: CUgraphNode) -> CUresult;
+pub type cuGraphEventRecordNodeGetEvent =
+    unsafe extern "C" fn(hNode: CUgraphNode, event_out: *mut CUevent) -> CUresult;
+pub type cuGraphEventRecordNodeSetEvent =
+    unsafe extern "C" fn(hNode: CUgraphNode, event: CUevent) -> CUresult;
+pub type cuGraphEventWaitNodeGetEvent =
+    unsafe extern "C" fn(hNode: CUgraphNode, event_out: *mut CUevent) -> CUresult;
+pub type cuGraphEventWaitNodeSetEvent =
+    unsafe extern "C" fn(hNode: CUgraphNode, event: CUevent) -> CUresult;
+pub type cuGraphExecBatchMemOpNodeSetParams = unsafe extern "C" fn(
+    graphExec: CUgraphExec,
+    node: CUgraphNode,
+    nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
+) -> CUresult;
+pub type cuGraphExecChildGraphNodeSetParams = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    childGraph: CUgraph,
+) -> CUresult;
+pub type cuGraphExecDestroy = unsafe extern "C" fn(hGraphExec: CUgraphExec) -> CUresult;
+pub type cuGraphExecEventRecordNodeSetEvent =
+    unsafe extern "C" fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, event: CUevent) -> CUresult;
+pub type cuGraphExecEventWaitNodeSetEvent =
+    unsafe extern "C" fn(hGraphExec: CUgraphExec, hNode: CUgraphNode, event: CUevent) -> CUresult;
+pub type cuGraphExecGetFlags =
+    unsafe extern "C" fn(hGraphExec: CUgraphExec, flags: *mut u64) -> CUresult;
+pub type cuGraphExecGetId =
+    unsafe extern "C" fn(hGraphExec: CUgraphExec, graphId: *mut c_uint) -> CUresult;
+pub type cuGraphExecHostNodeSetParams = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphExecKernelNodeSetParams = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphExecKernelNodeSetParams_v2 = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
+) -> CUresult;
+pub type cuGraphExecMemcpyNodeSetParams = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    copyParams: *const CUDA_MEMCPY3D,
+    ctx: CUcontext,
+) -> CUresult;
+pub type cuGraphExecMemsetNodeSetParams = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    memsetParams: *const CUDA_MEMSET_NODE_PARAMS_v1,
+    ctx: CUcontext,
+) -> CUresult;
+pub type cuGraphExecNodeSetParams = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult;
+pub type cuGraphExecUpdate = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hGraph: CUgraph,
+    hErrorNode_out: *mut CUgraphNode,
+    updateResult_out: *mut CUgraphExecUpdateResult,
+) -> CUresult;
+pub type cuGraphExecUpdate_v2 = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hGraph: CUgraph,
+    resultInfo: *mut CUgraphExecUpdateResultInfo,
+) -> CUresult;
+pub type cuGraphGetEdges = unsafe extern "C" fn(
+    hGraph: CUgraph,
+    from: *mut CUgraphNode,
+    to: *mut CUgraphNode,
+    numEdges: *mut usize,
+) -> CUresult;
+pub type cuGraphGetEdges_v2 = unsafe extern "C" fn(
+    hGraph: CUgraph,
+    from: *mut CUgraphNode,
+    to: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numEdges: *mut usize,
+) -> CUresult;
+pub type cuGraphGetId = unsafe extern "C" fn(hGraph: CUgraph, graphId: *mut c_uint) -> CUresult;
+pub type cuGraphGetNodes = unsafe extern "C" fn(
+    hGraph: CUgraph,
+    nodes: *mut CUgraphNode,
+    numNodes: *mut usize,
+) -> CUresult;
+pub type cuGraphGetRootNodes = unsafe extern "C" fn(
+    hGraph: CUgraph,
+    rootNodes: *mut CUgraphNode,
+    numRootNodes: *mut usize,
+) -> CUresult;
+pub type cuGraphHostNodeGetParams =
+    unsafe extern "C" fn(hNode: CUgraphNode, nodeParams: *mut CUDA_HOST_NODE_PARAMS_v1) -> CUresult;
+pub type cuGraphHostNodeSetParams = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphInstantiate = unsafe extern "C" fn(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    phErrorNode: *mut CUgraphNode,
+    logBuffer: *mut c_char,
+    bufferSize: usize,
+) -> CUresult;
+pub type cuGraphInstantiateWithFlags =
+    unsafe extern "C" fn(phGraphExec: *mut CUgraphExec, hGraph: CUgraph, flags: u64) -> CUresult;
+pub type cuGraphInstantiateWithParams = unsafe extern "C" fn(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
+) -> CUresult;
+pub type cuGraphInstantiate_v2 = unsafe extern "C" fn(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    phErrorNode: *mut CUgraphNode,
+    logBuffer: *mut c_char,
+    bufferSize: usize,
+) -> CUresult;
+pub type cuGraphKernelNodeCopyAttributes =
+    unsafe extern "C" fn(dst: CUgraphNode, src: CUgraphNode) -> CUresult;
+pub type cuGraphKernelNodeGetAttribute = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    attr: CUlaunchAttributeID,
+    value_out: *mut CUlaunchAttributeValue,
+) -> CUresult;
+pub type cuGraphKernelNodeGetParams = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUDA_KERNEL_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphKernelNodeGetParams_v2 = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUDA_KERNEL_NODE_PARAMS_v2,
+) -> CUresult;
+pub type cuGraphKernelNodeSetAttribute = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    attr: CUlaunchAttributeID,
+    value: *const CUlaunchAttributeValue,
+) -> CUresult;
+pub type cuGraphKernelNodeSetParams = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphKernelNodeSetParams_v2 = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
+) -> CUresult;
+pub type cuGraphLaunch = unsafe extern "C" fn(hGraph: CUgraphExec, hStream: CUstream) -> CUresult;
+pub type cuGraphMemcpyNodeGetParams =
+    unsafe extern "C" fn(hNode: CUgraphNode, nodeParams: *mut CUDA_MEMCPY3D) -> CUresult;
+pub type cuGraphMemcpyNodeSetParams =
+    unsafe extern "C" fn(hNode: CUgraphNode, nodeParams: *const CUDA_MEMCPY3D) -> CUresult;
+pub type cuGraphMemsetNodeGetParams = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUDA_MEMSET_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphMemsetNodeSetParams = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_MEMSET_NODE_PARAMS_v1,
+) -> CUresult;
+pub type cuGraphNodeFindInClone = unsafe extern "C" fn(
+    phNode: *mut CUgraphNode,
+    hOriginalNode: CUgraphNode,
+    hClonedGraph: CUgraph,
+) -> CUresult;
+pub type cuGraphNodeGetContainingGraph =
+    unsafe extern "C" fn(hNode: CUgraphNode, phGraph: *mut CUgraph) -> CUresult;
+pub type cuGraphNodeGetDependencies = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    dependencies: *mut CUgraphNode,
+    numDependencies: *mut usize,
+) -> CUresult;
+pub type cuGraphNodeGetDependencies_v2 = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    dependencies: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numDependencies: *mut usize,
+) -> CUresult;
+pub type cuGraphNodeGetDependentNodes = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    dependentNodes: *mut CUgraphNode,
+    numDependentNodes: *mut usize,
+) -> CUresult;
+pub type cuGraphNodeGetDependentNodes_v2 = unsafe extern "C" fn(
+    hNode: CUgraphNode,
+    dependentNodes: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numDependentNodes: *mut usize,
+) -> CUresult;
+pub type cuGraphNodeGetEnabled = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    isEnabled: *mut c_uint,
+) -> CUresult;
+pub type cuGraphNodeGetLocalId =
+    unsafe extern "C" fn(hNode: CUgraphNode, nodeId: *mut c_uint) -> CUresult;
+pub type cuGraphNodeGetParams =
+    unsafe extern "C" fn(hNode: CUgraphNode, nodeParams: *mut CUgraphNodeParams) -> CUresult;
+pub type cuGraphNodeGetToolsId =
+    unsafe extern "C" fn(hNode: CUgraphNode, nodeId: *mut u64) -> CUresult;
+pub type cuGraphNodeGetType =
+    unsafe extern "C" fn(hNode: CUgraphNode, type_: *mut CUgraphNodeType) -> CUresult;
+pub type cuGraphNodeSetEnabled = unsafe extern "C" fn(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    isEnabled: c_uint,
+) -> CUresult;
+pub type cuGraphNodeSetParams =
+    unsafe extern "C" fn(hNode: CUgraphNode, nodeParams: *mut CUgraphNodeParams) -> CUresult;
+pub type cuGraphNodeSetParams_v2 =
+    unsafe extern "C" fn(hNode: CUgraphNode, nodeParams: *mut CUgraphNodeParams) -> CUresult;
+pub type cuGraphReleaseUserObject =
+    unsafe extern "C" fn(graph: CUgraph, object: CUuserObject, count: c_uint) -> CUresult;
+pub type cuGraphRemoveDependencies = unsafe extern "C" fn(
+    hGraph: CUgraph,
+    from: *const CUgraphNode,
+    to: *const CUgraphNode,
+    numDependencies: usize,
+) -> CUresult;
+pub type cuGraphRemoveDependencies_v2 = unsafe extern "C" fn(
+    hGraph: CUgraph,
+    from: *const CUgraphNode,
+    to: *const CUgraphNode,
+    edgeData: *const CUgraphEdgeData,
+    numDependencies: usize,
+) -> CUresult;
+pub type cuGraphRetainUserObject = unsafe extern "C" fn(
+    graph: CUgraph,
+    object: CUuserObject,
+    count: c_uint,
+    flags: c_uint,
+) -> CUresult;
+pub type cuGraphUpload = unsafe extern "C" fn(hGraph: CUgraphExec, hStream: CUstream) -> CUresult;
 pub type cuInit = unsafe extern "C" fn(Flags: c_uint) -> CUresult;
 pub type cuKernelGetAttribute = unsafe extern "C" fn(
     pi: *mut c_int,
@@ -559,10 +918,35 @@ pub type cuStreamAddCallback = unsafe extern "C" fn(
     userData: *mut c_void,
     flags: c_uint,
 ) -> CUresult;
+pub type cuStreamBatchMemOp = unsafe extern "C" fn(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamBatchMemOp_v2 = unsafe extern "C" fn(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamBeginCapture = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type cuStreamBeginCaptureToGraph = unsafe extern "C" fn(
+    hStream: CUstream,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    mode: CUstreamCaptureMode,
+) -> CUresult;
+pub type cuStreamBeginCapture_v2 =
+    unsafe extern "C" fn(hStream: CUstream, mode: CUstreamCaptureMode) -> CUresult;
 pub type cuStreamCreate = unsafe extern "C" fn(phStream: *mut CUstream, Flags: c_uint) -> CUresult;
 pub type cuStreamCreateWithPriority =
     unsafe extern "C" fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) -> CUresult;
 pub type cuStreamDestroy_v2 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type cuStreamEndCapture =
+    unsafe extern "C" fn(hStream: CUstream, phGraph: *mut CUgraph) -> CUresult;
 pub type cuStreamGetCaptureInfo = unsafe extern "C" fn(
     hStream: CUstream,
     captureStatus_out: *mut CUstreamCaptureStatus,
@@ -601,8 +985,69 @@ pub type cuStreamIsCapturing =
     unsafe extern "C" fn(hStream: CUstream, captureStatus: *mut CUstreamCaptureStatus) -> CUresult;
 pub type cuStreamQuery = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamSynchronize = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type cuStreamUpdateCaptureDependencies = unsafe extern "C" fn(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamUpdateCaptureDependencies_v2 = unsafe extern "C" fn(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult;
 pub type cuStreamWaitEvent =
     unsafe extern "C" fn(hStream: CUstream, hEvent: CUevent, Flags: c_uint) -> CUresult;
+pub type cuStreamWaitValue32 = unsafe extern "C" fn(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamWaitValue32_v2 = unsafe extern "C" fn(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamWaitValue64 = unsafe extern "C" fn(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamWaitValue64_v2 = unsafe extern "C" fn(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamWriteValue32 = unsafe extern "C" fn(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamWriteValue32_v2 = unsafe extern "C" fn(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamWriteValue64 = unsafe extern "C" fn(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamWriteValue64_v2 = unsafe extern "C" fn(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult;
 pub type cuSurfObjectCreate = unsafe extern "C" fn(
     pSurfObject: *mut CUsurfObject,
     pResDesc: *const CUDA_RESOURCE_DESC,
@@ -627,3 +1072,13 @@ pub type cuTexObjectGetTextureDesc =
     unsafe extern "C" fn(pTexDesc: *mut CUDA_TEXTURE_DESC, texObject: CUtexObject) -> CUresult;
 pub type cuThreadExchangeStreamCaptureMode =
     unsafe extern "C" fn(mode: *mut CUstreamCaptureMode) -> CUresult;
+pub type cuUserObjectCreate = unsafe extern "C" fn(
+    object_out: *mut CUuserObject,
+    ptr: *mut c_void,
+    destroy: CUhostFn,
+    initialRefcount: c_uint,
+    flags: c_uint,
+) -> CUresult;
+pub type cuUserObjectRelease =
+    unsafe extern "C" fn(object: CUuserObject, count: c_uint) -> CUresult;
+pub type cuUserObjectRetain = unsafe extern "C" fn(object: CUuserObject, count: c_uint) -> CUresult;

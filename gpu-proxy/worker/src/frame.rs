@@ -118,6 +118,11 @@ impl<'a> Frame<'a> {
         self.pending.is_some()
     }
 
+    /// Whether its client waits for the end of the work, and not only for it to be issued.
+    pub fn awaits_end(&self) -> bool {
+        self.replies() && !self.record.head().flags.contains(Flags::ISSUE)
+    }
+
     /// Its body.
     ///
     /// # Errors

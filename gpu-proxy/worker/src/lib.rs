@@ -13,14 +13,17 @@
 pub mod api;
 pub mod arrays;
 pub mod callbacks;
+pub mod captures;
 pub mod contexts;
 pub mod credits;
 pub mod devices;
 pub mod dispatcher;
 pub mod driver;
 pub mod errors;
+pub mod execs;
 pub mod frame;
 pub mod generated;
+pub mod graphs;
 pub mod harden;
 pub mod images;
 pub mod lanes;

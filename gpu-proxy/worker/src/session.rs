@@ -25,11 +25,14 @@ use proxy_channel::worker::WorkerChannel;
 
 use crate::api::linker::Links;
 use crate::arrays::Arrays;
+use crate::captures::Captures;
 use crate::contexts::{ContextKey, Contexts};
 use crate::credits::{CreditCounts, Fences, StreamKey};
 use crate::driver::{Driver, Table};
 use crate::errors::{Violation, handle_error, is_sticky};
+use crate::execs::Execs;
 use crate::generated::dispatch::dispatch;
+use crate::graphs::Graphs;
 use crate::output::Output;
 use crate::ranges::{Place, Range, Ranges};
 use crate::staging::Staging;
@@ -80,6 +83,7 @@ pub struct Session {
     pub(crate) parts: Parts,
     pub(crate) contexts: Contexts,
     pub(crate) staging: Staging,
+    pub(crate) captures: Captures,
     pub(crate) stop: Arc<StopFlag>,
     pub(crate) patience: Patience,
     objects: Mutex<WorkerTable<Object>>,
@@ -91,6 +95,8 @@ pub struct Session {
     uploads: Mutex<HashMap<u16, (u64, Vec<u8>)>>,
     links: Mutex<Links>,
     arrays: Mutex<Arrays>,
+    graphs: Mutex<Graphs>,
+    execs: Mutex<Execs>,
 }
 
 /// A reply that is owed, if any, and what must be over before it goes out.
@@ -117,6 +123,9 @@ impl Session {
             staging: Staging::new(&parts.arena, limits.staging_chunks),
             objects: Mutex::new(WorkerTable::new(HandleLimits::new(limits))),
             counts: CreditCounts::new(streams),
+            graphs: Mutex::new(Graphs::new(HandleLimits::new(limits))),
+            execs: Mutex::default(),
+            captures: Captures::default(),
             stop: Arc::default(),
             patience: Patience::detect(),
             ranges: Mutex::default(),
@@ -244,7 +253,28 @@ impl Session {
                 _ => {}
             }
         }
+        if kind.is_named_by_worker() {
+            return lock(&self.graphs).resolve(kind, value);
+        }
         Ok(self.object(kind, value)?.pointer)
+    }
+
+    /// The handle of a driver's graph or node; see [`Graphs::name`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn name(&self, kind: Kind, pointer: usize, parent: u64) -> Result<u64, CUresult> {
+        lock(&self.graphs).name(kind, pointer, parent)
+    }
+
+    /// The names of graphs and nodes, locked.
+    pub fn graphs(&self) -> MutexGuard<'_, Graphs> {
+        lock(&self.graphs)
+    }
+
+    /// What is known about executable graphs, locked.
+    pub fn execs(&self) -> MutexGuard<'_, Execs> {
+        lock(&self.execs)
     }
 
     /// All that is known about a handle; a kernel will do for a function.
@@ -291,6 +321,10 @@ impl Session {
             parent: 0,
             counter: None,
         };
+        if status != CUresult::CUDA_SUCCESS && frame.replies() {
+            // The client hears of it at once and gives the handle up.
+            return Err(status.into());
+        }
         self.bind_object(
             kind,
             value,
@@ -333,11 +367,18 @@ impl Session {
     /// # Errors
     /// The driver's error for what is wrong with the handle.
     pub fn take(&self, _frame: &Frame<'_>, kind: Kind, value: u64) -> Result<usize, CUresult> {
+        if kind.is_named_by_worker() {
+            let mut graphs = lock(&self.graphs);
+            let pointer = graphs.resolve(kind, value)?;
+            graphs.forget(kind, value);
+            return Ok(pointer);
+        }
         let object = self.take_object(kind, value)?;
         if kind == Kind::STREAM
             && let Some(Ok(key)) = object.context.map(|slot| self.contexts.key(slot))
         {
             let (slot, stream) = (credit::slot(value), object.pointer);
+            self.captures.ended(stream);
             let back = self.counts.forget_stream(
                 slot,
                 StreamKey {
@@ -513,6 +554,7 @@ impl Session {
         let of_arrays = self.arrays().forget_context(key.slot);
         self.refund(ranges.iter().map(charged).sum::<u64>() + of_arrays);
         self.staging.forget_context(key);
+        self.captures.forget_context(key.slot);
         for (slot, back) in self.counts.forget_context(key) {
             self.return_credits(slot, back);
         }
@@ -571,6 +613,10 @@ impl Session {
             <wire::VgpuCopy as Request>::OPCODE => frame.request::<wire::VgpuCopy>()?.stream,
             <wire::VgpuCopyIn as Request>::OPCODE => frame.request::<wire::VgpuCopyIn>()?.stream,
             <wire::VgpuMemset as Request>::OPCODE => frame.request::<wire::VgpuMemset>()?.stream,
+            <wire::VgpuMemOps as Request>::OPCODE => frame.request::<wire::VgpuMemOps>()?.stream,
+            <wire::CuGraphLaunch as Request>::OPCODE => {
+                frame.request::<wire::CuGraphLaunch>()?.stream
+            }
             _ => return Ok(()),
         };
         frame.took_credit(stream);
@@ -632,18 +678,25 @@ impl Session {
 
 impl Fences for Session {
     fn record(&self, stream: &StreamKey) -> Result<usize, CUresult> {
+        let _gate = self.captures.hold();
+        if self.captures.includes(stream.stream, self.driver())? {
+            // What was captured is not pending, and this event would be.
+            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        }
         let event = self.contexts.event(stream.context, self.driver())?;
         self.driver().record_event(event, stream.stream)?;
         Ok(event)
     }
 
     fn is_over(&self, event: usize) -> bool {
-        self.driver().query_event(event) != Err(CUresult::CUDA_ERROR_NOT_READY)
+        let asked = || self.driver().query_event(event);
+        self.captures.relaxed(self.driver(), asked) != Err(CUresult::CUDA_ERROR_NOT_READY)
     }
 
     fn wait(&self, event: usize) {
+        let wait = || self.driver().synchronize_event(event);
         // A failure means that the work is over, too; the next call on the context reports it.
-        let _ = self.driver().synchronize_event(event);
+        let _ = self.captures.relaxed(self.driver(), wait);
     }
 
     fn recycle(&self, context: ContextKey, event: usize) {

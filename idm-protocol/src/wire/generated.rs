@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0xc51e8c6b7397c9d1;
+pub const TABLE_HASH: u64 = 0xf800c6e5a16c7004;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -941,7 +941,7 @@ impl Request for CuStreamQuery {
     const OPCODE: u16 = 100;
 }
 
-/// Request of `cuStreamWaitEvent`.
+/// Request of `cuStreamWaitEvent`. May bring the stream into a capture, so nothing private is copied on it meanwhile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuStreamWaitEvent {
@@ -1464,4 +1464,310 @@ const _: () = assert!(size_of::<CuSurfObjectDestroy>() == 8);
 
 impl Request for CuSurfObjectDestroy {
     const OPCODE: u16 = 170;
+}
+
+/// Request of `vgpuBeginCapture`. graph: 0, or the graph that nodes are added to, behind those that follow as a tail (wire::graph::Edge).
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuBeginCapture {
+    pub stream: u64,
+    pub graph: u64,
+    pub count: u32,
+    pub mode: u32,
+}
+const _: () = assert!(size_of::<VgpuBeginCapture>() == 24);
+
+impl Request for VgpuBeginCapture {
+    const OPCODE: u16 = 320;
+}
+
+/// Request of `cuStreamEndCapture`. ended: whether the stream is in no capture any more; also told with an error.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuStreamEndCapture {
+    pub stream: u64,
+}
+const _: () = assert!(size_of::<CuStreamEndCapture>() == 8);
+
+impl Request for CuStreamEndCapture {
+    const OPCODE: u16 = 321;
+}
+
+/// What comes back of [`CuStreamEndCapture`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuStreamEndCaptureReply {
+    pub graph: u64,
+    pub ended: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuStreamEndCaptureReply>() == 16);
+
+/// Request of `vgpuCaptureInfo`. wanted: 0, or 1 for the graph and what the stream's next node waits for: as many as fit into the side buffer, from the first asked for on (wire::graph::Edge).
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuCaptureInfo {
+    pub stream: u64,
+    pub first: u32,
+    pub wanted: u32,
+}
+const _: () = assert!(size_of::<VgpuCaptureInfo>() == 16);
+
+impl Request for VgpuCaptureInfo {
+    const OPCODE: u16 = 322;
+}
+
+/// What comes back of [`VgpuCaptureInfo`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuCaptureInfoReply {
+    pub id: u64,
+    pub graph: u64,
+    pub count: u32,
+    pub status: u32,
+}
+const _: () = assert!(size_of::<VgpuCaptureInfoReply>() == 24);
+
+/// Request of `vgpuUpdateDependencies`. The nodes follow as a tail (wire::graph::Edge).
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuUpdateDependencies {
+    pub stream: u64,
+    pub count: u32,
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<VgpuUpdateDependencies>() == 16);
+
+impl Request for VgpuUpdateDependencies {
+    const OPCODE: u16 = 323;
+}
+
+/// Request of `cuThreadExchangeStreamCaptureMode`. The mode is that of the lane's thread, so it always runs there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuThreadExchangeStreamCaptureMode {
+    pub mode: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuThreadExchangeStreamCaptureMode>() == 8);
+
+impl Request for CuThreadExchangeStreamCaptureMode {
+    const OPCODE: u16 = 324;
+}
+
+/// What comes back of [`CuThreadExchangeStreamCaptureMode`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuThreadExchangeStreamCaptureModeReply {
+    pub before: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuThreadExchangeStreamCaptureModeReply>() == 8);
+
+/// Request of `cuGraphCreate`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphCreate {
+    pub flags: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphCreate>() == 8);
+
+impl Request for CuGraphCreate {
+    const OPCODE: u16 = 336;
+}
+
+/// What comes back of [`CuGraphCreate`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphCreateReply {
+    pub phGraph: u64,
+}
+const _: () = assert!(size_of::<CuGraphCreateReply>() == 8);
+
+/// Request of `cuGraphDestroy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphDestroy {
+    pub hGraph: u64,
+}
+const _: () = assert!(size_of::<CuGraphDestroy>() == 8);
+
+impl Request for CuGraphDestroy {
+    const OPCODE: u16 = 337;
+}
+
+/// Request of `vgpuListNodes`. which: wire::graph::list. With wanted not 0 as many as fit into the side buffer follow, from the first asked for on (wire::graph::Edge).
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuListNodes {
+    pub object: u64,
+    pub which: u32,
+    pub first: u32,
+    pub wanted: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuListNodes>() == 24);
+
+impl Request for VgpuListNodes {
+    const OPCODE: u16 = 338;
+}
+
+/// What comes back of [`VgpuListNodes`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuListNodesReply {
+    pub total: u32,
+    pub given: u32,
+}
+const _: () = assert!(size_of::<VgpuListNodesReply>() == 8);
+
+/// Request of `vgpuInstantiate`. node and result say what is wrong, also with an error.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuInstantiate {
+    pub exec: u64,
+    pub graph: u64,
+    pub flags: u64,
+    pub stream: u64,
+}
+const _: () = assert!(size_of::<VgpuInstantiate>() == 32);
+
+impl Request for VgpuInstantiate {
+    const OPCODE: u16 = 339;
+}
+
+/// What comes back of [`VgpuInstantiate`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuInstantiateReply {
+    pub node: u64,
+    pub result: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuInstantiateReply>() == 16);
+
+/// Request of `cuGraphLaunch`. The first launch of an executable graph asks for a reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphLaunch {
+    pub exec: u64,
+    pub stream: u64,
+}
+const _: () = assert!(size_of::<CuGraphLaunch>() == 16);
+
+impl Request for CuGraphLaunch {
+    const OPCODE: u16 = 340;
+}
+
+/// Request of `cuGraphUpload`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphUpload {
+    pub hGraph: u64,
+    pub hStream: u64,
+}
+const _: () = assert!(size_of::<CuGraphUpload>() == 16);
+
+impl Request for CuGraphUpload {
+    const OPCODE: u16 = 341;
+}
+
+/// Request of `cuGraphExecDestroy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphExecDestroy {
+    pub exec: u64,
+}
+const _: () = assert!(size_of::<CuGraphExecDestroy>() == 8);
+
+impl Request for CuGraphExecDestroy {
+    const OPCODE: u16 = 342;
+}
+
+/// Request of `cuUserObjectCreate`. The object's end names the callback, once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuUserObjectCreate {
+    pub object: u64,
+    pub callback: u64,
+    pub count: u32,
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<CuUserObjectCreate>() == 24);
+
+impl Request for CuUserObjectCreate {
+    const OPCODE: u16 = 384;
+}
+
+/// Request of `cuUserObjectRetain`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuUserObjectRetain {
+    pub object: u64,
+    pub count: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuUserObjectRetain>() == 16);
+
+impl Request for CuUserObjectRetain {
+    const OPCODE: u16 = 385;
+}
+
+/// Request of `cuUserObjectRelease`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuUserObjectRelease {
+    pub object: u64,
+    pub count: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuUserObjectRelease>() == 16);
+
+impl Request for CuUserObjectRelease {
+    const OPCODE: u16 = 386;
+}
+
+/// Request of `cuGraphRetainUserObject`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphRetainUserObject {
+    pub graph: u64,
+    pub object: u64,
+    pub count: u32,
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<CuGraphRetainUserObject>() == 24);
+
+impl Request for CuGraphRetainUserObject {
+    const OPCODE: u16 = 387;
+}
+
+/// Request of `cuGraphReleaseUserObject`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphReleaseUserObject {
+    pub graph: u64,
+    pub object: u64,
+    pub count: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphReleaseUserObject>() == 24);
+
+impl Request for CuGraphReleaseUserObject {
+    const OPCODE: u16 = 388;
+}
+
+/// Request of `vgpuMemOps`. The operations follow as a tail, 48 bytes each, as in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuMemOps {
+    pub stream: u64,
+    pub count: u32,
+    pub flags: u32,
+}
+const _: () = assert!(size_of::<VgpuMemOps>() == 16);
+
+impl Request for VgpuMemOps {
+    const OPCODE: u16 = 400;
 }

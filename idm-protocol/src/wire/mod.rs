@@ -36,8 +36,8 @@ pub mod callback {
         pub callback: u64,
         /// What a stream callback is told; 0 for a host function.
         pub status: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// Whether it will not be named again. A host function of a graph is run by each launch.
+        pub last: u32,
     }
 
     const _: () = assert!(size_of::<HostFunction>() == 16);
@@ -45,11 +45,29 @@ pub mod callback {
     impl Request for HostFunction {
         const OPCODE: u16 = 1;
     }
+
+    /// A host function of a graph, or memory that was set aside for one, is not needed any more. Nobody
+    /// waits for it.
+    #[derive(
+        Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct Forget {
+        /// The number that the client gave.
+        pub callback: u64,
+    }
+
+    impl Request for Forget {
+        const OPCODE: u16 = 2;
+    }
 }
 
 /// Credits of streams (D9): which records take one, and of which slot.
 pub mod credit {
-    use super::{CuLaunchHostFunc, CuLaunchKernel, VgpuCopy, VgpuCopyIn, VgpuMemset};
+    use super::{
+        CuGraphLaunch, CuLaunchHostFunc, CuLaunchKernel, VgpuCopy, VgpuCopyIn, VgpuMemOps,
+        VgpuMemset,
+    };
     use crate::handle::{Handle, Kind};
     use crate::record::Request;
 
@@ -68,6 +86,8 @@ pub mod credit {
                 | VgpuCopy::OPCODE
                 | VgpuCopyIn::OPCODE
                 | VgpuMemset::OPCODE
+                | VgpuMemOps::OPCODE
+                | CuGraphLaunch::OPCODE
         )
     }
 
@@ -81,6 +101,135 @@ pub mod credit {
             _ => DEFAULT_STREAMS,
         }
     }
+}
+
+/// What goes with records about graphs.
+pub mod graph {
+    use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+    /// An edge, or one end of it: of a list of nodes `from` alone.
+    #[derive(
+        Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct Edge {
+        /// The node that comes before.
+        pub from: u64,
+        /// The node that comes after.
+        pub to: u64,
+        /// What else the edge says, as `CUgraphEdgeData` in memory.
+        pub data: [u8; 8],
+    }
+
+    const _: () = assert!(size_of::<Edge>() == 24);
+
+    /// What a kernel's node does; its parameters follow, packed.
+    #[derive(
+        Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct Kernel {
+        /// Function, or kernel of a library.
+        pub function: u64,
+        /// Blocks by axis.
+        pub grid: [u32; 3],
+        /// Threads of a block by axis.
+        pub block: [u32; 3],
+        /// Dynamic shared memory of each block.
+        pub shared_bytes: u32,
+        /// Bytes of the parameters.
+        pub parameter_bytes: u32,
+    }
+
+    const _: () = assert!(size_of::<Kernel>() == 40);
+
+    /// One side of a copy.
+    #[derive(
+        Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct Side {
+        /// Address, or handle of an array.
+        pub place: u64,
+        /// Byte of a row, row, plane.
+        pub at: [u64; 3],
+        /// Bytes of a row of linear memory.
+        pub pitch: u64,
+        /// Rows of a plane of linear memory.
+        pub height: u64,
+        /// One of [`box_kind`](super::box_kind).
+        pub kind: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+
+    /// What a copy's node does.
+    #[derive(
+        Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct Copy {
+        /// Where the box goes.
+        pub to: Side,
+        /// Where it comes from.
+        pub from: Side,
+        /// Bytes of a row, rows of a plane, planes.
+        pub extent: [u64; 3],
+    }
+
+    const _: () = assert!(size_of::<Copy>() == 136);
+
+    /// What a memset's node does.
+    #[derive(
+        Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    )]
+    #[repr(C)]
+    pub struct Fill {
+        /// Where.
+        pub to: u64,
+        /// Bytes from row to row.
+        pub pitch: u64,
+        /// Elements of a row.
+        pub width: u64,
+        /// Rows.
+        pub height: u64,
+        /// What each element becomes.
+        pub value: u32,
+        /// Bytes of an element.
+        pub element_bytes: u32,
+    }
+
+    const _: () = assert!(size_of::<Fill>() == 40);
+
+    /// `action` of a `vgpuSetNode` record.
+    pub mod action {
+        /// A new node in the graph `target`.
+        pub const ADD: u32 = 1;
+        /// The node `target` does something else.
+        pub const SET: u32 = 2;
+        /// So it does in the executable graph `exec` alone.
+        pub const EXEC: u32 = 3;
+    }
+
+    /// `which` of a `vgpuListNodes` record.
+    pub mod list {
+        /// All nodes of a graph.
+        pub const NODES: u32 = 1;
+        /// Nodes of a graph that wait for no other.
+        pub const ROOTS: u32 = 2;
+        /// All edges of a graph.
+        pub const EDGES: u32 = 3;
+        /// What a node waits for.
+        pub const BEFORE: u32 = 4;
+        /// What waits for a node.
+        pub const AFTER: u32 = 5;
+    }
+}
+
+/// Bits of `flags` of a `cuMemHostAlloc` record that are ours.
+pub mod host_memory {
+    /// Memory that a graph needs, made while a stream is captured: not an allocation of the program's.
+    pub const FOR_GRAPH: u32 = 1 << 31;
 }
 
 /// `kind` of a `vgpuCopy` record: which side of the copy is device memory.

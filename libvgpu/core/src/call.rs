@@ -27,6 +27,9 @@ use crate::thread::{Current, Thread};
 /// What a function returns before the C edge turns it into a `CUresult`.
 pub type Outcome<T = ()> = Result<T, CUresult>;
 
+/// Answered once it is issued, by the lane's own thread.
+const IN_TURN: Flags = Flags::REPLY.union(Flags::LANE).union(Flags::ISSUE);
+
 /// A call on its way.
 #[derive(Debug)]
 pub struct Call {
@@ -103,6 +106,9 @@ impl Call {
     #[inline]
     pub(crate) fn post_with<T: Request>(&mut self, request: &T, tail: &[&[u8]]) -> Outcome {
         let (session, context) = (self.session, self.context_slot());
+        if session.captures.any() {
+            return self.post_in_turn(request, tail);
+        }
         self.with_lane(|lane| {
             lane.send(
                 &session.control.submissions,
@@ -115,6 +121,33 @@ impl Call {
             .map_err(|error| failed(session, &error))
         })?;
         Ok(())
+    }
+
+    /// Posts a request that takes a credit and has a tail.
+    #[inline]
+    pub(crate) fn post_charged<T: Request>(
+        &mut self,
+        request: &T,
+        tail: &[&[u8]],
+        credit: Credit,
+    ) -> Outcome {
+        if self.session.captures.any() {
+            let status = self.exchange_as(IN_TURN, request, tail, |_, status, _| Ok(status))?;
+            // An answer, whatever it says, means that the worker had the record and returns the credit.
+            credit.spend();
+            return accepted(status);
+        }
+        self.post_with(request, tail)?;
+        credit.spend();
+        Ok(())
+    }
+
+    /// Posts a request and waits until it is issued, by the lane's own thread: so it is while something may be
+    /// captured, for the driver then goes by threads, and says at once what it refuses (D7).
+    #[cold]
+    fn post_in_turn<T: Request>(&mut self, request: &T, tail: &[&[u8]]) -> Outcome {
+        let status = self.exchange_as(IN_TURN, request, tail, |_, status, _| Ok(status))?;
+        accepted(status)
     }
 
     /// Posts a request and waits until it is done.
@@ -166,11 +199,21 @@ impl Call {
         tail: &[&[u8]],
         read: impl FnOnce(&ClientLane<Mapped>, CUresult, &[u8]) -> Outcome<U>,
     ) -> Outcome<U> {
-        let (session, context) = (self.session, self.context_slot());
         let flags = match self.function.info().class {
-            Class::Inline => Flags::REPLY,
+            Class::Inline if !self.session.captures.any() => Flags::REPLY,
             _ => Flags::REPLY.union(Flags::LANE),
         };
+        self.exchange_as(flags, request, tail, read)
+    }
+
+    fn exchange_as<T: Request, U>(
+        &mut self,
+        flags: Flags,
+        request: &T,
+        tail: &[&[u8]],
+        read: impl FnOnce(&ClientLane<Mapped>, CUresult, &[u8]) -> Outcome<U>,
+    ) -> Outcome<U> {
+        let (session, context) = (self.session, self.context_slot());
         self.with_lane(|lane| {
             let live = session.live();
             let sequence = lane
@@ -270,6 +313,12 @@ impl Call {
 
     /// The object is gone: its handle names nothing any more.
     pub fn retire(&mut self, kind: Kind, value: u64) {
+        if kind.is_named_by_worker() {
+            return;
+        }
+        if kind == Kind::STREAM {
+            self.session.captures.forget_stream(value);
+        }
         // It was there when the call began; another thread that destroyed it meanwhile did this work.
         let _ = self.session.objects_mut().remove(value, kind);
     }
@@ -277,7 +326,7 @@ impl Call {
     /// Checks a handle of the program's.
     #[inline]
     pub fn handle(&self, kind: Kind, value: u64) -> Outcome<u64> {
-        if is_default_stream(kind, value) {
+        if kind.is_named_by_worker() {
             return Ok(value);
         }
         self.handle_in(&self.session.objects(), kind, value)

@@ -2,8 +2,9 @@
 //!
 //! The thread starts when the first is enqueued, with all signals blocked, and sleeps without a time
 //! limit in between. A function that is enqueued has a number; the worker names it when its turn in the
-//! stream comes, and the stream waits for the acknowledgement. Numbers are run once: a worker that names
-//! one twice, or one that nobody gave, is answered and nothing is run.
+//! stream comes, and the stream waits for the acknowledgement. A number is run once, or, of a host function
+//! of a graph, until the worker says that the graph is gone; one that nobody gave is answered and nothing is
+//! run.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -11,11 +12,13 @@ use std::sync::{Mutex, PoisonError};
 
 use cuda_abi::types::{CUresult, CUstream};
 use idm_protocol::callback::CallbackEnd;
+use idm_protocol::handle::Kind;
 use idm_protocol::memory::Mapped;
-use idm_protocol::record::Record;
+use idm_protocol::record::{Record, Request};
 use idm_protocol::ring::Next;
-use idm_protocol::wire::callback::HostFunction;
+use idm_protocol::wire::callback::{Forget, HostFunction};
 
+use crate::api::memory::captured;
 use crate::call::Outcome;
 use crate::log::say;
 use crate::session::Session;
@@ -27,6 +30,16 @@ pub(crate) enum Work {
     HostFunction(unsafe extern "C" fn(*mut c_void)),
     /// `cuStreamAddCallback`; it is told the stream and how the work before it went.
     StreamCallback(unsafe extern "C" fn(CUstream, CUresult, *mut c_void), u64),
+    /// Bytes of a captured copy, on their way between the program's own memory and a piece of the arena (0 for
+    /// none) that is the graph's.
+    Move {
+        to: u64,
+        from: u64,
+        bytes: usize,
+        piece: u64,
+    },
+    /// The end of a user object, and its handle.
+    Destructor(unsafe extern "C" fn(*mut c_void), u64),
 }
 
 /// The functions enqueued and not yet run.
@@ -71,11 +84,21 @@ impl Callbacks {
 
     /// The worker never heard of this number.
     pub(crate) fn forget(&self, number: u64) {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .work
-            .remove(&number);
+        let _ = self.take(number);
+    }
+
+    fn take(&self, number: u64) -> Option<Work> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.work.remove(&number).map(|(work, _)| work)
+    }
+
+    /// A graph that needed this number is gone.
+    fn release(&self, session: &Session, number: u64) {
+        if let Some(Work::Move { piece, .. }) = self.take(number)
+            && piece != 0
+        {
+            captured::put(session, piece);
+        }
     }
 
     fn start(&self, session: &'static Session) -> Outcome {
@@ -100,14 +123,34 @@ impl Callbacks {
         }
     }
 
-    fn run(&self, number: u64, status: u32) {
-        let found = self
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .work
-            .remove(&number);
+    fn run(&self, session: &Session, number: u64, status: u32, last: bool) {
+        let found = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if last {
+                waiting.work.remove(&number)
+            } else {
+                waiting.work.get(&number).copied()
+            }
+        };
         match found {
+            Some((
+                Work::Move {
+                    to, from, bytes, ..
+                },
+                _,
+            )) => {
+                let at = |address| usize::try_from(address).unwrap_or(0);
+                let from: *const u8 = std::ptr::with_exposed_provenance(at(from));
+                let to: *mut u8 = std::ptr::with_exposed_provenance_mut(at(to));
+                // SAFETY: the program passed its memory to a copy that is done whenever the graph runs, and a
+                // piece of the arena is as long as the copy and the graph's.
+                unsafe { std::ptr::copy(from, to, bytes) }
+            }
+            Some((Work::Destructor(function, object), data)) => {
+                // SAFETY: the program passed both to `cuUserObjectCreate`, to be called with each other.
+                unsafe { function(std::ptr::with_exposed_provenance_mut(data)) }
+                let _ = session.objects_mut().remove(object, Kind::USER_OBJECT);
+            }
             Some((Work::HostFunction(function), data)) => {
                 // SAFETY: the program passed both to `cuLaunchHostFunc`, to be called with each other.
                 unsafe { function(std::ptr::with_exposed_provenance_mut(data)) }
@@ -144,9 +187,20 @@ fn serve(session: &'static Session, mut end: CallbackEnd<Mapped>) {
                 return;
             }
         }
-        match record.body::<HostFunction>() {
-            Ok(request) => session.callbacks.run(request.callback, request.status),
-            Err(error) => say!(Warn, "the worker asks for something unknown: {error}"),
+        match record.head().opcode {
+            <Forget as Request>::OPCODE => {
+                if let Ok(request) = record.body::<Forget>() {
+                    session.callbacks.release(session, request.callback);
+                }
+            }
+            _ => match record.body::<HostFunction>() {
+                Ok(HostFunction {
+                    callback,
+                    status,
+                    last,
+                }) => session.callbacks.run(session, callback, status, last != 0),
+                Err(error) => say!(Warn, "the worker asks for something unknown: {error}"),
+            },
         }
         if end.acknowledge(&record).is_err() {
             session.lost("its worker named a callback slot that does not exist");

@@ -95,6 +95,7 @@ pub(crate) fn describe(session: &Session, context: Current) -> Outcome<(i32, u32
 pub(crate) fn ended(session: &Session, context: Handle) {
     session.set_alive(context.slot(), 0);
     let value = context.value();
+    session.captures.forget_context(value);
     {
         let mut objects = session.objects_mut();
         for kind in [

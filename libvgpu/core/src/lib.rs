@@ -10,6 +10,7 @@ pub mod api;
 mod bulk;
 pub mod call;
 mod callbacks;
+mod captures;
 mod context;
 pub mod edge;
 pub mod generated;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use cuda_abi::types::{CUDA_ARRAY3D_DESCRIPTOR, CUresult};
 use idm_protocol::handle::{ClientTable, Handle, HandleError, Kind};
 
+use crate::api::graph::Launched;
 use crate::api::linker::Link;
 
 /// An object, as the table keeps it.
@@ -38,6 +39,8 @@ pub enum Detail {
     Code(Arc<Code>),
     /// An array or a mipmapped array.
     Array(Array),
+    /// An executable graph.
+    Exec(Launched),
     /// A link under way.
     Link(Arc<Mutex<Link>>),
 }

@@ -25,6 +25,7 @@ use idm_protocol::wire::{self, snapshot};
 use crate::api::texture::ImageObject;
 use crate::call::Outcome;
 use crate::callbacks::Callbacks;
+use crate::captures::Captures;
 use crate::context::Primary;
 use crate::log::say;
 use crate::mirrors::Mirrors;
@@ -58,6 +59,10 @@ pub(crate) struct Session {
     pub(crate) callbacks: Callbacks,
     /// Held by who prints what kernels printed.
     pub(crate) printing: Mutex<()>,
+    /// Addresses of pinned memory that graphs needed and no graph needs any more.
+    pub(crate) unused: Mutex<Vec<u64>>,
+    /// Stream captures.
+    pub(crate) captures: Captures,
     /// Length of each piece handed out, by address.
     pub(crate) pinned: Mutex<HashMap<u64, usize>>,
     /// What texture and surface objects were made with, by value.
@@ -205,6 +210,8 @@ impl Session {
             pieces: Mutex::new(Pieces::new(staging, arena.byte_len())),
             callbacks: Callbacks::new(callback_end),
             printing: Mutex::default(),
+            captures: Captures::default(),
+            unused: Mutex::default(),
             pinned: Mutex::default(),
             images: Mutex::default(),
             objects: RwLock::new(objects),

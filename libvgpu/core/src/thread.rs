@@ -10,6 +10,8 @@ use cuda_abi::types::CUresult;
 use idm_protocol::handle::Handle;
 use idm_protocol::lane::ClientLane;
 use idm_protocol::memory::Mapped;
+use idm_protocol::record::Flags;
+use idm_protocol::wire::CuThreadExchangeStreamCaptureMode;
 
 use crate::call::Outcome;
 use crate::log::say;
@@ -25,6 +27,8 @@ pub(crate) struct Thread {
     /// The last of `contexts`.
     current: Cell<Option<Current>>,
     session: Cell<Option<&'static Session>>,
+    /// The mode that the lane's thread has for captures: 0, unless this thread has exchanged it.
+    capture_mode: Cell<u32>,
 }
 
 /// A context on a thread's stack.
@@ -104,6 +108,11 @@ impl Thread {
         self.lane_index.get()
     }
 
+    /// The lane's thread has another mode for captures now.
+    pub(crate) fn set_capture_mode(&self, mode: u32) {
+        self.capture_mode.set(mode);
+    }
+
     /// Works with the thread's lane; takes one first if need be.
     #[inline]
     pub(crate) fn with_lane<T>(
@@ -171,7 +180,14 @@ extern "C" fn end(thread: *mut libc::c_void) {
     }
     // SAFETY: the value that `make` set, and the key's destructor gets each once.
     let thread = unsafe { Box::from_raw(thread.cast::<Thread>()) };
-    if let (Some(lane), Some(session)) = (thread.lane.take(), thread.session.get()) {
+    if let (Some(mut lane), Some(session)) = (thread.lane.take(), thread.session.get()) {
+        if thread.capture_mode.get() != 0 {
+            // The next thread of the program's that gets the lane begins as every thread does.
+            let begin = CuThreadExchangeStreamCaptureMode::default();
+            let ring = &session.control.submissions;
+            // A worker that is gone needs no telling.
+            let _ = lane.send(ring, Flags::LANE, 0, &begin, &[], &session.live());
+        }
         session.control.lanes.put(lane);
     }
 }

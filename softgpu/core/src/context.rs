@@ -90,7 +90,7 @@ impl FaultState {
 }
 
 /// A kernel launch, as asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LaunchRequest {
     /// The module that the kernel is in, in this context.
     pub module: Arc<Module>,
@@ -335,6 +335,19 @@ impl Context {
     /// # Errors
     /// [`LaunchRequest::check`]'s, or the context's fault.
     pub fn launch(&self, stream: StreamId, request: LaunchRequest) -> Result<()> {
+        self.launch_after(stream, &[], request).map(drop)
+    }
+
+    /// As [`Context::launch`], behind places in other streams too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn launch_after(
+        &self,
+        stream: StreamId,
+        after: &[Ticket],
+        request: LaunchRequest,
+    ) -> Result<Ticket> {
         self.check()?;
         request.check(&self.device)?;
         let job = Job {
@@ -350,10 +363,8 @@ impl Context {
             heap: self.heap.get().cloned(),
             request,
         };
-        self.gpu
-            .scheduler()
-            .submit(stream, &[], Box::new(move || job.run()));
-        Ok(())
+        let work = Box::new(move || job.run());
+        Ok(self.gpu.scheduler().submit(stream, after, work))
     }
 
     /// Submits work that is skipped once the context has a fault.
@@ -361,11 +372,17 @@ impl Context {
     /// # Errors
     /// The context's fault.
     pub fn submit(&self, stream: StreamId, work: Work) -> Result<()> {
+        self.submit_after(stream, &[], work).map(drop)
+    }
+
+    /// As [`Context::submit`], behind places in other streams too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn submit_after(&self, stream: StreamId, after: &[Ticket], work: Work) -> Result<Ticket> {
         self.check()?;
-        self.gpu
-            .scheduler()
-            .submit(stream, &[], self.unless_faulted(work));
-        Ok(())
+        let work = self.unless_faulted(work);
+        Ok(self.gpu.scheduler().submit(stream, after, work))
     }
 
     /// Submits work that runs in any case and is told whether the context has a fault.
@@ -437,9 +454,17 @@ impl Context {
     /// # Errors
     /// The context's fault.
     pub fn record(&self, stream: StreamId) -> Result<Record> {
+        self.record_after(stream, &[])
+    }
+
+    /// As [`Context::record`], behind places in other streams too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_after(&self, stream: StreamId, after: &[Ticket]) -> Result<Record> {
         self.check()?;
         let stamp = Arc::new(Stamp::default());
-        let ticket = self.gpu.scheduler().mark(stream, &[], Arc::clone(&stamp));
+        let ticket = self.gpu.scheduler().mark(stream, after, Arc::clone(&stamp));
         Ok(Record { ticket, stamp })
     }
 
@@ -534,6 +559,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// The place itself.
+    #[must_use]
+    pub const fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
     /// Whether it was reached.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -577,7 +608,6 @@ impl Job {
             kernel: kernel.code(),
             grid: self.request.grid,
             block: self.request.block,
-            cooperative: self.request.cooperative,
             dynamic_shared_bytes: self.request.shared_bytes,
             params: &self.request.params,
             global_addresses: self.request.module.addresses(),

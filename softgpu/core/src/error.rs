@@ -114,6 +114,39 @@ pub enum Error {
     /// The device does not do this.
     #[error("not supported")]
     NotSupported = 801,
+    /// A query cannot tell all there is to tell.
+    #[error("lossy query")]
+    LossyQuery = 402,
+    /// The call is not allowed while a stream is captured.
+    #[error("not allowed during stream capture")]
+    StreamCaptureUnsupported = 900,
+    /// An earlier mistake has invalidated the capture.
+    #[error("stream capture invalidated")]
+    StreamCaptureInvalidated = 901,
+    /// Two captures would become one.
+    #[error("stream captures would merge")]
+    StreamCaptureMerge = 902,
+    /// The capture did not begin on this stream.
+    #[error("stream capture unmatched")]
+    StreamCaptureUnmatched = 903,
+    /// The capture has a fork that never came back to its origin.
+    #[error("stream capture unjoined")]
+    StreamCaptureUnjoined = 904,
+    /// A dependency would cross the border of the capture.
+    #[error("stream capture isolation")]
+    StreamCaptureIsolation = 905,
+    /// The legacy default stream would depend on a captured one.
+    #[error("stream capture implicit dependency")]
+    StreamCaptureImplicit = 906,
+    /// The event was recorded in a capture, so there is no time at which it happens.
+    #[error("captured event")]
+    CapturedEvent = 907,
+    /// The capture belongs to another thread.
+    #[error("stream capture of another thread")]
+    StreamCaptureWrongThread = 908,
+    /// An executable graph cannot become what it is to be updated to.
+    #[error("executable graph cannot be updated so")]
+    GraphExecUpdateFailure = 910,
     /// Something no other code describes, among it a defect of ours.
     #[error("unknown error")]
     Unknown = 999,

@@ -9,6 +9,7 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Size of a page; every length and address given to the mapping functions is a multiple of it.
 pub(crate) const PAGE: u64 = 4096;
@@ -170,6 +171,57 @@ pub unsafe fn read(source: u64, length: u64) -> Vec<u8> {
 pub unsafe fn write(destination: u64, bytes: &[u8]) {
     // SAFETY: the caller's promise for the destination; the slice is readable.
     unsafe { libc::memmove(pointer(destination), bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// Reads a word of 4 or 8 bytes at once, as others may be writing it; `None` if it is not aligned.
+///
+/// # Safety
+/// `address` is readable for `width` bytes during the call.
+pub unsafe fn load(address: u64, width: u64) -> Option<u64> {
+    if !address.is_multiple_of(width) {
+        return None;
+    }
+    match width {
+        4 => {
+            // SAFETY: aligned, and readable by the caller's promise.
+            let word = unsafe { AtomicU32::from_ptr(pointer(address).cast()) };
+            // SYNC: pairs with the release of whoever else writes the word: `store`, a kernel or the program.
+            Some(word.load(Ordering::Acquire).into())
+        }
+        8 => {
+            // SAFETY: as above.
+            let word = unsafe { AtomicU64::from_ptr(pointer(address).cast()) };
+            // SYNC: as above.
+            Some(word.load(Ordering::Acquire))
+        }
+        _ => None,
+    }
+}
+
+/// Writes a word of 4 or 8 bytes at once; one that is not aligned stays as it is.
+///
+/// # Safety
+/// `address` is writable for `width` bytes during the call.
+pub unsafe fn store(address: u64, width: u64, value: u64) {
+    if !address.is_multiple_of(width) {
+        return;
+    }
+    let [b0, b1, b2, b3, ..] = value.to_le_bytes();
+    match width {
+        4 => {
+            // SAFETY: aligned, and writable by the caller's promise.
+            let word = unsafe { AtomicU32::from_ptr(pointer(address).cast()) };
+            // SYNC: pairs with the acquire of whoever else reads the word: `load`, a kernel or the program.
+            word.store(u32::from_le_bytes([b0, b1, b2, b3]), Ordering::Release);
+        }
+        8 => {
+            // SAFETY: as above.
+            let word = unsafe { AtomicU64::from_ptr(pointer(address).cast()) };
+            // SYNC: as above.
+            word.store(value, Ordering::Release);
+        }
+        _ => {}
+    }
 }
 
 /// Fills with a repeated element of 1, 2 or 4 bytes.

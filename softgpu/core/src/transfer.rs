@@ -132,6 +132,19 @@ impl Span {
         unsafe { os::copy(self.address, source.address, length) };
     }
 
+    /// Its word, of all its 4 or 8 bytes; `None` if it is none.
+    #[must_use]
+    pub fn load(&self) -> Option<u64> {
+        // SAFETY: a span is readable as long as it lives.
+        unsafe { os::load(self.address, self.length) }
+    }
+
+    /// Writes its word.
+    pub fn store(&self, value: u64) {
+        // SAFETY: a span is writable as long as it lives.
+        unsafe { os::store(self.address, self.length, value) };
+    }
+
     /// Fills it with an element of `width` 1, 2 or 4 bytes; a rest smaller than an element stays.
     pub fn fill(&self, value: u32, width: u64) {
         let width = width.clamp(1, 4);

@@ -71,6 +71,11 @@ pub(crate) fn thread_number() -> u64 {
     number
 }
 
+/// The thread's capture mode.
+pub(crate) fn capture_mode() -> u32 {
+    CAPTURE_MODE.get()
+}
+
 /// Exchanges the thread's capture mode.
 pub(crate) fn exchange_capture_mode(mode: u32) -> u32 {
     CAPTURE_MODE.replace(mode)

@@ -17,7 +17,11 @@ use softgpu_core::image::{Array, MipmappedArray};
 use softgpu_core::module::{Code, Kernel, Module};
 use softgpu_core::schedule::StreamId;
 
+use crate::capture::{self, Captured, Captures};
 use crate::current;
+use crate::graph::exec::Exec;
+use crate::graph::object::UserObject;
+use crate::graph::{Graph, Node};
 
 /// What `cuInit` makes.
 pub(crate) struct Driver {
@@ -30,6 +34,11 @@ pub(crate) struct Driver {
     pub libraries: Table<Library>,
     pub kernels: Table<LibraryKernel>,
     pub links: Table<Link>,
+    pub graphs: Table<Graph>,
+    pub nodes: Table<Node>,
+    pub execs: Table<Exec>,
+    pub user_objects: Table<UserObject>,
+    pub captures: Captures,
     pub arrays: Table<ArrayObject>,
     pub mipmapped_arrays: Table<MipmappedObject>,
     /// What texture and surface objects were made with, by value.
@@ -93,7 +102,15 @@ pub(crate) struct Place {
 pub(crate) struct Event {
     pub context: Arc<Context>,
     pub flags: u32,
-    record: Mutex<Option<Record>>,
+    state: Mutex<EventState>,
+}
+
+/// What was done with an event last.
+#[derive(Clone)]
+enum EventState {
+    Never,
+    Recorded(Record),
+    Captured(Captured),
 }
 
 impl Event {
@@ -101,20 +118,44 @@ impl Event {
         Self {
             context,
             flags,
-            record: Mutex::new(None),
+            state: Mutex::new(EventState::Never),
         }
     }
 
     /// What was recorded last.
     pub fn recorded(&self) -> Option<Record> {
-        self.record
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        match &*self.state() {
+            EventState::Recorded(record) => Some(record.clone()),
+            _ => None,
+        }
     }
 
     pub fn set(&self, record: Record) {
-        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = Some(record);
+        *self.state() = EventState::Recorded(record);
+    }
+
+    /// Where it stands in a capture, if it was recorded there last.
+    pub fn captured(&self) -> Option<Captured> {
+        match &*self.state() {
+            EventState::Captured(captured) => Some(captured.clone()),
+            _ => None,
+        }
+    }
+
+    pub fn capture(&self, captured: Captured) {
+        *self.state() = EventState::Captured(captured);
+    }
+
+    /// For calls that need a time at which it happens.
+    pub fn check_not_captured(&self) -> Result<()> {
+        match &*self.state() {
+            EventState::Captured(_) => Err(Error::CapturedEvent),
+            _ => Ok(()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, EventState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -243,6 +284,13 @@ pub(crate) fn default_place(default: DefaultStream) -> Result<Place> {
     })
 }
 
+/// The same for a call that waits, which a stream that is captured refuses.
+pub(crate) fn waiting_place(default: DefaultStream) -> Result<Place> {
+    let place = default_place(default)?;
+    capture::waits_for(&place)?;
+    Ok(place)
+}
+
 const LEGACY: u64 = 1;
 const PER_THREAD: u64 = 2;
 /// `CU_STREAM_NON_BLOCKING`.
@@ -285,6 +333,11 @@ impl Driver {
             libraries: Table::new(6),
             kernels: Table::new(7),
             links: Table::new(8),
+            graphs: Table::new(21),
+            nodes: Table::new(22),
+            execs: Table::new(23),
+            user_objects: Table::new(24),
+            captures: Captures::default(),
             arrays: Table::new(9),
             mipmapped_arrays: Table::new(10),
             image_objects: Mutex::default(),
@@ -391,6 +444,7 @@ impl Driver {
 
     fn end(&self, context: &Arc<Context>, handle: u64) {
         let id = context.id();
+        self.captures.forget_context(id);
         let mut streams: Vec<StreamId> = self
             .streams
             .remove_where(|s| s.context.id() == id)

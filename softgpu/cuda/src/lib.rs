@@ -7,9 +7,11 @@
 pub mod api;
 pub mod generated;
 
+mod capture;
 mod current;
 mod driver;
 mod edge;
+mod graph;
 mod image;
 mod jit;
 mod private_tables;

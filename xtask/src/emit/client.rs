@@ -32,7 +32,7 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
     for argument in &function.arguments {
         let rust_name = parameter_name(&argument.name);
         match &argument.role {
-            Role::Out { optional: false } | Role::New(_) => {
+            Role::Out { optional: false } | Role::New(_) | Role::Named(_) => {
                 let _ = writeln!(text, "edge::require({rust_name})?;");
             }
             Role::Handle(kind) | Role::Destroy(kind) => {
@@ -112,6 +112,13 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
                     text,
                     "call.keep(Kind::{kind}, {0}_handle);\n// SAFETY: checked for null above; the caller vouches for the rest.\nunsafe {{ {rust_name}.write({0}_handle.value() as {1}) }};",
                     argument.name,
+                    rust_type(&argument.c_type).replacen("*mut ", "", 1)
+                );
+            }
+            Role::Named(_) => {
+                let _ = writeln!(
+                    text,
+                    "// SAFETY: checked for null above; the caller vouches for the rest.\nunsafe {{ {rust_name}.write(reply.{rust_name} as {}) }};",
                     rust_type(&argument.c_type).replacen("*mut ", "", 1)
                 );
             }

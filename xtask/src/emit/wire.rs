@@ -60,7 +60,7 @@ pub fn request_fields(function: &Declaration) -> Vec<Field> {
             let rust_type = match &argument.role {
                 Role::Value => wire_type(&rust_type(&argument.c_type)),
                 Role::Handle(_) | Role::Destroy(_) | Role::New(_) | Role::Device { .. } => "u64",
-                Role::Out { .. } => return None,
+                Role::Out { .. } | Role::Named(_) => return None,
             };
             Some(Field {
                 name: parameter_name(&argument.name),
@@ -78,12 +78,16 @@ pub fn reply_fields(function: &Declaration) -> Vec<Field> {
     let fields = function
         .arguments
         .iter()
-        .filter(|argument| matches!(argument.role, Role::Out { .. }))
+        .filter(|argument| matches!(argument.role, Role::Out { .. } | Role::Named(_)))
         .map(|argument| {
             let pointee = rust_type(&argument.c_type).replacen("*mut ", "", 1);
+            let rust_type = match argument.role {
+                Role::Named(_) => "u64",
+                _ => wire_type(&pointee),
+            };
             Field {
                 name: parameter_name(&argument.name),
-                rust_type: wire_type(&pointee).to_owned(),
+                rust_type: rust_type.to_owned(),
             }
         })
         .collect();

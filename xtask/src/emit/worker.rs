@@ -117,6 +117,14 @@ fn body(text: &mut String, function: &Declaration) -> Result<(), String> {
                 );
                 values.push(format!("&raw mut {rust_name}"));
             }
+            Role::Named(_) => {
+                let pointee = target.replacen("*mut ", "", 1);
+                let _ = writeln!(
+                    text,
+                    "let mut {rust_name}: {pointee} = core::ptr::null_mut();"
+                );
+                values.push(format!("&raw mut {rust_name}"));
+            }
             Role::Out { .. } => {
                 let pointee = target.replacen("*mut ", "", 1);
                 let _ = writeln!(text, "let mut {rust_name} = <{pointee}>::default();");
@@ -139,6 +147,15 @@ fn body(text: &mut String, function: &Declaration) -> Result<(), String> {
         }
     }
     text.push_str("session.checked(status)?;\n");
+    for argument in &function.arguments {
+        if let Role::Named(kind) = &argument.role {
+            let rust_name = parameter_name(&argument.name);
+            let _ = writeln!(
+                text,
+                "let {rust_name} = session.name(Kind::{kind}, {rust_name} as usize, 0)?;"
+            );
+        }
+    }
     let reply = reply_fields(function);
     if !reply.is_empty() {
         let _ = writeln!(text, "frame.reply(&wire::{}Reply {{", type_name(name));
@@ -149,7 +166,11 @@ fn body(text: &mut String, function: &Declaration) -> Result<(), String> {
                 .find(|argument| parameter_name(&argument.name) == field.name)
                 .ok_or_else(|| format!("{name}: no parameter for reply field {}", field.name))?;
             let pointee = rust_type(&argument.c_type).replacen("*mut ", "", 1);
-            let _ = writeln!(text, "{}: {},", field.name, to_wire(&pointee, &field.name));
+            let value = match argument.role {
+                Role::Named(_) => field.name.clone(),
+                _ => to_wire(&pointee, &field.name),
+            };
+            let _ = writeln!(text, "{}: {value},", field.name);
         }
         if super::wire::needs_padding(&reply) {
             text.push_str("reserved: 0,\n");

@@ -79,8 +79,13 @@ pub fn vgpuCopyBox(
     let [width, height, depth] = extent;
     let extent = [size(width)?, size(height)?, size(depth)?];
     let driver = session.driver();
-    let copied = driver.copy_box(&to, &from, extent, stream);
     let private = downwards || request.from_kind == box_kind::UPLOAD;
+    let gate = match private {
+        true => Some(super::memory::private(session, stream)?),
+        false => None,
+    };
+    let copied = driver.copy_box(&to, &from, extent, stream);
+    drop(gate);
     let waited = if private || request.wait != 0 {
         // Also after an error: nothing may still be at private bytes when they go.
         driver.synchronize_stream(stream)

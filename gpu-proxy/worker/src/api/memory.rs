@@ -3,12 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::sync::RwLockReadGuard;
 
 use cuda_abi::types::CUresult;
 use idm_protocol::handle::Kind;
 use idm_protocol::layout::PAGE_BYTES;
-use idm_protocol::record::Record;
-use idm_protocol::wire::{self, copy_kind};
+use idm_protocol::record::{Flags, Record};
+use idm_protocol::wire::{self, copy_kind, host_memory};
 
 use super::session::{breach, give_up, plan};
 use super::stream::stream_at_dispatch;
@@ -181,8 +182,14 @@ pub fn cuMemHostAlloc(
     if !session.ranges().insert(range) {
         return Err(INVALID.into());
     }
-    let registered = clear(session, frame, offset, bytes)
-        .and_then(|()| session.driver().register(request.address, bytes));
+    let register = || session.driver().register(request.address, bytes);
+    let registered = clear(session, frame, offset, bytes).and_then(|()| {
+        if request.flags & host_memory::FOR_GRAPH == 0 {
+            register()
+        } else {
+            session.captures.relaxed(session.driver(), register)
+        }
+    });
     if let Err(status) = registered {
         session.ranges().remove(request.address);
         return Err(status.into());
@@ -268,6 +275,9 @@ pub fn vgpuCopy(session: &Session, request: &wire::VgpuCopy, frame: &mut Frame<'
 /// A synchronous copy waits for earlier work on its stream. Where there is none, the dispatcher can issue
 /// the copy itself, and often finds it done at once.
 pub(crate) fn prepare_copy_in(session: &Session, record: &Record) -> Turn {
+    if session.captures.any() || record.head().flags.contains(Flags::ISSUE) {
+        return Turn::Later(Prepared::Nothing);
+    }
     let idle = record.body::<wire::VgpuCopyIn>().is_ok_and(|request| {
         let stream = stream_at_dispatch(session, record, request.stream);
         stream.is_ok_and(|(_, stream)| session.driver().query_stream(stream).is_ok())
@@ -293,6 +303,7 @@ pub fn vgpuCopyIn(session: &Session, request: &wire::VgpuCopyIn, frame: &mut Fra
     let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
     if len > 0 {
         session.check_device(request.destination, request.bytes)?;
+        let _gate = private(session, stream)?;
         session
             .driver()
             .copy_from_bytes(request.destination, bytes, stream)?;
@@ -304,7 +315,7 @@ pub fn vgpuCopyIn(session: &Session, request: &wire::VgpuCopyIn, frame: &mut Fra
 /// For a client that waits: the work is done when it has its reply, whatever stream it uses next. What
 /// others put on the stream meanwhile is not waited for.
 fn complete(session: &Session, frame: &mut Frame<'_>, stream: usize) -> Outcome {
-    if !frame.replies() {
+    if !frame.awaits_end() {
         return Ok(());
     }
     let driver = session.driver();
@@ -345,10 +356,11 @@ pub fn vgpuCopyOut(
     if len > 0 {
         session.check_device(request.source, request.bytes)?;
     }
+    let gate = private(session, stream)?;
     let buffer = frame.buffer(len);
     session
         .driver()
-        .copy_to_bytes(buffer, request.source, stream)?;
+        .copy_to_bytes(buffer, request.source, stream, || drop(gate))?;
     frame.reply_buffer(len)
 }
 
@@ -467,6 +479,25 @@ pub fn vgpuCopyOutBulk(
     pumped
 }
 
+/// Sees that a copy from or to memory of our own is not captured, for as long as the guard lives.
+///
+/// # Errors
+/// What the driver says to who waits for such a stream.
+pub(super) fn private(
+    session: &Session,
+    stream: usize,
+) -> Result<RwLockReadGuard<'_, ()>, CUresult> {
+    let gate = session.captures.hold();
+    match session.captures.includes(stream, session.driver()) {
+        Ok(false) => Ok(gate),
+        _ => {
+            session.driver().synchronize_stream(stream)?;
+            // A driver that waits for a stream which it captures.
+            Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
+        }
+    }
+}
+
 /// What both directions check and need.
 fn begin(
     session: &Session,
@@ -478,6 +509,8 @@ fn begin(
     let key = session.context(frame)?;
     let stream = session.resolve(frame, Kind::STREAM, stream)?;
     session.check_device(address, bytes)?;
+    // Pieces go through staging, which is not ours alone, but a graph has no use for them either.
+    drop(private(session, stream)?);
     session.staging.register(key, session.driver());
     Ok((key, stream))
 }

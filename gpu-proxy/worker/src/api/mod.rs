@@ -4,13 +4,17 @@
 #![allow(non_snake_case)]
 
 pub mod array;
+pub mod capture;
 pub mod context;
 pub mod copy;
+pub mod graph;
 pub mod launch;
 pub mod library;
 pub mod linker;
+pub mod memop;
 pub mod memory;
 pub mod module;
+pub mod object;
 pub mod session;
 pub mod stream;
 pub mod surface;

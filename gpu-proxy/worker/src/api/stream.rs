@@ -13,6 +13,10 @@ use crate::session::{Frame, Outcome, Prepared, Session, Turn};
 
 /// At its place in the ring: is there anything to wait for? If so, mark the place.
 pub(crate) fn prepare_synchronize(session: &Session, record: &Record) -> Turn {
+    if session.captures.any() {
+        // The driver is to judge, in the lane's thread and mode.
+        return Turn::Later(Prepared::Nothing);
+    }
     match mark(session, record) {
         Ok(None) => Turn::Now(Ok(())),
         Ok(Some(prepared)) => Turn::Later(prepared),
@@ -83,6 +87,24 @@ pub fn cuStreamSynchronize(
             Ok(session.driver().synchronize_stream(stream)?)
         }
     }
+}
+
+/// Makes a stream wait for an event, with which it may come into a capture.
+pub fn cuStreamWaitEvent(
+    session: &Session,
+    request: &wire::CuStreamWaitEvent,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let stream = session.resolve(frame, Kind::STREAM, request.hStream)?;
+    let event = session.resolve(frame, Kind::EVENT, request.hEvent)?;
+    let driver = session.driver();
+    let open = session.captures.hold();
+    if session.captures.any() {
+        drop(open);
+        let _closed = session.captures.close();
+        return Ok(driver.wait_event(stream, event, request.Flags)?);
+    }
+    Ok(driver.wait_event(stream, event, request.Flags)?)
 }
 
 /// The client runs a function when the stream comes to it.

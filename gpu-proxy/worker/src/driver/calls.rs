@@ -282,6 +282,12 @@ impl Table {
         ok(unsafe { function(event as CUevent, stream as CUstream) })
     }
 
+    pub(crate) fn wait_event(&self, stream: usize, event: usize, flags: u32) -> Result<()> {
+        let function = self.cuStreamWaitEvent()?;
+        // SAFETY: ours.
+        ok(unsafe { function(stream as CUstream, event as CUevent, flags) })
+    }
+
     pub(crate) fn query_event(&self, event: usize) -> Result<()> {
         let function = self.cuEventQuery()?;
         // SAFETY: ours.
@@ -381,12 +387,19 @@ impl Table {
         ok(unsafe { function(to, from.as_ptr().cast(), from.len(), stream as CUstream) })
     }
 
-    /// Copies device memory into private bytes and waits until they are there.
-    pub(crate) fn copy_to_bytes(&self, to: &mut [u8], from: u64, stream: usize) -> Result<()> {
+    /// Copies device memory into private bytes and waits until they are there; calls `issued` before it waits.
+    pub(crate) fn copy_to_bytes(
+        &self,
+        to: &mut [u8],
+        from: u64,
+        stream: usize,
+        issued: impl FnOnce(),
+    ) -> Result<()> {
         let function = self.cuMemcpyDtoHAsync_v2()?;
         // SAFETY: the target is a slice, and the stream is waited for before it is used again.
         let copied =
             ok(unsafe { function(to.as_mut_ptr().cast(), from, to.len(), stream as CUstream) });
+        issued();
         // Also after an error: nothing may still be writing when the caller goes on.
         let waited = self.synchronize_stream(stream);
         copied.and(waited)

@@ -5,10 +5,12 @@
 //! loaded it would call itself, so a library with the client's marker symbol is refused.
 
 mod calls;
+mod graph;
 mod image;
 mod link;
 
 pub use calls::{JitOptions, Launch};
+pub use graph::{CaptureInfo, Edges};
 pub use image::{ArrayShape, Corner};
 pub use link::{Input, Link};
 

@@ -247,7 +247,7 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         }
         101 => {
             let request = frame.request::<wire::CuStreamWaitEvent>()?;
-            cuStreamWaitEvent(session, &request, frame)
+            api::stream::cuStreamWaitEvent(session, &request, frame)
         }
         102 => {
             let request = frame.request::<wire::CuStreamGetFlags>()?;
@@ -357,6 +357,78 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         170 => {
             let request = frame.request::<wire::CuSurfObjectDestroy>()?;
             api::surface::cuSurfObjectDestroy(session, &request, frame)
+        }
+        320 => {
+            let request = frame.request::<wire::VgpuBeginCapture>()?;
+            api::capture::vgpuBeginCapture(session, &request, frame)
+        }
+        321 => {
+            let request = frame.request::<wire::CuStreamEndCapture>()?;
+            api::capture::cuStreamEndCapture(session, &request, frame)
+        }
+        322 => {
+            let request = frame.request::<wire::VgpuCaptureInfo>()?;
+            api::capture::vgpuCaptureInfo(session, &request, frame)
+        }
+        323 => {
+            let request = frame.request::<wire::VgpuUpdateDependencies>()?;
+            api::capture::vgpuUpdateDependencies(session, &request, frame)
+        }
+        324 => {
+            let request = frame.request::<wire::CuThreadExchangeStreamCaptureMode>()?;
+            api::capture::cuThreadExchangeStreamCaptureMode(session, &request, frame)
+        }
+        336 => {
+            let request = frame.request::<wire::CuGraphCreate>()?;
+            cuGraphCreate(session, &request, frame)
+        }
+        337 => {
+            let request = frame.request::<wire::CuGraphDestroy>()?;
+            cuGraphDestroy(session, &request, frame)
+        }
+        338 => {
+            let request = frame.request::<wire::VgpuListNodes>()?;
+            api::graph::vgpuListNodes(session, &request, frame)
+        }
+        339 => {
+            let request = frame.request::<wire::VgpuInstantiate>()?;
+            api::graph::vgpuInstantiate(session, &request, frame)
+        }
+        340 => {
+            let request = frame.request::<wire::CuGraphLaunch>()?;
+            api::graph::cuGraphLaunch(session, &request, frame)
+        }
+        341 => {
+            let request = frame.request::<wire::CuGraphUpload>()?;
+            cuGraphUpload(session, &request, frame)
+        }
+        342 => {
+            let request = frame.request::<wire::CuGraphExecDestroy>()?;
+            api::graph::cuGraphExecDestroy(session, &request, frame)
+        }
+        384 => {
+            let request = frame.request::<wire::CuUserObjectCreate>()?;
+            api::object::cuUserObjectCreate(session, &request, frame)
+        }
+        385 => {
+            let request = frame.request::<wire::CuUserObjectRetain>()?;
+            api::object::cuUserObjectRetain(session, &request, frame)
+        }
+        386 => {
+            let request = frame.request::<wire::CuUserObjectRelease>()?;
+            api::object::cuUserObjectRelease(session, &request, frame)
+        }
+        387 => {
+            let request = frame.request::<wire::CuGraphRetainUserObject>()?;
+            api::object::cuGraphRetainUserObject(session, &request, frame)
+        }
+        388 => {
+            let request = frame.request::<wire::CuGraphReleaseUserObject>()?;
+            api::object::cuGraphReleaseUserObject(session, &request, frame)
+        }
+        400 => {
+            let request = frame.request::<wire::VgpuMemOps>()?;
+            api::memop::vgpuMemOps(session, &request, frame)
         }
         _ => frame.unknown_opcode(),
     }
@@ -655,20 +727,6 @@ fn cuStreamQuery(
     Ok(())
 }
 
-fn cuStreamWaitEvent(
-    session: &Session,
-    request: &wire::CuStreamWaitEvent,
-    frame: &mut Frame<'_>,
-) -> Outcome {
-    let function = session.driver().cuStreamWaitEvent()?;
-    let hStream = session.resolve(frame, Kind::STREAM, request.hStream)?;
-    let hEvent = session.resolve(frame, Kind::EVENT, request.hEvent)?;
-    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
-    let status = unsafe { function(hStream as CUstream, hEvent as CUevent, request.Flags) };
-    session.checked(status)?;
-    Ok(())
-}
-
 fn cuStreamGetFlags(
     session: &Session,
     request: &wire::CuStreamGetFlags,
@@ -920,5 +978,47 @@ fn cuOccupancyAvailableDynamicSMemPerBlock(
     frame.reply(&wire::CuOccupancyAvailableDynamicSMemPerBlockReply {
         dynamicSmemSize: dynamicSmemSize as u64,
     });
+    Ok(())
+}
+
+fn cuGraphCreate(
+    session: &Session,
+    request: &wire::CuGraphCreate,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphCreate()?;
+    let mut phGraph: CUgraph = core::ptr::null_mut();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(&raw mut phGraph, request.flags) };
+    session.checked(status)?;
+    let phGraph = session.name(Kind::GRAPH, phGraph as usize, 0)?;
+    frame.reply(&wire::CuGraphCreateReply { phGraph: phGraph });
+    Ok(())
+}
+
+fn cuGraphDestroy(
+    session: &Session,
+    request: &wire::CuGraphDestroy,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphDestroy()?;
+    let hGraph = session.take(frame, Kind::GRAPH, request.hGraph)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hGraph as CUgraph) };
+    session.checked(status)?;
+    Ok(())
+}
+
+fn cuGraphUpload(
+    session: &Session,
+    request: &wire::CuGraphUpload,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphUpload()?;
+    let hGraph = session.resolve(frame, Kind::GRAPH_EXEC, request.hGraph)?;
+    let hStream = session.resolve(frame, Kind::STREAM, request.hStream)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hGraph as CUgraphExec, hStream as CUstream) };
+    session.checked(status)?;
     Ok(())
 }

@@ -78,6 +78,18 @@ pub struct Table {
     cuGetExportTable: Option<sig::cuGetExportTable>,
     cuGetProcAddress: Option<sig::cuGetProcAddress>,
     cuGetProcAddress_v2: Option<sig::cuGetProcAddress_v2>,
+    cuGraphCreate: Option<sig::cuGraphCreate>,
+    cuGraphDestroy: Option<sig::cuGraphDestroy>,
+    cuGraphExecDestroy: Option<sig::cuGraphExecDestroy>,
+    cuGraphGetNodes: Option<sig::cuGraphGetNodes>,
+    cuGraphInstantiate: Option<sig::cuGraphInstantiate>,
+    cuGraphInstantiateWithFlags: Option<sig::cuGraphInstantiateWithFlags>,
+    cuGraphInstantiateWithParams: Option<sig::cuGraphInstantiateWithParams>,
+    cuGraphInstantiate_v2: Option<sig::cuGraphInstantiate_v2>,
+    cuGraphLaunch: Option<sig::cuGraphLaunch>,
+    cuGraphReleaseUserObject: Option<sig::cuGraphReleaseUserObject>,
+    cuGraphRetainUserObject: Option<sig::cuGraphRetainUserObject>,
+    cuGraphUpload: Option<sig::cuGraphUpload>,
     cuInit: Option<sig::cuInit>,
     cuKernelGetAttribute: Option<sig::cuKernelGetAttribute>,
     cuKernelGetFunction: Option<sig::cuKernelGetFunction>,
@@ -168,10 +180,17 @@ pub struct Table {
     cuPointerGetAttribute: Option<sig::cuPointerGetAttribute>,
     cuPointerGetAttributes: Option<sig::cuPointerGetAttributes>,
     cuStreamAddCallback: Option<sig::cuStreamAddCallback>,
+    cuStreamBatchMemOp: Option<sig::cuStreamBatchMemOp>,
+    cuStreamBatchMemOp_v2: Option<sig::cuStreamBatchMemOp_v2>,
+    cuStreamBeginCapture: Option<sig::cuStreamBeginCapture>,
+    cuStreamBeginCaptureToGraph: Option<sig::cuStreamBeginCaptureToGraph>,
+    cuStreamBeginCapture_v2: Option<sig::cuStreamBeginCapture_v2>,
     cuStreamCreate: Option<sig::cuStreamCreate>,
     cuStreamCreateWithPriority: Option<sig::cuStreamCreateWithPriority>,
     cuStreamDestroy_v2: Option<sig::cuStreamDestroy_v2>,
+    cuStreamEndCapture: Option<sig::cuStreamEndCapture>,
     cuStreamGetCaptureInfo: Option<sig::cuStreamGetCaptureInfo>,
+    cuStreamGetCaptureInfo_v2: Option<sig::cuStreamGetCaptureInfo_v2>,
     cuStreamGetCaptureInfo_v3: Option<sig::cuStreamGetCaptureInfo_v3>,
     cuStreamGetCtx: Option<sig::cuStreamGetCtx>,
     cuStreamGetCtx_v2: Option<sig::cuStreamGetCtx_v2>,
@@ -182,7 +201,17 @@ pub struct Table {
     cuStreamIsCapturing: Option<sig::cuStreamIsCapturing>,
     cuStreamQuery: Option<sig::cuStreamQuery>,
     cuStreamSynchronize: Option<sig::cuStreamSynchronize>,
+    cuStreamUpdateCaptureDependencies: Option<sig::cuStreamUpdateCaptureDependencies>,
+    cuStreamUpdateCaptureDependencies_v2: Option<sig::cuStreamUpdateCaptureDependencies_v2>,
     cuStreamWaitEvent: Option<sig::cuStreamWaitEvent>,
+    cuStreamWaitValue32: Option<sig::cuStreamWaitValue32>,
+    cuStreamWaitValue32_v2: Option<sig::cuStreamWaitValue32_v2>,
+    cuStreamWaitValue64: Option<sig::cuStreamWaitValue64>,
+    cuStreamWaitValue64_v2: Option<sig::cuStreamWaitValue64_v2>,
+    cuStreamWriteValue32: Option<sig::cuStreamWriteValue32>,
+    cuStreamWriteValue32_v2: Option<sig::cuStreamWriteValue32_v2>,
+    cuStreamWriteValue64: Option<sig::cuStreamWriteValue64>,
+    cuStreamWriteValue64_v2: Option<sig::cuStreamWriteValue64_v2>,
     cuSurfObjectCreate: Option<sig::cuSurfObjectCreate>,
     cuSurfObjectDestroy: Option<sig::cuSurfObjectDestroy>,
     cuSurfObjectGetResourceDesc: Option<sig::cuSurfObjectGetResourceDesc>,
@@ -191,6 +220,10 @@ pub struct Table {
     cuTexObjectGetResourceDesc: Option<sig::cuTexObjectGetResourceDesc>,
     cuTexObjectGetResourceViewDesc: Option<sig::cuTexObjectGetResourceViewDesc>,
     cuTexObjectGetTextureDesc: Option<sig::cuTexObjectGetTextureDesc>,
+    cuThreadExchangeStreamCaptureMode: Option<sig::cuThreadExchangeStreamCaptureMode>,
+    cuUserObjectCreate: Option<sig::cuUserObjectCreate>,
+    cuUserObjectRelease: Option<sig::cuUserObjectRelease>,
+    cuUserObjectRetain: Option<sig::cuUserObjectRetain>,
 }
 
 impl Table {
@@ -409,6 +442,44 @@ impl Table {
             cuGetProcAddress_v2: unsafe {
                 symbols.find::<sig::cuGetProcAddress_v2>(c"cuGetProcAddress_v2")
             },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphCreate: unsafe { symbols.find::<sig::cuGraphCreate>(c"cuGraphCreate") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphDestroy: unsafe { symbols.find::<sig::cuGraphDestroy>(c"cuGraphDestroy") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecDestroy: unsafe {
+                symbols.find::<sig::cuGraphExecDestroy>(c"cuGraphExecDestroy")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphGetNodes: unsafe { symbols.find::<sig::cuGraphGetNodes>(c"cuGraphGetNodes") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphInstantiate: unsafe {
+                symbols.find::<sig::cuGraphInstantiate>(c"cuGraphInstantiate")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphInstantiateWithFlags: unsafe {
+                symbols.find::<sig::cuGraphInstantiateWithFlags>(c"cuGraphInstantiateWithFlags")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphInstantiateWithParams: unsafe {
+                symbols.find::<sig::cuGraphInstantiateWithParams>(c"cuGraphInstantiateWithParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphInstantiate_v2: unsafe {
+                symbols.find::<sig::cuGraphInstantiate_v2>(c"cuGraphInstantiate_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphLaunch: unsafe { symbols.find::<sig::cuGraphLaunch>(c"cuGraphLaunch") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphReleaseUserObject: unsafe {
+                symbols.find::<sig::cuGraphReleaseUserObject>(c"cuGraphReleaseUserObject")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphRetainUserObject: unsafe {
+                symbols.find::<sig::cuGraphRetainUserObject>(c"cuGraphRetainUserObject")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphUpload: unsafe { symbols.find::<sig::cuGraphUpload>(c"cuGraphUpload") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuInit: unsafe { symbols.find::<sig::cuInit>(c"cuInit") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -688,6 +759,26 @@ impl Table {
                 symbols.find::<sig::cuStreamAddCallback>(c"cuStreamAddCallback")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamBatchMemOp: unsafe {
+                symbols.find::<sig::cuStreamBatchMemOp>(c"cuStreamBatchMemOp")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamBatchMemOp_v2: unsafe {
+                symbols.find::<sig::cuStreamBatchMemOp_v2>(c"cuStreamBatchMemOp_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamBeginCapture: unsafe {
+                symbols.find::<sig::cuStreamBeginCapture>(c"cuStreamBeginCapture")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamBeginCaptureToGraph: unsafe {
+                symbols.find::<sig::cuStreamBeginCaptureToGraph>(c"cuStreamBeginCaptureToGraph")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamBeginCapture_v2: unsafe {
+                symbols.find::<sig::cuStreamBeginCapture_v2>(c"cuStreamBeginCapture_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamCreate: unsafe { symbols.find::<sig::cuStreamCreate>(c"cuStreamCreate") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamCreateWithPriority: unsafe {
@@ -698,8 +789,16 @@ impl Table {
                 symbols.find::<sig::cuStreamDestroy_v2>(c"cuStreamDestroy_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamEndCapture: unsafe {
+                symbols.find::<sig::cuStreamEndCapture>(c"cuStreamEndCapture")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamGetCaptureInfo: unsafe {
                 symbols.find::<sig::cuStreamGetCaptureInfo>(c"cuStreamGetCaptureInfo")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamGetCaptureInfo_v2: unsafe {
+                symbols.find::<sig::cuStreamGetCaptureInfo_v2>(c"cuStreamGetCaptureInfo_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamGetCaptureInfo_v3: unsafe {
@@ -734,8 +833,52 @@ impl Table {
                 symbols.find::<sig::cuStreamSynchronize>(c"cuStreamSynchronize")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamUpdateCaptureDependencies: unsafe {
+                symbols.find::<sig::cuStreamUpdateCaptureDependencies>(
+                    c"cuStreamUpdateCaptureDependencies",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamUpdateCaptureDependencies_v2: unsafe {
+                symbols.find::<sig::cuStreamUpdateCaptureDependencies_v2>(
+                    c"cuStreamUpdateCaptureDependencies_v2",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamWaitEvent: unsafe {
                 symbols.find::<sig::cuStreamWaitEvent>(c"cuStreamWaitEvent")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamWaitValue32: unsafe {
+                symbols.find::<sig::cuStreamWaitValue32>(c"cuStreamWaitValue32")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamWaitValue32_v2: unsafe {
+                symbols.find::<sig::cuStreamWaitValue32_v2>(c"cuStreamWaitValue32_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamWaitValue64: unsafe {
+                symbols.find::<sig::cuStreamWaitValue64>(c"cuStreamWaitValue64")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamWaitValue64_v2: unsafe {
+                symbols.find::<sig::cuStreamWaitValue64_v2>(c"cuStreamWaitValue64_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamWriteValue32: unsafe {
+                symbols.find::<sig::cuStreamWriteValue32>(c"cuStreamWriteValue32")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamWriteValue32_v2: unsafe {
+                symbols.find::<sig::cuStreamWriteValue32_v2>(c"cuStreamWriteValue32_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamWriteValue64: unsafe {
+                symbols.find::<sig::cuStreamWriteValue64>(c"cuStreamWriteValue64")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamWriteValue64_v2: unsafe {
+                symbols.find::<sig::cuStreamWriteValue64_v2>(c"cuStreamWriteValue64_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuSurfObjectCreate: unsafe {
@@ -769,6 +912,24 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuTexObjectGetTextureDesc: unsafe {
                 symbols.find::<sig::cuTexObjectGetTextureDesc>(c"cuTexObjectGetTextureDesc")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuThreadExchangeStreamCaptureMode: unsafe {
+                symbols.find::<sig::cuThreadExchangeStreamCaptureMode>(
+                    c"cuThreadExchangeStreamCaptureMode",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuUserObjectCreate: unsafe {
+                symbols.find::<sig::cuUserObjectCreate>(c"cuUserObjectCreate")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuUserObjectRelease: unsafe {
+                symbols.find::<sig::cuUserObjectRelease>(c"cuUserObjectRelease")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuUserObjectRetain: unsafe {
+                symbols.find::<sig::cuUserObjectRetain>(c"cuUserObjectRetain")
             },
         }
     }
@@ -1102,6 +1263,67 @@ impl Table {
     pub fn cuGetProcAddress_v2(&self) -> Result<sig::cuGetProcAddress_v2, CUresult> {
         self.cuGetProcAddress_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphCreate(&self) -> Result<sig::cuGraphCreate, CUresult> {
+        self.cuGraphCreate.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphDestroy(&self) -> Result<sig::cuGraphDestroy, CUresult> {
+        self.cuGraphDestroy
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecDestroy(&self) -> Result<sig::cuGraphExecDestroy, CUresult> {
+        self.cuGraphExecDestroy
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphGetNodes(&self) -> Result<sig::cuGraphGetNodes, CUresult> {
+        self.cuGraphGetNodes
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphInstantiate(&self) -> Result<sig::cuGraphInstantiate, CUresult> {
+        self.cuGraphInstantiate
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphInstantiateWithFlags(
+        &self,
+    ) -> Result<sig::cuGraphInstantiateWithFlags, CUresult> {
+        self.cuGraphInstantiateWithFlags
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphInstantiateWithParams(
+        &self,
+    ) -> Result<sig::cuGraphInstantiateWithParams, CUresult> {
+        self.cuGraphInstantiateWithParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphInstantiate_v2(&self) -> Result<sig::cuGraphInstantiate_v2, CUresult> {
+        self.cuGraphInstantiate_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphLaunch(&self) -> Result<sig::cuGraphLaunch, CUresult> {
+        self.cuGraphLaunch.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphReleaseUserObject(&self) -> Result<sig::cuGraphReleaseUserObject, CUresult> {
+        self.cuGraphReleaseUserObject
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphRetainUserObject(&self) -> Result<sig::cuGraphRetainUserObject, CUresult> {
+        self.cuGraphRetainUserObject
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphUpload(&self) -> Result<sig::cuGraphUpload, CUresult> {
+        self.cuGraphUpload.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuInit(&self) -> Result<sig::cuInit, CUresult> {
@@ -1540,6 +1762,33 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuStreamBatchMemOp(&self) -> Result<sig::cuStreamBatchMemOp, CUresult> {
+        self.cuStreamBatchMemOp
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamBatchMemOp_v2(&self) -> Result<sig::cuStreamBatchMemOp_v2, CUresult> {
+        self.cuStreamBatchMemOp_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamBeginCapture(&self) -> Result<sig::cuStreamBeginCapture, CUresult> {
+        self.cuStreamBeginCapture
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamBeginCaptureToGraph(
+        &self,
+    ) -> Result<sig::cuStreamBeginCaptureToGraph, CUresult> {
+        self.cuStreamBeginCaptureToGraph
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamBeginCapture_v2(&self) -> Result<sig::cuStreamBeginCapture_v2, CUresult> {
+        self.cuStreamBeginCapture_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuStreamCreate(&self) -> Result<sig::cuStreamCreate, CUresult> {
         self.cuStreamCreate
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -1555,8 +1804,18 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuStreamEndCapture(&self) -> Result<sig::cuStreamEndCapture, CUresult> {
+        self.cuStreamEndCapture
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuStreamGetCaptureInfo(&self) -> Result<sig::cuStreamGetCaptureInfo, CUresult> {
         self.cuStreamGetCaptureInfo
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamGetCaptureInfo_v2(&self) -> Result<sig::cuStreamGetCaptureInfo_v2, CUresult> {
+        self.cuStreamGetCaptureInfo_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1608,8 +1867,62 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuStreamUpdateCaptureDependencies(
+        &self,
+    ) -> Result<sig::cuStreamUpdateCaptureDependencies, CUresult> {
+        self.cuStreamUpdateCaptureDependencies
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamUpdateCaptureDependencies_v2(
+        &self,
+    ) -> Result<sig::cuStreamUpdateCaptureDependencies_v2, CUresult> {
+        self.cuStreamUpdateCaptureDependencies_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuStreamWaitEvent(&self) -> Result<sig::cuStreamWaitEvent, CUresult> {
         self.cuStreamWaitEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamWaitValue32(&self) -> Result<sig::cuStreamWaitValue32, CUresult> {
+        self.cuStreamWaitValue32
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamWaitValue32_v2(&self) -> Result<sig::cuStreamWaitValue32_v2, CUresult> {
+        self.cuStreamWaitValue32_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamWaitValue64(&self) -> Result<sig::cuStreamWaitValue64, CUresult> {
+        self.cuStreamWaitValue64
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamWaitValue64_v2(&self) -> Result<sig::cuStreamWaitValue64_v2, CUresult> {
+        self.cuStreamWaitValue64_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamWriteValue32(&self) -> Result<sig::cuStreamWriteValue32, CUresult> {
+        self.cuStreamWriteValue32
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamWriteValue32_v2(&self) -> Result<sig::cuStreamWriteValue32_v2, CUresult> {
+        self.cuStreamWriteValue32_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamWriteValue64(&self) -> Result<sig::cuStreamWriteValue64, CUresult> {
+        self.cuStreamWriteValue64
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamWriteValue64_v2(&self) -> Result<sig::cuStreamWriteValue64_v2, CUresult> {
+        self.cuStreamWriteValue64_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1654,6 +1967,28 @@ impl Table {
 
     pub fn cuTexObjectGetTextureDesc(&self) -> Result<sig::cuTexObjectGetTextureDesc, CUresult> {
         self.cuTexObjectGetTextureDesc
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuThreadExchangeStreamCaptureMode(
+        &self,
+    ) -> Result<sig::cuThreadExchangeStreamCaptureMode, CUresult> {
+        self.cuThreadExchangeStreamCaptureMode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuUserObjectCreate(&self) -> Result<sig::cuUserObjectCreate, CUresult> {
+        self.cuUserObjectCreate
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuUserObjectRelease(&self) -> Result<sig::cuUserObjectRelease, CUresult> {
+        self.cuUserObjectRelease
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuUserObjectRetain(&self) -> Result<sig::cuUserObjectRetain, CUresult> {
+        self.cuUserObjectRetain
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 }

@@ -201,9 +201,7 @@ unsafe fn launch(
     };
     let credit = call.take_credit(stream)?;
     let Some(code) = unproven else {
-        call.post_with(&request, tail)?;
-        credit.spend();
-        return Ok(());
+        return call.post_charged(&request, tail, credit);
     };
     // An answer, whatever it says, means that the worker had the record and returns the credit.
     let status = call.exchange_raw(&request, tail, |_, status, _| Ok(status))?;

@@ -1,5 +1,6 @@
 //! Device and host memory: allocation, and in the rooms below what an address is, copies and fills.
 
+pub(crate) mod captured;
 mod copy;
 mod fill;
 mod pointer;
@@ -133,8 +134,14 @@ pub unsafe fn cuMemFree_v2(dptr: CUdeviceptr) -> Outcome {
         .ranges
         .remove(dptr, |range| range.place == Place::Device);
     let range = range.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+    let freed = call.complete(&wire::CuMemFreeV2 { address: dptr });
+    if freed == Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED) {
+        // Refused because of a capture: it is as it was.
+        let _ = session.ranges.insert(range);
+        return freed;
+    }
     session.mirrors.release(range.start, range.bytes);
-    call.complete(&wire::CuMemFreeV2 { address: dptr })
+    freed
 }
 
 pub unsafe fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Outcome {
@@ -171,6 +178,7 @@ pub unsafe fn cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uin
     if Flags & !HOST_ALLOC_FLAGS != 0 {
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
     }
+    captured::free_unused(&mut call);
     if bytesize == 0 {
         // SAFETY: the caller's promise.
         return unsafe { edge::put(pp, std::ptr::null_mut()) };
@@ -342,7 +350,7 @@ pub unsafe fn cuMemHostUnregister(p: *mut c_void) -> Outcome {
 }
 
 /// Posts a record that takes a credit; waits for its end if `wait`.
-fn send<T: idm_protocol::record::Request>(
+pub(super) fn send<T: idm_protocol::record::Request>(
     call: &mut Call,
     stream: u64,
     wait: bool,
@@ -357,9 +365,7 @@ fn send<T: idm_protocol::record::Request>(
         accepted(status)?;
         return call.deliver();
     }
-    call.post_with(request, tail)?;
-    credit.spend();
-    Ok(())
+    call.post_charged(request, tail, credit)
 }
 
 pub(super) fn stream_of(default: DefaultStream) -> u64 {

@@ -12,15 +12,19 @@
 )]
 
 pub mod array;
+pub mod capture;
 pub mod context;
 pub mod copy;
 pub mod device;
 pub mod error;
+pub mod graph;
 pub mod launch;
 pub mod library;
 pub mod linker;
+pub mod memop;
 pub mod memory;
 pub mod module;
+pub mod object;
 pub mod occupancy;
 pub mod resolver;
 pub mod stream;

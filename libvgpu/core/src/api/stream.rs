@@ -4,8 +4,7 @@ use std::ffi::{c_uint, c_void};
 
 use cuda_abi::function::Function;
 use cuda_abi::types::{
-    CUcontext, CUdevice, CUgraph, CUgraphEdgeData, CUgraphNode, CUgreenCtx, CUhostFn, CUresult,
-    CUstream, CUstreamCallback, CUstreamCaptureStatus,
+    CUcontext, CUdevice, CUgreenCtx, CUhostFn, CUresult, CUstream, CUstreamCallback,
 };
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
@@ -31,22 +30,6 @@ pub unsafe fn cuStreamGetCtx(hStream: CUstream, pctx: *mut CUcontext) -> Outcome
     unsafe { edge::put(pctx, context as CUcontext) }
 }
 
-/// Nothing begins a capture yet, so nothing is being captured.
-pub unsafe fn cuStreamIsCapturing(
-    hStream: CUstream,
-    captureStatus: *mut CUstreamCaptureStatus,
-) -> Outcome {
-    let call = Call::begin(Function::cuStreamIsCapturing)?;
-    call.handle(Kind::STREAM, hStream as u64)?;
-    // SAFETY: the caller's promise.
-    unsafe {
-        edge::put(
-            captureStatus,
-            CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE,
-        )
-    }
-}
-
 pub unsafe fn cuStreamGetCtx_v2(
     hStream: CUstream,
     pctx: *mut CUcontext,
@@ -65,32 +48,6 @@ pub unsafe fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> Out
     unsafe { cuStreamGetCtx(hStream, &raw mut context) }?;
     // SAFETY: the caller's promise.
     unsafe { super::context::cuCtxGetDevice_v2(device, context) }
-}
-
-pub unsafe fn cuStreamGetCaptureInfo(
-    hStream: CUstream,
-    captureStatus_out: *mut CUstreamCaptureStatus,
-    id_out: *mut u64,
-) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { cuStreamIsCapturing(hStream, captureStatus_out) }?;
-    // SAFETY: the caller's promise.
-    unsafe { edge::put_optional(id_out, 0) };
-    Ok(())
-}
-
-pub unsafe fn cuStreamGetCaptureInfo_v3(
-    hStream: CUstream,
-    captureStatus_out: *mut CUstreamCaptureStatus,
-    id_out: *mut u64,
-    _graph_out: *mut CUgraph,
-    _dependencies_out: *mut *const CUgraphNode,
-    _edgeData_out: *mut *const CUgraphEdgeData,
-    _numDependencies_out: *mut usize,
-) -> Outcome {
-    // The rest is written during a capture only.
-    // SAFETY: the caller's promise.
-    unsafe { cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out) }
 }
 
 /// The mode only tunes how the thread that runs the function is waited for.
@@ -143,14 +100,6 @@ fn launch(mut call: Call, stream: u64, work: Work, data: *mut c_void, with_statu
         with_status,
         reserved: 0,
     };
-    match call.post(&request) {
-        Ok(()) => {
-            credit.spend();
-            Ok(())
-        }
-        Err(error) => {
-            session.callbacks.forget(callback);
-            Err(error)
-        }
-    }
+    call.post_charged(&request, &[], credit)
+        .inspect_err(|_| session.callbacks.forget(callback))
 }

@@ -288,6 +288,86 @@ pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_cache) -> O
 
 /// # Safety
 ///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphCreate` documents.
+pub unsafe fn cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphCreate)?;
+    edge::require(phGraph)?;
+    let request = wire::CuGraphCreate { flags, reserved: 0 };
+    let reply: wire::CuGraphCreateReply = call.round_trip(&request)?;
+    // SAFETY: checked for null above; the caller vouches for the rest.
+    unsafe { phGraph.write(reply.phGraph as CUgraph) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphDestroy` documents.
+pub unsafe fn cuGraphDestroy(hGraph: CUgraph) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphDestroy)?;
+    let hGraph = call.handle(Kind::GRAPH, hGraph as u64)?;
+    let request = wire::CuGraphDestroy { hGraph };
+    call.complete(&request)?;
+    call.retire(Kind::GRAPH, hGraph);
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphReleaseUserObject` documents.
+pub unsafe fn cuGraphReleaseUserObject(
+    graph: CUgraph,
+    object: CUuserObject,
+    count: c_uint,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphReleaseUserObject)?;
+    let graph = call.handle(Kind::GRAPH, graph as u64)?;
+    let object = call.handle(Kind::USER_OBJECT, object as u64)?;
+    let request = wire::CuGraphReleaseUserObject {
+        graph,
+        object,
+        count,
+        reserved: 0,
+    };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphRetainUserObject` documents.
+pub unsafe fn cuGraphRetainUserObject(
+    graph: CUgraph,
+    object: CUuserObject,
+    count: c_uint,
+    flags: c_uint,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphRetainUserObject)?;
+    let graph = call.handle(Kind::GRAPH, graph as u64)?;
+    let object = call.handle(Kind::USER_OBJECT, object as u64)?;
+    let request = wire::CuGraphRetainUserObject {
+        graph,
+        object,
+        count,
+        flags,
+    };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphUpload` documents.
+pub unsafe fn cuGraphUpload(hGraph: CUgraphExec, hStream: CUstream) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphUpload)?;
+    let hGraph = call.handle(Kind::GRAPH_EXEC, hGraph as u64)?;
+    let hStream = call.handle(Kind::STREAM, hStream as u64)?;
+    let request = wire::CuGraphUpload { hGraph, hStream };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
 /// As the Driver API's: pointers are null or valid for the access that `cuKernelGetAttribute` documents.
 pub unsafe fn cuKernelGetAttribute(
     pi: *mut c_int,
@@ -576,5 +656,35 @@ pub unsafe fn cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: c_uin
         reserved: 0,
     };
     call.post(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuUserObjectRelease` documents.
+pub unsafe fn cuUserObjectRelease(object: CUuserObject, count: c_uint) -> Outcome {
+    let mut call = Call::begin(Function::cuUserObjectRelease)?;
+    let object = call.handle(Kind::USER_OBJECT, object as u64)?;
+    let request = wire::CuUserObjectRelease {
+        object,
+        count,
+        reserved: 0,
+    };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuUserObjectRetain` documents.
+pub unsafe fn cuUserObjectRetain(object: CUuserObject, count: c_uint) -> Outcome {
+    let mut call = Call::begin(Function::cuUserObjectRetain)?;
+    let object = call.handle(Kind::USER_OBJECT, object as u64)?;
+    let request = wire::CuUserObjectRetain {
+        object,
+        count,
+        reserved: 0,
+    };
+    call.complete(&request)?;
     Ok(())
 }

@@ -1306,8 +1306,11 @@ pub unsafe extern "C" fn cuGraphConditionalHandleCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphCreate() -> CUresult {
-    refuse(194)
+pub unsafe extern "C" fn cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphCreate", || unsafe {
+        stubs::cuGraphCreate(phGraph, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1316,8 +1319,11 @@ pub unsafe extern "C" fn cuGraphDebugDotPrint() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphDestroy() -> CUresult {
-    refuse(196)
+pub unsafe extern "C" fn cuGraphDestroy(hGraph: CUgraph) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphDestroy", || unsafe {
+        stubs::cuGraphDestroy(hGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1356,8 +1362,11 @@ pub unsafe extern "C" fn cuGraphExecChildGraphNodeSetParams() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecDestroy() -> CUresult {
-    refuse(204)
+pub unsafe extern "C" fn cuGraphExecDestroy(hGraphExec: CUgraphExec) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecDestroy", || unsafe {
+        api::graph::cuGraphExecDestroy(hGraphExec)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1466,8 +1475,15 @@ pub unsafe extern "C" fn cuGraphGetId() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphGetNodes() -> CUresult {
-    refuse(226)
+pub unsafe extern "C" fn cuGraphGetNodes(
+    hGraph: CUgraph,
+    nodes: *mut CUgraphNode,
+    numNodes: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphGetNodes", || unsafe {
+        api::graph::cuGraphGetNodes(hGraph, nodes, numNodes)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1486,28 +1502,77 @@ pub unsafe extern "C" fn cuGraphHostNodeSetParams() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiate() -> CUresult {
-    refuse(230)
+pub unsafe extern "C" fn cuGraphInstantiate(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    phErrorNode: *mut CUgraphNode,
+    logBuffer: *mut c_char,
+    bufferSize: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiate", || unsafe {
+        api::graph::cuGraphInstantiate(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiateWithFlags() -> CUresult {
-    refuse(231)
+pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiateWithFlags", || unsafe {
+        api::graph::cuGraphInstantiateWithFlags(phGraphExec, hGraph, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiateWithParams() -> CUresult {
-    refuse(232)
+pub unsafe extern "C" fn cuGraphInstantiateWithParams(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiateWithParams", || unsafe {
+        api::graph::cuGraphInstantiateWithParams(
+            DefaultStream::Legacy,
+            phGraphExec,
+            hGraph,
+            instantiateParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiateWithParams_ptsz() -> CUresult {
-    refuse(233)
+pub unsafe extern "C" fn cuGraphInstantiateWithParams_ptsz(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiateWithParams_ptsz", || unsafe {
+        api::graph::cuGraphInstantiateWithParams(
+            DefaultStream::PerThread,
+            phGraphExec,
+            hGraph,
+            instantiateParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiate_v2() -> CUresult {
-    refuse(234)
+pub unsafe extern "C" fn cuGraphInstantiate_v2(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    phErrorNode: *mut CUgraphNode,
+    logBuffer: *mut c_char,
+    bufferSize: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiate_v2", || unsafe {
+        api::graph::cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1546,13 +1611,19 @@ pub unsafe extern "C" fn cuGraphKernelNodeSetParams_v2() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphLaunch() -> CUresult {
-    refuse(242)
+pub unsafe extern "C" fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphLaunch", || unsafe {
+        api::graph::cuGraphLaunch(hGraph, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphLaunch_ptsz() -> CUresult {
-    refuse(243)
+pub unsafe extern "C" fn cuGraphLaunch_ptsz(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphLaunch_ptsz", || unsafe {
+        api::graph::cuGraphLaunch(hGraph, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1656,8 +1727,15 @@ pub unsafe extern "C" fn cuGraphNodeSetParams_v2() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphReleaseUserObject() -> CUresult {
-    refuse(264)
+pub unsafe extern "C" fn cuGraphReleaseUserObject(
+    graph: CUgraph,
+    object: CUuserObject,
+    count: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphReleaseUserObject", || unsafe {
+        stubs::cuGraphReleaseUserObject(graph, object, count)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1671,18 +1749,32 @@ pub unsafe extern "C" fn cuGraphRemoveDependencies_v2() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphRetainUserObject() -> CUresult {
-    refuse(267)
+pub unsafe extern "C" fn cuGraphRetainUserObject(
+    graph: CUgraph,
+    object: CUuserObject,
+    count: c_uint,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphRetainUserObject", || unsafe {
+        stubs::cuGraphRetainUserObject(graph, object, count, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphUpload() -> CUresult {
-    refuse(268)
+pub unsafe extern "C" fn cuGraphUpload(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphUpload", || unsafe {
+        stubs::cuGraphUpload(hGraph, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphUpload_ptsz() -> CUresult {
-    refuse(269)
+pub unsafe extern "C" fn cuGraphUpload_ptsz(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphUpload_ptsz", || unsafe {
+        stubs::cuGraphUpload(hGraph, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4404,28 +4496,63 @@ pub unsafe extern "C" fn cuStreamAttachMemAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp() -> CUresult {
-    refuse(592)
+pub unsafe extern "C" fn cuStreamBatchMemOp(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBatchMemOp", || unsafe {
+        api::memop::cuStreamBatchMemOp(stream, count, paramArray, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp_ptsz() -> CUresult {
-    refuse(593)
+pub unsafe extern "C" fn cuStreamBatchMemOp_ptsz(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBatchMemOp_ptsz", || unsafe {
+        api::memop::cuStreamBatchMemOp(per_thread(stream), count, paramArray, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp_v2() -> CUresult {
-    refuse(594)
+pub unsafe extern "C" fn cuStreamBatchMemOp_v2(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBatchMemOp_v2", || unsafe {
+        api::memop::cuStreamBatchMemOp_v2(stream, count, paramArray, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp_v2_ptsz() -> CUresult {
-    refuse(595)
+pub unsafe extern "C" fn cuStreamBatchMemOp_v2_ptsz(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBatchMemOp_v2_ptsz", || unsafe {
+        api::memop::cuStreamBatchMemOp_v2(per_thread(stream), count, paramArray, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture() -> CUresult {
-    refuse(596)
+pub unsafe extern "C" fn cuStreamBeginCapture(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCapture", || unsafe {
+        api::capture::cuStreamBeginCapture(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4439,28 +4566,77 @@ pub unsafe extern "C" fn cuStreamBeginCaptureToCig_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCaptureToGraph() -> CUresult {
-    refuse(599)
+pub unsafe extern "C" fn cuStreamBeginCaptureToGraph(
+    hStream: CUstream,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    mode: CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCaptureToGraph", || unsafe {
+        api::capture::cuStreamBeginCaptureToGraph(
+            hStream,
+            hGraph,
+            dependencies,
+            dependencyData,
+            numDependencies,
+            mode,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCaptureToGraph_ptsz() -> CUresult {
-    refuse(600)
+pub unsafe extern "C" fn cuStreamBeginCaptureToGraph_ptsz(
+    hStream: CUstream,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    mode: CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCaptureToGraph_ptsz", || unsafe {
+        api::capture::cuStreamBeginCaptureToGraph(
+            per_thread(hStream),
+            hGraph,
+            dependencies,
+            dependencyData,
+            numDependencies,
+            mode,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture_ptsz() -> CUresult {
-    refuse(601)
+pub unsafe extern "C" fn cuStreamBeginCapture_ptsz(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCapture_ptsz", || unsafe {
+        api::capture::cuStreamBeginCapture(per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture_v2() -> CUresult {
-    refuse(602)
+pub unsafe extern "C" fn cuStreamBeginCapture_v2(
+    hStream: CUstream,
+    mode: CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCapture_v2", || unsafe {
+        api::capture::cuStreamBeginCapture_v2(hStream, mode)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture_v2_ptsz() -> CUresult {
-    refuse(603)
+pub unsafe extern "C" fn cuStreamBeginCapture_v2_ptsz(
+    hStream: CUstream,
+    mode: CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCapture_v2_ptsz", || unsafe {
+        api::capture::cuStreamBeginCapture_v2(per_thread(hStream), mode)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4517,8 +4693,11 @@ pub unsafe extern "C" fn cuStreamDestroy_v2(hStream: CUstream) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamEndCapture() -> CUresult {
-    refuse(612)
+pub unsafe extern "C" fn cuStreamEndCapture(hStream: CUstream, phGraph: *mut CUgraph) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamEndCapture", || unsafe {
+        api::capture::cuStreamEndCapture(hStream, phGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4532,8 +4711,14 @@ pub unsafe extern "C" fn cuStreamEndCaptureToCig_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamEndCapture_ptsz() -> CUresult {
-    refuse(615)
+pub unsafe extern "C" fn cuStreamEndCapture_ptsz(
+    hStream: CUstream,
+    phGraph: *mut CUgraph,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamEndCapture_ptsz", || unsafe {
+        api::capture::cuStreamEndCapture(per_thread(hStream), phGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4554,7 +4739,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo", || unsafe {
-        api::stream::cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out)
+        api::capture::cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out)
     })
 }
 
@@ -4566,18 +4751,52 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_ptsz(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo_ptsz", || unsafe {
-        api::stream::cuStreamGetCaptureInfo(per_thread(hStream), captureStatus_out, id_out)
+        api::capture::cuStreamGetCaptureInfo(per_thread(hStream), captureStatus_out, id_out)
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2() -> CUresult {
-    refuse(620)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    numDependencies_out: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCaptureInfo_v2", || unsafe {
+        api::capture::cuStreamGetCaptureInfo_v2(
+            hStream,
+            captureStatus_out,
+            id_out,
+            graph_out,
+            dependencies_out,
+            numDependencies_out,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2_ptsz() -> CUresult {
-    refuse(621)
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2_ptsz(
+    hStream: CUstream,
+    captureStatus_out: *mut CUstreamCaptureStatus,
+    id_out: *mut u64,
+    graph_out: *mut CUgraph,
+    dependencies_out: *mut *const CUgraphNode,
+    numDependencies_out: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetCaptureInfo_v2_ptsz", || unsafe {
+        api::capture::cuStreamGetCaptureInfo_v2(
+            per_thread(hStream),
+            captureStatus_out,
+            id_out,
+            graph_out,
+            dependencies_out,
+            numDependencies_out,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4592,7 +4811,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo_v3", || unsafe {
-        api::stream::cuStreamGetCaptureInfo_v3(
+        api::capture::cuStreamGetCaptureInfo_v3(
             hStream,
             captureStatus_out,
             id_out,
@@ -4616,7 +4835,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3_ptsz(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo_v3_ptsz", || unsafe {
-        api::stream::cuStreamGetCaptureInfo_v3(
+        api::capture::cuStreamGetCaptureInfo_v3(
             per_thread(hStream),
             captureStatus_out,
             id_out,
@@ -4760,7 +4979,7 @@ pub unsafe extern "C" fn cuStreamIsCapturing(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamIsCapturing", || unsafe {
-        api::stream::cuStreamIsCapturing(hStream, captureStatus)
+        api::capture::cuStreamIsCapturing(hStream, captureStatus)
     })
 }
 
@@ -4771,7 +4990,7 @@ pub unsafe extern "C" fn cuStreamIsCapturing_ptsz(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamIsCapturing_ptsz", || unsafe {
-        api::stream::cuStreamIsCapturing(per_thread(hStream), captureStatus)
+        api::capture::cuStreamIsCapturing(per_thread(hStream), captureStatus)
     })
 }
 
@@ -4816,23 +5035,79 @@ pub unsafe extern "C" fn cuStreamSynchronize_ptsz(hStream: CUstream) -> CUresult
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies() -> CUresult {
-    refuse(647)
+pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamUpdateCaptureDependencies", || unsafe {
+        api::capture::cuStreamUpdateCaptureDependencies(
+            hStream,
+            dependencies,
+            numDependencies,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_ptsz() -> CUresult {
-    refuse(648)
+pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_ptsz(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamUpdateCaptureDependencies_ptsz", || unsafe {
+        api::capture::cuStreamUpdateCaptureDependencies(
+            per_thread(hStream),
+            dependencies,
+            numDependencies,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2() -> CUresult {
-    refuse(649)
+pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamUpdateCaptureDependencies_v2", || unsafe {
+        api::capture::cuStreamUpdateCaptureDependencies_v2(
+            hStream,
+            dependencies,
+            dependencyData,
+            numDependencies,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2_ptsz() -> CUresult {
-    refuse(650)
+pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2_ptsz(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamUpdateCaptureDependencies_v2_ptsz", || unsafe {
+        api::capture::cuStreamUpdateCaptureDependencies_v2(
+            per_thread(hStream),
+            dependencies,
+            dependencyData,
+            numDependencies,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4860,83 +5135,211 @@ pub unsafe extern "C" fn cuStreamWaitEvent_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32() -> CUresult {
-    refuse(653)
+pub unsafe extern "C" fn cuStreamWaitValue32(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue32", || unsafe {
+        api::memop::cuStreamWaitValue32(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32_ptsz() -> CUresult {
-    refuse(654)
+pub unsafe extern "C" fn cuStreamWaitValue32_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue32_ptsz", || unsafe {
+        api::memop::cuStreamWaitValue32(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32_v2() -> CUresult {
-    refuse(655)
+pub unsafe extern "C" fn cuStreamWaitValue32_v2(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue32_v2", || unsafe {
+        api::memop::cuStreamWaitValue32_v2(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32_v2_ptsz() -> CUresult {
-    refuse(656)
+pub unsafe extern "C" fn cuStreamWaitValue32_v2_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue32_v2_ptsz", || unsafe {
+        api::memop::cuStreamWaitValue32_v2(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64() -> CUresult {
-    refuse(657)
+pub unsafe extern "C" fn cuStreamWaitValue64(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue64", || unsafe {
+        api::memop::cuStreamWaitValue64(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64_ptsz() -> CUresult {
-    refuse(658)
+pub unsafe extern "C" fn cuStreamWaitValue64_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue64_ptsz", || unsafe {
+        api::memop::cuStreamWaitValue64(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64_v2() -> CUresult {
-    refuse(659)
+pub unsafe extern "C" fn cuStreamWaitValue64_v2(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue64_v2", || unsafe {
+        api::memop::cuStreamWaitValue64_v2(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64_v2_ptsz() -> CUresult {
-    refuse(660)
+pub unsafe extern "C" fn cuStreamWaitValue64_v2_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue64_v2_ptsz", || unsafe {
+        api::memop::cuStreamWaitValue64_v2(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32() -> CUresult {
-    refuse(661)
+pub unsafe extern "C" fn cuStreamWriteValue32(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue32", || unsafe {
+        api::memop::cuStreamWriteValue32(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32_ptsz() -> CUresult {
-    refuse(662)
+pub unsafe extern "C" fn cuStreamWriteValue32_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue32_ptsz", || unsafe {
+        api::memop::cuStreamWriteValue32(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32_v2() -> CUresult {
-    refuse(663)
+pub unsafe extern "C" fn cuStreamWriteValue32_v2(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue32_v2", || unsafe {
+        api::memop::cuStreamWriteValue32_v2(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32_v2_ptsz() -> CUresult {
-    refuse(664)
+pub unsafe extern "C" fn cuStreamWriteValue32_v2_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue32_v2_ptsz", || unsafe {
+        api::memop::cuStreamWriteValue32_v2(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64() -> CUresult {
-    refuse(665)
+pub unsafe extern "C" fn cuStreamWriteValue64(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue64", || unsafe {
+        api::memop::cuStreamWriteValue64(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64_ptsz() -> CUresult {
-    refuse(666)
+pub unsafe extern "C" fn cuStreamWriteValue64_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue64_ptsz", || unsafe {
+        api::memop::cuStreamWriteValue64(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64_v2() -> CUresult {
-    refuse(667)
+pub unsafe extern "C" fn cuStreamWriteValue64_v2(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue64_v2", || unsafe {
+        api::memop::cuStreamWriteValue64_v2(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64_v2_ptsz() -> CUresult {
-    refuse(668)
+pub unsafe extern "C" fn cuStreamWriteValue64_v2_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue64_v2_ptsz", || unsafe {
+        api::memop::cuStreamWriteValue64_v2(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5214,23 +5617,43 @@ pub unsafe extern "C" fn cuTexRefSetMipmappedArray() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode() -> CUresult {
-    refuse(715)
+pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(
+    mode: *mut CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuThreadExchangeStreamCaptureMode", || unsafe {
+        api::capture::cuThreadExchangeStreamCaptureMode(mode)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuUserObjectCreate() -> CUresult {
-    refuse(716)
+pub unsafe extern "C" fn cuUserObjectCreate(
+    object_out: *mut CUuserObject,
+    ptr: *mut c_void,
+    destroy: CUhostFn,
+    initialRefcount: c_uint,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuUserObjectCreate", || unsafe {
+        api::object::cuUserObjectCreate(object_out, ptr, destroy, initialRefcount, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuUserObjectRelease() -> CUresult {
-    refuse(717)
+pub unsafe extern "C" fn cuUserObjectRelease(object: CUuserObject, count: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuUserObjectRelease", || unsafe {
+        stubs::cuUserObjectRelease(object, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuUserObjectRetain() -> CUresult {
-    refuse(718)
+pub unsafe extern "C" fn cuUserObjectRetain(object: CUuserObject, count: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuUserObjectRetain", || unsafe {
+        stubs::cuUserObjectRetain(object, count)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -24,7 +24,6 @@ use super::register::*;
 use super::scalar;
 use super::transfer::{Target, atomic, load, store};
 use super::warp::Frame;
-use super::wide;
 use crate::ptx::ir::*;
 
 /// Where a path is, and what surrounds it.
@@ -616,9 +615,6 @@ fn run(
                     offset: offset.into(),
                 };
                 check!('path, atomic(cpu, frame, memory, f, target, (b, c, d), mask));
-            }
-            Op::Wide { .. } | Op::Aligned { .. } => {
-                check!('path, wide::execute(inst.op, frame, memory, mask));
             }
             // SYNC: pairs with the fences and atomics of other blocks and of the host program.
             Op::Fence {

@@ -14,7 +14,6 @@ mod lexer;
 mod lower;
 mod parser;
 mod propagate;
-pub(crate) mod requirements;
 mod types;
 
 use std::fmt;

@@ -11,7 +11,6 @@ pub enum Ty {
     B16,
     B32,
     B64,
-    B128,
     U8,
     U16,
     U32,
@@ -42,7 +41,6 @@ impl Ty {
             ".b16" => Self::B16,
             ".b32" => Self::B32,
             ".b64" => Self::B64,
-            ".b128" => Self::B128,
             ".u8" => Self::U8,
             ".u16" => Self::U16,
             ".u32" => Self::U32,
@@ -70,7 +68,6 @@ impl Ty {
             Self::Pred => 1,
             Self::B8 | Self::U8 | Self::S8 => 8,
             Self::B16 | Self::U16 | Self::S16 | Self::F16 | Self::Bf16 => 16,
-            Self::B128 => 128,
             Self::B64 | Self::U64 | Self::S64 | Self::F64 | Self::F32x2 => 64,
             _ => 32,
         }

@@ -44,13 +44,9 @@ pub struct Buffer {
 
 impl Memory {
     pub fn buffer(&self, bytes: usize) -> Buffer {
-        // The driver's allocations are aligned, too.
-        #[derive(Clone, Copy)]
-        #[repr(align(64))]
-        struct Line(#[allow(dead_code, reason = "kernels use it")] [u64; 8]);
-        let lines: &'static mut [Line] =
-            Box::leak(vec![Line([0; 8]); bytes.div_ceil(64).max(1)].into_boxed_slice());
-        let address = lines.as_mut_ptr().expose_provenance() as u64;
+        let words: &'static mut [u64] =
+            Box::leak(vec![0u64; bytes.div_ceil(8).max(1)].into_boxed_slice());
+        let address = words.as_mut_ptr().expose_provenance() as u64;
         let range = Range {
             start: address,
             end: address + bytes as u64,
@@ -139,7 +135,6 @@ pub struct Program {
     pub workers: usize,
     pub instruction_limit: Option<u64>,
     pub dynamic_shared: u32,
-    pub cooperative: bool,
     pub cancel: AtomicBool,
     pub heap: Option<DeviceHeap>,
 }
@@ -181,7 +176,6 @@ impl Program {
             workers: 2,
             instruction_limit: Some(1 << 32),
             dynamic_shared: 0,
-            cooperative: false,
             cancel: AtomicBool::new(false),
             heap: None,
         }
@@ -201,7 +195,6 @@ impl Program {
             kernel: self.module.kernel(kernel).expect("the kernel exists"),
             grid,
             block,
-            cooperative: self.cooperative,
             dynamic_shared_bytes: self.dynamic_shared,
             params: &arguments.0,
             global_addresses: &self.globals,

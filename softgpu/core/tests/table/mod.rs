@@ -187,24 +187,11 @@ pub fn register_file(ty: &str) -> Option<&'static str> {
 
 /// A module with one form, and the line on which that stands.
 pub fn module(row: &Row, form: &str) -> (String, u32) {
-    text("8.8", &row.target, form)
-}
-
-/// The same for any version and target.
-pub fn text(version: &str, target: &str, form: &str) -> (String, u32) {
-    let registers = registers(form);
-    let mut text =
-        format!(".version {version}\n.target {target}\n.address_size 64\n{PRELUDE}{registers}");
+    let mut text = format!(
+        ".version 8.8\n.target {}\n.address_size 64\n{PRELUDE}",
+        row.target
+    );
     let line = text.lines().count() + 1;
     text = text + form + ";" + POSTLUDE;
     (text, u32::try_from(line).unwrap_or(u32::MAX))
-}
-
-/// Declares the registers that only newer versions of PTX have, if a form names them.
-pub fn registers(form: &str) -> &'static str {
-    if form.contains("%q") {
-        ".reg .b128 %q<4>;\n"
-    } else {
-        ""
-    }
 }

@@ -4,12 +4,12 @@ use std::ffi::{c_int, c_uint};
 
 use cuda_abi::types::{
     CUcontext, CUctxCreateParams, CUdevice, CUexecAffinityParam, CUfunc_cache, CUlimit,
-    CUstreamCaptureMode,
 };
 use softgpu_core::context::Context;
 use softgpu_core::error::Error;
 
 use crate::api::device::signed;
+use crate::capture;
 use crate::current;
 use crate::driver::{self, driver};
 use crate::edge::{self, Outcome, put, put_if_wanted};
@@ -220,6 +220,8 @@ pub unsafe fn cuCtxSynchronize_v2(context: CUcontext) -> Outcome {
 }
 
 fn synchronize(context: &Context) -> Outcome {
+    capture::waits_for_context(context)?;
+    capture::unsafe_call()?;
     let done = context.synchronize();
     edge::print(&context.take_output());
     done
@@ -292,20 +294,4 @@ pub unsafe fn cuCtxSetCacheConfig(config: CUfunc_cache) -> Outcome {
     }
     driver::context()?.limits().cache_config = config.0;
     Ok(())
-}
-
-pub unsafe fn cuThreadExchangeStreamCaptureMode(mode: *mut CUstreamCaptureMode) -> Outcome {
-    driver()?;
-    // SAFETY: the caller's promise.
-    let wanted = unsafe { edge::take(mode) }?;
-    if wanted.name().is_none() {
-        return Err(Error::InvalidValue);
-    }
-    // SAFETY: the caller's promise.
-    unsafe {
-        put(
-            mode,
-            CUstreamCaptureMode(current::exchange_capture_mode(wanted.0)),
-        )
-    }
 }

@@ -1,19 +1,24 @@
 //! Copies of rectangles and boxes, and of arrays.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{CUDA_MEMCPY2D, CUDA_MEMCPY3D, CUarray, CUdeviceptr, CUmemorytype, CUstream};
+use softgpu_core::context::Context;
 use softgpu_core::error::Error;
 use softgpu_core::image::{Rows, copy_rows};
+use softgpu_core::schedule::Work;
 
 use super::array;
 use super::memory::Side;
-use crate::driver::{Place, default_place, place};
+use crate::capture;
+use crate::driver::{Place, place, waiting_place};
 use crate::edge::{self, Outcome};
+use crate::graph::Operation;
 
 pub unsafe fn cuMemcpy2D_v2(default: DefaultStream, what: *const CUDA_MEMCPY2D) -> Outcome {
-    let place = default_place(default)?;
+    let place = waiting_place(default)?;
     // SAFETY: the caller's promise.
     let what = unsafe { edge::take(what) }?;
     // SAFETY: the caller's promise.
@@ -37,7 +42,7 @@ pub unsafe fn cuMemcpy2DAsync_v2(what: *const CUDA_MEMCPY2D, stream: CUstream) -
 }
 
 pub unsafe fn cuMemcpy3D_v2(default: DefaultStream, what: *const CUDA_MEMCPY3D) -> Outcome {
-    let place = default_place(default)?;
+    let place = waiting_place(default)?;
     // SAFETY: the caller's promise.
     let what = unsafe { edge::take(what) }?;
     // SAFETY: the caller's promise.
@@ -61,7 +66,7 @@ pub unsafe fn cuMemcpyHtoA_v2(
 ) -> Outcome {
     let ends = [End::Array(to, offset), End::Host(from as u64)];
     // SAFETY: the caller's promise.
-    unsafe { copy_bytes(&default_place(default)?, ends, bytes, true) }
+    unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
 
 pub unsafe fn cuMemcpyHtoAAsync_v2(
@@ -85,7 +90,7 @@ pub unsafe fn cuMemcpyAtoH_v2(
 ) -> Outcome {
     let ends = [End::Host(to as u64), End::Array(from, offset)];
     // SAFETY: the caller's promise.
-    unsafe { copy_bytes(&default_place(default)?, ends, bytes, true) }
+    unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
 
 pub unsafe fn cuMemcpyAtoHAsync_v2(
@@ -109,7 +114,7 @@ pub unsafe fn cuMemcpyDtoA_v2(
 ) -> Outcome {
     let ends = [End::Array(to, offset), End::Device(from)];
     // SAFETY: the caller's promise.
-    unsafe { copy_bytes(&default_place(default)?, ends, bytes, true) }
+    unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
 
 pub unsafe fn cuMemcpyAtoD_v2(
@@ -121,7 +126,7 @@ pub unsafe fn cuMemcpyAtoD_v2(
 ) -> Outcome {
     let ends = [End::Device(to), End::Array(from, offset)];
     // SAFETY: the caller's promise.
-    unsafe { copy_bytes(&default_place(default)?, ends, bytes, true) }
+    unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
 
 pub unsafe fn cuMemcpyAtoA_v2(
@@ -134,7 +139,7 @@ pub unsafe fn cuMemcpyAtoA_v2(
 ) -> Outcome {
     let ends = [End::Array(to, to_offset), End::Array(from, from_offset)];
     // SAFETY: the caller's promise.
-    unsafe { copy_bytes(&default_place(default)?, ends, bytes, true) }
+    unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
 
 /// One side of a copy of bytes in a row.
@@ -150,36 +155,159 @@ enum End {
 /// # Safety
 /// As [`copy`].
 unsafe fn copy_bytes(place: &Place, [to, from]: [End; 2], bytes: usize, wait: bool) -> Outcome {
-    place.context.check()?;
-    if bytes == 0 {
-        return Ok(());
-    }
-    let rows = |end: End| {
-        let side = match end {
-            End::Array(handle, offset) => {
-                let array = array::array(handle)?;
-                return array
-                    .array
-                    .part([offset as u64, 0, 0], [bytes as u64, 1, 1]);
+    let mut what = EMPTY;
+    (what.WidthInBytes, what.Height, what.Depth) = (bytes, 1, 1);
+    what.set_to(to);
+    what.set_from(from);
+    // SAFETY: the caller's promise.
+    unsafe { copy(place, &what, wait) }
+}
+
+/// A copy of a box that is kept. Memory of the host's must be accessible whenever it runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Copy3D(pub CUDA_MEMCPY3D);
+
+// SAFETY: the addresses in it are looked at when the copy runs, on a thread of the driver's; that they are
+// good then is the program's promise.
+unsafe impl Send for Copy3D {}
+// SAFETY: as above.
+unsafe impl Sync for Copy3D {}
+
+/// From nowhere to nowhere.
+const EMPTY: CUDA_MEMCPY3D = CUDA_MEMCPY3D {
+    srcXInBytes: 0,
+    srcY: 0,
+    srcZ: 0,
+    srcLOD: 0,
+    srcMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
+    srcHost: std::ptr::null(),
+    srcDevice: 0,
+    srcArray: std::ptr::null_mut(),
+    reserved0: std::ptr::null_mut(),
+    srcPitch: 0,
+    srcHeight: 0,
+    dstXInBytes: 0,
+    dstY: 0,
+    dstZ: 0,
+    dstLOD: 0,
+    dstMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
+    dstHost: std::ptr::null_mut(),
+    dstDevice: 0,
+    dstArray: std::ptr::null_mut(),
+    reserved1: std::ptr::null_mut(),
+    dstPitch: 0,
+    dstHeight: 0,
+    WidthInBytes: 0,
+    Height: 0,
+    Depth: 0,
+};
+
+/// The two sides of a description.
+trait Ends {
+    fn set_to(&mut self, end: End);
+    fn set_from(&mut self, end: End);
+}
+
+impl Ends for CUDA_MEMCPY3D {
+    fn set_to(&mut self, end: End) {
+        match end {
+            End::Host(address) => {
+                self.dstMemoryType = CUmemorytype::CU_MEMORYTYPE_HOST;
+                self.dstHost = address as *mut c_void;
             }
-            End::Host(0) => return Err(Error::InvalidValue),
-            End::Host(address) => Side::Any(address),
-            End::Device(address) => Side::Device(address),
+            End::Device(address) => {
+                self.dstMemoryType = CUmemorytype::CU_MEMORYTYPE_DEVICE;
+                self.dstDevice = address;
+            }
+            End::Array(array, offset) => {
+                self.dstMemoryType = CUmemorytype::CU_MEMORYTYPE_ARRAY;
+                (self.dstArray, self.dstXInBytes) = (array, offset);
+            }
+        }
+    }
+
+    fn set_from(&mut self, end: End) {
+        match end {
+            End::Host(address) => {
+                self.srcMemoryType = CUmemorytype::CU_MEMORYTYPE_HOST;
+                self.srcHost = address as *const c_void;
+            }
+            End::Device(address) => {
+                self.srcMemoryType = CUmemorytype::CU_MEMORYTYPE_DEVICE;
+                self.srcDevice = address;
+            }
+            End::Array(array, offset) => {
+                self.srcMemoryType = CUmemorytype::CU_MEMORYTYPE_ARRAY;
+                (self.srcArray, self.srcXInBytes) = (array, offset);
+            }
+        }
+    }
+}
+
+impl Copy3D {
+    /// A copy of bytes in a row.
+    pub fn row(to: Side, from: Side, bytes: usize) -> Self {
+        let end = |side| match side {
+            Side::Device(address) => End::Device(address),
+            Side::Any(address) => End::Host(address),
         };
-        // SAFETY: the caller's promise.
-        let span = unsafe { side.span(place, bytes as u64) }?;
-        Ok(Rows::linear(span, 0, 0))
-    };
-    submit(place, rows(to)?, rows(from)?, [bytes as u64, 1, 1], wait)
+        let mut what = EMPTY;
+        (what.WidthInBytes, what.Height, what.Depth) = (bytes, 1, 1);
+        what.set_to(end(to));
+        what.set_from(end(from));
+        Self(what)
+    }
+
+    /// As what a node does.
+    pub fn node(self, place: &Place) -> Operation {
+        Operation::Copy(Arc::clone(&place.context), self)
+    }
+
+    /// The copy as it could run now; none if it moves nothing.
+    pub fn ready(&self, context: &Context) -> Result<Option<Work>, Error> {
+        // SAFETY: the program's promise in giving the copy.
+        let Some((to, from, extent)) = unsafe { prepare(context, &self.0) }? else {
+            return Ok(None);
+        };
+        Ok(Some(Box::new(move || {
+            // Both sides were checked to hold the whole extent.
+            copy_rows(&to, &from, extent).unwrap_or_default();
+        })))
+    }
+
+    /// Whether another copy differs in its addresses and sizes only.
+    pub fn has_shape_of(&self, other: &Self) -> bool {
+        let kinds = |copy: &CUDA_MEMCPY3D| (copy.srcMemoryType, copy.dstMemoryType);
+        let flat = |copy: &CUDA_MEMCPY3D| copy.Height <= 1 && copy.Depth <= 1;
+        kinds(&self.0) == kinds(&other.0) && flat(&self.0) == flat(&other.0)
+    }
 }
 
 /// # Safety
 /// Host memory on either side is accessible until the copy is done: with `wait` that is during the call.
 unsafe fn copy(place: &Place, what: &CUDA_MEMCPY3D, wait: bool) -> Outcome {
     place.context.check()?;
+    // SAFETY: the caller's promise.
+    let Some((to, from, extent)) = unsafe { prepare(&place.context, what) }? else {
+        return Ok(());
+    };
+    if capture::take(place, || Ok(Copy3D(*what).node(place)))? {
+        return Ok(());
+    }
+    submit(place, to, from, extent, wait)
+}
+
+/// Finds both sides of a copy; none if it moves nothing.
+///
+/// # Safety
+/// As [`copy`], for as long as what comes back lives.
+unsafe fn prepare(
+    context: &Context,
+    what: &CUDA_MEMCPY3D,
+) -> Result<Option<(Rows, Rows, [u64; 3])>, Error> {
     let extent = [what.WidthInBytes, what.Height, what.Depth];
     if extent.contains(&0) {
-        return Ok(());
+        return Ok(None);
     }
     if what.srcLOD != 0 || what.dstLOD != 0 {
         return Err(Error::InvalidValue);
@@ -203,10 +331,10 @@ unsafe fn copy(place: &Place, what: &CUDA_MEMCPY3D, wait: bool) -> Outcome {
         height: what.dstHeight,
     };
     // SAFETY: the caller's promise.
-    let to = unsafe { to.rows(place, extent) }?;
+    let to = unsafe { to.rows(context, extent) }?;
     // SAFETY: the caller's promise.
-    let from = unsafe { from.rows(place, extent) }?;
-    submit(place, to, from, extent.map(|n| n as u64), wait)
+    let from = unsafe { from.rows(context, extent) }?;
+    Ok(Some((to, from, extent.map(|n| n as u64))))
 }
 
 fn submit(place: &Place, to: Rows, from: Rows, extent: [u64; 3], wait: bool) -> Outcome {
@@ -241,7 +369,7 @@ impl Corner {
     ///
     /// # Safety
     /// As [`copy`].
-    unsafe fn rows(&self, place: &Place, extent: [usize; 3]) -> Result<Rows, Error> {
+    unsafe fn rows(&self, context: &Context, extent: [usize; 3]) -> Result<Rows, Error> {
         let (base, device) = match self.kind {
             CUmemorytype::CU_MEMORYTYPE_HOST => (self.host, false),
             CUmemorytype::CU_MEMORYTYPE_DEVICE => (self.device, true),
@@ -294,7 +422,7 @@ impl Corner {
             Side::Any(start)
         };
         // SAFETY: the caller's promise.
-        let span = unsafe { side.span(place, length) }?;
+        let span = unsafe { side.span(context, length) }?;
         Ok(Rows::linear(span, pitch, slice))
     }
 }

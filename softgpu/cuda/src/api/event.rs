@@ -6,12 +6,15 @@ use std::sync::Arc;
 use cuda_abi::types::{CUevent, CUstream};
 use softgpu_core::error::Error;
 
+use crate::capture;
 use crate::driver::{self, Event, driver, place};
 use crate::edge::{self, Outcome, put};
 
 const BLOCKING_SYNC: c_uint = 1;
 const DISABLE_TIMING: c_uint = 2;
 const INTERPROCESS: c_uint = 4;
+/// The event is not the capture's: a graph records it, or waits for it, when it runs.
+pub(super) const EXTERNAL: c_uint = 1;
 
 pub unsafe fn cuEventCreate(event: *mut CUevent, flags: c_uint) -> Outcome {
     let context = driver::context()?;
@@ -42,28 +45,32 @@ pub unsafe fn cuEventDestroy_v2(event: CUevent) -> Outcome {
 }
 
 pub unsafe fn cuEventRecord(event: CUevent, stream: CUstream) -> Outcome {
-    let place = place(stream as u64)?;
-    let event = find(event)?;
-    if event.context.id() != place.context.id() {
-        return Err(Error::InvalidHandle);
-    }
-    event.set(place.context.record(place.stream)?);
-    Ok(())
+    // SAFETY: the caller's promise.
+    unsafe { cuEventRecordWithFlags(event, stream, 0) }
 }
 
 pub unsafe fn cuEventRecordWithFlags(event: CUevent, stream: CUstream, flags: c_uint) -> Outcome {
-    // The one flag says that a capture does not own the event; there is no capture.
-    if flags > 1 {
+    let place = place(stream as u64)?;
+    let found = find(event)?;
+    if found.context.id() != place.context.id() {
+        return Err(Error::InvalidHandle);
+    }
+    if flags & !EXTERNAL != 0 {
         return Err(Error::InvalidValue);
     }
-    // SAFETY: the caller's promise.
-    unsafe { cuEventRecord(event, stream) }
+    if capture::record(&place, (event as u64, &found), flags & EXTERNAL != 0)? {
+        return Ok(());
+    }
+    found.set(place.context.record(place.stream)?);
+    Ok(())
 }
 
 /// An event that was never recorded counts as done.
 pub unsafe fn cuEventQuery(event: CUevent) -> Outcome {
     let event = find(event)?;
     event.context.check()?;
+    event.check_not_captured()?;
+    capture::unsafe_call()?;
     match event.recorded() {
         Some(record) if !record.is_done() => Err(Error::NotReady),
         _ => event.context.check(),
@@ -73,6 +80,8 @@ pub unsafe fn cuEventQuery(event: CUevent) -> Outcome {
 pub unsafe fn cuEventSynchronize(event: CUevent) -> Outcome {
     let event = find(event)?;
     event.context.check()?;
+    event.check_not_captured()?;
+    capture::unsafe_call()?;
     if let Some(record) = event.recorded() {
         record.wait(event.context.gpu());
     }
@@ -83,6 +92,8 @@ pub unsafe fn cuEventSynchronize(event: CUevent) -> Outcome {
 pub unsafe fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> Outcome {
     let (start, end) = (find(start)?, find(end)?);
     start.context.check()?;
+    start.check_not_captured()?;
+    end.check_not_captured()?;
     if (start.flags | end.flags) & DISABLE_TIMING != 0 || start.context.id() != end.context.id() {
         return Err(Error::InvalidHandle);
     }
@@ -115,7 +126,7 @@ pub unsafe fn cuEventElapsedTime_v2(
     unsafe { cuEventElapsedTime(milliseconds, start, end) }
 }
 
-fn find(event: CUevent) -> Result<Arc<Event>, Error> {
+pub(super) fn find(event: CUevent) -> Result<Arc<Event>, Error> {
     driver()?
         .events
         .get(event as u64)

@@ -1,19 +1,23 @@
 //! Kernel launches and host functions.
 
 use std::ffi::{c_uint, c_void};
+use std::sync::Arc;
 
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{
     CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END,
     CU_STREAM_PER_THREAD, CUfunction, CUhostFn, CUlaunchAttribute, CUlaunchAttributeID,
-    CUlaunchConfig, CUstream,
+    CUlaunchAttributeValue, CUlaunchConfig, CUstream,
 };
 use softgpu_core::context::LaunchRequest;
 use softgpu_core::error::Error;
 use softgpu_core::module::Kernel;
 
-use crate::driver::{driver, place};
+use crate::capture;
+use crate::driver::{Function, driver, place};
 use crate::edge::{self, Outcome};
+use crate::graph::Operation;
+use crate::graph::operation::KernelNode;
 
 #[expect(clippy::too_many_arguments, reason = "the C signature")]
 pub unsafe fn cuLaunchKernel(
@@ -36,7 +40,7 @@ pub unsafe fn cuLaunchKernel(
         cooperative: false,
     };
     // SAFETY: the caller's promise.
-    unsafe { launch(function, &shape, stream, params, extra) }
+    unsafe { launch(function, &shape, stream, Vec::new(), params, extra) }
 }
 
 #[expect(clippy::too_many_arguments, reason = "the C signature")]
@@ -58,8 +62,16 @@ pub unsafe fn cuLaunchCooperativeKernel(
         shared_bytes,
         cooperative: true,
     };
+    let cooperative = CUlaunchAttribute {
+        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+        pad: [0; 4],
+        value: CUlaunchAttributeValue {
+            bytes: [1, 0, 0, 0, 0, 0, 0, 0],
+        },
+    };
+    let none = std::ptr::null_mut();
     // SAFETY: the caller's promise.
-    unsafe { launch(function, &shape, stream, params, std::ptr::null_mut()) }
+    unsafe { launch(function, &shape, stream, vec![cooperative], params, none) }
 }
 
 pub unsafe fn cuLaunchKernelEx(
@@ -73,6 +85,7 @@ pub unsafe fn cuLaunchKernelEx(
     // SAFETY: the caller's promise.
     let config = unsafe { edge::take(config) }?;
     let mut cooperative = false;
+    let mut attributes = Vec::new();
     for index in 0..usize::try_from(config.numAttrs).map_err(|_| Error::InvalidValue)? {
         // SAFETY: inside the array by the caller's promise.
         let attribute = unsafe { edge::element(config.attrs.cast_const(), index) }?;
@@ -81,6 +94,7 @@ pub unsafe fn cuLaunchKernelEx(
         } else {
             check_attribute(&attribute)?;
         }
+        attributes.push(attribute);
     }
     let shape = Shape {
         grid: [config.gridDimX, config.gridDimY, config.gridDimZ],
@@ -93,11 +107,11 @@ pub unsafe fn cuLaunchKernelEx(
         _ => config.hStream,
     };
     // SAFETY: the caller's promise.
-    unsafe { launch(function, &shape, stream, params, extra) }
+    unsafe { launch(function, &shape, stream, attributes, params, extra) }
 }
 
 /// What only tunes is accepted; what changes how blocks relate is not there.
-fn check_attribute(attribute: &CUlaunchAttribute) -> Outcome {
+pub(super) fn check_attribute(attribute: &CUlaunchAttribute) -> Outcome {
     use CUlaunchAttributeID as A;
     let [first, second, ..] = attribute.value.bytes;
     let off = match attribute.id {
@@ -123,11 +137,12 @@ fn check_attribute(attribute: &CUlaunchAttribute) -> Outcome {
     }
 }
 
-struct Shape {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared_bytes: u32,
-    cooperative: bool,
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared_bytes: u32,
+    pub cooperative: bool,
 }
 
 /// # Safety
@@ -136,27 +151,50 @@ unsafe fn launch(
     function: CUfunction,
     shape: &Shape,
     stream: CUstream,
+    attributes: Vec<CUlaunchAttribute>,
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Outcome {
     let place = place(stream as u64)?;
     place.context.check()?;
-    let function = driver()?.launchable(function as u64, &place.context)?;
+    let named = function as u64;
+    let function = driver()?.launchable(named, &place.context)?;
     if function.context.id() != place.context.id() {
         return Err(Error::InvalidHandle);
     }
     // SAFETY: the caller's promise.
+    let request = unsafe { request(&function, shape, params, extra) }?;
+    let kernel = || {
+        request.check(place.context.device())?;
+        let (function, request) = (Arc::clone(&function), request.clone());
+        let node = KernelNode::new(named, function, request, attributes);
+        Ok(Operation::Kernel(node))
+    };
+    if capture::take(&place, kernel)? {
+        return Ok(());
+    }
+    place.context.launch(place.stream, request)
+}
+
+/// # Safety
+/// As `cuLaunchKernel`.
+pub(super) unsafe fn request(
+    function: &Function,
+    shape: &Shape,
+    params: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> Result<LaunchRequest, Error> {
+    // SAFETY: the caller's promise.
     let params = unsafe { gather(&function.kernel, params, extra) }?;
-    let request = LaunchRequest {
-        module: function.module.clone(),
+    Ok(LaunchRequest {
+        module: Arc::clone(&function.module),
         kernel: function.kernel.clone(),
         grid: shape.grid,
         block: shape.block,
         shared_bytes: shape.shared_bytes,
         cooperative: shape.cooperative,
         params,
-    };
-    place.context.launch(place.stream, request)
+    })
 }
 
 /// The parameter block, from one pointer for each parameter or from a buffer.
@@ -238,17 +276,20 @@ unsafe fn buffer<'a>(extra: *mut *mut c_void) -> Result<&'a [u8], Error> {
 }
 
 /// A function of the program's and its argument, on their way to another thread.
-struct HostCall {
-    function: unsafe extern "C" fn(*mut c_void),
-    argument: *mut c_void,
+#[derive(Clone, Copy)]
+pub(crate) struct HostCall {
+    pub function: unsafe extern "C" fn(*mut c_void),
+    pub argument: *mut c_void,
 }
 
 // SAFETY: the Driver API calls host functions on threads of the driver's; that the argument may be used
 // there is the program's promise.
 unsafe impl Send for HostCall {}
+// SAFETY: as above; to look at it does nothing.
+unsafe impl Sync for HostCall {}
 
 impl HostCall {
-    fn run(self) {
+    pub fn run(self) {
         // SAFETY: the program's promise in giving the function.
         unsafe { (self.function)(self.argument) };
     }
@@ -262,6 +303,9 @@ pub unsafe fn cuLaunchHostFunc(
     let place = place(stream as u64)?;
     let function = function.ok_or(Error::InvalidValue)?;
     let call = HostCall { function, argument };
+    if capture::take(&place, || Ok(Operation::Host(call)))? {
+        return Ok(());
+    }
     place
         .context
         .submit(place.stream, Box::new(move || call.run()))

@@ -4,11 +4,14 @@ use std::ffi::{c_uint, c_void};
 
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{CUdeviceptr, CUstream};
+use softgpu_core::context::Context;
 use softgpu_core::error::Error;
 use softgpu_core::memory::Kind;
 use softgpu_core::transfer::Span;
 
-use crate::driver::{self, Place, default_place, driver, place};
+use crate::api::copy::Copy3D;
+use crate::capture;
+use crate::driver::{self, Place, driver, place, waiting_place};
 use crate::edge::{self, Outcome, put, put_if_wanted};
 
 /// Portable, mapped, write-combined.
@@ -24,6 +27,7 @@ const PITCH: usize = 512;
 
 pub unsafe fn cuMemAlloc_v2(pointer: *mut CUdeviceptr, size: usize) -> Outcome {
     let context = driver::context()?;
+    capture::unsafe_call()?;
     if pointer.is_null() {
         return Err(Error::InvalidValue);
     }
@@ -40,6 +44,7 @@ pub unsafe fn cuMemAllocPitch_v2(
     element: c_uint,
 ) -> Outcome {
     let context = driver::context()?;
+    capture::unsafe_call()?;
     if pointer.is_null() || pitch.is_null() || !matches!(element, 4 | 8 | 16) {
         return Err(Error::InvalidValue);
     }
@@ -56,6 +61,7 @@ pub unsafe fn cuMemAllocPitch_v2(
 
 pub unsafe fn cuMemFree_v2(pointer: CUdeviceptr) -> Outcome {
     let context = driver::context()?;
+    capture::unsafe_call()?;
     if pointer == 0 {
         return Ok(());
     }
@@ -92,6 +98,7 @@ pub unsafe fn cuMemGetAddressRange_v2(
 
 pub unsafe fn cuMemHostAlloc(pointer: *mut *mut c_void, size: usize, flags: c_uint) -> Outcome {
     let context = driver::context()?;
+    capture::unsafe_call()?;
     if pointer.is_null() || flags & !HOST_ALLOC_FLAGS != 0 {
         return Err(Error::InvalidValue);
     }
@@ -118,6 +125,7 @@ pub unsafe fn cuMemAllocHost_v2(pointer: *mut *mut c_void, size: usize) -> Outco
 
 pub unsafe fn cuMemFreeHost(pointer: *mut c_void) -> Outcome {
     let context = driver::context()?;
+    capture::unsafe_call()?;
     if pointer.is_null() {
         return Ok(());
     }
@@ -155,6 +163,7 @@ pub unsafe fn cuMemHostGetFlags(flags: *mut c_uint, pointer: *mut c_void) -> Out
 
 pub unsafe fn cuMemHostRegister_v2(pointer: *mut c_void, size: usize, flags: c_uint) -> Outcome {
     let context = driver::context()?;
+    capture::unsafe_call()?;
     if flags & REGISTER_UNSUPPORTED != 0 {
         return Err(Error::NotSupported);
     }
@@ -176,6 +185,7 @@ pub unsafe fn cuMemHostRegister_v2(pointer: *mut c_void, size: usize, flags: c_u
 
 pub unsafe fn cuMemHostUnregister(pointer: *mut c_void) -> Outcome {
     let context = driver::context()?;
+    capture::unsafe_call()?;
     let released = context.release_host(pointer as u64, |kind| {
         matches!(kind, Kind::HostRegistered(_))
     });
@@ -190,7 +200,7 @@ pub unsafe fn cuMemHostUnregister(pointer: *mut c_void) -> Outcome {
 
 /// What one side of a copy is.
 #[derive(Clone, Copy)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Memory that the device knows.
     Device(u64),
     /// Host memory or, as addresses are unified, a device's.
@@ -200,8 +210,8 @@ pub(super) enum Side {
 impl Side {
     /// # Safety
     /// Host memory is accessible until the copy is done.
-    pub(super) unsafe fn span(self, place: &Place, length: u64) -> Result<Span, Error> {
-        let space = place.context.gpu().space();
+    pub unsafe fn span(self, context: &Context, length: u64) -> Result<Span, Error> {
+        let space = context.gpu().space();
         match self {
             Self::Device(address) => Span::device(space, address, length),
             // SAFETY: the caller's promise.
@@ -218,9 +228,14 @@ unsafe fn copy(place: &Place, to: Side, from: Side, length: usize, wait: bool) -
         return Ok(());
     }
     // SAFETY: the caller's promise.
-    let to = unsafe { to.span(place, length as u64) }?;
+    let target = unsafe { to.span(&place.context, length as u64) }?;
     // SAFETY: the caller's promise.
-    let from = unsafe { from.span(place, length as u64) }?;
+    let source = unsafe { from.span(&place.context, length as u64) }?;
+    let copy = || Ok(Copy3D::row(to, from, length).node(place));
+    if capture::take(place, copy)? {
+        return Ok(());
+    }
+    let (to, from) = (target, source);
     let done = place.context.copy(place.stream, to, from, wait);
     if wait {
         edge::print(&place.context.take_output());
@@ -237,7 +252,7 @@ pub unsafe fn cuMemcpy(
     // SAFETY: the caller's promise.
     unsafe {
         copy(
-            &default_place(default)?,
+            &waiting_place(default)?,
             Side::Any(to),
             Side::Any(from),
             length,
@@ -255,7 +270,7 @@ pub unsafe fn cuMemcpyHtoD_v2(
     // SAFETY: the caller's promise.
     unsafe {
         copy(
-            &default_place(default)?,
+            &waiting_place(default)?,
             Side::Device(to),
             Side::Any(from as u64),
             length,
@@ -273,7 +288,7 @@ pub unsafe fn cuMemcpyDtoH_v2(
     // SAFETY: the caller's promise.
     unsafe {
         copy(
-            &default_place(default)?,
+            &waiting_place(default)?,
             Side::Any(to as u64),
             Side::Device(from),
             length,
@@ -292,7 +307,7 @@ pub unsafe fn cuMemcpyDtoD_v2(
     // SAFETY: the caller's promise.
     unsafe {
         copy(
-            &default_place(default)?,
+            &waiting_place(default)?,
             Side::Device(to),
             Side::Device(from),
             length,
@@ -387,7 +402,7 @@ pub unsafe fn cuMemcpyPeer(
     // SAFETY: both sides are device memory.
     unsafe {
         copy(
-            &default_place(default)?,
+            &waiting_place(default)?,
             Side::Device(to),
             Side::Device(from),
             length,

@@ -1,23 +1,29 @@
 //! Fills of device memory.
 
 use std::ffi::c_uint;
+use std::sync::Arc;
 
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{CUdeviceptr, CUstream};
+use softgpu_core::context::Context;
 use softgpu_core::error::Error;
+use softgpu_core::schedule::Work;
 use softgpu_core::transfer::Span;
 
-use crate::driver::{Place, default_place, place};
+use crate::capture;
+use crate::driver::{Place, place, waiting_place};
 use crate::edge::Outcome;
+use crate::graph::Operation;
 
 /// What is filled: `height` rows of `width` elements of `size` bytes, `pitch` bytes apart.
-struct Fill {
-    to: CUdeviceptr,
-    pitch: usize,
-    value: u32,
-    size: u64,
-    width: usize,
-    height: usize,
+#[derive(Clone, Copy)]
+pub(crate) struct Fill {
+    pub to: CUdeviceptr,
+    pub pitch: usize,
+    pub value: u32,
+    pub size: u64,
+    pub width: usize,
+    pub height: usize,
 }
 
 impl Fill {
@@ -35,12 +41,28 @@ impl Fill {
     /// As on a GPU nobody waits for device memory; host memory is filled before the call returns.
     fn run(&self, place: &Place, wait: bool) -> Outcome {
         place.context.check()?;
+        let Some((is_host, work)) = self.ready(&place.context)? else {
+            return Ok(());
+        };
+        let node = || Ok(Operation::Fill(Arc::clone(&place.context), *self));
+        if capture::take(place, node)? {
+            return Ok(());
+        }
+        if wait && is_host {
+            place.context.run(place.stream, work)
+        } else {
+            place.context.submit(place.stream, work)
+        }
+    }
+
+    /// The fill as it could run now, and whether it is of host memory; none if it is of nothing.
+    pub fn ready(&self, context: &Context) -> Result<Option<(bool, Work)>, Error> {
         let aligned = |n: u64| n.is_multiple_of(self.size);
-        if !aligned(self.to) || !aligned(self.pitch as u64) {
+        if !matches!(self.size, 1 | 2 | 4) || !aligned(self.to) || !aligned(self.pitch as u64) {
             return Err(Error::InvalidValue);
         }
         if self.width == 0 || self.height == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let row = (self.width as u64)
             .checked_mul(self.size)
@@ -52,7 +74,7 @@ impl Fill {
         let length = pitch
             .checked_mul(height - 1)
             .and_then(|n| n.checked_add(row));
-        let space = place.context.gpu().space();
+        let space = context.gpu().space();
         let span = Span::device(space, self.to, length.ok_or(Error::InvalidValue)?)?;
         let is_host = space
             .find(self.to)
@@ -65,11 +87,12 @@ impl Fill {
                 }
             }
         });
-        if wait && is_host {
-            place.context.run(place.stream, work)
-        } else {
-            place.context.submit(place.stream, work)
-        }
+        Ok(Some((is_host, work)))
+    }
+
+    /// Whether another fill differs in its address, value and width only.
+    pub fn has_shape_of(&self, other: &Self) -> bool {
+        (self.height <= 1) == (other.height <= 1)
     }
 }
 
@@ -79,7 +102,7 @@ pub unsafe fn cuMemsetD8_v2(
     value: u8,
     count: usize,
 ) -> Outcome {
-    Fill::row(to, value.into(), 1, count).run(&default_place(default)?, true)
+    Fill::row(to, value.into(), 1, count).run(&waiting_place(default)?, true)
 }
 
 pub unsafe fn cuMemsetD16_v2(
@@ -88,7 +111,7 @@ pub unsafe fn cuMemsetD16_v2(
     value: u16,
     count: usize,
 ) -> Outcome {
-    Fill::row(to, value.into(), 2, count).run(&default_place(default)?, true)
+    Fill::row(to, value.into(), 2, count).run(&waiting_place(default)?, true)
 }
 
 pub unsafe fn cuMemsetD32_v2(
@@ -97,7 +120,7 @@ pub unsafe fn cuMemsetD32_v2(
     value: c_uint,
     count: usize,
 ) -> Outcome {
-    Fill::row(to, value, 4, count).run(&default_place(default)?, true)
+    Fill::row(to, value, 4, count).run(&waiting_place(default)?, true)
 }
 
 pub unsafe fn cuMemsetD8Async(
@@ -143,7 +166,7 @@ pub unsafe fn cuMemsetD2D8_v2(
         width,
         height,
     };
-    fill.run(&default_place(default)?, true)
+    fill.run(&waiting_place(default)?, true)
 }
 
 pub unsafe fn cuMemsetD2D16_v2(
@@ -162,7 +185,7 @@ pub unsafe fn cuMemsetD2D16_v2(
         width,
         height,
     };
-    fill.run(&default_place(default)?, true)
+    fill.run(&waiting_place(default)?, true)
 }
 
 pub unsafe fn cuMemsetD2D32_v2(
@@ -181,7 +204,7 @@ pub unsafe fn cuMemsetD2D32_v2(
         width,
         height,
     };
-    fill.run(&default_place(default)?, true)
+    fill.run(&waiting_place(default)?, true)
 }
 
 pub unsafe fn cuMemsetD2D8Async(

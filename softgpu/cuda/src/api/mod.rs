@@ -9,17 +9,23 @@
 #![allow(unsafe_code, non_snake_case, clippy::missing_safety_doc)]
 
 pub mod array;
+pub mod capture;
 pub mod context;
 pub mod copy;
 pub mod device;
 pub mod error;
 pub mod event;
+pub mod exec;
+pub mod graph;
 pub mod launch;
 pub mod library;
 pub mod linker;
+pub mod memop;
 pub mod memory;
 pub mod memset;
 pub mod module;
+pub mod node;
+pub mod object;
 pub mod occupancy;
 pub mod pointer;
 pub mod resolver;

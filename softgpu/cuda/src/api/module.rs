@@ -14,6 +14,7 @@ use softgpu_core::module::{Code, Kernel, MAX_PTX_VERSION};
 use std::sync::atomic::Ordering;
 
 use crate::api::device::signed;
+use crate::capture;
 use crate::driver::{self, driver};
 use crate::edge::{self, Outcome, put, put_if_wanted};
 use crate::image;
@@ -136,6 +137,7 @@ pub(crate) unsafe fn compile(
 
 pub unsafe fn cuModuleUnload(module: CUmodule) -> Outcome {
     driver::context()?;
+    capture::unsafe_call()?;
     driver()?.unload_module(module as u64)
 }
 

@@ -4,13 +4,14 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use cuda_abi::types::{
-    CUcontext, CUdevice, CUevent, CUgraph, CUgraphEdgeData, CUgraphNode, CUgreenCtx, CUresult,
-    CUstream, CUstreamCallback, CUstreamCaptureStatus,
+    CUcontext, CUdevice, CUevent, CUgreenCtx, CUresult, CUstream, CUstreamCallback,
 };
 use softgpu_core::error::Error;
 
 use crate::api::context::clamp_priority;
 use crate::api::device::signed;
+use crate::api::event::{self, EXTERNAL};
+use crate::capture;
 use crate::current;
 use crate::driver::{self, NON_BLOCKING, Stream, driver, place};
 use crate::edge::{self, Outcome, put, put_if_wanted};
@@ -52,12 +53,15 @@ pub unsafe fn cuStreamDestroy_v2(stream: CUstream) -> Outcome {
         .streams
         .remove(stream as u64)
         .ok_or(Error::InvalidHandle)?;
+    driver.captures.forget_stream(gone.id);
     driver.gpu.scheduler().close(gone.id);
     gone.context.check()
 }
 
 pub unsafe fn cuStreamSynchronize(stream: CUstream) -> Outcome {
     let place = place(stream as u64)?;
+    capture::waits_for(&place)?;
+    capture::unsafe_call()?;
     let done = place.context.synchronize_stream(place.stream);
     edge::print(&place.context.take_output());
     done
@@ -65,19 +69,21 @@ pub unsafe fn cuStreamSynchronize(stream: CUstream) -> Outcome {
 
 pub unsafe fn cuStreamQuery(stream: CUstream) -> Outcome {
     let place = place(stream as u64)?;
+    capture::waits_for(&place)?;
+    capture::unsafe_call()?;
     place.context.query(place.stream)
 }
 
 pub unsafe fn cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint) -> Outcome {
     let place = place(stream as u64)?;
-    if flags > 1 {
+    if flags & !EXTERNAL != 0 {
         return Err(Error::InvalidValue);
     }
-    let event = driver()?
-        .events
-        .get(event as u64)
-        .ok_or(Error::InvalidHandle)?;
-    match event.recorded() {
+    let found = event::find(event)?;
+    if capture::wait(&place, (event as u64, &found), flags & EXTERNAL != 0)? {
+        return Ok(());
+    }
+    match found.recorded() {
         Some(record) => place.context.wait_for(place.stream, &record),
         // An event that was never recorded is waited for by nobody.
         None => place.context.check(),
@@ -121,13 +127,6 @@ pub unsafe fn cuStreamGetId(stream: CUstream, id: *mut u64) -> Outcome {
     unsafe { put(id, place.stream) }
 }
 
-/// No stream captures: graphs are not supported, and beginning a capture says so.
-pub unsafe fn cuStreamIsCapturing(stream: CUstream, status: *mut CUstreamCaptureStatus) -> Outcome {
-    place(stream as u64)?.context.check()?;
-    // SAFETY: the caller's promise.
-    unsafe { put(status, CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) }
-}
-
 /// A callback of the program's and its arguments, on their way to another thread.
 struct Callback {
     function: unsafe extern "C" fn(CUstream, CUresult, *mut c_void),
@@ -160,6 +159,8 @@ pub unsafe fn cuStreamAddCallback(
     if flags != 0 {
         return Err(Error::InvalidValue);
     }
+    // What cannot be done again and again is in no graph.
+    capture::waits_for(&place)?;
     let callback = Callback {
         function,
         stream,
@@ -168,43 +169,6 @@ pub unsafe fn cuStreamAddCallback(
     place
         .context
         .submit_always(place.stream, move |status| callback.run(status))
-}
-
-pub unsafe fn cuStreamGetCaptureInfo(
-    stream: CUstream,
-    status: *mut CUstreamCaptureStatus,
-    id: *mut u64,
-) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { cuStreamIsCapturing(stream, status) }?;
-    // SAFETY: the caller's promise.
-    unsafe { put_if_wanted(id, 0) };
-    Ok(())
-}
-
-pub unsafe fn cuStreamGetCaptureInfo_v2(
-    stream: CUstream,
-    status: *mut CUstreamCaptureStatus,
-    id: *mut u64,
-    _graph: *mut CUgraph,
-    _dependencies: *mut *const CUgraphNode,
-    _count: *mut usize,
-) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { cuStreamGetCaptureInfo(stream, status, id) }
-}
-
-pub unsafe fn cuStreamGetCaptureInfo_v3(
-    stream: CUstream,
-    status: *mut CUstreamCaptureStatus,
-    id: *mut u64,
-    _graph: *mut CUgraph,
-    _dependencies: *mut *const CUgraphNode,
-    _edges: *mut *const CUgraphEdgeData,
-    _count: *mut usize,
-) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { cuStreamGetCaptureInfo(stream, status, id) }
 }
 
 pub unsafe fn cuStreamGetDevice(stream: CUstream, device: *mut CUdevice) -> Outcome {

@@ -1193,38 +1193,123 @@ pub unsafe extern "C" fn cuGetProcAddress_v2_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddBatchMemOpNode() -> CUresult {
-    refuse(170)
+pub unsafe extern "C" fn cuGraphAddBatchMemOpNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddBatchMemOpNode", || unsafe {
+        api::node::cuGraphAddBatchMemOpNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            nodeParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddChildGraphNode() -> CUresult {
-    refuse(171)
+pub unsafe extern "C" fn cuGraphAddChildGraphNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    childGraph: CUgraph,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddChildGraphNode", || unsafe {
+        api::node::cuGraphAddChildGraphNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            childGraph,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddDependencies() -> CUresult {
-    refuse(172)
+pub unsafe extern "C" fn cuGraphAddDependencies(
+    hGraph: CUgraph,
+    from: *const CUgraphNode,
+    to: *const CUgraphNode,
+    numDependencies: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddDependencies", || unsafe {
+        api::graph::cuGraphAddDependencies(hGraph, from, to, numDependencies)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddDependencies_v2() -> CUresult {
-    refuse(173)
+pub unsafe extern "C" fn cuGraphAddDependencies_v2(
+    hGraph: CUgraph,
+    from: *const CUgraphNode,
+    to: *const CUgraphNode,
+    edgeData: *const CUgraphEdgeData,
+    numDependencies: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddDependencies_v2", || unsafe {
+        api::graph::cuGraphAddDependencies_v2(hGraph, from, to, edgeData, numDependencies)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddEmptyNode() -> CUresult {
-    refuse(174)
+pub unsafe extern "C" fn cuGraphAddEmptyNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddEmptyNode", || unsafe {
+        api::node::cuGraphAddEmptyNode(phGraphNode, hGraph, dependencies, numDependencies)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddEventRecordNode() -> CUresult {
-    refuse(175)
+pub unsafe extern "C" fn cuGraphAddEventRecordNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    event: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddEventRecordNode", || unsafe {
+        api::node::cuGraphAddEventRecordNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            event,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddEventWaitNode() -> CUresult {
-    refuse(176)
+pub unsafe extern "C" fn cuGraphAddEventWaitNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    event: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddEventWaitNode", || unsafe {
+        api::node::cuGraphAddEventWaitNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            event,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1238,18 +1323,63 @@ pub unsafe extern "C" fn cuGraphAddExternalSemaphoresWaitNode() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddHostNode() -> CUresult {
-    refuse(179)
+pub unsafe extern "C" fn cuGraphAddHostNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddHostNode", || unsafe {
+        api::node::cuGraphAddHostNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            nodeParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddKernelNode() -> CUresult {
-    refuse(180)
+pub unsafe extern "C" fn cuGraphAddKernelNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddKernelNode", || unsafe {
+        api::node::cuGraphAddKernelNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            nodeParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddKernelNode_v2() -> CUresult {
-    refuse(181)
+pub unsafe extern "C" fn cuGraphAddKernelNode_v2(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddKernelNode_v2", || unsafe {
+        api::node::cuGraphAddKernelNode_v2(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            nodeParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1263,48 +1393,155 @@ pub unsafe extern "C" fn cuGraphAddMemFreeNode() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddMemcpyNode() -> CUresult {
-    refuse(184)
+pub unsafe extern "C" fn cuGraphAddMemcpyNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    copyParams: *const CUDA_MEMCPY3D,
+    ctx: CUcontext,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddMemcpyNode", || unsafe {
+        api::node::cuGraphAddMemcpyNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            copyParams,
+            ctx,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddMemsetNode() -> CUresult {
-    refuse(185)
+pub unsafe extern "C" fn cuGraphAddMemsetNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    memsetParams: *const CUDA_MEMSET_NODE_PARAMS_v1,
+    ctx: CUcontext,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddMemsetNode", || unsafe {
+        api::node::cuGraphAddMemsetNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            memsetParams,
+            ctx,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddNode() -> CUresult {
-    refuse(186)
+pub unsafe extern "C" fn cuGraphAddNode(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    numDependencies: usize,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddNode", || unsafe {
+        api::node::cuGraphAddNode(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            nodeParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddNode_v2() -> CUresult {
-    refuse(187)
+pub unsafe extern "C" fn cuGraphAddNode_v2(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddNode_v2", || unsafe {
+        api::node::cuGraphAddNode_v2(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            dependencyData,
+            numDependencies,
+            nodeParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphAddNode_v3() -> CUresult {
-    refuse(188)
+pub unsafe extern "C" fn cuGraphAddNode_v3(
+    phGraphNode: *mut CUgraphNode,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphAddNode_v3", || unsafe {
+        api::node::cuGraphAddNode_v3(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            dependencyData,
+            numDependencies,
+            nodeParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphBatchMemOpNodeGetParams() -> CUresult {
-    refuse(189)
+pub unsafe extern "C" fn cuGraphBatchMemOpNodeGetParams(
+    hNode: CUgraphNode,
+    nodeParams_out: *mut CUDA_BATCH_MEM_OP_NODE_PARAMS,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphBatchMemOpNodeGetParams", || unsafe {
+        api::node::cuGraphBatchMemOpNodeGetParams(hNode, nodeParams_out)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphBatchMemOpNodeSetParams() -> CUresult {
-    refuse(190)
+pub unsafe extern "C" fn cuGraphBatchMemOpNodeSetParams(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphBatchMemOpNodeSetParams", || unsafe {
+        api::node::cuGraphBatchMemOpNodeSetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphChildGraphNodeGetGraph() -> CUresult {
-    refuse(191)
+pub unsafe extern "C" fn cuGraphChildGraphNodeGetGraph(
+    hNode: CUgraphNode,
+    phGraph: *mut CUgraph,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphChildGraphNodeGetGraph", || unsafe {
+        api::node::cuGraphChildGraphNodeGetGraph(hNode, phGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphClone() -> CUresult {
-    refuse(192)
+pub unsafe extern "C" fn cuGraphClone(
+    phGraphClone: *mut CUgraph,
+    originalGraph: CUgraph,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphClone", || unsafe {
+        api::graph::cuGraphClone(phGraphClone, originalGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1313,68 +1550,139 @@ pub unsafe extern "C" fn cuGraphConditionalHandleCreate() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphCreate() -> CUresult {
-    refuse(194)
+pub unsafe extern "C" fn cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphCreate", || unsafe {
+        api::graph::cuGraphCreate(phGraph, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphDebugDotPrint() -> CUresult {
-    refuse(195)
+pub unsafe extern "C" fn cuGraphDebugDotPrint(
+    hGraph: CUgraph,
+    path: *const c_char,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphDebugDotPrint", || unsafe {
+        api::graph::cuGraphDebugDotPrint(hGraph, path, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphDestroy() -> CUresult {
-    refuse(196)
+pub unsafe extern "C" fn cuGraphDestroy(hGraph: CUgraph) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphDestroy", || unsafe {
+        api::graph::cuGraphDestroy(hGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphDestroyNode() -> CUresult {
-    refuse(197)
+pub unsafe extern "C" fn cuGraphDestroyNode(hNode: CUgraphNode) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphDestroyNode", || unsafe {
+        api::graph::cuGraphDestroyNode(hNode)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphEventRecordNodeGetEvent() -> CUresult {
-    refuse(198)
+pub unsafe extern "C" fn cuGraphEventRecordNodeGetEvent(
+    hNode: CUgraphNode,
+    event_out: *mut CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphEventRecordNodeGetEvent", || unsafe {
+        api::node::cuGraphEventRecordNodeGetEvent(hNode, event_out)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphEventRecordNodeSetEvent() -> CUresult {
-    refuse(199)
+pub unsafe extern "C" fn cuGraphEventRecordNodeSetEvent(
+    hNode: CUgraphNode,
+    event: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphEventRecordNodeSetEvent", || unsafe {
+        api::node::cuGraphEventRecordNodeSetEvent(hNode, event)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphEventWaitNodeGetEvent() -> CUresult {
-    refuse(200)
+pub unsafe extern "C" fn cuGraphEventWaitNodeGetEvent(
+    hNode: CUgraphNode,
+    event_out: *mut CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphEventWaitNodeGetEvent", || unsafe {
+        api::node::cuGraphEventWaitNodeGetEvent(hNode, event_out)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphEventWaitNodeSetEvent() -> CUresult {
-    refuse(201)
+pub unsafe extern "C" fn cuGraphEventWaitNodeSetEvent(
+    hNode: CUgraphNode,
+    event: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphEventWaitNodeSetEvent", || unsafe {
+        api::node::cuGraphEventWaitNodeSetEvent(hNode, event)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecBatchMemOpNodeSetParams() -> CUresult {
-    refuse(202)
+pub unsafe extern "C" fn cuGraphExecBatchMemOpNodeSetParams(
+    graphExec: CUgraphExec,
+    node: CUgraphNode,
+    nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecBatchMemOpNodeSetParams", || unsafe {
+        api::exec::cuGraphExecBatchMemOpNodeSetParams(graphExec, node, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecChildGraphNodeSetParams() -> CUresult {
-    refuse(203)
+pub unsafe extern "C" fn cuGraphExecChildGraphNodeSetParams(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    childGraph: CUgraph,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecChildGraphNodeSetParams", || unsafe {
+        api::exec::cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, childGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecDestroy() -> CUresult {
-    refuse(204)
+pub unsafe extern "C" fn cuGraphExecDestroy(hGraphExec: CUgraphExec) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecDestroy", || unsafe {
+        api::graph::cuGraphExecDestroy(hGraphExec)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecEventRecordNodeSetEvent() -> CUresult {
-    refuse(205)
+pub unsafe extern "C" fn cuGraphExecEventRecordNodeSetEvent(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    event: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecEventRecordNodeSetEvent", || unsafe {
+        api::exec::cuGraphExecEventRecordNodeSetEvent(hGraphExec, hNode, event)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecEventWaitNodeSetEvent() -> CUresult {
-    refuse(206)
+pub unsafe extern "C" fn cuGraphExecEventWaitNodeSetEvent(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    event: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecEventWaitNodeSetEvent", || unsafe {
+        api::exec::cuGraphExecEventWaitNodeSetEvent(hGraphExec, hNode, event)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1388,53 +1696,121 @@ pub unsafe extern "C" fn cuGraphExecExternalSemaphoresWaitNodeSetParams() -> CUr
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecGetFlags() -> CUresult {
-    refuse(209)
+pub unsafe extern "C" fn cuGraphExecGetFlags(hGraphExec: CUgraphExec, flags: *mut u64) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecGetFlags", || unsafe {
+        api::exec::cuGraphExecGetFlags(hGraphExec, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecGetId() -> CUresult {
-    refuse(210)
+pub unsafe extern "C" fn cuGraphExecGetId(
+    hGraphExec: CUgraphExec,
+    graphId: *mut c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecGetId", || unsafe {
+        api::exec::cuGraphExecGetId(hGraphExec, graphId)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecHostNodeSetParams() -> CUresult {
-    refuse(211)
+pub unsafe extern "C" fn cuGraphExecHostNodeSetParams(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecHostNodeSetParams", || unsafe {
+        api::exec::cuGraphExecHostNodeSetParams(hGraphExec, hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams() -> CUresult {
-    refuse(212)
+pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecKernelNodeSetParams", || unsafe {
+        api::exec::cuGraphExecKernelNodeSetParams(hGraphExec, hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams_v2() -> CUresult {
-    refuse(213)
+pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams_v2(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecKernelNodeSetParams_v2", || unsafe {
+        api::exec::cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecMemcpyNodeSetParams() -> CUresult {
-    refuse(214)
+pub unsafe extern "C" fn cuGraphExecMemcpyNodeSetParams(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    copyParams: *const CUDA_MEMCPY3D,
+    ctx: CUcontext,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecMemcpyNodeSetParams", || unsafe {
+        api::exec::cuGraphExecMemcpyNodeSetParams(hGraphExec, hNode, copyParams, ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecMemsetNodeSetParams() -> CUresult {
-    refuse(215)
+pub unsafe extern "C" fn cuGraphExecMemsetNodeSetParams(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    memsetParams: *const CUDA_MEMSET_NODE_PARAMS_v1,
+    ctx: CUcontext,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecMemsetNodeSetParams", || unsafe {
+        api::exec::cuGraphExecMemsetNodeSetParams(hGraphExec, hNode, memsetParams, ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecNodeSetParams() -> CUresult {
-    refuse(216)
+pub unsafe extern "C" fn cuGraphExecNodeSetParams(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecNodeSetParams", || unsafe {
+        api::exec::cuGraphExecNodeSetParams(hGraphExec, hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecUpdate() -> CUresult {
-    refuse(217)
+pub unsafe extern "C" fn cuGraphExecUpdate(
+    hGraphExec: CUgraphExec,
+    hGraph: CUgraph,
+    hErrorNode_out: *mut CUgraphNode,
+    updateResult_out: *mut CUgraphExecUpdateResult,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecUpdate", || unsafe {
+        api::exec::cuGraphExecUpdate(hGraphExec, hGraph, hErrorNode_out, updateResult_out)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecUpdate_v2() -> CUresult {
-    refuse(218)
+pub unsafe extern "C" fn cuGraphExecUpdate_v2(
+    hGraphExec: CUgraphExec,
+    hGraph: CUgraph,
+    resultInfo: *mut CUgraphExecUpdateResultInfo,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphExecUpdate_v2", || unsafe {
+        api::exec::cuGraphExecUpdate_v2(hGraphExec, hGraph, resultInfo)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1458,108 +1834,253 @@ pub unsafe extern "C" fn cuGraphExternalSemaphoresWaitNodeSetParams() -> CUresul
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphGetEdges() -> CUresult {
-    refuse(223)
+pub unsafe extern "C" fn cuGraphGetEdges(
+    hGraph: CUgraph,
+    from: *mut CUgraphNode,
+    to: *mut CUgraphNode,
+    numEdges: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphGetEdges", || unsafe {
+        api::graph::cuGraphGetEdges(hGraph, from, to, numEdges)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphGetEdges_v2() -> CUresult {
-    refuse(224)
+pub unsafe extern "C" fn cuGraphGetEdges_v2(
+    hGraph: CUgraph,
+    from: *mut CUgraphNode,
+    to: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numEdges: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphGetEdges_v2", || unsafe {
+        api::graph::cuGraphGetEdges_v2(hGraph, from, to, edgeData, numEdges)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphGetId() -> CUresult {
-    refuse(225)
+pub unsafe extern "C" fn cuGraphGetId(hGraph: CUgraph, graphId: *mut c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphGetId", || unsafe {
+        api::graph::cuGraphGetId(hGraph, graphId)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphGetNodes() -> CUresult {
-    refuse(226)
+pub unsafe extern "C" fn cuGraphGetNodes(
+    hGraph: CUgraph,
+    nodes: *mut CUgraphNode,
+    numNodes: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphGetNodes", || unsafe {
+        api::graph::cuGraphGetNodes(hGraph, nodes, numNodes)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphGetRootNodes() -> CUresult {
-    refuse(227)
+pub unsafe extern "C" fn cuGraphGetRootNodes(
+    hGraph: CUgraph,
+    rootNodes: *mut CUgraphNode,
+    numRootNodes: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphGetRootNodes", || unsafe {
+        api::graph::cuGraphGetRootNodes(hGraph, rootNodes, numRootNodes)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphHostNodeGetParams() -> CUresult {
-    refuse(228)
+pub unsafe extern "C" fn cuGraphHostNodeGetParams(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUDA_HOST_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphHostNodeGetParams", || unsafe {
+        api::node::cuGraphHostNodeGetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphHostNodeSetParams() -> CUresult {
-    refuse(229)
+pub unsafe extern "C" fn cuGraphHostNodeSetParams(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphHostNodeSetParams", || unsafe {
+        api::node::cuGraphHostNodeSetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiate() -> CUresult {
-    refuse(230)
+pub unsafe extern "C" fn cuGraphInstantiate(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    phErrorNode: *mut CUgraphNode,
+    logBuffer: *mut c_char,
+    bufferSize: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiate", || unsafe {
+        api::graph::cuGraphInstantiate(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiateWithFlags() -> CUresult {
-    refuse(231)
+pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiateWithFlags", || unsafe {
+        api::graph::cuGraphInstantiateWithFlags(phGraphExec, hGraph, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiateWithParams() -> CUresult {
-    refuse(232)
+pub unsafe extern "C" fn cuGraphInstantiateWithParams(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiateWithParams", || unsafe {
+        api::graph::cuGraphInstantiateWithParams(
+            DefaultStream::Legacy,
+            phGraphExec,
+            hGraph,
+            instantiateParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiateWithParams_ptsz() -> CUresult {
-    refuse(233)
+pub unsafe extern "C" fn cuGraphInstantiateWithParams_ptsz(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiateWithParams_ptsz", || unsafe {
+        api::graph::cuGraphInstantiateWithParams(
+            DefaultStream::PerThread,
+            phGraphExec,
+            hGraph,
+            instantiateParams,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphInstantiate_v2() -> CUresult {
-    refuse(234)
+pub unsafe extern "C" fn cuGraphInstantiate_v2(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    phErrorNode: *mut CUgraphNode,
+    logBuffer: *mut c_char,
+    bufferSize: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphInstantiate_v2", || unsafe {
+        api::graph::cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphKernelNodeCopyAttributes() -> CUresult {
-    refuse(235)
+pub unsafe extern "C" fn cuGraphKernelNodeCopyAttributes(
+    dst: CUgraphNode,
+    src: CUgraphNode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphKernelNodeCopyAttributes", || unsafe {
+        api::node::cuGraphKernelNodeCopyAttributes(dst, src)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphKernelNodeGetAttribute() -> CUresult {
-    refuse(236)
+pub unsafe extern "C" fn cuGraphKernelNodeGetAttribute(
+    hNode: CUgraphNode,
+    attr: CUlaunchAttributeID,
+    value_out: *mut CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphKernelNodeGetAttribute", || unsafe {
+        api::node::cuGraphKernelNodeGetAttribute(hNode, attr, value_out)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphKernelNodeGetParams() -> CUresult {
-    refuse(237)
+pub unsafe extern "C" fn cuGraphKernelNodeGetParams(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUDA_KERNEL_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphKernelNodeGetParams", || unsafe {
+        api::node::cuGraphKernelNodeGetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphKernelNodeGetParams_v2() -> CUresult {
-    refuse(238)
+pub unsafe extern "C" fn cuGraphKernelNodeGetParams_v2(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUDA_KERNEL_NODE_PARAMS_v2,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphKernelNodeGetParams_v2", || unsafe {
+        api::node::cuGraphKernelNodeGetParams_v2(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphKernelNodeSetAttribute() -> CUresult {
-    refuse(239)
+pub unsafe extern "C" fn cuGraphKernelNodeSetAttribute(
+    hNode: CUgraphNode,
+    attr: CUlaunchAttributeID,
+    value: *const CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphKernelNodeSetAttribute", || unsafe {
+        api::node::cuGraphKernelNodeSetAttribute(hNode, attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphKernelNodeSetParams() -> CUresult {
-    refuse(240)
+pub unsafe extern "C" fn cuGraphKernelNodeSetParams(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphKernelNodeSetParams", || unsafe {
+        api::node::cuGraphKernelNodeSetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphKernelNodeSetParams_v2() -> CUresult {
-    refuse(241)
+pub unsafe extern "C" fn cuGraphKernelNodeSetParams_v2(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphKernelNodeSetParams_v2", || unsafe {
+        api::node::cuGraphKernelNodeSetParams_v2(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphLaunch() -> CUresult {
-    refuse(242)
+pub unsafe extern "C" fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphLaunch", || unsafe {
+        api::graph::cuGraphLaunch(hGraph, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphLaunch_ptsz() -> CUresult {
-    refuse(243)
+pub unsafe extern "C" fn cuGraphLaunch_ptsz(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphLaunch_ptsz", || unsafe {
+        api::graph::cuGraphLaunch(hGraph, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1573,123 +2094,280 @@ pub unsafe extern "C" fn cuGraphMemFreeNodeGetParams() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphMemcpyNodeGetParams() -> CUresult {
-    refuse(246)
+pub unsafe extern "C" fn cuGraphMemcpyNodeGetParams(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUDA_MEMCPY3D,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphMemcpyNodeGetParams", || unsafe {
+        api::node::cuGraphMemcpyNodeGetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphMemcpyNodeSetParams() -> CUresult {
-    refuse(247)
+pub unsafe extern "C" fn cuGraphMemcpyNodeSetParams(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_MEMCPY3D,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphMemcpyNodeSetParams", || unsafe {
+        api::node::cuGraphMemcpyNodeSetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphMemsetNodeGetParams() -> CUresult {
-    refuse(248)
+pub unsafe extern "C" fn cuGraphMemsetNodeGetParams(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUDA_MEMSET_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphMemsetNodeGetParams", || unsafe {
+        api::node::cuGraphMemsetNodeGetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphMemsetNodeSetParams() -> CUresult {
-    refuse(249)
+pub unsafe extern "C" fn cuGraphMemsetNodeSetParams(
+    hNode: CUgraphNode,
+    nodeParams: *const CUDA_MEMSET_NODE_PARAMS_v1,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphMemsetNodeSetParams", || unsafe {
+        api::node::cuGraphMemsetNodeSetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeFindInClone() -> CUresult {
-    refuse(250)
+pub unsafe extern "C" fn cuGraphNodeFindInClone(
+    phNode: *mut CUgraphNode,
+    hOriginalNode: CUgraphNode,
+    hClonedGraph: CUgraph,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeFindInClone", || unsafe {
+        api::graph::cuGraphNodeFindInClone(phNode, hOriginalNode, hClonedGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetContainingGraph() -> CUresult {
-    refuse(251)
+pub unsafe extern "C" fn cuGraphNodeGetContainingGraph(
+    hNode: CUgraphNode,
+    phGraph: *mut CUgraph,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetContainingGraph", || unsafe {
+        api::graph::cuGraphNodeGetContainingGraph(hNode, phGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetDependencies() -> CUresult {
-    refuse(252)
+pub unsafe extern "C" fn cuGraphNodeGetDependencies(
+    hNode: CUgraphNode,
+    dependencies: *mut CUgraphNode,
+    numDependencies: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetDependencies", || unsafe {
+        api::graph::cuGraphNodeGetDependencies(hNode, dependencies, numDependencies)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetDependencies_v2() -> CUresult {
-    refuse(253)
+pub unsafe extern "C" fn cuGraphNodeGetDependencies_v2(
+    hNode: CUgraphNode,
+    dependencies: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numDependencies: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetDependencies_v2", || unsafe {
+        api::graph::cuGraphNodeGetDependencies_v2(hNode, dependencies, edgeData, numDependencies)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetDependentNodes() -> CUresult {
-    refuse(254)
+pub unsafe extern "C" fn cuGraphNodeGetDependentNodes(
+    hNode: CUgraphNode,
+    dependentNodes: *mut CUgraphNode,
+    numDependentNodes: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetDependentNodes", || unsafe {
+        api::graph::cuGraphNodeGetDependentNodes(hNode, dependentNodes, numDependentNodes)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetDependentNodes_v2() -> CUresult {
-    refuse(255)
+pub unsafe extern "C" fn cuGraphNodeGetDependentNodes_v2(
+    hNode: CUgraphNode,
+    dependentNodes: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numDependentNodes: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetDependentNodes_v2", || unsafe {
+        api::graph::cuGraphNodeGetDependentNodes_v2(
+            hNode,
+            dependentNodes,
+            edgeData,
+            numDependentNodes,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetEnabled() -> CUresult {
-    refuse(256)
+pub unsafe extern "C" fn cuGraphNodeGetEnabled(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    isEnabled: *mut c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetEnabled", || unsafe {
+        api::exec::cuGraphNodeGetEnabled(hGraphExec, hNode, isEnabled)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetLocalId() -> CUresult {
-    refuse(257)
+pub unsafe extern "C" fn cuGraphNodeGetLocalId(
+    hNode: CUgraphNode,
+    nodeId: *mut c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetLocalId", || unsafe {
+        api::graph::cuGraphNodeGetLocalId(hNode, nodeId)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetParams() -> CUresult {
-    refuse(258)
+pub unsafe extern "C" fn cuGraphNodeGetParams(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetParams", || unsafe {
+        api::node::cuGraphNodeGetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetToolsId() -> CUresult {
-    refuse(259)
+pub unsafe extern "C" fn cuGraphNodeGetToolsId(hNode: CUgraphNode, nodeId: *mut u64) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetToolsId", || unsafe {
+        api::graph::cuGraphNodeGetToolsId(hNode, nodeId)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetType() -> CUresult {
-    refuse(260)
+pub unsafe extern "C" fn cuGraphNodeGetType(
+    hNode: CUgraphNode,
+    type_: *mut CUgraphNodeType,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetType", || unsafe {
+        api::graph::cuGraphNodeGetType(hNode, type_)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeSetEnabled() -> CUresult {
-    refuse(261)
+pub unsafe extern "C" fn cuGraphNodeSetEnabled(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    isEnabled: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeSetEnabled", || unsafe {
+        api::exec::cuGraphNodeSetEnabled(hGraphExec, hNode, isEnabled)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeSetParams() -> CUresult {
-    refuse(262)
+pub unsafe extern "C" fn cuGraphNodeSetParams(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeSetParams", || unsafe {
+        api::node::cuGraphNodeSetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeSetParams_v2() -> CUresult {
-    refuse(263)
+pub unsafe extern "C" fn cuGraphNodeSetParams_v2(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeSetParams_v2", || unsafe {
+        api::node::cuGraphNodeSetParams_v2(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphReleaseUserObject() -> CUresult {
-    refuse(264)
+pub unsafe extern "C" fn cuGraphReleaseUserObject(
+    graph: CUgraph,
+    object: CUuserObject,
+    count: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphReleaseUserObject", || unsafe {
+        api::object::cuGraphReleaseUserObject(graph, object, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphRemoveDependencies() -> CUresult {
-    refuse(265)
+pub unsafe extern "C" fn cuGraphRemoveDependencies(
+    hGraph: CUgraph,
+    from: *const CUgraphNode,
+    to: *const CUgraphNode,
+    numDependencies: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphRemoveDependencies", || unsafe {
+        api::graph::cuGraphRemoveDependencies(hGraph, from, to, numDependencies)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphRemoveDependencies_v2() -> CUresult {
-    refuse(266)
+pub unsafe extern "C" fn cuGraphRemoveDependencies_v2(
+    hGraph: CUgraph,
+    from: *const CUgraphNode,
+    to: *const CUgraphNode,
+    edgeData: *const CUgraphEdgeData,
+    numDependencies: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphRemoveDependencies_v2", || unsafe {
+        api::graph::cuGraphRemoveDependencies_v2(hGraph, from, to, edgeData, numDependencies)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphRetainUserObject() -> CUresult {
-    refuse(267)
+pub unsafe extern "C" fn cuGraphRetainUserObject(
+    graph: CUgraph,
+    object: CUuserObject,
+    count: c_uint,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphRetainUserObject", || unsafe {
+        api::object::cuGraphRetainUserObject(graph, object, count, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphUpload() -> CUresult {
-    refuse(268)
+pub unsafe extern "C" fn cuGraphUpload(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphUpload", || unsafe {
+        api::graph::cuGraphUpload(hGraph, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphUpload_ptsz() -> CUresult {
-    refuse(269)
+pub unsafe extern "C" fn cuGraphUpload_ptsz(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphUpload_ptsz", || unsafe {
+        api::graph::cuGraphUpload(hGraph, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4474,28 +5152,63 @@ pub unsafe extern "C" fn cuStreamAttachMemAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp() -> CUresult {
-    refuse(592)
+pub unsafe extern "C" fn cuStreamBatchMemOp(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBatchMemOp", || unsafe {
+        api::memop::cuStreamBatchMemOp(stream, count, paramArray, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp_ptsz() -> CUresult {
-    refuse(593)
+pub unsafe extern "C" fn cuStreamBatchMemOp_ptsz(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBatchMemOp_ptsz", || unsafe {
+        api::memop::cuStreamBatchMemOp(per_thread(stream), count, paramArray, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp_v2() -> CUresult {
-    refuse(594)
+pub unsafe extern "C" fn cuStreamBatchMemOp_v2(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBatchMemOp_v2", || unsafe {
+        api::memop::cuStreamBatchMemOp_v2(stream, count, paramArray, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBatchMemOp_v2_ptsz() -> CUresult {
-    refuse(595)
+pub unsafe extern "C" fn cuStreamBatchMemOp_v2_ptsz(
+    stream: CUstream,
+    count: c_uint,
+    paramArray: *mut CUstreamBatchMemOpParams,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBatchMemOp_v2_ptsz", || unsafe {
+        api::memop::cuStreamBatchMemOp_v2(per_thread(stream), count, paramArray, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture() -> CUresult {
-    refuse(596)
+pub unsafe extern "C" fn cuStreamBeginCapture(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCapture", || unsafe {
+        api::capture::cuStreamBeginCapture(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4509,28 +5222,77 @@ pub unsafe extern "C" fn cuStreamBeginCaptureToCig_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCaptureToGraph() -> CUresult {
-    refuse(599)
+pub unsafe extern "C" fn cuStreamBeginCaptureToGraph(
+    hStream: CUstream,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    mode: CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCaptureToGraph", || unsafe {
+        api::capture::cuStreamBeginCaptureToGraph(
+            hStream,
+            hGraph,
+            dependencies,
+            dependencyData,
+            numDependencies,
+            mode,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCaptureToGraph_ptsz() -> CUresult {
-    refuse(600)
+pub unsafe extern "C" fn cuStreamBeginCaptureToGraph_ptsz(
+    hStream: CUstream,
+    hGraph: CUgraph,
+    dependencies: *const CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    mode: CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCaptureToGraph_ptsz", || unsafe {
+        api::capture::cuStreamBeginCaptureToGraph(
+            per_thread(hStream),
+            hGraph,
+            dependencies,
+            dependencyData,
+            numDependencies,
+            mode,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture_ptsz() -> CUresult {
-    refuse(601)
+pub unsafe extern "C" fn cuStreamBeginCapture_ptsz(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCapture_ptsz", || unsafe {
+        api::capture::cuStreamBeginCapture(per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture_v2() -> CUresult {
-    refuse(602)
+pub unsafe extern "C" fn cuStreamBeginCapture_v2(
+    hStream: CUstream,
+    mode: CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCapture_v2", || unsafe {
+        api::capture::cuStreamBeginCapture_v2(hStream, mode)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture_v2_ptsz() -> CUresult {
-    refuse(603)
+pub unsafe extern "C" fn cuStreamBeginCapture_v2_ptsz(
+    hStream: CUstream,
+    mode: CUstreamCaptureMode,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamBeginCapture_v2_ptsz", || unsafe {
+        api::capture::cuStreamBeginCapture_v2(per_thread(hStream), mode)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4587,8 +5349,11 @@ pub unsafe extern "C" fn cuStreamDestroy_v2(hStream: CUstream) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamEndCapture() -> CUresult {
-    refuse(612)
+pub unsafe extern "C" fn cuStreamEndCapture(hStream: CUstream, phGraph: *mut CUgraph) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamEndCapture", || unsafe {
+        api::capture::cuStreamEndCapture(hStream, phGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4602,8 +5367,14 @@ pub unsafe extern "C" fn cuStreamEndCaptureToCig_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamEndCapture_ptsz() -> CUresult {
-    refuse(615)
+pub unsafe extern "C" fn cuStreamEndCapture_ptsz(
+    hStream: CUstream,
+    phGraph: *mut CUgraph,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamEndCapture_ptsz", || unsafe {
+        api::capture::cuStreamEndCapture(per_thread(hStream), phGraph)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4624,7 +5395,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo", || unsafe {
-        api::stream::cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out)
+        api::capture::cuStreamGetCaptureInfo(hStream, captureStatus_out, id_out)
     })
 }
 
@@ -4636,7 +5407,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_ptsz(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo_ptsz", || unsafe {
-        api::stream::cuStreamGetCaptureInfo(per_thread(hStream), captureStatus_out, id_out)
+        api::capture::cuStreamGetCaptureInfo(per_thread(hStream), captureStatus_out, id_out)
     })
 }
 
@@ -4651,7 +5422,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo_v2", || unsafe {
-        api::stream::cuStreamGetCaptureInfo_v2(
+        api::capture::cuStreamGetCaptureInfo_v2(
             hStream,
             captureStatus_out,
             id_out,
@@ -4673,7 +5444,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2_ptsz(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo_v2_ptsz", || unsafe {
-        api::stream::cuStreamGetCaptureInfo_v2(
+        api::capture::cuStreamGetCaptureInfo_v2(
             per_thread(hStream),
             captureStatus_out,
             id_out,
@@ -4696,7 +5467,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo_v3", || unsafe {
-        api::stream::cuStreamGetCaptureInfo_v3(
+        api::capture::cuStreamGetCaptureInfo_v3(
             hStream,
             captureStatus_out,
             id_out,
@@ -4720,7 +5491,7 @@ pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3_ptsz(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamGetCaptureInfo_v3_ptsz", || unsafe {
-        api::stream::cuStreamGetCaptureInfo_v3(
+        api::capture::cuStreamGetCaptureInfo_v3(
             per_thread(hStream),
             captureStatus_out,
             id_out,
@@ -4864,7 +5635,7 @@ pub unsafe extern "C" fn cuStreamIsCapturing(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamIsCapturing", || unsafe {
-        api::stream::cuStreamIsCapturing(hStream, captureStatus)
+        api::capture::cuStreamIsCapturing(hStream, captureStatus)
     })
 }
 
@@ -4875,7 +5646,7 @@ pub unsafe extern "C" fn cuStreamIsCapturing_ptsz(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuStreamIsCapturing_ptsz", || unsafe {
-        api::stream::cuStreamIsCapturing(per_thread(hStream), captureStatus)
+        api::capture::cuStreamIsCapturing(per_thread(hStream), captureStatus)
     })
 }
 
@@ -4922,23 +5693,79 @@ pub unsafe extern "C" fn cuStreamSynchronize_ptsz(hStream: CUstream) -> CUresult
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies() -> CUresult {
-    refuse(647)
+pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamUpdateCaptureDependencies", || unsafe {
+        api::capture::cuStreamUpdateCaptureDependencies(
+            hStream,
+            dependencies,
+            numDependencies,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_ptsz() -> CUresult {
-    refuse(648)
+pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_ptsz(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamUpdateCaptureDependencies_ptsz", || unsafe {
+        api::capture::cuStreamUpdateCaptureDependencies(
+            per_thread(hStream),
+            dependencies,
+            numDependencies,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2() -> CUresult {
-    refuse(649)
+pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamUpdateCaptureDependencies_v2", || unsafe {
+        api::capture::cuStreamUpdateCaptureDependencies_v2(
+            hStream,
+            dependencies,
+            dependencyData,
+            numDependencies,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2_ptsz() -> CUresult {
-    refuse(650)
+pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2_ptsz(
+    hStream: CUstream,
+    dependencies: *mut CUgraphNode,
+    dependencyData: *const CUgraphEdgeData,
+    numDependencies: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamUpdateCaptureDependencies_v2_ptsz", || unsafe {
+        api::capture::cuStreamUpdateCaptureDependencies_v2(
+            per_thread(hStream),
+            dependencies,
+            dependencyData,
+            numDependencies,
+            flags,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4966,83 +5793,211 @@ pub unsafe extern "C" fn cuStreamWaitEvent_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32() -> CUresult {
-    refuse(653)
+pub unsafe extern "C" fn cuStreamWaitValue32(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue32", || unsafe {
+        api::memop::cuStreamWaitValue32(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32_ptsz() -> CUresult {
-    refuse(654)
+pub unsafe extern "C" fn cuStreamWaitValue32_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue32_ptsz", || unsafe {
+        api::memop::cuStreamWaitValue32(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32_v2() -> CUresult {
-    refuse(655)
+pub unsafe extern "C" fn cuStreamWaitValue32_v2(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue32_v2", || unsafe {
+        api::memop::cuStreamWaitValue32_v2(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue32_v2_ptsz() -> CUresult {
-    refuse(656)
+pub unsafe extern "C" fn cuStreamWaitValue32_v2_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue32_v2_ptsz", || unsafe {
+        api::memop::cuStreamWaitValue32_v2(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64() -> CUresult {
-    refuse(657)
+pub unsafe extern "C" fn cuStreamWaitValue64(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue64", || unsafe {
+        api::memop::cuStreamWaitValue64(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64_ptsz() -> CUresult {
-    refuse(658)
+pub unsafe extern "C" fn cuStreamWaitValue64_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue64_ptsz", || unsafe {
+        api::memop::cuStreamWaitValue64(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64_v2() -> CUresult {
-    refuse(659)
+pub unsafe extern "C" fn cuStreamWaitValue64_v2(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue64_v2", || unsafe {
+        api::memop::cuStreamWaitValue64_v2(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWaitValue64_v2_ptsz() -> CUresult {
-    refuse(660)
+pub unsafe extern "C" fn cuStreamWaitValue64_v2_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWaitValue64_v2_ptsz", || unsafe {
+        api::memop::cuStreamWaitValue64_v2(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32() -> CUresult {
-    refuse(661)
+pub unsafe extern "C" fn cuStreamWriteValue32(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue32", || unsafe {
+        api::memop::cuStreamWriteValue32(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32_ptsz() -> CUresult {
-    refuse(662)
+pub unsafe extern "C" fn cuStreamWriteValue32_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue32_ptsz", || unsafe {
+        api::memop::cuStreamWriteValue32(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32_v2() -> CUresult {
-    refuse(663)
+pub unsafe extern "C" fn cuStreamWriteValue32_v2(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue32_v2", || unsafe {
+        api::memop::cuStreamWriteValue32_v2(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue32_v2_ptsz() -> CUresult {
-    refuse(664)
+pub unsafe extern "C" fn cuStreamWriteValue32_v2_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u32,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue32_v2_ptsz", || unsafe {
+        api::memop::cuStreamWriteValue32_v2(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64() -> CUresult {
-    refuse(665)
+pub unsafe extern "C" fn cuStreamWriteValue64(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue64", || unsafe {
+        api::memop::cuStreamWriteValue64(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64_ptsz() -> CUresult {
-    refuse(666)
+pub unsafe extern "C" fn cuStreamWriteValue64_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue64_ptsz", || unsafe {
+        api::memop::cuStreamWriteValue64(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64_v2() -> CUresult {
-    refuse(667)
+pub unsafe extern "C" fn cuStreamWriteValue64_v2(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue64_v2", || unsafe {
+        api::memop::cuStreamWriteValue64_v2(stream, addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamWriteValue64_v2_ptsz() -> CUresult {
-    refuse(668)
+pub unsafe extern "C" fn cuStreamWriteValue64_v2_ptsz(
+    stream: CUstream,
+    addr: CUdeviceptr,
+    value: u64,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamWriteValue64_v2_ptsz", || unsafe {
+        api::memop::cuStreamWriteValue64_v2(per_thread(stream), addr, value, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5325,23 +6280,38 @@ pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuThreadExchangeStreamCaptureMode", || unsafe {
-        api::context::cuThreadExchangeStreamCaptureMode(mode)
+        api::capture::cuThreadExchangeStreamCaptureMode(mode)
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuUserObjectCreate() -> CUresult {
-    refuse(716)
+pub unsafe extern "C" fn cuUserObjectCreate(
+    object_out: *mut CUuserObject,
+    ptr: *mut c_void,
+    destroy: CUhostFn,
+    initialRefcount: c_uint,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuUserObjectCreate", || unsafe {
+        api::object::cuUserObjectCreate(object_out, ptr, destroy, initialRefcount, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuUserObjectRelease() -> CUresult {
-    refuse(717)
+pub unsafe extern "C" fn cuUserObjectRelease(object: CUuserObject, count: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuUserObjectRelease", || unsafe {
+        api::object::cuUserObjectRelease(object, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuUserObjectRetain() -> CUresult {
-    refuse(718)
+pub unsafe extern "C" fn cuUserObjectRetain(object: CUuserObject, count: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuUserObjectRetain", || unsafe {
+        api::object::cuUserObjectRetain(object, count)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5437,6 +6407,90 @@ const _: cuda_abi::sig::cuGetErrorString = cuGetErrorString;
 const _: cuda_abi::sig::cuGetExportTable = cuGetExportTable;
 const _: cuda_abi::sig::cuGetProcAddress = cuGetProcAddress;
 const _: cuda_abi::sig::cuGetProcAddress_v2 = cuGetProcAddress_v2;
+const _: cuda_abi::sig::cuGraphAddBatchMemOpNode = cuGraphAddBatchMemOpNode;
+const _: cuda_abi::sig::cuGraphAddChildGraphNode = cuGraphAddChildGraphNode;
+const _: cuda_abi::sig::cuGraphAddDependencies = cuGraphAddDependencies;
+const _: cuda_abi::sig::cuGraphAddDependencies_v2 = cuGraphAddDependencies_v2;
+const _: cuda_abi::sig::cuGraphAddEmptyNode = cuGraphAddEmptyNode;
+const _: cuda_abi::sig::cuGraphAddEventRecordNode = cuGraphAddEventRecordNode;
+const _: cuda_abi::sig::cuGraphAddEventWaitNode = cuGraphAddEventWaitNode;
+const _: cuda_abi::sig::cuGraphAddHostNode = cuGraphAddHostNode;
+const _: cuda_abi::sig::cuGraphAddKernelNode = cuGraphAddKernelNode;
+const _: cuda_abi::sig::cuGraphAddKernelNode_v2 = cuGraphAddKernelNode_v2;
+const _: cuda_abi::sig::cuGraphAddMemcpyNode = cuGraphAddMemcpyNode;
+const _: cuda_abi::sig::cuGraphAddMemsetNode = cuGraphAddMemsetNode;
+const _: cuda_abi::sig::cuGraphAddNode = cuGraphAddNode;
+const _: cuda_abi::sig::cuGraphAddNode_v2 = cuGraphAddNode_v2;
+const _: cuda_abi::sig::cuGraphAddNode_v3 = cuGraphAddNode_v3;
+const _: cuda_abi::sig::cuGraphBatchMemOpNodeGetParams = cuGraphBatchMemOpNodeGetParams;
+const _: cuda_abi::sig::cuGraphBatchMemOpNodeSetParams = cuGraphBatchMemOpNodeSetParams;
+const _: cuda_abi::sig::cuGraphChildGraphNodeGetGraph = cuGraphChildGraphNodeGetGraph;
+const _: cuda_abi::sig::cuGraphClone = cuGraphClone;
+const _: cuda_abi::sig::cuGraphCreate = cuGraphCreate;
+const _: cuda_abi::sig::cuGraphDebugDotPrint = cuGraphDebugDotPrint;
+const _: cuda_abi::sig::cuGraphDestroy = cuGraphDestroy;
+const _: cuda_abi::sig::cuGraphDestroyNode = cuGraphDestroyNode;
+const _: cuda_abi::sig::cuGraphEventRecordNodeGetEvent = cuGraphEventRecordNodeGetEvent;
+const _: cuda_abi::sig::cuGraphEventRecordNodeSetEvent = cuGraphEventRecordNodeSetEvent;
+const _: cuda_abi::sig::cuGraphEventWaitNodeGetEvent = cuGraphEventWaitNodeGetEvent;
+const _: cuda_abi::sig::cuGraphEventWaitNodeSetEvent = cuGraphEventWaitNodeSetEvent;
+const _: cuda_abi::sig::cuGraphExecBatchMemOpNodeSetParams = cuGraphExecBatchMemOpNodeSetParams;
+const _: cuda_abi::sig::cuGraphExecChildGraphNodeSetParams = cuGraphExecChildGraphNodeSetParams;
+const _: cuda_abi::sig::cuGraphExecDestroy = cuGraphExecDestroy;
+const _: cuda_abi::sig::cuGraphExecEventRecordNodeSetEvent = cuGraphExecEventRecordNodeSetEvent;
+const _: cuda_abi::sig::cuGraphExecEventWaitNodeSetEvent = cuGraphExecEventWaitNodeSetEvent;
+const _: cuda_abi::sig::cuGraphExecGetFlags = cuGraphExecGetFlags;
+const _: cuda_abi::sig::cuGraphExecGetId = cuGraphExecGetId;
+const _: cuda_abi::sig::cuGraphExecHostNodeSetParams = cuGraphExecHostNodeSetParams;
+const _: cuda_abi::sig::cuGraphExecKernelNodeSetParams = cuGraphExecKernelNodeSetParams;
+const _: cuda_abi::sig::cuGraphExecKernelNodeSetParams_v2 = cuGraphExecKernelNodeSetParams_v2;
+const _: cuda_abi::sig::cuGraphExecMemcpyNodeSetParams = cuGraphExecMemcpyNodeSetParams;
+const _: cuda_abi::sig::cuGraphExecMemsetNodeSetParams = cuGraphExecMemsetNodeSetParams;
+const _: cuda_abi::sig::cuGraphExecNodeSetParams = cuGraphExecNodeSetParams;
+const _: cuda_abi::sig::cuGraphExecUpdate = cuGraphExecUpdate;
+const _: cuda_abi::sig::cuGraphExecUpdate_v2 = cuGraphExecUpdate_v2;
+const _: cuda_abi::sig::cuGraphGetEdges = cuGraphGetEdges;
+const _: cuda_abi::sig::cuGraphGetEdges_v2 = cuGraphGetEdges_v2;
+const _: cuda_abi::sig::cuGraphGetId = cuGraphGetId;
+const _: cuda_abi::sig::cuGraphGetNodes = cuGraphGetNodes;
+const _: cuda_abi::sig::cuGraphGetRootNodes = cuGraphGetRootNodes;
+const _: cuda_abi::sig::cuGraphHostNodeGetParams = cuGraphHostNodeGetParams;
+const _: cuda_abi::sig::cuGraphHostNodeSetParams = cuGraphHostNodeSetParams;
+const _: cuda_abi::sig::cuGraphInstantiate = cuGraphInstantiate;
+const _: cuda_abi::sig::cuGraphInstantiateWithFlags = cuGraphInstantiateWithFlags;
+const _: cuda_abi::sig::cuGraphInstantiateWithParams = cuGraphInstantiateWithParams;
+const _: cuda_abi::sig::cuGraphInstantiate_v2 = cuGraphInstantiate_v2;
+const _: cuda_abi::sig::cuGraphKernelNodeCopyAttributes = cuGraphKernelNodeCopyAttributes;
+const _: cuda_abi::sig::cuGraphKernelNodeGetAttribute = cuGraphKernelNodeGetAttribute;
+const _: cuda_abi::sig::cuGraphKernelNodeGetParams = cuGraphKernelNodeGetParams;
+const _: cuda_abi::sig::cuGraphKernelNodeGetParams_v2 = cuGraphKernelNodeGetParams_v2;
+const _: cuda_abi::sig::cuGraphKernelNodeSetAttribute = cuGraphKernelNodeSetAttribute;
+const _: cuda_abi::sig::cuGraphKernelNodeSetParams = cuGraphKernelNodeSetParams;
+const _: cuda_abi::sig::cuGraphKernelNodeSetParams_v2 = cuGraphKernelNodeSetParams_v2;
+const _: cuda_abi::sig::cuGraphLaunch = cuGraphLaunch;
+const _: cuda_abi::sig::cuGraphMemcpyNodeGetParams = cuGraphMemcpyNodeGetParams;
+const _: cuda_abi::sig::cuGraphMemcpyNodeSetParams = cuGraphMemcpyNodeSetParams;
+const _: cuda_abi::sig::cuGraphMemsetNodeGetParams = cuGraphMemsetNodeGetParams;
+const _: cuda_abi::sig::cuGraphMemsetNodeSetParams = cuGraphMemsetNodeSetParams;
+const _: cuda_abi::sig::cuGraphNodeFindInClone = cuGraphNodeFindInClone;
+const _: cuda_abi::sig::cuGraphNodeGetContainingGraph = cuGraphNodeGetContainingGraph;
+const _: cuda_abi::sig::cuGraphNodeGetDependencies = cuGraphNodeGetDependencies;
+const _: cuda_abi::sig::cuGraphNodeGetDependencies_v2 = cuGraphNodeGetDependencies_v2;
+const _: cuda_abi::sig::cuGraphNodeGetDependentNodes = cuGraphNodeGetDependentNodes;
+const _: cuda_abi::sig::cuGraphNodeGetDependentNodes_v2 = cuGraphNodeGetDependentNodes_v2;
+const _: cuda_abi::sig::cuGraphNodeGetEnabled = cuGraphNodeGetEnabled;
+const _: cuda_abi::sig::cuGraphNodeGetLocalId = cuGraphNodeGetLocalId;
+const _: cuda_abi::sig::cuGraphNodeGetParams = cuGraphNodeGetParams;
+const _: cuda_abi::sig::cuGraphNodeGetToolsId = cuGraphNodeGetToolsId;
+const _: cuda_abi::sig::cuGraphNodeGetType = cuGraphNodeGetType;
+const _: cuda_abi::sig::cuGraphNodeSetEnabled = cuGraphNodeSetEnabled;
+const _: cuda_abi::sig::cuGraphNodeSetParams = cuGraphNodeSetParams;
+const _: cuda_abi::sig::cuGraphNodeSetParams_v2 = cuGraphNodeSetParams_v2;
+const _: cuda_abi::sig::cuGraphReleaseUserObject = cuGraphReleaseUserObject;
+const _: cuda_abi::sig::cuGraphRemoveDependencies = cuGraphRemoveDependencies;
+const _: cuda_abi::sig::cuGraphRemoveDependencies_v2 = cuGraphRemoveDependencies_v2;
+const _: cuda_abi::sig::cuGraphRetainUserObject = cuGraphRetainUserObject;
+const _: cuda_abi::sig::cuGraphUpload = cuGraphUpload;
 const _: cuda_abi::sig::cuInit = cuInit;
 const _: cuda_abi::sig::cuKernelGetAttribute = cuKernelGetAttribute;
 const _: cuda_abi::sig::cuKernelGetFunction = cuKernelGetFunction;
@@ -5534,9 +6588,15 @@ const _: cuda_abi::sig::cuOccupancyMaxPotentialBlockSizeWithFlags =
 const _: cuda_abi::sig::cuPointerGetAttribute = cuPointerGetAttribute;
 const _: cuda_abi::sig::cuPointerGetAttributes = cuPointerGetAttributes;
 const _: cuda_abi::sig::cuStreamAddCallback = cuStreamAddCallback;
+const _: cuda_abi::sig::cuStreamBatchMemOp = cuStreamBatchMemOp;
+const _: cuda_abi::sig::cuStreamBatchMemOp_v2 = cuStreamBatchMemOp_v2;
+const _: cuda_abi::sig::cuStreamBeginCapture = cuStreamBeginCapture;
+const _: cuda_abi::sig::cuStreamBeginCaptureToGraph = cuStreamBeginCaptureToGraph;
+const _: cuda_abi::sig::cuStreamBeginCapture_v2 = cuStreamBeginCapture_v2;
 const _: cuda_abi::sig::cuStreamCreate = cuStreamCreate;
 const _: cuda_abi::sig::cuStreamCreateWithPriority = cuStreamCreateWithPriority;
 const _: cuda_abi::sig::cuStreamDestroy_v2 = cuStreamDestroy_v2;
+const _: cuda_abi::sig::cuStreamEndCapture = cuStreamEndCapture;
 const _: cuda_abi::sig::cuStreamGetCaptureInfo = cuStreamGetCaptureInfo;
 const _: cuda_abi::sig::cuStreamGetCaptureInfo_v2 = cuStreamGetCaptureInfo_v2;
 const _: cuda_abi::sig::cuStreamGetCaptureInfo_v3 = cuStreamGetCaptureInfo_v3;
@@ -5549,7 +6609,17 @@ const _: cuda_abi::sig::cuStreamGetPriority = cuStreamGetPriority;
 const _: cuda_abi::sig::cuStreamIsCapturing = cuStreamIsCapturing;
 const _: cuda_abi::sig::cuStreamQuery = cuStreamQuery;
 const _: cuda_abi::sig::cuStreamSynchronize = cuStreamSynchronize;
+const _: cuda_abi::sig::cuStreamUpdateCaptureDependencies = cuStreamUpdateCaptureDependencies;
+const _: cuda_abi::sig::cuStreamUpdateCaptureDependencies_v2 = cuStreamUpdateCaptureDependencies_v2;
 const _: cuda_abi::sig::cuStreamWaitEvent = cuStreamWaitEvent;
+const _: cuda_abi::sig::cuStreamWaitValue32 = cuStreamWaitValue32;
+const _: cuda_abi::sig::cuStreamWaitValue32_v2 = cuStreamWaitValue32_v2;
+const _: cuda_abi::sig::cuStreamWaitValue64 = cuStreamWaitValue64;
+const _: cuda_abi::sig::cuStreamWaitValue64_v2 = cuStreamWaitValue64_v2;
+const _: cuda_abi::sig::cuStreamWriteValue32 = cuStreamWriteValue32;
+const _: cuda_abi::sig::cuStreamWriteValue32_v2 = cuStreamWriteValue32_v2;
+const _: cuda_abi::sig::cuStreamWriteValue64 = cuStreamWriteValue64;
+const _: cuda_abi::sig::cuStreamWriteValue64_v2 = cuStreamWriteValue64_v2;
 const _: cuda_abi::sig::cuSurfObjectCreate = cuSurfObjectCreate;
 const _: cuda_abi::sig::cuSurfObjectDestroy = cuSurfObjectDestroy;
 const _: cuda_abi::sig::cuSurfObjectGetResourceDesc = cuSurfObjectGetResourceDesc;
@@ -5559,6 +6629,9 @@ const _: cuda_abi::sig::cuTexObjectGetResourceDesc = cuTexObjectGetResourceDesc;
 const _: cuda_abi::sig::cuTexObjectGetResourceViewDesc = cuTexObjectGetResourceViewDesc;
 const _: cuda_abi::sig::cuTexObjectGetTextureDesc = cuTexObjectGetTextureDesc;
 const _: cuda_abi::sig::cuThreadExchangeStreamCaptureMode = cuThreadExchangeStreamCaptureMode;
+const _: cuda_abi::sig::cuUserObjectCreate = cuUserObjectCreate;
+const _: cuda_abi::sig::cuUserObjectRelease = cuUserObjectRelease;
+const _: cuda_abi::sig::cuUserObjectRetain = cuUserObjectRetain;
 /// The per-thread form's reading of a stream argument: NULL means the thread's own default stream.
 fn per_thread(stream: CUstream) -> CUstream {
     if stream.is_null() {
@@ -5740,106 +6813,106 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuGetProcAddress as *const c_void),
     Address::new(cuGetProcAddress_v2 as *const c_void),
     Address::new(cuGetProcAddress_v2_ptsz as *const c_void),
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuGraphAddBatchMemOpNode as *const c_void),
+    Address::new(cuGraphAddChildGraphNode as *const c_void),
+    Address::new(cuGraphAddDependencies as *const c_void),
+    Address::new(cuGraphAddDependencies_v2 as *const c_void),
+    Address::new(cuGraphAddEmptyNode as *const c_void),
+    Address::new(cuGraphAddEventRecordNode as *const c_void),
+    Address::new(cuGraphAddEventWaitNode as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuGraphAddHostNode as *const c_void),
+    Address::new(cuGraphAddKernelNode as *const c_void),
+    Address::new(cuGraphAddKernelNode_v2 as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuGraphAddMemcpyNode as *const c_void),
+    Address::new(cuGraphAddMemsetNode as *const c_void),
+    Address::new(cuGraphAddNode as *const c_void),
+    Address::new(cuGraphAddNode_v2 as *const c_void),
+    Address::new(cuGraphAddNode_v3 as *const c_void),
+    Address::new(cuGraphBatchMemOpNodeGetParams as *const c_void),
+    Address::new(cuGraphBatchMemOpNodeSetParams as *const c_void),
+    Address::new(cuGraphChildGraphNodeGetGraph as *const c_void),
+    Address::new(cuGraphClone as *const c_void),
+    Address::NULL,
+    Address::new(cuGraphCreate as *const c_void),
+    Address::new(cuGraphDebugDotPrint as *const c_void),
+    Address::new(cuGraphDestroy as *const c_void),
+    Address::new(cuGraphDestroyNode as *const c_void),
+    Address::new(cuGraphEventRecordNodeGetEvent as *const c_void),
+    Address::new(cuGraphEventRecordNodeSetEvent as *const c_void),
+    Address::new(cuGraphEventWaitNodeGetEvent as *const c_void),
+    Address::new(cuGraphEventWaitNodeSetEvent as *const c_void),
+    Address::new(cuGraphExecBatchMemOpNodeSetParams as *const c_void),
+    Address::new(cuGraphExecChildGraphNodeSetParams as *const c_void),
+    Address::new(cuGraphExecDestroy as *const c_void),
+    Address::new(cuGraphExecEventRecordNodeSetEvent as *const c_void),
+    Address::new(cuGraphExecEventWaitNodeSetEvent as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuGraphExecGetFlags as *const c_void),
+    Address::new(cuGraphExecGetId as *const c_void),
+    Address::new(cuGraphExecHostNodeSetParams as *const c_void),
+    Address::new(cuGraphExecKernelNodeSetParams as *const c_void),
+    Address::new(cuGraphExecKernelNodeSetParams_v2 as *const c_void),
+    Address::new(cuGraphExecMemcpyNodeSetParams as *const c_void),
+    Address::new(cuGraphExecMemsetNodeSetParams as *const c_void),
+    Address::new(cuGraphExecNodeSetParams as *const c_void),
+    Address::new(cuGraphExecUpdate as *const c_void),
+    Address::new(cuGraphExecUpdate_v2 as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuGraphGetEdges as *const c_void),
+    Address::new(cuGraphGetEdges_v2 as *const c_void),
+    Address::new(cuGraphGetId as *const c_void),
+    Address::new(cuGraphGetNodes as *const c_void),
+    Address::new(cuGraphGetRootNodes as *const c_void),
+    Address::new(cuGraphHostNodeGetParams as *const c_void),
+    Address::new(cuGraphHostNodeSetParams as *const c_void),
+    Address::new(cuGraphInstantiate as *const c_void),
+    Address::new(cuGraphInstantiateWithFlags as *const c_void),
+    Address::new(cuGraphInstantiateWithParams as *const c_void),
+    Address::new(cuGraphInstantiateWithParams_ptsz as *const c_void),
+    Address::new(cuGraphInstantiate_v2 as *const c_void),
+    Address::new(cuGraphKernelNodeCopyAttributes as *const c_void),
+    Address::new(cuGraphKernelNodeGetAttribute as *const c_void),
+    Address::new(cuGraphKernelNodeGetParams as *const c_void),
+    Address::new(cuGraphKernelNodeGetParams_v2 as *const c_void),
+    Address::new(cuGraphKernelNodeSetAttribute as *const c_void),
+    Address::new(cuGraphKernelNodeSetParams as *const c_void),
+    Address::new(cuGraphKernelNodeSetParams_v2 as *const c_void),
+    Address::new(cuGraphLaunch as *const c_void),
+    Address::new(cuGraphLaunch_ptsz as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuGraphMemcpyNodeGetParams as *const c_void),
+    Address::new(cuGraphMemcpyNodeSetParams as *const c_void),
+    Address::new(cuGraphMemsetNodeGetParams as *const c_void),
+    Address::new(cuGraphMemsetNodeSetParams as *const c_void),
+    Address::new(cuGraphNodeFindInClone as *const c_void),
+    Address::new(cuGraphNodeGetContainingGraph as *const c_void),
+    Address::new(cuGraphNodeGetDependencies as *const c_void),
+    Address::new(cuGraphNodeGetDependencies_v2 as *const c_void),
+    Address::new(cuGraphNodeGetDependentNodes as *const c_void),
+    Address::new(cuGraphNodeGetDependentNodes_v2 as *const c_void),
+    Address::new(cuGraphNodeGetEnabled as *const c_void),
+    Address::new(cuGraphNodeGetLocalId as *const c_void),
+    Address::new(cuGraphNodeGetParams as *const c_void),
+    Address::new(cuGraphNodeGetToolsId as *const c_void),
+    Address::new(cuGraphNodeGetType as *const c_void),
+    Address::new(cuGraphNodeSetEnabled as *const c_void),
+    Address::new(cuGraphNodeSetParams as *const c_void),
+    Address::new(cuGraphNodeSetParams_v2 as *const c_void),
+    Address::new(cuGraphReleaseUserObject as *const c_void),
+    Address::new(cuGraphRemoveDependencies as *const c_void),
+    Address::new(cuGraphRemoveDependencies_v2 as *const c_void),
+    Address::new(cuGraphRetainUserObject as *const c_void),
+    Address::new(cuGraphUpload as *const c_void),
+    Address::new(cuGraphUpload_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -6162,18 +7235,18 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuStreamAddCallback_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuStreamBatchMemOp as *const c_void),
+    Address::new(cuStreamBatchMemOp_ptsz as *const c_void),
+    Address::new(cuStreamBatchMemOp_v2 as *const c_void),
+    Address::new(cuStreamBatchMemOp_v2_ptsz as *const c_void),
+    Address::new(cuStreamBeginCapture as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamBeginCaptureToGraph as *const c_void),
+    Address::new(cuStreamBeginCaptureToGraph_ptsz as *const c_void),
+    Address::new(cuStreamBeginCapture_ptsz as *const c_void),
+    Address::new(cuStreamBeginCapture_v2 as *const c_void),
+    Address::new(cuStreamBeginCapture_v2_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -6182,10 +7255,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuStreamCreateWithPriority as *const c_void),
     Address::NULL,
     Address::new(cuStreamDestroy_v2 as *const c_void),
+    Address::new(cuStreamEndCapture as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamEndCapture_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::new(cuStreamGetCaptureInfo as *const c_void),
@@ -6217,28 +7290,28 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuStreamSynchronize as *const c_void),
     Address::new(cuStreamSynchronize_ptsz as *const c_void),
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamUpdateCaptureDependencies as *const c_void),
+    Address::new(cuStreamUpdateCaptureDependencies_ptsz as *const c_void),
+    Address::new(cuStreamUpdateCaptureDependencies_v2 as *const c_void),
+    Address::new(cuStreamUpdateCaptureDependencies_v2_ptsz as *const c_void),
     Address::new(cuStreamWaitEvent as *const c_void),
     Address::new(cuStreamWaitEvent_ptsz as *const c_void),
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamWaitValue32 as *const c_void),
+    Address::new(cuStreamWaitValue32_ptsz as *const c_void),
+    Address::new(cuStreamWaitValue32_v2 as *const c_void),
+    Address::new(cuStreamWaitValue32_v2_ptsz as *const c_void),
+    Address::new(cuStreamWaitValue64 as *const c_void),
+    Address::new(cuStreamWaitValue64_ptsz as *const c_void),
+    Address::new(cuStreamWaitValue64_v2 as *const c_void),
+    Address::new(cuStreamWaitValue64_v2_ptsz as *const c_void),
+    Address::new(cuStreamWriteValue32 as *const c_void),
+    Address::new(cuStreamWriteValue32_ptsz as *const c_void),
+    Address::new(cuStreamWriteValue32_v2 as *const c_void),
+    Address::new(cuStreamWriteValue32_v2_ptsz as *const c_void),
+    Address::new(cuStreamWriteValue64 as *const c_void),
+    Address::new(cuStreamWriteValue64_ptsz as *const c_void),
+    Address::new(cuStreamWriteValue64_v2 as *const c_void),
+    Address::new(cuStreamWriteValue64_v2_ptsz as *const c_void),
     Address::new(cuSurfObjectCreate as *const c_void),
     Address::new(cuSurfObjectDestroy as *const c_void),
     Address::new(cuSurfObjectGetResourceDesc as *const c_void),
@@ -6286,9 +7359,9 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::new(cuThreadExchangeStreamCaptureMode as *const c_void),
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuUserObjectCreate as *const c_void),
+    Address::new(cuUserObjectRelease as *const c_void),
+    Address::new(cuUserObjectRetain as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,

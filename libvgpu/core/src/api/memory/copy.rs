@@ -11,7 +11,8 @@ use idm_protocol::handle::Kind;
 use idm_protocol::lane::REPLY_BYTES;
 use idm_protocol::wire::{self, copy_kind};
 
-use super::{pointer, send, stream_of};
+use super::{captured, pointer, send, stream_of};
+use crate::api::capture::is_capturing;
 use crate::bulk::{self, Memory};
 use crate::call::{Call, Outcome, failed};
 use crate::ranges::Place;
@@ -222,6 +223,15 @@ unsafe fn copy(
         || src == 0
     {
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+    let own = to == End::Program || from == End::Program;
+    if !wait && own && session.captures.any() && is_capturing(&mut call, stream)? {
+        let end = |end, address| match end {
+            End::Program => captured::End::Program(address),
+            End::Device => captured::End::Shared(address, true),
+            End::Pinned => captured::End::Shared(address, false),
+        };
+        return captured::copy(call, end(to, dst), end(from, src), bytes, stream);
     }
     let length = bytes as u64;
     let side = usize::try_from(session.welcome.limits.side_bytes).unwrap_or(0);

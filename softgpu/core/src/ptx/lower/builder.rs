@@ -1,13 +1,12 @@
 //! One function: scopes, registers and its layout. The instruction families are in the sibling files.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::num::NonZeroU16;
 
 use super::super::ast::{self, Instruction, Operand, Statement, StatementKind};
 use super::super::ir::{self, AnyReg, Constant, D, Guard, Inst, Module, Op, P, Preload, W};
 use super::super::lexer::Pos;
-use super::super::requirements::Needs;
 use super::super::{CompileError, allocate, propagate, types::Ty};
 use super::layout::{self, Layout};
 use super::{Context, Result, failure};
@@ -62,16 +61,6 @@ pub(super) enum Named<'a> {
     Prototype(super::Declaration),
 }
 
-/// Where a function's shared variables lie.
-pub(super) struct SharedPlaces<'a> {
-    /// What is taken already.
-    pub layout: Layout,
-    /// Variables of the module.
-    pub names: HashMap<&'a str, u32>,
-    /// A device function's own ones, in order: they have one place in all kernels.
-    pub own: VecDeque<u32>,
-}
-
 pub(super) struct Builder<'m, 'a> {
     pub(super) module: &'m mut Module,
     pub(super) context: &'m Context<'a>,
@@ -91,10 +80,9 @@ pub(super) struct Builder<'m, 'a> {
     preloads: HashMap<(u8, Constant), AnyReg>,
     frame: Layout,
     pub(super) frame_high: u32,
-    shared: SharedPlaces<'a>,
+    shared: Layout,
+    shared_names: HashMap<&'a str, u32>,
     carry: Option<P>,
-    /// Of registers of 128 bits, the upper halves by the lower ones.
-    upper_halves: HashMap<D, D>,
     /// Registers that a function returns, and where in its frame.
     returned: Vec<(AnyReg, u32, Ty)>,
 }
@@ -104,7 +92,8 @@ pub(super) fn lower_function<'a>(
     context: &Context<'a>,
     function: &ast::Function<'a>,
     body: &[Statement<'a>],
-    shared: SharedPlaces<'a>,
+    shared: Layout,
+    shared_names: HashMap<&'a str, u32>,
 ) -> Result<()> {
     let declaration = &context.functions[function.name];
     let mut builder = Builder {
@@ -125,8 +114,8 @@ pub(super) fn lower_function<'a>(
         frame: Layout::default(),
         frame_high: 0,
         shared,
+        shared_names,
         carry: None,
-        upper_halves: HashMap::new(),
         returned: Vec::new(),
     };
     builder.collect_labels(body)?;
@@ -250,9 +239,6 @@ impl<'a> Builder<'_, 'a> {
                 let parsed = Ty::parse(ty).ok_or_else(|| {
                     self.error(format!("registers of type {ty} are not supported"))
                 })?;
-                if parsed == Ty::B128 {
-                    self.demand(Needs::of_name(".reg: .b128"))?;
-                }
                 for &(name, count) in names {
                     let declared = Declared {
                         ty: parsed,
@@ -314,11 +300,11 @@ impl<'a> Builder<'_, 'a> {
                 Symbol::Frame { offset, size }
             }
             ".shared" => {
-                let offset = match self.shared.own.pop_front() {
-                    Some(offset) => offset,
-                    None => {
+                let offset = match self.shared_names.get(variable.name) {
+                    Some(&offset) if !self.entry => offset,
+                    _ => {
                         let size = layout::small(size, variable.pos)?;
-                        self.shared.layout.place(size, align, variable.pos)?
+                        self.shared.place(size, align, variable.pos)?
                     }
                 };
                 Symbol::Shared { offset }
@@ -470,28 +456,8 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    /// The declared register called `name`, which must not have 128 bits.
+    /// The declared register called `name`.
     pub(super) fn register(&mut self, name: &'a str) -> Result<Option<(AnyReg, Ty)>> {
-        match self.find_register(name)? {
-            Some((_, Ty::B128)) => Err(self.error(format!("{name} has 128 bits"))),
-            found => Ok(found),
-        }
-    }
-
-    /// The two halves of the declared register called `name`, if that has 128 bits.
-    pub(super) fn pair_of(&mut self, name: &'a str) -> Result<Option<[D; 2]>> {
-        let Some((AnyReg::D(low), Ty::B128)) = self.find_register(name)? else {
-            return Ok(None);
-        };
-        let high = match self.upper_halves.get(&low) {
-            Some(&high) => high,
-            None => self.temp_d()?,
-        };
-        self.upper_halves.insert(low, high);
-        Ok(Some([low, high]))
-    }
-
-    fn find_register(&mut self, name: &'a str) -> Result<Option<(AnyReg, Ty)>> {
         let (stem, element) = match name.rsplit_once('.') {
             Some((stem, "x" | "r")) => (stem, Some(0)),
             Some((stem, "y" | "g")) => (stem, Some(1)),
@@ -525,7 +491,7 @@ impl<'a> Builder<'_, 'a> {
                     (Some(limit), Some(element)) if element < limit => {}
                     _ => return Err(self.error(format!("{name} is not a scalar register"))),
                 }
-                let register = self.new_register(declared.ty.bits().min(64))?;
+                let register = self.new_register(declared.ty.bits())?;
                 self.scopes[index]
                     .known
                     .insert(name, (register, declared.ty));
@@ -547,7 +513,7 @@ impl<'a> Builder<'_, 'a> {
             scope = self.scopes[index].parent.filter(|_| index != 0);
         }
         if let Some((size, _)) = self.context.shared.get(name) {
-            return match (size, self.shared.names.get(name)) {
+            return match (size, self.shared_names.get(name)) {
                 (None, _) => Some(Symbol::DynamicShared),
                 (_, Some(&offset)) => Some(Symbol::Shared { offset }),
                 _ => None,
@@ -586,18 +552,8 @@ impl<'a> Builder<'_, 'a> {
         )))
     }
 
-    /// Refuses what the unit's target or version does not have.
-    pub(super) fn demand(&self, needs: Needs) -> Result<()> {
-        match needs.missing(self.context.unit) {
-            Some(reason) => Err(self.error(reason)),
-            None => Ok(()),
-        }
-    }
-
     fn instruction(&mut self, i: &Instruction<'a>) -> Result<()> {
-        self.demand(Needs::of(i))?;
-        let known = self.pairs(i)?
-            || self.asynchronous(i)?
+        let known = self.asynchronous(i)?
             || self.rare(i)?
             || self.hints(i)?
             || self.memory(i)?
@@ -670,12 +626,8 @@ impl<'a> Builder<'_, 'a> {
         }
         let index = layout::count(self.module.functions.len(), self.pos)?;
         if self.entry {
-            let mut kernel = super::kernel(
-                function,
-                index,
-                declaration.params.clone(),
-                self.shared.layout,
-            )?;
+            let mut kernel =
+                super::kernel(function, index, declaration.params.clone(), self.shared)?;
             let count = u32::from(registers.w) + 2 * u32::from(registers.d);
             kernel.register_count = count.clamp(8, 255);
             self.module.kernels.push(kernel);

@@ -19,14 +19,12 @@ mod modifiers;
 mod operand;
 mod rare;
 mod warp;
-mod wide;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use super::ast::{self, Operand, StatementKind};
 use super::ir::{self, Kernel, Module, Param};
 use super::lexer::Pos;
-use super::requirements::{Architecture, Unit};
 use super::{CompileError, ErrorKind, Target};
 use layout::Layout;
 
@@ -34,7 +32,6 @@ pub(super) type Result<T> = std::result::Result<T, CompileError>;
 
 /// What all functions of a module see.
 struct Context<'a> {
-    unit: Unit,
     globals: HashMap<&'a str, u32>,
     functions: HashMap<&'a str, Declaration>,
     /// Module-scope shared variables: size (`None`: sized at launch) and alignment.
@@ -78,25 +75,28 @@ pub fn lower(
     extent: Extent,
 ) -> std::result::Result<Module, (usize, CompileError)> {
     let mut module = Module::default();
-    let mut targets = Vec::with_capacity(trees.len());
     for (unit, tree) in trees.iter().enumerate() {
-        let checked = check_version(tree, target).map_err(|error| (unit, error))?;
-        targets.push(checked);
-        let number = checked.architecture.number;
-        if number >= module.target_version {
-            module.target_version = number;
+        let version = check_version(tree, target).map_err(|error| (unit, error))?;
+        if version >= module.target_version {
+            module.target_version = version;
             module.target = tree.target.first().copied().unwrap_or_default().to_owned();
         }
         module.version = module.version.max(tree.version);
     }
-    let units = link::declare(trees, &targets, extent, &mut module)?;
+    let units = link::declare(trees, extent, &mut module)?;
     let common = common_shared(trees, &units)?;
     for (index, (tree, unit)) in trees.iter().zip(&units).enumerate() {
         if extent == Extent::Last && index + 1 < trees.len() {
             continue;
         }
-        lower_unit(&mut module, tree, unit, common.layout, &common.units[index])
-            .map_err(|error| (index, error))?;
+        lower_unit(
+            &mut module,
+            tree,
+            unit,
+            common.layout,
+            &common.offsets[index],
+        )
+        .map_err(|error| (index, error))?;
     }
     if extent == Extent::Whole {
         for kernel in 0..module.kernels.len() {
@@ -113,9 +113,8 @@ fn lower_unit<'a>(
     tree: &ast::Module<'a>,
     unit: &link::Unit<'a>,
     common: Layout,
-    shared_of_functions: &UnitShared<'a>,
+    offsets: &HashMap<&'a str, u32>,
 ) -> Result<()> {
-    let offsets = &shared_of_functions.module;
     let context = &unit.context;
     for (item, function) in link::functions(tree) {
         let (Some(body), true) = (&function.body, unit.bodies.contains(&item)) else {
@@ -141,19 +140,13 @@ fn lower_unit<'a>(
                 }
             }
         }
-        let own = shared_of_functions.own.get(&item);
-        let places = builder::SharedPlaces {
-            layout: shared,
-            names,
-            own: own.cloned().unwrap_or_default(),
-        };
-        builder::lower_function(module, context, function, body, places)?;
+        builder::lower_function(module, context, function, body, shared, names)?;
     }
     Ok(())
 }
 
-/// What the unit is for.
-fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<Unit> {
+/// The `sm_` version that the unit is for.
+fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<u32> {
     let refuse = |kind, pos: Pos, reason: String| {
         Err(CompileError {
             kind,
@@ -175,43 +168,35 @@ fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<Unit> {
     let Some(name) = tree.target.first() else {
         return Err(failure(Pos::default(), ".target is missing"));
     };
-    let unsupported = |reason| refuse(ErrorKind::UnsupportedTarget, tree.target_pos, reason);
-    let known = Architecture::parse(name).and_then(|found| Some((found, found.introduced()?)));
-    let Some((architecture, introduced)) = known else {
-        return unsupported(format!("unknown target {name}"));
-    };
-    if !architecture.runs_on(target.compute_capability) {
-        let (major, minor) = target.compute_capability;
-        return unsupported(format!(
-            "{name} code does not run on a device of capability {major}.{minor}"
-        ));
+    let digits = name.strip_prefix("sm_").unwrap_or_default();
+    let number = digits.trim_end_matches(['a', 'f']);
+    let (device_major, device_minor) = target.compute_capability;
+    match number.parse::<u32>() {
+        Ok(version)
+            if number.len() == digits.len() && version <= device_major * 10 + device_minor =>
+        {
+            Ok(version)
+        }
+        Ok(version) if version == device_major * 10 + device_minor => Ok(version),
+        Ok(_) => {
+            let reason = format!(
+                "{name} code does not run on a device of capability {device_major}.{device_minor}"
+            );
+            refuse(ErrorKind::UnsupportedTarget, tree.target_pos, reason)
+        }
+        Err(_) => refuse(
+            ErrorKind::UnsupportedTarget,
+            tree.target_pos,
+            format!("unknown target {name}"),
+        ),
     }
-    if tree.version < introduced {
-        let (a, b) = introduced;
-        let reason =
-            format!("PTX ISA {major}.{minor} has no target {name}: that requires version {a}.{b}");
-        return Err(failure(tree.target_pos, reason));
-    }
-    Ok(Unit {
-        version: tree.version,
-        architecture,
-    })
 }
 
 /// Shared variables that device functions use: they need one place for all kernels of all units.
 struct CommonShared<'a> {
     layout: Layout,
-    units: Vec<UnitShared<'a>>,
-}
-
-/// Where those of a unit lie.
-#[derive(Default)]
-struct UnitShared<'a> {
-    /// Variables of the module, by name.
-    module: HashMap<&'a str, u32>,
-    /// Each function's own ones in the order of their declarations, by the function's item. Two functions may
-    /// use one name for two variables.
-    own: HashMap<usize, VecDeque<u32>>,
+    /// By unit.
+    offsets: Vec<HashMap<&'a str, u32>>,
 }
 
 fn common_shared<'a>(
@@ -220,11 +205,13 @@ fn common_shared<'a>(
 ) -> std::result::Result<CommonShared<'a>, (usize, CompileError)> {
     let mut common = CommonShared {
         layout: Layout::default(),
-        units: Vec::with_capacity(trees.len()),
+        offsets: Vec::with_capacity(trees.len()),
     };
     for (index, (tree, unit)) in trees.iter().zip(units).enumerate() {
-        let shared = unit_shared(tree, &unit.context, &mut common.layout);
-        common.units.push(shared.map_err(|error| (index, error))?);
+        let mut offsets = HashMap::new();
+        unit_shared(tree, &unit.context, &mut common.layout, &mut offsets)
+            .map_err(|error| (index, error))?;
+        common.offsets.push(offsets);
     }
     Ok(common)
 }
@@ -233,9 +220,9 @@ fn unit_shared<'a>(
     tree: &ast::Module<'a>,
     context: &Context<'a>,
     layout: &mut Layout,
-) -> Result<UnitShared<'a>> {
-    let mut shared = UnitShared::default();
-    for (item, function) in link::functions(tree) {
+    offsets: &mut HashMap<&'a str, u32>,
+) -> Result<()> {
+    for (_, function) in link::functions(tree) {
         let (false, Some(body)) = (function.entry, &function.body) else {
             continue;
         };
@@ -243,24 +230,23 @@ fn unit_shared<'a>(
         for (name, (size, align)) in sorted(&context.shared) {
             if let Some(size) = size
                 && used.contains(name)
-                && !shared.module.contains_key(name)
+                && !offsets.contains_key(name)
             {
-                let offset = layout.place(size, align, function.pos)?;
-                shared.module.insert(name, offset);
+                offsets.insert(name, layout.place(size, align, function.pos)?);
             }
         }
         for statement in body {
             if let StatementKind::Variable(variable) = &statement.kind
                 && variable.space == ".shared"
+                && !offsets.contains_key(variable.name)
             {
                 let (size, align) = layout::size_and_align(variable)?;
                 let size = layout::small(size, variable.pos)?;
-                let offset = layout.place(size, align, variable.pos)?;
-                shared.own.entry(item).or_default().push_back(offset);
+                offsets.insert(variable.name, layout.place(size, align, variable.pos)?);
             }
         }
     }
-    Ok(shared)
+    Ok(())
 }
 
 fn sorted<'a, T: Copy>(map: &HashMap<&'a str, T>) -> Vec<(&'a str, T)> {

@@ -1,0 +1,239 @@
+//! Graphs and executable graphs. Handles of graphs and nodes are the worker's to know; those of executable
+//! graphs are minted here, for they are launched without waiting.
+
+use std::ffi::c_char;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cuda_abi::function::Function;
+use cuda_abi::resolver::DefaultStream;
+use cuda_abi::types::{
+    CUDA_GRAPH_INSTANTIATE_PARAMS, CUgraph, CUgraphExec, CUgraphInstantiateResult, CUgraphNode,
+    CUresult, CUstream,
+};
+use idm_protocol::handle::Kind;
+use idm_protocol::wire::{
+    self,
+    graph::{Edge, list},
+};
+
+use super::capture::page;
+use super::memory::stream_of;
+use crate::call::{Call, Outcome, accepted, parse};
+use crate::edge;
+use crate::objects::{self, Detail};
+
+const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
+
+pub unsafe fn cuGraphGetNodes(
+    hGraph: CUgraph,
+    nodes: *mut CUgraphNode,
+    numNodes: *mut usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphGetNodes)?;
+    // SAFETY: the caller's promise.
+    unsafe { list_nodes(call, hGraph as u64, list::NODES, nodes, numNodes) }
+}
+
+/// Tells a list of nodes: how many there are, or as many as there is room for.
+///
+/// # Safety
+/// `count` is null or valid; `nodes` is null or has room for as many nodes as `count` says.
+pub(super) unsafe fn list_nodes(
+    mut call: Call,
+    object: u64,
+    which: u32,
+    nodes: *mut CUgraphNode,
+    count: *mut usize,
+) -> Outcome {
+    edge::require(count)?;
+    // SAFETY: not null, so readable by the caller's promise.
+    let room = unsafe { count.read_unaligned() };
+    let (total, found) = ask(&mut call, object, which, !nodes.is_null(), room)?;
+    if nodes.is_null() {
+        // SAFETY: the caller's promise.
+        return unsafe { edge::put(count, total) };
+    }
+    for index in 0..room {
+        let handle = found.get(index).map_or(0, |edge| edge.from);
+        // SAFETY: inside the room by the caller's promise.
+        let place = unsafe { nodes.add(index) };
+        // SAFETY: as above. What there is no node for is null.
+        unsafe { edge::put(place, handle as CUgraphNode) }?;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(count, total.min(room)) }
+}
+
+/// How many there are, and with `wanted` the first ones, as many as there is room for.
+pub(super) fn ask(
+    call: &mut Call,
+    object: u64,
+    which: u32,
+    wanted: bool,
+    room: usize,
+) -> Outcome<(usize, Vec<Edge>)> {
+    let mut found = Vec::new();
+    loop {
+        let request = wire::VgpuListNodes {
+            object,
+            which,
+            first: u32::try_from(found.len()).map_err(|_| INVALID)?,
+            wanted: u32::from(wanted),
+            reserved: 0,
+        };
+        let had = found.len();
+        let total = if wanted {
+            let reply: wire::VgpuListNodesReply = page(
+                call,
+                &request,
+                &mut found,
+                |reply: &wire::VgpuListNodesReply| reply.total,
+            )?;
+            reply.total
+        } else {
+            call.round_trip::<_, wire::VgpuListNodesReply>(&request)?
+                .total
+        };
+        let total = usize::try_from(total).unwrap_or(0);
+        if !wanted || found.len() >= total.min(room) || found.len() == had {
+            return Ok((total, found));
+        }
+    }
+}
+
+pub unsafe fn cuGraphInstantiate(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    phErrorNode: *mut CUgraphNode,
+    logBuffer: *mut c_char,
+    bufferSize: usize,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize) }
+}
+
+pub unsafe fn cuGraphInstantiate_v2(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    phErrorNode: *mut CUgraphNode,
+    logBuffer: *mut c_char,
+    bufferSize: usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphInstantiate_v2)?;
+    if !logBuffer.is_null() && bufferSize > 0 {
+        // Drivers have long said nothing here.
+        // SAFETY: the caller's promise: room for one byte at least.
+        unsafe { logBuffer.write(0) };
+    }
+    // SAFETY: the caller's promise.
+    let (status, told) = unsafe { instantiate(call, phGraphExec, hGraph, 0, 0) }?;
+    // SAFETY: the caller's promise.
+    unsafe { edge::put_optional(phErrorNode, told.node as CUgraphNode) };
+    accepted(status)
+}
+
+pub unsafe fn cuGraphInstantiateWithFlags(
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    flags: u64,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphInstantiateWithFlags)?;
+    // SAFETY: the caller's promise.
+    let (status, _) = unsafe { instantiate(call, phGraphExec, hGraph, flags, 0) }?;
+    accepted(status)
+}
+
+pub unsafe fn cuGraphInstantiateWithParams(
+    default: DefaultStream,
+    phGraphExec: *mut CUgraphExec,
+    hGraph: CUgraph,
+    instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphInstantiateWithParams)?;
+    edge::require(instantiateParams)?;
+    // SAFETY: not null, so readable by the caller's promise.
+    let mut params = unsafe { instantiateParams.read_unaligned() };
+    let stream = match params.hUploadStream as u64 {
+        0 => stream_of(default),
+        named => call.handle(Kind::STREAM, named)?,
+    };
+    // SAFETY: the caller's promise.
+    let (status, told) = unsafe { instantiate(call, phGraphExec, hGraph, params.flags, stream) }?;
+    params.hErrNode_out = told.node as CUgraphNode;
+    params.result_out = CUgraphInstantiateResult(told.result);
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(instantiateParams, params) }?;
+    accepted(status)
+}
+
+/// The status, and what is said about it.
+///
+/// # Safety
+/// `exec` is null or valid for a write.
+unsafe fn instantiate(
+    mut call: Call,
+    exec: *mut CUgraphExec,
+    graph: CUgraph,
+    flags: u64,
+    stream: u64,
+) -> Outcome<(CUresult, wire::VgpuInstantiateReply)> {
+    edge::require(exec)?;
+    let launched = Detail::Exec(Arc::default());
+    // Graphs outlive contexts, and so do these.
+    let handle = call.mint_with(Kind::GRAPH_EXEC, 0, launched)?;
+    let request = wire::VgpuInstantiate {
+        exec: handle.value(),
+        graph: graph as u64,
+        flags,
+        stream,
+    };
+    let (status, told) = call.exchange_raw(&request, &[], |_, status, body| {
+        let told = parse::<wire::VgpuInstantiateReply>(body).unwrap_or_default();
+        Ok((status, told))
+    })?;
+    if status == CUresult::CUDA_SUCCESS {
+        call.keep(Kind::GRAPH_EXEC, handle);
+        // SAFETY: the caller's promise.
+        unsafe { edge::put(exec, handle.value() as CUgraphExec) }?;
+    }
+    Ok((status, told))
+}
+
+/// What the driver finds wrong at the first launch is told at once; later ones are like it.
+pub unsafe fn cuGraphLaunch(hGraphExec: CUgraphExec, hStream: CUstream) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphLaunch)?;
+    let exec = hGraphExec as u64;
+    let (stream, launched) = {
+        let objects = call.session.objects();
+        let stream = call.handle_in(&objects, Kind::STREAM, hStream as u64)?;
+        let found = objects.resolve(exec, Kind::GRAPH_EXEC);
+        let (_, object) = found.map_err(|error| objects::refusal(Kind::GRAPH_EXEC, &error))?;
+        let Detail::Exec(launched) = &object.detail else {
+            return Err(INVALID);
+        };
+        (stream, Arc::clone(launched))
+    };
+    let request = wire::CuGraphLaunch { exec, stream };
+    let credit = call.take_credit(stream)?;
+    if launched.load(Ordering::Relaxed) {
+        return call.post_charged(&request, &[], credit);
+    }
+    // An answer, whatever it says, means that the worker had the record and returns the credit.
+    let status = call.exchange_raw(&request, &[], |_, status, _| Ok(status))?;
+    credit.spend();
+    accepted(status)?;
+    launched.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+pub unsafe fn cuGraphExecDestroy(hGraphExec: CUgraphExec) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphExecDestroy)?;
+    let exec = call.handle(Kind::GRAPH_EXEC, hGraphExec as u64)?;
+    call.complete(&wire::CuGraphExecDestroy { exec })?;
+    call.retire(Kind::GRAPH_EXEC, exec);
+    Ok(())
+}
+
+/// Whether an executable graph was launched: what the driver finds wrong then is known.
+pub(crate) type Launched = Arc<AtomicBool>;
