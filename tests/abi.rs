@@ -186,6 +186,25 @@ fn structures_have_the_layout_of_cudarc() {
         sharedDataType,
         sharedData
     });
+    same!(CUmemLocation { type_ });
+    same!(CUmemAllocationProp {
+        type_,
+        requestedHandleTypes,
+        location,
+        win32HandleMetaData,
+        allocFlags,
+    });
+    same!(CUmemAccessDesc { location, flags });
+    same!(CUmemPoolProps {
+        allocType,
+        handleTypes,
+        location,
+        win32SecurityAttributes,
+        maxSize,
+        usage,
+        gpuDirectRDMACapable,
+        reserved,
+    });
     same!(CUDA_MEMCPY3D {
         srcXInBytes,
         srcZ,

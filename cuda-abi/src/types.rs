@@ -12,6 +12,8 @@ pub type CUdevice = c_int;
 pub type CUdeviceptr = u64;
 pub type CUtexObject = u64;
 pub type CUsurfObject = u64;
+/// Memory without an address of its own.
+pub type CUmemGenericAllocationHandle = u64;
 
 macro_rules! opaque {
     ($($handle:ident = $target:ident),* $(,)?) => {$(
@@ -303,6 +305,53 @@ pub struct CUDA_RESOURCE_VIEW_DESC {
     pub firstLayer: c_uint,
     pub lastLayer: c_uint,
     pub reserved: [c_uint; 16],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct CUmemLocation {
+    pub type_: CUmemLocationType,
+    pub id: c_int,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct CUmemAllocationFlags {
+    pub compressionType: u8,
+    pub gpuDirectRDMACapable: u8,
+    pub usage: u16,
+    pub reserved: [u8; 4],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUmemAllocationProp {
+    pub type_: CUmemAllocationType,
+    pub requestedHandleTypes: CUmemAllocationHandleType,
+    pub location: CUmemLocation,
+    pub win32HandleMetaData: *mut c_void,
+    pub allocFlags: CUmemAllocationFlags,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct CUmemAccessDesc {
+    pub location: CUmemLocation,
+    pub flags: CUmemAccess_flags,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUmemPoolProps {
+    pub allocType: CUmemAllocationType,
+    pub handleTypes: CUmemAllocationHandleType,
+    pub location: CUmemLocation,
+    pub win32SecurityAttributes: *mut c_void,
+    pub maxSize: usize,
+    pub usage: u16,
+    /// Since CUDA 13.4; reserved and 0 before.
+    pub gpuDirectRDMACapable: u8,
+    pub reserved: [u8; 53],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

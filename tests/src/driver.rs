@@ -11,8 +11,9 @@ use std::ptr::{null, null_mut};
 
 use cuda_abi::sig;
 use cuda_abi::types::{
-    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUhostFn, CUmodule,
-    CUresult, CUstream,
+    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUhostFn,
+    CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationProp, CUmemAllocationType, CUmemLocation,
+    CUmemLocationType, CUmodule, CUresult, CUstream,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
@@ -50,7 +51,8 @@ functions! {
     cuInit, cuDriverGetVersion, cuDeviceGet, cuDeviceGetCount, cuDeviceGetName, cuDeviceTotalMem_v2,
     cuDeviceGetAttribute, cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRelease_v2, cuCtxCreate_v2,
     cuCtxDestroy_v2, cuCtxSetCurrent, cuCtxGetCurrent, cuCtxSynchronize, cuModuleLoadData, cuModuleUnload,
-    cuModuleGetFunction, cuMemAlloc_v2, cuMemFree_v2, cuMemGetInfo_v2, cuMemHostAlloc, cuMemFreeHost,
+    cuModuleGetFunction, cuMemAllocAsync, cuMemFreeAsync, cuMemAddressReserve, cuMemAddressFree, cuMemCreate,
+    cuMemRelease, cuMemMap, cuMemUnmap, cuMemSetAccess, cuMemAlloc_v2, cuMemFree_v2, cuMemGetInfo_v2, cuMemHostAlloc, cuMemFreeHost,
     cuMemcpyHtoD_v2, cuMemcpyDtoH_v2, cuMemcpyDtoDAsync_v2, cuMemcpyHtoDAsync_v2, cuMemcpyDtoHAsync_v2,
     cuMemsetD32_v2, cuMemsetD8Async, cuStreamCreate, cuStreamDestroy_v2, cuStreamQuery, cuStreamSynchronize, cuStreamWaitEvent,
     cuEventCreate, cuEventRecord, cuEventSynchronize, cuEventDestroy_v2, cuLaunchKernel, cuLaunchHostFunc,
@@ -236,6 +238,60 @@ impl Gpu {
     pub fn free(&self, address: CUdeviceptr) -> Outcome<()> {
         // SAFETY: an address is the driver's to check.
         check(unsafe { (self.calls.cuMemFree_v2)(address) })
+    }
+
+    /// Memory of the default pool, in the order of the default stream.
+    pub fn allocate_async(&self, bytes: usize) -> Outcome<CUdeviceptr> {
+        let mut address = 0;
+        // SAFETY: the pointer is to a local.
+        check(unsafe { (self.calls.cuMemAllocAsync)(&raw mut address, bytes, null_mut()) })?;
+        Ok(address)
+    }
+
+    pub fn free_async(&self, address: CUdeviceptr) -> Outcome<()> {
+        // SAFETY: an address is the driver's to check.
+        check(unsafe { (self.calls.cuMemFreeAsync)(address, null_mut()) })
+    }
+
+    /// New memory of device 0 at a new reserved address.
+    pub fn map(&self, bytes: usize) -> Outcome<CUdeviceptr> {
+        let location = CUmemLocation {
+            type_: CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+            id: 0,
+        };
+        let properties = CUmemAllocationProp {
+            type_: CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED,
+            requestedHandleTypes: Default::default(),
+            location,
+            win32HandleMetaData: null_mut(),
+            allocFlags: Default::default(),
+        };
+        let wanted = CUmemAccessDesc {
+            location,
+            flags: CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+        };
+        let (mut memory, mut address) = (0, 0);
+        // SAFETY: the pointers are to locals.
+        check(unsafe {
+            (self.calls.cuMemCreate)(&raw mut memory, bytes, &raw const properties, 0)
+        })?;
+        // SAFETY: the pointer is to a local.
+        check(unsafe { (self.calls.cuMemAddressReserve)(&raw mut address, bytes, 0, 0, 0) })?;
+        // SAFETY: addresses and handles are the driver's to check.
+        check(unsafe { (self.calls.cuMemMap)(address, bytes, 0, memory, 0) })?;
+        // SAFETY: as above.
+        check(unsafe { (self.calls.cuMemRelease)(memory) })?;
+        // SAFETY: the pointer is to a local.
+        check(unsafe { (self.calls.cuMemSetAccess)(address, bytes, &raw const wanted, 1) })?;
+        Ok(address)
+    }
+
+    /// Takes back what [`Gpu::map`] made.
+    pub fn unmap(&self, address: CUdeviceptr, bytes: usize) -> Outcome<()> {
+        // SAFETY: addresses are the driver's to check.
+        check(unsafe { (self.calls.cuMemUnmap)(address, bytes) })?;
+        // SAFETY: as above.
+        check(unsafe { (self.calls.cuMemAddressFree)(address, bytes) })
     }
 
     /// Free and total bytes.

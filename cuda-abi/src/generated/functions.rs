@@ -38,209 +38,236 @@ impl Function {
     pub const cuDeviceGetAttribute: Self = Self(28);
     pub const cuDeviceGetByPCIBusId: Self = Self(29);
     pub const cuDeviceGetCount: Self = Self(30);
-    pub const cuDeviceGetName: Self = Self(31);
-    pub const cuDeviceGetPCIBusId: Self = Self(32);
-    pub const cuDeviceGetProperties: Self = Self(33);
-    pub const cuDeviceGetUuid: Self = Self(34);
-    pub const cuDeviceGetUuid_v2: Self = Self(35);
-    pub const cuDevicePrimaryCtxGetState: Self = Self(36);
-    pub const cuDevicePrimaryCtxRelease: Self = Self(37);
-    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(38);
-    pub const cuDevicePrimaryCtxReset: Self = Self(39);
-    pub const cuDevicePrimaryCtxReset_v2: Self = Self(40);
-    pub const cuDevicePrimaryCtxRetain: Self = Self(41);
-    pub const cuDevicePrimaryCtxSetFlags: Self = Self(42);
-    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(43);
-    pub const cuDeviceTotalMem_v2: Self = Self(44);
-    pub const cuDriverGetVersion: Self = Self(45);
-    pub const cuEventCreate: Self = Self(46);
-    pub const cuEventDestroy_v2: Self = Self(47);
-    pub const cuEventElapsedTime: Self = Self(48);
-    pub const cuEventElapsedTime_v2: Self = Self(49);
-    pub const cuEventQuery: Self = Self(50);
-    pub const cuEventRecord: Self = Self(51);
-    pub const cuEventRecordWithFlags: Self = Self(52);
-    pub const cuEventSynchronize: Self = Self(53);
-    pub const cuFuncGetAttribute: Self = Self(54);
-    pub const cuFuncGetModule: Self = Self(55);
-    pub const cuFuncGetName: Self = Self(56);
-    pub const cuFuncGetParamInfo: Self = Self(57);
-    pub const cuFuncIsLoaded: Self = Self(58);
-    pub const cuFuncLoad: Self = Self(59);
-    pub const cuFuncSetAttribute: Self = Self(60);
-    pub const cuFuncSetCacheConfig: Self = Self(61);
-    pub const cuGetErrorName: Self = Self(62);
-    pub const cuGetErrorString: Self = Self(63);
-    pub const cuGetExportTable: Self = Self(64);
-    pub const cuGetProcAddress: Self = Self(65);
-    pub const cuGetProcAddress_v2: Self = Self(66);
-    pub const cuGraphCreate: Self = Self(67);
-    pub const cuGraphDestroy: Self = Self(68);
-    pub const cuGraphExecDestroy: Self = Self(69);
-    pub const cuGraphGetNodes: Self = Self(70);
-    pub const cuGraphInstantiate: Self = Self(71);
-    pub const cuGraphInstantiateWithFlags: Self = Self(72);
-    pub const cuGraphInstantiateWithParams: Self = Self(73);
-    pub const cuGraphInstantiate_v2: Self = Self(74);
-    pub const cuGraphLaunch: Self = Self(75);
-    pub const cuGraphReleaseUserObject: Self = Self(76);
-    pub const cuGraphRetainUserObject: Self = Self(77);
-    pub const cuGraphUpload: Self = Self(78);
-    pub const cuInit: Self = Self(79);
-    pub const cuKernelGetAttribute: Self = Self(80);
-    pub const cuKernelGetFunction: Self = Self(81);
-    pub const cuKernelGetName: Self = Self(82);
-    pub const cuKernelGetParamInfo: Self = Self(83);
-    pub const cuKernelSetAttribute: Self = Self(84);
-    pub const cuKernelSetCacheConfig: Self = Self(85);
-    pub const cuLaunchCooperativeKernel: Self = Self(86);
-    pub const cuLaunchHostFunc: Self = Self(87);
-    pub const cuLaunchHostFunc_v2: Self = Self(88);
-    pub const cuLaunchKernel: Self = Self(89);
-    pub const cuLaunchKernelEx: Self = Self(90);
-    pub const cuLibraryGetGlobal: Self = Self(91);
-    pub const cuLibraryGetKernel: Self = Self(92);
-    pub const cuLibraryGetKernelCount: Self = Self(93);
-    pub const cuLibraryGetModule: Self = Self(94);
-    pub const cuLibraryLoadData: Self = Self(95);
-    pub const cuLibraryLoadFromFile: Self = Self(96);
-    pub const cuLibraryUnload: Self = Self(97);
-    pub const cuLinkAddData_v2: Self = Self(98);
-    pub const cuLinkAddFile_v2: Self = Self(99);
-    pub const cuLinkComplete: Self = Self(100);
-    pub const cuLinkCreate_v2: Self = Self(101);
-    pub const cuLinkDestroy: Self = Self(102);
-    pub const cuMemAllocHost_v2: Self = Self(103);
-    pub const cuMemAllocPitch_v2: Self = Self(104);
-    pub const cuMemAlloc_v2: Self = Self(105);
-    pub const cuMemFreeHost: Self = Self(106);
-    pub const cuMemFree_v2: Self = Self(107);
-    pub const cuMemGetAddressRange_v2: Self = Self(108);
-    pub const cuMemGetInfo_v2: Self = Self(109);
-    pub const cuMemHostAlloc: Self = Self(110);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(111);
-    pub const cuMemHostGetFlags: Self = Self(112);
-    pub const cuMemHostRegister_v2: Self = Self(113);
-    pub const cuMemHostUnregister: Self = Self(114);
-    pub const cuMemcpy: Self = Self(115);
-    pub const cuMemcpy2DAsync_v2: Self = Self(116);
-    pub const cuMemcpy2DUnaligned_v2: Self = Self(117);
-    pub const cuMemcpy2D_v2: Self = Self(118);
-    pub const cuMemcpy3DAsync_v2: Self = Self(119);
-    pub const cuMemcpy3D_v2: Self = Self(120);
-    pub const cuMemcpyAsync: Self = Self(121);
-    pub const cuMemcpyAtoA_v2: Self = Self(122);
-    pub const cuMemcpyAtoD_v2: Self = Self(123);
-    pub const cuMemcpyAtoHAsync_v2: Self = Self(124);
-    pub const cuMemcpyAtoH_v2: Self = Self(125);
-    pub const cuMemcpyDtoA_v2: Self = Self(126);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(127);
-    pub const cuMemcpyDtoD_v2: Self = Self(128);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(129);
-    pub const cuMemcpyDtoH_v2: Self = Self(130);
-    pub const cuMemcpyHtoAAsync_v2: Self = Self(131);
-    pub const cuMemcpyHtoA_v2: Self = Self(132);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(133);
-    pub const cuMemcpyHtoD_v2: Self = Self(134);
-    pub const cuMemsetD16Async: Self = Self(135);
-    pub const cuMemsetD16_v2: Self = Self(136);
-    pub const cuMemsetD2D16Async: Self = Self(137);
-    pub const cuMemsetD2D16_v2: Self = Self(138);
-    pub const cuMemsetD2D32Async: Self = Self(139);
-    pub const cuMemsetD2D32_v2: Self = Self(140);
-    pub const cuMemsetD2D8Async: Self = Self(141);
-    pub const cuMemsetD2D8_v2: Self = Self(142);
-    pub const cuMemsetD32Async: Self = Self(143);
-    pub const cuMemsetD32_v2: Self = Self(144);
-    pub const cuMemsetD8Async: Self = Self(145);
-    pub const cuMemsetD8_v2: Self = Self(146);
-    pub const cuMipmappedArrayCreate: Self = Self(147);
-    pub const cuMipmappedArrayDestroy: Self = Self(148);
-    pub const cuMipmappedArrayGetLevel: Self = Self(149);
-    pub const cuModuleGetFunction: Self = Self(150);
-    pub const cuModuleGetGlobal_v2: Self = Self(151);
-    pub const cuModuleGetLoadingMode: Self = Self(152);
-    pub const cuModuleLoad: Self = Self(153);
-    pub const cuModuleLoadData: Self = Self(154);
-    pub const cuModuleLoadDataEx: Self = Self(155);
-    pub const cuModuleLoadFatBinary: Self = Self(156);
-    pub const cuModuleUnload: Self = Self(157);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(158);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(159);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(160);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(161);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(162);
-    pub const cuPointerGetAttribute: Self = Self(163);
-    pub const cuPointerGetAttributes: Self = Self(164);
-    pub const cuStreamAddCallback: Self = Self(165);
-    pub const cuStreamBatchMemOp: Self = Self(166);
-    pub const cuStreamBatchMemOp_v2: Self = Self(167);
-    pub const cuStreamBeginCapture: Self = Self(168);
-    pub const cuStreamBeginCaptureToGraph: Self = Self(169);
-    pub const cuStreamBeginCapture_v2: Self = Self(170);
-    pub const cuStreamCreate: Self = Self(171);
-    pub const cuStreamCreateWithPriority: Self = Self(172);
-    pub const cuStreamDestroy_v2: Self = Self(173);
-    pub const cuStreamEndCapture: Self = Self(174);
-    pub const cuStreamGetCaptureInfo: Self = Self(175);
-    pub const cuStreamGetCaptureInfo_v2: Self = Self(176);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(177);
-    pub const cuStreamGetCtx: Self = Self(178);
-    pub const cuStreamGetCtx_v2: Self = Self(179);
-    pub const cuStreamGetDevice: Self = Self(180);
-    pub const cuStreamGetFlags: Self = Self(181);
-    pub const cuStreamGetId: Self = Self(182);
-    pub const cuStreamGetPriority: Self = Self(183);
-    pub const cuStreamIsCapturing: Self = Self(184);
-    pub const cuStreamQuery: Self = Self(185);
-    pub const cuStreamSynchronize: Self = Self(186);
-    pub const cuStreamUpdateCaptureDependencies: Self = Self(187);
-    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(188);
-    pub const cuStreamWaitEvent: Self = Self(189);
-    pub const cuStreamWaitValue32: Self = Self(190);
-    pub const cuStreamWaitValue32_v2: Self = Self(191);
-    pub const cuStreamWaitValue64: Self = Self(192);
-    pub const cuStreamWaitValue64_v2: Self = Self(193);
-    pub const cuStreamWriteValue32: Self = Self(194);
-    pub const cuStreamWriteValue32_v2: Self = Self(195);
-    pub const cuStreamWriteValue64: Self = Self(196);
-    pub const cuStreamWriteValue64_v2: Self = Self(197);
-    pub const cuSurfObjectCreate: Self = Self(198);
-    pub const cuSurfObjectDestroy: Self = Self(199);
-    pub const cuSurfObjectGetResourceDesc: Self = Self(200);
-    pub const cuTexObjectCreate: Self = Self(201);
-    pub const cuTexObjectDestroy: Self = Self(202);
-    pub const cuTexObjectGetResourceDesc: Self = Self(203);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(204);
-    pub const cuTexObjectGetTextureDesc: Self = Self(205);
-    pub const cuThreadExchangeStreamCaptureMode: Self = Self(206);
-    pub const cuUserObjectCreate: Self = Self(207);
-    pub const cuUserObjectRelease: Self = Self(208);
-    pub const cuUserObjectRetain: Self = Self(209);
-    pub const vgpuBeginCapture: Self = Self(210);
-    pub const vgpuCaptureInfo: Self = Self(211);
-    pub const vgpuCopy: Self = Self(212);
-    pub const vgpuCopyBox: Self = Self(213);
-    pub const vgpuCopyIn: Self = Self(214);
-    pub const vgpuCopyInBulk: Self = Self(215);
-    pub const vgpuCopyOut: Self = Self(216);
-    pub const vgpuCopyOutBulk: Self = Self(217);
-    pub const vgpuCredit: Self = Self(218);
-    pub const vgpuInstantiate: Self = Self(219);
-    pub const vgpuLinkRead: Self = Self(220);
-    pub const vgpuListNodes: Self = Self(221);
-    pub const vgpuMemOps: Self = Self(222);
-    pub const vgpuMemset: Self = Self(223);
-    pub const vgpuNop: Self = Self(224);
-    pub const vgpuOutput: Self = Self(225);
-    pub const vgpuReadDown: Self = Self(226);
-    pub const vgpuSnapshot: Self = Self(227);
-    pub const vgpuUpdateDependencies: Self = Self(228);
-    pub const vgpuUpload: Self = Self(229);
+    pub const cuDeviceGetDefaultMemPool: Self = Self(31);
+    pub const cuDeviceGetMemPool: Self = Self(32);
+    pub const cuDeviceGetName: Self = Self(33);
+    pub const cuDeviceGetPCIBusId: Self = Self(34);
+    pub const cuDeviceGetProperties: Self = Self(35);
+    pub const cuDeviceGetUuid: Self = Self(36);
+    pub const cuDeviceGetUuid_v2: Self = Self(37);
+    pub const cuDevicePrimaryCtxGetState: Self = Self(38);
+    pub const cuDevicePrimaryCtxRelease: Self = Self(39);
+    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(40);
+    pub const cuDevicePrimaryCtxReset: Self = Self(41);
+    pub const cuDevicePrimaryCtxReset_v2: Self = Self(42);
+    pub const cuDevicePrimaryCtxRetain: Self = Self(43);
+    pub const cuDevicePrimaryCtxSetFlags: Self = Self(44);
+    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(45);
+    pub const cuDeviceSetMemPool: Self = Self(46);
+    pub const cuDeviceTotalMem_v2: Self = Self(47);
+    pub const cuDriverGetVersion: Self = Self(48);
+    pub const cuEventCreate: Self = Self(49);
+    pub const cuEventDestroy_v2: Self = Self(50);
+    pub const cuEventElapsedTime: Self = Self(51);
+    pub const cuEventElapsedTime_v2: Self = Self(52);
+    pub const cuEventQuery: Self = Self(53);
+    pub const cuEventRecord: Self = Self(54);
+    pub const cuEventRecordWithFlags: Self = Self(55);
+    pub const cuEventSynchronize: Self = Self(56);
+    pub const cuFuncGetAttribute: Self = Self(57);
+    pub const cuFuncGetModule: Self = Self(58);
+    pub const cuFuncGetName: Self = Self(59);
+    pub const cuFuncGetParamInfo: Self = Self(60);
+    pub const cuFuncIsLoaded: Self = Self(61);
+    pub const cuFuncLoad: Self = Self(62);
+    pub const cuFuncSetAttribute: Self = Self(63);
+    pub const cuFuncSetCacheConfig: Self = Self(64);
+    pub const cuGetErrorName: Self = Self(65);
+    pub const cuGetErrorString: Self = Self(66);
+    pub const cuGetExportTable: Self = Self(67);
+    pub const cuGetProcAddress: Self = Self(68);
+    pub const cuGetProcAddress_v2: Self = Self(69);
+    pub const cuGraphCreate: Self = Self(70);
+    pub const cuGraphDestroy: Self = Self(71);
+    pub const cuGraphExecDestroy: Self = Self(72);
+    pub const cuGraphGetNodes: Self = Self(73);
+    pub const cuGraphInstantiate: Self = Self(74);
+    pub const cuGraphInstantiateWithFlags: Self = Self(75);
+    pub const cuGraphInstantiateWithParams: Self = Self(76);
+    pub const cuGraphInstantiate_v2: Self = Self(77);
+    pub const cuGraphLaunch: Self = Self(78);
+    pub const cuGraphReleaseUserObject: Self = Self(79);
+    pub const cuGraphRetainUserObject: Self = Self(80);
+    pub const cuGraphUpload: Self = Self(81);
+    pub const cuInit: Self = Self(82);
+    pub const cuKernelGetAttribute: Self = Self(83);
+    pub const cuKernelGetFunction: Self = Self(84);
+    pub const cuKernelGetName: Self = Self(85);
+    pub const cuKernelGetParamInfo: Self = Self(86);
+    pub const cuKernelSetAttribute: Self = Self(87);
+    pub const cuKernelSetCacheConfig: Self = Self(88);
+    pub const cuLaunchCooperativeKernel: Self = Self(89);
+    pub const cuLaunchHostFunc: Self = Self(90);
+    pub const cuLaunchHostFunc_v2: Self = Self(91);
+    pub const cuLaunchKernel: Self = Self(92);
+    pub const cuLaunchKernelEx: Self = Self(93);
+    pub const cuLibraryGetGlobal: Self = Self(94);
+    pub const cuLibraryGetKernel: Self = Self(95);
+    pub const cuLibraryGetKernelCount: Self = Self(96);
+    pub const cuLibraryGetModule: Self = Self(97);
+    pub const cuLibraryLoadData: Self = Self(98);
+    pub const cuLibraryLoadFromFile: Self = Self(99);
+    pub const cuLibraryUnload: Self = Self(100);
+    pub const cuLinkAddData_v2: Self = Self(101);
+    pub const cuLinkAddFile_v2: Self = Self(102);
+    pub const cuLinkComplete: Self = Self(103);
+    pub const cuLinkCreate_v2: Self = Self(104);
+    pub const cuLinkDestroy: Self = Self(105);
+    pub const cuMemAddressFree: Self = Self(106);
+    pub const cuMemAddressReserve: Self = Self(107);
+    pub const cuMemAllocAsync: Self = Self(108);
+    pub const cuMemAllocFromPoolAsync: Self = Self(109);
+    pub const cuMemAllocHost_v2: Self = Self(110);
+    pub const cuMemAllocPitch_v2: Self = Self(111);
+    pub const cuMemAlloc_v2: Self = Self(112);
+    pub const cuMemCreate: Self = Self(113);
+    pub const cuMemFreeAsync: Self = Self(114);
+    pub const cuMemFreeHost: Self = Self(115);
+    pub const cuMemFree_v2: Self = Self(116);
+    pub const cuMemGetAccess: Self = Self(117);
+    pub const cuMemGetAddressRange_v2: Self = Self(118);
+    pub const cuMemGetAllocationGranularity: Self = Self(119);
+    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(120);
+    pub const cuMemGetDefaultMemPool: Self = Self(121);
+    pub const cuMemGetInfo_v2: Self = Self(122);
+    pub const cuMemGetMemPool: Self = Self(123);
+    pub const cuMemHostAlloc: Self = Self(124);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(125);
+    pub const cuMemHostGetFlags: Self = Self(126);
+    pub const cuMemHostRegister_v2: Self = Self(127);
+    pub const cuMemHostUnregister: Self = Self(128);
+    pub const cuMemMap: Self = Self(129);
+    pub const cuMemPoolCreate: Self = Self(130);
+    pub const cuMemPoolDestroy: Self = Self(131);
+    pub const cuMemPoolGetAccess: Self = Self(132);
+    pub const cuMemPoolGetAttribute: Self = Self(133);
+    pub const cuMemPoolSetAccess: Self = Self(134);
+    pub const cuMemPoolSetAttribute: Self = Self(135);
+    pub const cuMemPoolTrimTo: Self = Self(136);
+    pub const cuMemRelease: Self = Self(137);
+    pub const cuMemRetainAllocationHandle: Self = Self(138);
+    pub const cuMemSetAccess: Self = Self(139);
+    pub const cuMemSetMemPool: Self = Self(140);
+    pub const cuMemUnmap: Self = Self(141);
+    pub const cuMemcpy: Self = Self(142);
+    pub const cuMemcpy2DAsync_v2: Self = Self(143);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(144);
+    pub const cuMemcpy2D_v2: Self = Self(145);
+    pub const cuMemcpy3DAsync_v2: Self = Self(146);
+    pub const cuMemcpy3D_v2: Self = Self(147);
+    pub const cuMemcpyAsync: Self = Self(148);
+    pub const cuMemcpyAtoA_v2: Self = Self(149);
+    pub const cuMemcpyAtoD_v2: Self = Self(150);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(151);
+    pub const cuMemcpyAtoH_v2: Self = Self(152);
+    pub const cuMemcpyDtoA_v2: Self = Self(153);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(154);
+    pub const cuMemcpyDtoD_v2: Self = Self(155);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(156);
+    pub const cuMemcpyDtoH_v2: Self = Self(157);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(158);
+    pub const cuMemcpyHtoA_v2: Self = Self(159);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(160);
+    pub const cuMemcpyHtoD_v2: Self = Self(161);
+    pub const cuMemsetD16Async: Self = Self(162);
+    pub const cuMemsetD16_v2: Self = Self(163);
+    pub const cuMemsetD2D16Async: Self = Self(164);
+    pub const cuMemsetD2D16_v2: Self = Self(165);
+    pub const cuMemsetD2D32Async: Self = Self(166);
+    pub const cuMemsetD2D32_v2: Self = Self(167);
+    pub const cuMemsetD2D8Async: Self = Self(168);
+    pub const cuMemsetD2D8_v2: Self = Self(169);
+    pub const cuMemsetD32Async: Self = Self(170);
+    pub const cuMemsetD32_v2: Self = Self(171);
+    pub const cuMemsetD8Async: Self = Self(172);
+    pub const cuMemsetD8_v2: Self = Self(173);
+    pub const cuMipmappedArrayCreate: Self = Self(174);
+    pub const cuMipmappedArrayDestroy: Self = Self(175);
+    pub const cuMipmappedArrayGetLevel: Self = Self(176);
+    pub const cuModuleGetFunction: Self = Self(177);
+    pub const cuModuleGetGlobal_v2: Self = Self(178);
+    pub const cuModuleGetLoadingMode: Self = Self(179);
+    pub const cuModuleLoad: Self = Self(180);
+    pub const cuModuleLoadData: Self = Self(181);
+    pub const cuModuleLoadDataEx: Self = Self(182);
+    pub const cuModuleLoadFatBinary: Self = Self(183);
+    pub const cuModuleUnload: Self = Self(184);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(185);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(186);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(187);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(188);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(189);
+    pub const cuPointerGetAttribute: Self = Self(190);
+    pub const cuPointerGetAttributes: Self = Self(191);
+    pub const cuStreamAddCallback: Self = Self(192);
+    pub const cuStreamBatchMemOp: Self = Self(193);
+    pub const cuStreamBatchMemOp_v2: Self = Self(194);
+    pub const cuStreamBeginCapture: Self = Self(195);
+    pub const cuStreamBeginCaptureToGraph: Self = Self(196);
+    pub const cuStreamBeginCapture_v2: Self = Self(197);
+    pub const cuStreamCreate: Self = Self(198);
+    pub const cuStreamCreateWithPriority: Self = Self(199);
+    pub const cuStreamDestroy_v2: Self = Self(200);
+    pub const cuStreamEndCapture: Self = Self(201);
+    pub const cuStreamGetCaptureInfo: Self = Self(202);
+    pub const cuStreamGetCaptureInfo_v2: Self = Self(203);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(204);
+    pub const cuStreamGetCtx: Self = Self(205);
+    pub const cuStreamGetCtx_v2: Self = Self(206);
+    pub const cuStreamGetDevice: Self = Self(207);
+    pub const cuStreamGetFlags: Self = Self(208);
+    pub const cuStreamGetId: Self = Self(209);
+    pub const cuStreamGetPriority: Self = Self(210);
+    pub const cuStreamIsCapturing: Self = Self(211);
+    pub const cuStreamQuery: Self = Self(212);
+    pub const cuStreamSynchronize: Self = Self(213);
+    pub const cuStreamUpdateCaptureDependencies: Self = Self(214);
+    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(215);
+    pub const cuStreamWaitEvent: Self = Self(216);
+    pub const cuStreamWaitValue32: Self = Self(217);
+    pub const cuStreamWaitValue32_v2: Self = Self(218);
+    pub const cuStreamWaitValue64: Self = Self(219);
+    pub const cuStreamWaitValue64_v2: Self = Self(220);
+    pub const cuStreamWriteValue32: Self = Self(221);
+    pub const cuStreamWriteValue32_v2: Self = Self(222);
+    pub const cuStreamWriteValue64: Self = Self(223);
+    pub const cuStreamWriteValue64_v2: Self = Self(224);
+    pub const cuSurfObjectCreate: Self = Self(225);
+    pub const cuSurfObjectDestroy: Self = Self(226);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(227);
+    pub const cuTexObjectCreate: Self = Self(228);
+    pub const cuTexObjectDestroy: Self = Self(229);
+    pub const cuTexObjectGetResourceDesc: Self = Self(230);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(231);
+    pub const cuTexObjectGetTextureDesc: Self = Self(232);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(233);
+    pub const cuUserObjectCreate: Self = Self(234);
+    pub const cuUserObjectRelease: Self = Self(235);
+    pub const cuUserObjectRetain: Self = Self(236);
+    pub const vgpuBeginCapture: Self = Self(237);
+    pub const vgpuCaptureInfo: Self = Self(238);
+    pub const vgpuCopy: Self = Self(239);
+    pub const vgpuCopyBox: Self = Self(240);
+    pub const vgpuCopyIn: Self = Self(241);
+    pub const vgpuCopyInBulk: Self = Self(242);
+    pub const vgpuCopyOut: Self = Self(243);
+    pub const vgpuCopyOutBulk: Self = Self(244);
+    pub const vgpuCredit: Self = Self(245);
+    pub const vgpuInstantiate: Self = Self(246);
+    pub const vgpuLinkRead: Self = Self(247);
+    pub const vgpuListNodes: Self = Self(248);
+    pub const vgpuMemOps: Self = Self(249);
+    pub const vgpuMemset: Self = Self(250);
+    pub const vgpuNop: Self = Self(251);
+    pub const vgpuOutput: Self = Self(252);
+    pub const vgpuReadDown: Self = Self(253);
+    pub const vgpuSnapshot: Self = Self(254);
+    pub const vgpuUpdateDependencies: Self = Self(255);
+    pub const vgpuUpload: Self = Self(256);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 230] = [
+pub static FUNCTIONS: [FunctionInfo; 257] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -490,6 +517,22 @@ pub static FUNCTIONS: [FunctionInfo; 230] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuDeviceGetDefaultMemPool",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "query",
+        opcode: 210,
+    },
+    FunctionInfo {
+        name: "cuDeviceGetMemPool",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuDeviceGetName",
         chapter: "device",
         class: Class::Cached,
@@ -591,6 +634,14 @@ pub static FUNCTIONS: [FunctionInfo; 230] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuDeviceSetMemPool",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "memory",
         opcode: 0,
     },
     FunctionInfo {
@@ -1066,6 +1117,38 @@ pub static FUNCTIONS: [FunctionInfo; 230] = [
         opcode: 44,
     },
     FunctionInfo {
+        name: "cuMemAddressFree",
+        chapter: "vmm",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 194,
+    },
+    FunctionInfo {
+        name: "cuMemAddressReserve",
+        chapter: "vmm",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 193,
+    },
+    FunctionInfo {
+        name: "cuMemAllocAsync",
+        chapter: "pool",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemAllocFromPoolAsync",
+        chapter: "pool",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 208,
+    },
+    FunctionInfo {
         name: "cuMemAllocHost_v2",
         chapter: "memory",
         class: Class::Blocking,
@@ -1090,6 +1173,22 @@ pub static FUNCTIONS: [FunctionInfo; 230] = [
         opcode: 64,
     },
     FunctionInfo {
+        name: "cuMemCreate",
+        chapter: "vmm",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 195,
+    },
+    FunctionInfo {
+        name: "cuMemFreeAsync",
+        chapter: "pool",
+        class: Class::Async,
+        group: "memory",
+        audit: "memory",
+        opcode: 209,
+    },
+    FunctionInfo {
         name: "cuMemFreeHost",
         chapter: "memory",
         class: Class::Blocking,
@@ -1106,10 +1205,42 @@ pub static FUNCTIONS: [FunctionInfo; 230] = [
         opcode: 66,
     },
     FunctionInfo {
+        name: "cuMemGetAccess",
+        chapter: "vmm",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuMemGetAddressRange_v2",
         chapter: "memory",
         class: Class::Local,
         group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemGetAllocationGranularity",
+        chapter: "vmm",
+        class: Class::Inline,
+        group: "memory",
+        audit: "query",
+        opcode: 192,
+    },
+    FunctionInfo {
+        name: "cuMemGetAllocationPropertiesFromHandle",
+        chapter: "vmm",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemGetDefaultMemPool",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
         audit: "query",
         opcode: 0,
     },
@@ -1120,6 +1251,14 @@ pub static FUNCTIONS: [FunctionInfo; 230] = [
         group: "memory",
         audit: "query",
         opcode: 67,
+    },
+    FunctionInfo {
+        name: "cuMemGetMemPool",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "query",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuMemHostAlloc",
@@ -1160,6 +1299,110 @@ pub static FUNCTIONS: [FunctionInfo; 230] = [
         group: "memory",
         audit: "memory",
         opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemMap",
+        chapter: "vmm",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 198,
+    },
+    FunctionInfo {
+        name: "cuMemPoolCreate",
+        chapter: "pool",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 211,
+    },
+    FunctionInfo {
+        name: "cuMemPoolDestroy",
+        chapter: "pool",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 212,
+    },
+    FunctionInfo {
+        name: "cuMemPoolGetAccess",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "query",
+        opcode: 217,
+    },
+    FunctionInfo {
+        name: "cuMemPoolGetAttribute",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "query",
+        opcode: 215,
+    },
+    FunctionInfo {
+        name: "cuMemPoolSetAccess",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "memory",
+        opcode: 216,
+    },
+    FunctionInfo {
+        name: "cuMemPoolSetAttribute",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "memory",
+        opcode: 214,
+    },
+    FunctionInfo {
+        name: "cuMemPoolTrimTo",
+        chapter: "pool",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 213,
+    },
+    FunctionInfo {
+        name: "cuMemRelease",
+        chapter: "vmm",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 196,
+    },
+    FunctionInfo {
+        name: "cuMemRetainAllocationHandle",
+        chapter: "vmm",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 197,
+    },
+    FunctionInfo {
+        name: "cuMemSetAccess",
+        chapter: "vmm",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 200,
+    },
+    FunctionInfo {
+        name: "cuMemSetMemPool",
+        chapter: "pool",
+        class: Class::Inline,
+        group: "memory",
+        audit: "memory",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemUnmap",
+        chapter: "vmm",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 199,
     },
     FunctionInfo {
         name: "cuMemcpy",
@@ -2171,6 +2414,25 @@ pub static OPCODES: &[(u16, Function)] = &[
     (168, Function::cuTexObjectDestroy),
     (169, Function::cuSurfObjectCreate),
     (170, Function::cuSurfObjectDestroy),
+    (192, Function::cuMemGetAllocationGranularity),
+    (193, Function::cuMemAddressReserve),
+    (194, Function::cuMemAddressFree),
+    (195, Function::cuMemCreate),
+    (196, Function::cuMemRelease),
+    (197, Function::cuMemRetainAllocationHandle),
+    (198, Function::cuMemMap),
+    (199, Function::cuMemUnmap),
+    (200, Function::cuMemSetAccess),
+    (208, Function::cuMemAllocFromPoolAsync),
+    (209, Function::cuMemFreeAsync),
+    (210, Function::cuDeviceGetDefaultMemPool),
+    (211, Function::cuMemPoolCreate),
+    (212, Function::cuMemPoolDestroy),
+    (213, Function::cuMemPoolTrimTo),
+    (214, Function::cuMemPoolSetAttribute),
+    (215, Function::cuMemPoolGetAttribute),
+    (216, Function::cuMemPoolSetAccess),
+    (217, Function::cuMemPoolGetAccess),
     (320, Function::vgpuBeginCapture),
     (321, Function::cuStreamEndCapture),
     (322, Function::vgpuCaptureInfo),

@@ -68,6 +68,10 @@ pub type cuDeviceGetAttribute =
 pub type cuDeviceGetByPCIBusId =
     unsafe extern "C" fn(dev: *mut CUdevice, pciBusId: *const c_char) -> CUresult;
 pub type cuDeviceGetCount = unsafe extern "C" fn(count: *mut c_int) -> CUresult;
+pub type cuDeviceGetDefaultMemPool =
+    unsafe extern "C" fn(pool_out: *mut CUmemoryPool, dev: CUdevice) -> CUresult;
+pub type cuDeviceGetMemPool =
+    unsafe extern "C" fn(pool: *mut CUmemoryPool, dev: CUdevice) -> CUresult;
 pub type cuDeviceGetName =
     unsafe extern "C" fn(name: *mut c_char, len: c_int, dev: CUdevice) -> CUresult;
 pub type cuDeviceGetPCIBusId =
@@ -88,6 +92,7 @@ pub type cuDevicePrimaryCtxSetFlags =
     unsafe extern "C" fn(dev: CUdevice, flags: c_uint) -> CUresult;
 pub type cuDevicePrimaryCtxSetFlags_v2 =
     unsafe extern "C" fn(dev: CUdevice, flags: c_uint) -> CUresult;
+pub type cuDeviceSetMemPool = unsafe extern "C" fn(dev: CUdevice, pool: CUmemoryPool) -> CUresult;
 pub type cuDeviceTotalMem_v2 = unsafe extern "C" fn(bytes: *mut usize, dev: CUdevice) -> CUresult;
 pub type cuDriverGetVersion = unsafe extern "C" fn(driverVersion: *mut c_int) -> CUresult;
 pub type cuEventCreate = unsafe extern "C" fn(phEvent: *mut CUevent, Flags: c_uint) -> CUresult;
@@ -640,6 +645,22 @@ pub type cuLinkCreate_v2 = unsafe extern "C" fn(
     stateOut: *mut CUlinkState,
 ) -> CUresult;
 pub type cuLinkDestroy = unsafe extern "C" fn(state: CUlinkState) -> CUresult;
+pub type cuMemAddressFree = unsafe extern "C" fn(ptr: CUdeviceptr, size: usize) -> CUresult;
+pub type cuMemAddressReserve = unsafe extern "C" fn(
+    ptr: *mut CUdeviceptr,
+    size: usize,
+    alignment: usize,
+    addr: CUdeviceptr,
+    flags: u64,
+) -> CUresult;
+pub type cuMemAllocAsync =
+    unsafe extern "C" fn(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) -> CUresult;
+pub type cuMemAllocFromPoolAsync = unsafe extern "C" fn(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    pool: CUmemoryPool,
+    hStream: CUstream,
+) -> CUresult;
 pub type cuMemAllocHost_v2 =
     unsafe extern "C" fn(pp: *mut *mut c_void, bytesize: usize) -> CUresult;
 pub type cuMemAllocPitch_v2 = unsafe extern "C" fn(
@@ -650,11 +671,42 @@ pub type cuMemAllocPitch_v2 = unsafe extern "C" fn(
     ElementSizeBytes: c_uint,
 ) -> CUresult;
 pub type cuMemAlloc_v2 = unsafe extern "C" fn(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult;
+pub type cuMemCreate = unsafe extern "C" fn(
+    handle: *mut CUmemGenericAllocationHandle,
+    size: usize,
+    prop: *const CUmemAllocationProp,
+    flags: u64,
+) -> CUresult;
+pub type cuMemFreeAsync = unsafe extern "C" fn(dptr: CUdeviceptr, hStream: CUstream) -> CUresult;
 pub type cuMemFreeHost = unsafe extern "C" fn(p: *mut c_void) -> CUresult;
 pub type cuMemFree_v2 = unsafe extern "C" fn(dptr: CUdeviceptr) -> CUresult;
+pub type cuMemGetAccess = unsafe extern "C" fn(
+    flags: *mut u64,
+    location: *const CUmemLocation,
+    ptr: CUdeviceptr,
+) -> CUresult;
 pub type cuMemGetAddressRange_v2 =
     unsafe extern "C" fn(pbase: *mut CUdeviceptr, psize: *mut usize, dptr: CUdeviceptr) -> CUresult;
+pub type cuMemGetAllocationGranularity = unsafe extern "C" fn(
+    granularity: *mut usize,
+    prop: *const CUmemAllocationProp,
+    option: CUmemAllocationGranularity_flags,
+) -> CUresult;
+pub type cuMemGetAllocationPropertiesFromHandle = unsafe extern "C" fn(
+    prop: *mut CUmemAllocationProp,
+    handle: CUmemGenericAllocationHandle,
+) -> CUresult;
+pub type cuMemGetDefaultMemPool = unsafe extern "C" fn(
+    pool_out: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+) -> CUresult;
 pub type cuMemGetInfo_v2 = unsafe extern "C" fn(free: *mut usize, total: *mut usize) -> CUresult;
+pub type cuMemGetMemPool = unsafe extern "C" fn(
+    pool_out: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+) -> CUresult;
 pub type cuMemHostAlloc =
     unsafe extern "C" fn(pp: *mut *mut c_void, bytesize: usize, Flags: c_uint) -> CUresult;
 pub type cuMemHostGetDevicePointer_v2 =
@@ -663,6 +715,50 @@ pub type cuMemHostGetFlags = unsafe extern "C" fn(pFlags: *mut c_uint, p: *mut c
 pub type cuMemHostRegister_v2 =
     unsafe extern "C" fn(p: *mut c_void, bytesize: usize, Flags: c_uint) -> CUresult;
 pub type cuMemHostUnregister = unsafe extern "C" fn(p: *mut c_void) -> CUresult;
+pub type cuMemMap = unsafe extern "C" fn(
+    ptr: CUdeviceptr,
+    size: usize,
+    offset: usize,
+    handle: CUmemGenericAllocationHandle,
+    flags: u64,
+) -> CUresult;
+pub type cuMemPoolCreate =
+    unsafe extern "C" fn(pool: *mut CUmemoryPool, poolProps: *const CUmemPoolProps) -> CUresult;
+pub type cuMemPoolDestroy = unsafe extern "C" fn(pool: CUmemoryPool) -> CUresult;
+pub type cuMemPoolGetAccess = unsafe extern "C" fn(
+    flags: *mut CUmemAccess_flags,
+    memPool: CUmemoryPool,
+    location: *mut CUmemLocation,
+) -> CUresult;
+pub type cuMemPoolGetAttribute = unsafe extern "C" fn(
+    pool: CUmemoryPool,
+    attr: CUmemPool_attribute,
+    value: *mut c_void,
+) -> CUresult;
+pub type cuMemPoolSetAccess =
+    unsafe extern "C" fn(pool: CUmemoryPool, map: *const CUmemAccessDesc, count: usize) -> CUresult;
+pub type cuMemPoolSetAttribute = unsafe extern "C" fn(
+    pool: CUmemoryPool,
+    attr: CUmemPool_attribute,
+    value: *mut c_void,
+) -> CUresult;
+pub type cuMemPoolTrimTo =
+    unsafe extern "C" fn(pool: CUmemoryPool, minBytesToKeep: usize) -> CUresult;
+pub type cuMemRelease = unsafe extern "C" fn(handle: CUmemGenericAllocationHandle) -> CUresult;
+pub type cuMemRetainAllocationHandle =
+    unsafe extern "C" fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) -> CUresult;
+pub type cuMemSetAccess = unsafe extern "C" fn(
+    ptr: CUdeviceptr,
+    size: usize,
+    desc: *const CUmemAccessDesc,
+    count: usize,
+) -> CUresult;
+pub type cuMemSetMemPool = unsafe extern "C" fn(
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+    pool: CUmemoryPool,
+) -> CUresult;
+pub type cuMemUnmap = unsafe extern "C" fn(ptr: CUdeviceptr, size: usize) -> CUresult;
 pub type cuMemcpy =
     unsafe extern "C" fn(dst: CUdeviceptr, src: CUdeviceptr, ByteCount: usize) -> CUresult;
 pub type cuMemcpy2DAsync_v2 =

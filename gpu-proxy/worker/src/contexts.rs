@@ -113,6 +113,17 @@ impl Contexts {
         }
     }
 
+    /// A context of a device, if there is one.
+    pub fn on_device(&self, device: i32) -> Option<ContextKey> {
+        self.slots.iter().find_map(|slot| {
+            let context = lock(&slot.context);
+            context
+                .as_ref()
+                .filter(|context| context.device == device)
+                .map(|context| context.key)
+        })
+    }
+
     /// Makes a context current in this thread.
     ///
     /// # Errors

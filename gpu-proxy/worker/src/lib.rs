@@ -3,9 +3,9 @@
 //! Read in this order: [`process`] (a worker's life), [`dispatcher`] and [`lanes`] (who runs what),
 //! [`session`] with [`frame`] (what a record may touch), `generated::dispatch` and [`api`] (what each
 //! record does), [`driver`] (how the driver is called). [`contexts`], [`ranges`], [`credits`],
-//! [`staging`] and [`images`] keep what must be checked; [`callbacks`] and [`output`] are the ways back;
-//! [`devices`] is what a worker tells before it has a client;
-//! [`harden`] is what the process takes away from itself.
+//! [`staging`], [`vmm`], [`pools`] and [`images`] keep what must be checked; [`callbacks`] and [`output`] are
+//! the ways back; [`devices`] is what a worker tells before it has a client; [`harden`] is what the process
+//! takes away from itself.
 //!
 //! A worker is presumed compromised by whoever designed the rest (D16): it holds one client's
 //! objects, no key, and no name.
@@ -28,7 +28,9 @@ pub mod harden;
 pub mod images;
 pub mod lanes;
 pub mod output;
+pub mod pools;
 pub mod process;
 pub mod ranges;
 pub mod session;
 pub mod staging;
+pub mod vmm;

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use idm_protocol::wire::access::DeviceAccess;
+
 /// What lies at a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -13,12 +15,26 @@ pub enum Place {
         /// What it cost.
         charged: u64,
     },
+    /// Memory of a pool.
+    Pooled {
+        /// The pool's handle.
+        pool: u64,
+        /// Its share of what the pool costs.
+        charged: u64,
+    },
     /// Part of the arena.
     Pinned,
     /// A variable of the module or library with this handle.
     Global {
         /// The handle.
         owner: u64,
+    },
+    /// Memory without an address of its own, mapped at a reserved one.
+    Mapped {
+        /// Its handle.
+        allocation: u64,
+        /// What each device may do here.
+        access: DeviceAccess,
     },
 }
 
@@ -31,8 +47,8 @@ pub struct Range {
     pub bytes: u64,
     /// What it is.
     pub place: Place,
-    /// Slot of the context that it dies with.
-    pub context: u16,
+    /// Slot of the context that it dies with; mappings belong to none.
+    pub context: Option<u16>,
 }
 
 impl Range {
@@ -44,6 +60,18 @@ impl Range {
     /// Whether it is memory of a device.
     pub const fn is_device(&self) -> bool {
         !matches!(self.place, Place::Pinned)
+    }
+
+    /// Whether a copy may touch it at all.
+    fn is_accessible(&self) -> bool {
+        match self.place {
+            Place::Mapped { access, .. } => access.is_some(),
+            _ => true,
+        }
+    }
+
+    const fn is_mapped(&self) -> bool {
+        matches!(self.place, Place::Mapped { .. })
     }
 }
 
@@ -72,11 +100,56 @@ impl Ranges {
         before.is_some_and(|(_, range)| range.end() > start)
     }
 
-    /// The range that all of these bytes lie in. No bytes lie in the range of their address.
+    /// The range that all of these bytes lie in, or the first of mappings side by side that hold them all;
+    /// what no device may touch does not count. No bytes lie in the range of their address.
     pub fn find(&self, address: u64, bytes: u64) -> Option<&Range> {
         let (_, range) = self.by_start.range(..=address).next_back()?;
         let end = address.checked_add(bytes)?;
-        (address < range.end() && end <= range.end()).then_some(range)
+        if address >= range.end() || !range.is_accessible() {
+            return None;
+        }
+        let mut reached = range.end();
+        while reached < end {
+            let next = self.by_start.get(&reached)?;
+            if !range.is_mapped() || !next.is_mapped() || !next.is_accessible() {
+                return None;
+            }
+            reached = next.end();
+        }
+        Some(range)
+    }
+
+    /// The mappings that make up a range: whole ones, one after the other. `None` if they do not.
+    pub fn mappings(&self, start: u64, bytes: u64) -> Option<Vec<Range>> {
+        let end = start.checked_add(bytes)?;
+        let mut found = Vec::new();
+        let mut at = start;
+        while at < end {
+            let next = self.by_start.get(&at)?;
+            if !next.is_mapped() || next.end() > end {
+                return None;
+            }
+            at = next.end();
+            found.push(*next);
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// Changes what devices may do in the mapping that starts exactly here.
+    pub fn set_access(&mut self, start: u64, changed: DeviceAccess) {
+        if let Some(Range {
+            place: Place::Mapped { access, .. },
+            ..
+        }) = self.by_start.get_mut(&start)
+        {
+            *access = changed;
+        }
+    }
+
+    /// The range that an address lies in, whether or not it may be touched.
+    pub fn around(&self, address: u64) -> Option<Range> {
+        let (_, range) = self.by_start.range(..=address).next_back()?;
+        (address < range.end()).then_some(*range)
     }
 
     /// The range that starts exactly here.
@@ -114,7 +187,56 @@ mod tests {
             start,
             bytes,
             place,
-            context: 0,
+            context: Some(0),
+        }
+    }
+
+    fn mapped(start: u64, bytes: u64, access: DeviceAccess) -> Range {
+        Range {
+            place: Place::Mapped {
+                allocation: 1,
+                access,
+            },
+            context: None,
+            ..device(start, bytes)
+        }
+    }
+
+    #[test]
+    fn mappings_side_by_side_hold_what_reaches_over_them_once_all_may_be_touched() {
+        let some = DeviceAccess::default().with(0, 3);
+        let mut ranges = Ranges::default();
+        assert!(ranges.insert(mapped(100, 50, some)));
+        assert!(ranges.insert(mapped(150, 50, DeviceAccess::default())));
+        assert!(ranges.insert(device(200, 50)));
+        assert!(ranges.find(140, 10).is_some());
+        assert!(ranges.find(140, 11).is_none() && ranges.find(150, 1).is_none());
+        ranges.set_access(150, some);
+        assert_eq!(ranges.find(140, 60).unwrap().start, 100);
+        assert!(
+            ranges.find(140, 61).is_none(),
+            "an allocation is no mapping"
+        );
+    }
+
+    #[test]
+    fn only_whole_mappings_without_a_gap_make_up_a_range() {
+        let mut ranges = Ranges::default();
+        for start in [100, 150, 250] {
+            assert!(ranges.insert(mapped(start, 50, DeviceAccess::default())));
+        }
+        assert!(ranges.insert(device(300, 50)));
+        assert_eq!(ranges.mappings(100, 100).unwrap().len(), 2);
+        for (start, bytes) in [
+            (100, 99),
+            (101, 49),
+            (100, 200),
+            (250, 100),
+            (300, 50),
+            (100, 0),
+            (100, u64::MAX),
+        ] {
+            assert_eq!(ranges.mappings(start, bytes), None, "{start} {bytes}");
         }
     }
 
@@ -148,14 +270,14 @@ mod tests {
     fn ranges_of_a_context_go_together() {
         let mut ranges = Ranges::default();
         ranges.insert(Range {
-            context: 1,
+            context: Some(1),
             ..device(0, 10)
         });
         ranges.insert(Range {
-            context: 2,
+            context: Some(2),
             ..device(10, 10)
         });
-        assert_eq!(ranges.remove_all(|range| range.context == 1).len(), 1);
+        assert_eq!(ranges.remove_all(|range| range.context == Some(1)).len(), 1);
         assert!(ranges.at(0).is_none());
         assert!(ranges.remove(10).is_some());
     }

@@ -16,6 +16,7 @@ use idm_protocol::lane::{Pending, WorkerLane};
 use idm_protocol::memory::Mapped;
 use idm_protocol::record::{Record, Request};
 use idm_protocol::status::{Latched, StatusPage};
+use idm_protocol::sync::{Ordering, Word};
 use idm_protocol::wait::{Patience, StopFlag};
 use idm_protocol::window::Arena;
 use idm_protocol::wire::{self, credit};
@@ -34,14 +35,23 @@ use crate::execs::Execs;
 use crate::generated::dispatch::dispatch;
 use crate::graphs::Graphs;
 use crate::output::Output;
+use crate::pools::Pools;
 use crate::ranges::{Place, Range, Ranges};
 use crate::staging::Staging;
+use crate::vmm::Vmm;
 
 pub use crate::errors::{Outcome, Refusal};
 pub use crate::frame::{Frame, Prepared, Scratch};
 
 /// Opcodes up to this one serve the session itself, or make and destroy contexts.
 const LAST_WITHOUT_CONTEXT: u16 = <wire::CuCtxDestroyV2 as Request>::OPCODE;
+
+/// Opcodes after which a driver's pools may hold less.
+const SYNCHRONISING: [u16; 3] = [
+    <wire::CuStreamSynchronize as Request>::OPCODE,
+    <wire::CuEventSynchronize as Request>::OPCODE,
+    <wire::CuCtxSynchronize as Request>::OPCODE,
+];
 
 /// What a handle stands for.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +107,10 @@ pub struct Session {
     arrays: Mutex<Arrays>,
     graphs: Mutex<Graphs>,
     execs: Mutex<Execs>,
+    vmm: Mutex<Vmm>,
+    pools: Mutex<Pools>,
+    /// Memory of a pool was freed, and the pool may hold less from the next synchronisation on.
+    pools_shrink: Word,
 }
 
 /// A reply that is owed, if any, and what must be over before it goes out.
@@ -133,6 +147,9 @@ impl Session {
             uploads: Mutex::default(),
             links: Mutex::default(),
             arrays: Mutex::default(),
+            vmm: Mutex::default(),
+            pools: Mutex::default(),
+            pools_shrink: Word::new(0),
             parts,
         }
     }
@@ -451,6 +468,18 @@ impl Session {
     /// # Errors
     /// `OUT_OF_MEMORY` if the zone has no more.
     pub fn charge(&self, bytes: u64) -> Result<(), CUresult> {
+        self.charge_as_it_is(bytes).or_else(|_| {
+            // Pools may hold what nobody uses.
+            crate::api::pool::reclaim(self, &mut self.pools());
+            self.charge_as_it_is(bytes)
+        })
+    }
+
+    /// The same without a look at the pools, for who has them locked.
+    ///
+    /// # Errors
+    /// As [`Session::charge`].
+    pub fn charge_as_it_is(&self, bytes: u64) -> Result<(), CUresult> {
         if let Err(error) = self.parts.credit.take(bytes) {
             tracing::info!(bytes, %error, "allocation refused");
             return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
@@ -465,6 +494,41 @@ impl Session {
             tracing::warn!(%error, "credit not returned");
         }
         self.publish_memory();
+    }
+
+    /// Device memory was freed: what it cost, or its share of its pool, goes back.
+    pub fn free_range(&self, range: &Range) {
+        match range.place {
+            Place::Device { charged } => self.refund(charged),
+            Place::Pooled { pool, charged } => {
+                let refund = self.pools().given_back(pool, charged);
+                self.refund(refund);
+                self.pools_shrink.store(1, Ordering::Relaxed);
+            }
+            Place::Pinned | Place::Global { .. } | Place::Mapped { .. } => {}
+        }
+    }
+
+    /// Refunds what pools have given back to the driver since memory of them was freed.
+    pub fn observe_pools(&self) {
+        if !self.pools_hold_unused() {
+            return;
+        }
+        let mut pools = self.pools();
+        crate::api::pool::observe(self, &mut pools);
+        // Until all of it went back, any later synchronisation may be the one that gives it back.
+        let more = u64::from(pools.hold_unused());
+        self.pools_shrink.store(more, Ordering::Relaxed);
+    }
+
+    /// Whether memory of a pool was freed and may still be in the pool.
+    pub fn pools_hold_unused(&self) -> bool {
+        self.pools_shrink.load(Ordering::Relaxed) != 0
+    }
+
+    /// What the client's pools cost, locked.
+    pub fn pools(&self) -> MutexGuard<'_, Pools> {
+        lock(&self.pools)
     }
 
     /// Tells the supervisor's statistics how much device memory is held.
@@ -501,6 +565,11 @@ impl Session {
     /// Arrays and image objects, locked.
     pub fn arrays(&self) -> MutexGuard<'_, Arrays> {
         lock(&self.arrays)
+    }
+
+    /// Reserved addresses and memory without one, locked.
+    pub fn vmm(&self) -> MutexGuard<'_, Vmm> {
+        lock(&self.vmm)
     }
 
     /// Keeps what a lane has to read.
@@ -546,13 +615,12 @@ impl Session {
             });
         }
         drop(objects);
-        let ranges = self.ranges().remove_all(|range| range.context == key.slot);
-        let charged = |range: &Range| match range.place {
-            Place::Device { charged } => charged,
-            Place::Pinned | Place::Global { .. } => 0,
-        };
+        let ranges = self
+            .ranges()
+            .remove_all(|range| range.context == Some(key.slot));
         let of_arrays = self.arrays().forget_context(key.slot);
-        self.refund(ranges.iter().map(charged).sum::<u64>() + of_arrays);
+        ranges.iter().for_each(|range| self.free_range(range));
+        self.refund(of_arrays);
         self.staging.forget_context(key);
         self.captures.forget_context(key.slot);
         for (slot, back) in self.counts.forget_context(key) {
@@ -627,6 +695,10 @@ impl Session {
     fn settle(&self, frame: Frame<'_>, outcome: Outcome) -> Result<Option<Unfinished>, Violation> {
         let (opcode, lane, context) = (frame.opcode(), frame.lane().index(), frame.context());
         let (credit, replies) = (frame.credit(), frame.replies());
+        if SYNCHRONISING.contains(&opcode) {
+            // Before the reply: what a program waited for is free, for other programs too.
+            self.observe_pools();
+        }
         let (status, told) = match outcome {
             Ok(()) => (CUresult::CUDA_SUCCESS, true),
             Err(Refusal::Driver(status)) => (status, replies),

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0xf800c6e5a16c7004;
+pub const TABLE_HASH: u64 = 0x4ddb9dabaea8e983;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -1465,6 +1465,307 @@ const _: () = assert!(size_of::<CuSurfObjectDestroy>() == 8);
 impl Request for CuSurfObjectDestroy {
     const OPCODE: u16 = 170;
 }
+
+/// Request of `cuMemGetAllocationGranularity`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemGetAllocationGranularity {
+    pub device: i32,
+    pub option: u32,
+}
+const _: () = assert!(size_of::<CuMemGetAllocationGranularity>() == 8);
+
+impl Request for CuMemGetAllocationGranularity {
+    const OPCODE: u16 = 192;
+}
+
+/// What comes back of [`CuMemGetAllocationGranularity`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemGetAllocationGranularityReply {
+    pub bytes: u64,
+}
+const _: () = assert!(size_of::<CuMemGetAllocationGranularityReply>() == 8);
+
+/// Request of `cuMemAddressReserve`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemAddressReserve {
+    pub bytes: u64,
+    pub alignment: u64,
+    pub hint: u64,
+}
+const _: () = assert!(size_of::<CuMemAddressReserve>() == 24);
+
+impl Request for CuMemAddressReserve {
+    const OPCODE: u16 = 193;
+}
+
+/// What comes back of [`CuMemAddressReserve`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemAddressReserveReply {
+    pub address: u64,
+}
+const _: () = assert!(size_of::<CuMemAddressReserveReply>() == 8);
+
+/// Request of `cuMemAddressFree`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemAddressFree {
+    pub address: u64,
+    pub bytes: u64,
+}
+const _: () = assert!(size_of::<CuMemAddressFree>() == 16);
+
+impl Request for CuMemAddressFree {
+    const OPCODE: u16 = 194;
+}
+
+/// Request of `cuMemCreate`. Pinned memory of a device, never exportable by the driver.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemCreate {
+    pub allocation: u64,
+    pub bytes: u64,
+    pub device: i32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMemCreate>() == 24);
+
+impl Request for CuMemCreate {
+    const OPCODE: u16 = 195;
+}
+
+/// Request of `cuMemRelease`. Posted when the client's count goes from 1 to 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemRelease {
+    pub allocation: u64,
+}
+const _: () = assert!(size_of::<CuMemRelease>() == 8);
+
+impl Request for CuMemRelease {
+    const OPCODE: u16 = 196;
+}
+
+/// Request of `cuMemRetainAllocationHandle`. Posted when the client's count goes from 0 to 1: what is mapped there has a handle again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemRetainAllocationHandle {
+    pub address: u64,
+}
+const _: () = assert!(size_of::<CuMemRetainAllocationHandle>() == 8);
+
+impl Request for CuMemRetainAllocationHandle {
+    const OPCODE: u16 = 197;
+}
+
+/// Request of `cuMemMap`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemMap {
+    pub address: u64,
+    pub bytes: u64,
+    pub offset: u64,
+    pub allocation: u64,
+}
+const _: () = assert!(size_of::<CuMemMap>() == 32);
+
+impl Request for CuMemMap {
+    const OPCODE: u16 = 198;
+}
+
+/// Request of `cuMemUnmap`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemUnmap {
+    pub address: u64,
+    pub bytes: u64,
+}
+const _: () = assert!(size_of::<CuMemUnmap>() == 16);
+
+impl Request for CuMemUnmap {
+    const OPCODE: u16 = 199;
+}
+
+/// Request of `cuMemSetAccess`. The tail is `count` of wire::access::Entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemSetAccess {
+    pub address: u64,
+    pub bytes: u64,
+    pub count: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMemSetAccess>() == 24);
+
+impl Request for CuMemSetAccess {
+    const OPCODE: u16 = 200;
+}
+
+/// Request of `cuMemAllocFromPoolAsync`. Zeroed in stream order before the address is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemAllocFromPoolAsync {
+    pub pool: u64,
+    pub bytes: u64,
+    pub stream: u64,
+}
+const _: () = assert!(size_of::<CuMemAllocFromPoolAsync>() == 24);
+
+impl Request for CuMemAllocFromPoolAsync {
+    const OPCODE: u16 = 208;
+}
+
+/// What comes back of [`CuMemAllocFromPoolAsync`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemAllocFromPoolAsyncReply {
+    pub address: u64,
+}
+const _: () = assert!(size_of::<CuMemAllocFromPoolAsyncReply>() == 8);
+
+/// Request of `cuMemFreeAsync`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemFreeAsync {
+    pub address: u64,
+    pub stream: u64,
+}
+const _: () = assert!(size_of::<CuMemFreeAsync>() == 16);
+
+impl Request for CuMemFreeAsync {
+    const OPCODE: u16 = 209;
+}
+
+/// Request of `cuDeviceGetDefaultMemPool`. Posted once for each device; the handle is the client's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuDeviceGetDefaultMemPool {
+    pub pool: u64,
+    pub device: i32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuDeviceGetDefaultMemPool>() == 16);
+
+impl Request for CuDeviceGetDefaultMemPool {
+    const OPCODE: u16 = 210;
+}
+
+/// Request of `cuMemPoolCreate`. A pool of a device's memory that is never exportable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolCreate {
+    pub pool: u64,
+    pub most_bytes: u64,
+    pub device: i32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMemPoolCreate>() == 24);
+
+impl Request for CuMemPoolCreate {
+    const OPCODE: u16 = 211;
+}
+
+/// Request of `cuMemPoolDestroy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolDestroy {
+    pub pool: u64,
+}
+const _: () = assert!(size_of::<CuMemPoolDestroy>() == 8);
+
+impl Request for CuMemPoolDestroy {
+    const OPCODE: u16 = 212;
+}
+
+/// Request of `cuMemPoolTrimTo`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolTrimTo {
+    pub pool: u64,
+    pub keep: u64,
+}
+const _: () = assert!(size_of::<CuMemPoolTrimTo>() == 16);
+
+impl Request for CuMemPoolTrimTo {
+    const OPCODE: u16 = 213;
+}
+
+/// Request of `cuMemPoolSetAttribute`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolSetAttribute {
+    pub pool: u64,
+    pub value: u64,
+    pub attribute: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMemPoolSetAttribute>() == 24);
+
+impl Request for CuMemPoolSetAttribute {
+    const OPCODE: u16 = 214;
+}
+
+/// Request of `cuMemPoolGetAttribute`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolGetAttribute {
+    pub pool: u64,
+    pub attribute: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMemPoolGetAttribute>() == 16);
+
+impl Request for CuMemPoolGetAttribute {
+    const OPCODE: u16 = 215;
+}
+
+/// What comes back of [`CuMemPoolGetAttribute`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolGetAttributeReply {
+    pub value: u64,
+}
+const _: () = assert!(size_of::<CuMemPoolGetAttributeReply>() == 8);
+
+/// Request of `cuMemPoolSetAccess`. The tail is `count` of wire::access::Entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolSetAccess {
+    pub pool: u64,
+    pub count: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMemPoolSetAccess>() == 16);
+
+impl Request for CuMemPoolSetAccess {
+    const OPCODE: u16 = 216;
+}
+
+/// Request of `cuMemPoolGetAccess`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolGetAccess {
+    pub pool: u64,
+    pub device: i32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMemPoolGetAccess>() == 16);
+
+impl Request for CuMemPoolGetAccess {
+    const OPCODE: u16 = 217;
+}
+
+/// What comes back of [`CuMemPoolGetAccess`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuMemPoolGetAccessReply {
+    pub flags: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuMemPoolGetAccessReply>() == 8);
 
 /// Request of `vgpuBeginCapture`. graph: 0, or the graph that nodes are added to, behind those that follow as a tail (wire::graph::Edge).
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]

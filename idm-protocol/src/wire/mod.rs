@@ -3,6 +3,7 @@
 //! The structures are generated from the declarations in `cuda-abi/decl`; what a few of them carry
 //! besides (device descriptions, flags) is written here.
 
+pub mod access;
 mod generated;
 pub mod snapshot;
 

@@ -20,6 +20,7 @@ use zerocopy::FromBytes;
 
 use crate::objects::{self, Detail, Object, Objects};
 use crate::output::print_waiting;
+use crate::ranges::Need;
 use crate::session::Session;
 use crate::state;
 use crate::thread::{Current, Thread};
@@ -352,12 +353,15 @@ impl Call {
         self.session.devices()?.worker_ordinal(device)
     }
 
-    /// Checks that the client holds all of a device range.
+    /// Checks that the client holds all of a device range, to read it.
     pub fn device_range(&self, address: u64, bytes: u64) -> Outcome {
-        match self.session.ranges.find(address) {
-            Some(range) if range.holds(address, bytes) => Ok(()),
-            _ => Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-        }
+        self.range_for(address, bytes, Need::Read)
+    }
+
+    /// The same for what is done with it.
+    pub(crate) fn range_for(&self, address: u64, bytes: u64, need: Need) -> Outcome {
+        let held = self.session.ranges.cover(address, bytes, need);
+        held.map(|_| ()).ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
     }
 
     /// Returns what is latched for this context, for ever, or for this thread, once (D11).

@@ -126,7 +126,7 @@ pub(crate) fn ended(session: &Session, context: Handle) {
         .ranges
         .remove_all(|range| range.context == value && range.on_device())
     {
-        if range.place == crate::ranges::Place::Device {
+        if range.is_allocated() {
             session.mirrors.release(range.start, range.bytes);
         }
     }

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
+use idm_protocol::wire::access::DeviceAccess;
+
 /// What lies at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -27,6 +29,18 @@ pub enum Place {
     Global {
         /// Handle of the module or library.
         owner: u64,
+    },
+    /// Memory of a pool.
+    Pooled {
+        /// Its handle.
+        pool: u64,
+    },
+    /// Memory without an address of its own, mapped at a reserved one.
+    Mapped {
+        /// Its handle.
+        allocation: u64,
+        /// What each device, as the program counts, may do here.
+        access: DeviceAccess,
     },
 }
 
@@ -54,10 +68,41 @@ impl Range {
         address >= self.start && bytes <= self.bytes && address - self.start <= self.bytes - bytes
     }
 
+    /// Whether it is device memory from an allocation call, with a mirror of its own.
+    pub fn is_allocated(&self) -> bool {
+        matches!(self.place, Place::Device | Place::Pooled { .. })
+    }
+
     /// Whether kernels see it.
     pub fn on_device(&self) -> bool {
-        matches!(self.place, Place::Device | Place::Global { .. })
+        matches!(
+            self.place,
+            Place::Device | Place::Global { .. } | Place::Mapped { .. } | Place::Pooled { .. }
+        )
     }
+}
+
+impl Range {
+    const fn is_mapped(&self) -> bool {
+        matches!(self.place, Place::Mapped { .. })
+    }
+
+    fn permits(&self, need: Need) -> bool {
+        match (self.place, need) {
+            (Place::Mapped { access, .. }, Need::Read) => access.is_some(),
+            (Place::Mapped { access, .. }, Need::Write) => access.is_writable(),
+            _ => true,
+        }
+    }
+}
+
+/// What a copy or a fill does with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Read it.
+    Read,
+    /// Write it.
+    Write,
 }
 
 /// The range overlaps one that is already there, is empty, or ends past the last address.
@@ -100,6 +145,60 @@ impl Ranges {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let (_, range) = map.by_start.range(..=address).next_back()?;
         range.holds(address, 1).then_some(*range)
+    }
+
+    /// The range that all of these bytes lie in, or the first of mappings side by side that hold them all;
+    /// what no device may touch, or write if that is the `need`, does not count.
+    pub fn cover(&self, address: u64, bytes: u64, need: Need) -> Option<Range> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, first) = map.by_start.range(..=address).next_back()?;
+        let end = address.checked_add(bytes)?;
+        if !first.holds(address, 0) || !first.permits(need) {
+            return None;
+        }
+        let mut reached = first.start + first.bytes;
+        while reached < end {
+            let next = map.by_start.get(&reached)?;
+            if !first.is_mapped() || !next.is_mapped() || !next.permits(need) {
+                return None;
+            }
+            reached = next.start + next.bytes;
+        }
+        Some(*first)
+    }
+
+    /// Takes out the mappings that make up a range: whole ones, one after the other. `None`, and nothing is
+    /// taken out, if they do not.
+    pub fn remove_mappings(&self, start: u64, bytes: u64) -> Option<Vec<Range>> {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let end = start.checked_add(bytes)?;
+        let mut found = Vec::new();
+        let mut at = start;
+        while at < end {
+            let next = map.by_start.get(&at).filter(|next| next.is_mapped())?;
+            at = next.start + next.bytes;
+            found.push(*next);
+        }
+        if at != end || found.is_empty() {
+            return None;
+        }
+        for range in &found {
+            map.by_start.remove(&range.start);
+        }
+        Some(found)
+    }
+
+    /// Changes what devices may do in all mappings from `start` on.
+    pub fn change_access(&self, start: u64, bytes: u64, changes: &[(u32, u32)]) {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let end = start.saturating_add(bytes);
+        for (_, range) in map.by_start.range_mut(start..end) {
+            if let Place::Mapped { access, .. } = &mut range.place {
+                *access = changes.iter().fold(*access, |access, &(device, flags)| {
+                    access.with(device, flags)
+                });
+            }
+        }
     }
 
     /// Takes out the range that starts at `start` if `wanted` agrees.
@@ -187,6 +286,42 @@ mod tests {
             Some(id)
         );
         assert_eq!(ranges.remove(0x1000, |_| true), None);
+    }
+
+    #[test]
+    fn mappings_side_by_side_hold_what_reaches_over_them_once_all_may_be_touched() {
+        let ranges = Ranges::default();
+        let mapped = |start| Range {
+            place: Place::Mapped {
+                allocation: 1,
+                access: DeviceAccess::default(),
+            },
+            ..range(start, 0x100)
+        };
+        ranges.insert(mapped(0x1000)).unwrap();
+        ranges.insert(mapped(0x1100)).unwrap();
+        ranges.insert(range(0x1200, 0x100)).unwrap();
+        assert_eq!(ranges.cover(0x1000, 1, Need::Read), None);
+        ranges.change_access(0x1000, 0x100, &[(0, 3)]);
+        assert_eq!(ranges.cover(0x1080, 0x100, Need::Read), None);
+        ranges.change_access(0x1000, 0x200, &[(0, 3)]);
+        assert!(ranges.cover(0x1080, 0x180, Need::Read).is_some());
+        assert_eq!(
+            ranges.cover(0x1080, 0x181, Need::Read),
+            None,
+            "no mapping any more"
+        );
+        ranges.change_access(0x1100, 0x100, &[(0, 1)]);
+        assert!(ranges.cover(0x1080, 0x180, Need::Read).is_some());
+        assert_eq!(ranges.cover(0x1080, 0x180, Need::Write), None);
+        for (start, bytes) in [(0x1000, 0x80), (0x1080, 0x80), (0x1000, 0x300), (0x1000, 0)] {
+            assert_eq!(ranges.remove_mappings(start, bytes), None);
+        }
+        assert_eq!(
+            ranges.remove_mappings(0x1000, 0x200).map(|gone| gone.len()),
+            Some(2)
+        );
+        assert_eq!(ranges.find(0x1000), None);
     }
 
     #[test]

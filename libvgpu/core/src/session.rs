@@ -31,8 +31,10 @@ use crate::log::say;
 use crate::mirrors::Mirrors;
 use crate::objects::{Detail, Object, Objects};
 use crate::pinned::Pieces;
+use crate::pools::Pools;
 use crate::ranges::Ranges;
 use crate::state;
+use crate::vmm::Vmm;
 
 const SOCKET: &str = "/run/vgpu/gpu.sock";
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,6 +69,10 @@ pub(crate) struct Session {
     pub(crate) pinned: Mutex<HashMap<u64, usize>>,
     /// What texture and surface objects were made with, by value.
     pub(crate) images: Mutex<HashMap<u64, ImageObject>>,
+    /// Reserved addresses, and memory without one.
+    pub(crate) vmm: Mutex<Vmm>,
+    /// Pools, and which is used where.
+    pub(crate) pools: Mutex<Pools>,
     objects: RwLock<Objects>,
     /// For each context slot the generation of the context that is alive there, or 0.
     alive: Vec<AtomicU32>,
@@ -214,6 +220,8 @@ impl Session {
             unused: Mutex::default(),
             pinned: Mutex::default(),
             images: Mutex::default(),
+            vmm: Mutex::default(),
+            pools: Mutex::default(),
             objects: RwLock::new(objects),
             alive: (0..limits.contexts).map(|_| AtomicU32::new(0)).collect(),
             devices: OnceLock::new(),

@@ -11,7 +11,7 @@ use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::exec::{self, DeviceHeap, Fault, FaultKind, Launch};
 use crate::gpu::Gpu;
-use crate::memory::{Allocation, Kind, Owner};
+use crate::memory::{Allocation, Kind, MemPool, Owner};
 use crate::module::{Code, Kernel, Module};
 use crate::schedule::{Order, Stamp, StreamId, Ticket, Work};
 use crate::shared::Health;
@@ -277,9 +277,66 @@ impl Context {
     /// # Errors
     /// As [`crate::memory::Space::allocate`].
     pub fn allocate(&self, size: u64) -> Result<Arc<Allocation>> {
-        self.gpu
-            .space()
-            .allocate(self.device.ordinal, self.id, size, Kind::Device)
+        let device = self.device.ordinal;
+        let space = self.gpu.space();
+        match space.allocate(device, self.id, size, Kind::Device) {
+            // Pools may hold what nobody uses.
+            Err(Error::OutOfMemory) => {
+                self.gpu.reclaim();
+                space.allocate(device, self.id, size, Kind::Device)
+            }
+            made => made,
+        }
+    }
+
+    /// Allocates memory of a pool in the order of a stream.
+    ///
+    /// # Errors
+    /// As [`MemPool::allocate`], or the context's fault.
+    pub fn allocate_async(
+        &self,
+        stream: StreamId,
+        pool: &Arc<MemPool>,
+        size: u64,
+    ) -> Result<Arc<Allocation>> {
+        self.check()?;
+        let (space, scheduler) = (self.gpu.space(), self.gpu.scheduler());
+        let ask = || pool.allocate(space, scheduler, self.id, stream, size);
+        let made = ask().or_else(|error| {
+            if error != Error::OutOfMemory {
+                return Err(error);
+            }
+            self.gpu.reclaim();
+            ask().or_else(|_| {
+                pool.settle(scheduler);
+                self.gpu.reclaim();
+                ask()
+            })
+        })?;
+        space.poison_later(&made, |work| {
+            scheduler.submit(stream, &[], work);
+        });
+        Ok(made)
+    }
+
+    /// Frees memory in the order of a stream.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if no allocation call returned this address, or the context's fault.
+    pub fn free_async(&self, stream: StreamId, address: u64) -> Result<()> {
+        self.check()?;
+        let (space, scheduler) = (self.gpu.space(), self.gpu.scheduler());
+        let found = space.at(address).ok_or(Error::InvalidValue)?;
+        match found.kind {
+            Kind::Pooled => MemPool::free(space, scheduler, stream, &found),
+            Kind::Device => {
+                let map = Arc::clone(space);
+                let off_the_map = Box::new(move || drop(map.remove(address, |a| a.id == found.id)));
+                scheduler.submit(stream, &[], off_the_map);
+                Ok(())
+            }
+            _ => Err(Error::InvalidValue),
+        }
     }
 
     /// Frees device memory, once the context's work is done.
@@ -290,11 +347,16 @@ impl Context {
         let space = self.gpu.space();
         let found = space
             .at(address)
-            .filter(|a| a.kind == Kind::Device)
+            .filter(|a| matches!(a.kind, Kind::Device | Kind::Pooled))
             .ok_or(Error::InvalidValue)?;
         // Work of the owner may still touch it, whoever frees it.
         self.settle(found.owner);
         self.check()?;
+        if found.kind == Kind::Pooled {
+            self.free_async(self.legacy, address)?;
+            self.settle(self.id);
+            return Ok(());
+        }
         self.let_go(address, &found)
     }
 
@@ -353,7 +415,7 @@ impl Context {
         let job = Job {
             gpu: Arc::clone(&self.gpu),
             space: LaunchSpace::new(
-                self.gpu.space().view(self.id),
+                self.gpu.space().view(self.id, self.device.ordinal),
                 Arc::clone(self.gpu.images()),
             ),
             fault: Arc::clone(&self.fault),
@@ -425,7 +487,7 @@ impl Context {
         const MOST_STAGED: u64 = 64 << 20;
         /// Bytes that are copied sooner than a thread wakes to copy them.
         const SHORT: u64 = 512 << 10;
-        if to.length() != from.length() {
+        if to.length() != from.length() || !to.is_writable() {
             return Err(Error::InvalidValue);
         }
         self.check()?;
@@ -502,6 +564,7 @@ impl Context {
         self.gpu
             .scheduler()
             .wait(&self.gpu.scheduler().tail(stream));
+        self.gpu.synchronized();
         self.check()
     }
 
@@ -514,6 +577,7 @@ impl Context {
         self.gpu
             .scheduler()
             .wait(&self.gpu.scheduler().group_tail(self.id));
+        self.gpu.synchronized();
         self.check()
     }
 
@@ -580,6 +644,7 @@ impl Record {
     /// Waits until it is reached.
     pub fn wait(&self, gpu: &Gpu) {
         gpu.scheduler().wait(&[self.ticket]);
+        gpu.synchronized();
     }
 }
 

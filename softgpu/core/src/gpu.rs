@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::config::{Config, Log};
 use crate::context::Context;
@@ -11,7 +11,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::handle::Table;
 use crate::image::Images;
-use crate::memory::Space;
+use crate::memory::{MemPool, Space};
 use crate::schedule::Scheduler;
 use crate::shared::{Health, State, device_folder};
 
@@ -25,6 +25,8 @@ pub struct Gpu {
     health: Vec<Arc<Health>>,
     scheduler: Scheduler,
     images: Arc<Images>,
+    /// All pools that there are.
+    pools: Mutex<Vec<Weak<MemPool>>>,
     contexts: AtomicU64,
     grids: AtomicU64,
 }
@@ -66,6 +68,7 @@ impl Gpu {
             health,
             scheduler: Scheduler::new(),
             images: Arc::new(Table::new(16)),
+            pools: Mutex::default(),
             contexts: AtomicU64::new(1),
             grids: AtomicU64::new(1),
         }))
@@ -125,6 +128,53 @@ impl Gpu {
         }
         let id = self.contexts.fetch_add(1, Ordering::Relaxed);
         Ok(Context::new(self, id, device.clone(), flags))
+    }
+
+    /// Takes whole mappings away once nothing that was submitted can still use them.
+    ///
+    /// # Errors
+    /// As [`Space::unmap`].
+    pub fn unmap(&self, start: u64, size: u64) -> Result<()> {
+        self.settle();
+        let gone = self.space.unmap(start, size)?;
+        // Another thread may have submitted work that found them before.
+        self.settle();
+        self.space.unmapped(gone);
+        Ok(())
+    }
+
+    /// Makes a pool.
+    #[must_use]
+    pub fn create_pool(&self, device: u32, max_size: u64, handle_types: u32) -> Arc<MemPool> {
+        let pool = Arc::new(MemPool::new(device, max_size, handle_types));
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(&pool));
+        pool
+    }
+
+    /// Has pools give back what is above their thresholds: the program has waited for something.
+    pub fn synchronized(&self) {
+        for pool in self.pools() {
+            pool.synchronized(&self.scheduler);
+        }
+    }
+
+    /// Has pools give back all that nobody uses.
+    pub(crate) fn reclaim(&self) {
+        for pool in self.pools() {
+            pool.trim(&self.scheduler, 0);
+        }
+    }
+
+    fn pools(&self) -> Vec<Arc<MemPool>> {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Waits for all that was submitted so far.
+    fn settle(&self) {
+        self.scheduler.wait(&self.scheduler.all_tails());
     }
 
     /// How a shared device is.

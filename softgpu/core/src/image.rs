@@ -268,6 +268,12 @@ impl Rows {
         self.span.is_pageable()
     }
 
+    /// Whether it may be written.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.span.is_writable()
+    }
+
     fn row(&self, row: u64, plane: u64, bytes: u64) -> Result<Span> {
         let offset = self.start + plane * self.slice + row * self.pitch;
         self.span.part(offset, bytes)

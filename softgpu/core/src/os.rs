@@ -8,7 +8,7 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Size of a page; every length and address given to the mapping functions is a multiple of it.
@@ -115,6 +115,19 @@ pub(crate) fn map_file(address: u64, size: u64, file: &File, offset: u64) -> io:
     } else {
         Ok(())
     }
+}
+
+/// A new file of so many zero bytes that no folder holds and no program that is started inherits.
+pub(crate) fn anonymous_file(size: u64) -> io::Result<File> {
+    // SAFETY: a NUL-terminated name.
+    let descriptor = unsafe { libc::memfd_create(c"softgpu".as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made, and nobody else's.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    file.set_len(size)?;
+    Ok(file)
 }
 
 /// Maps new readable, writable, zeroed host memory anywhere.

@@ -198,6 +198,16 @@ impl Scheduler {
             .collect()
     }
 
+    /// Everything submitted so far to all streams of all contexts.
+    #[must_use]
+    pub fn all_tails(&self) -> Vec<Ticket> {
+        let groups: Vec<GroupId> = self.shared.lock().groups.keys().copied().collect();
+        groups
+            .into_iter()
+            .flat_map(|group| self.group_tail(group))
+            .collect()
+    }
+
     /// Whether a place was reached.
     #[must_use]
     pub fn is_done(&self, ticket: Ticket) -> bool {

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::exec::image::Image;
 use crate::exec::{AddressSpace, Range};
 use crate::image::Images;
-use crate::memory::{Allocation, Kind, Space, View};
+use crate::memory::{Allocation, Kind, Permission, Space, View};
 use crate::os;
 
 /// A range of memory that may be read and written for as long as the value lives.
@@ -21,23 +21,25 @@ pub struct Span {
     length: u64,
     /// Keeps the memory; none for host memory that the caller vouched for.
     allocation: Option<Arc<Allocation>>,
+    /// Mappings that follow it, where the range reaches over several.
+    more: Vec<Arc<Allocation>>,
 }
 
 impl Span {
-    /// Device-accessible memory: all of it must lie in one known allocation.
+    /// Device-accessible memory: all of it must lie in one known allocation, or in mappings side by side.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] otherwise.
     pub fn device(space: &Space, address: u64, length: u64) -> Result<Self> {
-        let allocation = space.find(address).ok_or(Error::InvalidValue)?;
-        let end = address.checked_add(length).ok_or(Error::InvalidValue)?;
-        if end > allocation.end() || allocation.kind == Kind::Array {
+        let cover = space.cover(address, length).ok_or(Error::InvalidValue)?;
+        if cover.first.kind == Kind::Array {
             return Err(Error::InvalidValue);
         }
         Ok(Self {
             address,
             length,
-            allocation: Some(allocation),
+            allocation: Some(cover.first),
+            more: cover.more,
         })
     }
 
@@ -48,6 +50,7 @@ impl Span {
             address: allocation.start,
             length: allocation.size,
             allocation: Some(Arc::clone(allocation)),
+            more: Vec::new(),
         }
     }
 
@@ -66,18 +69,19 @@ impl Span {
             return Err(Error::InvalidValue);
         }
         match space.find(address) {
-            Some(allocation) if allocation.kind == Kind::Array => Err(Error::InvalidValue),
+            Some(allocation) if !allocation.kind.is_host() => Self::device(space, address, length),
             Some(allocation) if end <= allocation.end() => Ok(Self {
                 address,
                 length,
                 allocation: Some(allocation),
+                more: Vec::new(),
             }),
-            Some(allocation) if !allocation.kind.is_host() => Err(Error::InvalidValue),
             None if space.is_device_address(address) => Err(Error::InvalidValue),
             _ => Ok(Self {
                 address,
                 length,
                 allocation: None,
+                more: Vec::new(),
             }),
         }
     }
@@ -87,6 +91,15 @@ impl Span {
     #[must_use]
     pub const fn is_pageable(&self) -> bool {
         self.allocation.is_none()
+    }
+
+    /// Whether it may be written. What is mapped may be for reading only.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.allocation
+            .iter()
+            .chain(&self.more)
+            .all(|part| part.permission() == Permission::ReadWrite)
     }
 
     /// Bytes.
@@ -108,6 +121,7 @@ impl Span {
             address: self.address + offset,
             length,
             allocation: self.allocation.clone(),
+            more: self.more.clone(),
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cuda_abi::resolver::DefaultStream;
@@ -14,6 +14,7 @@ use softgpu_core::error::{Error, Result};
 use softgpu_core::gpu::Gpu;
 use softgpu_core::handle::Table;
 use softgpu_core::image::{Array, MipmappedArray};
+use softgpu_core::memory::{MemPool, Physical};
 use softgpu_core::module::{Code, Kernel, Module};
 use softgpu_core::schedule::StreamId;
 
@@ -41,6 +42,12 @@ pub(crate) struct Driver {
     pub captures: Captures,
     pub arrays: Table<ArrayObject>,
     pub mipmapped_arrays: Table<MipmappedObject>,
+    pub allocations: Table<Generic>,
+    /// The order of what changes numbers of references to them.
+    references: Mutex<()>,
+    pub pools: Table<MemPool>,
+    /// Handle of each device's default pool, and of the one that is used without being named.
+    device_pools: Mutex<Vec<(u64, u64)>>,
     /// What texture and surface objects were made with, by value.
     pub image_objects: Mutex<HashMap<u64, ImageObject>>,
     /// Handle of each device's primary context.
@@ -208,6 +215,12 @@ pub(crate) struct MipmappedObject {
     pub array: MipmappedArray,
 }
 
+/// Memory without an address of its own, as its handle sees it.
+pub(crate) struct Generic {
+    pub physical: Arc<Physical>,
+    pub references: AtomicU32,
+}
+
 /// What a texture or surface object was made with.
 #[derive(Clone, Copy)]
 pub(crate) struct ImageObject {
@@ -322,6 +335,12 @@ impl Driver {
             .iter()
             .map(|d| primary(d.ordinal))
             .collect::<Result<_>>()?;
+        let pools = Table::new(12);
+        let device_pools = gpu.devices().iter().map(|device| {
+            let pool = pools.insert(gpu.create_pool(device.ordinal, 0, 0));
+            pool.map(|pool| (pool, pool)).ok_or(Error::OutOfMemory)
+        });
+        let device_pools = device_pools.collect::<Result<_>>()?;
         crate::edge::after_fork_in_child(forked);
         Ok(Self {
             gpu,
@@ -340,6 +359,10 @@ impl Driver {
             captures: Captures::default(),
             arrays: Table::new(9),
             mipmapped_arrays: Table::new(10),
+            allocations: Table::new(11),
+            references: Mutex::default(),
+            pools,
+            device_pools: Mutex::new(device_pools),
             image_objects: Mutex::default(),
             primaries,
             thread_streams: Mutex::default(),
@@ -481,6 +504,59 @@ impl Driver {
         }
         // Last and with no lock held: destructors of context-local storage may call back in.
         crate::private_tables::context_destroyed(handle);
+    }
+
+    /// Handle of a device's default pool.
+    pub fn default_pool(&self, device: i32) -> Result<u64> {
+        self.with_device_pools(device, |(default, _)| *default)
+    }
+
+    /// Handle of the pool that is used on a device without being named.
+    pub fn current_pool(&self, device: i32) -> Result<u64> {
+        self.with_device_pools(device, |(_, current)| *current)
+    }
+
+    /// Sets it.
+    pub fn set_current_pool(&self, device: i32, pool: u64) -> Result<()> {
+        self.with_device_pools(device, |(_, current)| *current = pool)
+    }
+
+    /// Ends a pool that is no default one. What is in use stays until it is freed.
+    pub fn destroy_pool(&self, handle: u64) -> Result<()> {
+        let mut all = self.locked_device_pools();
+        if all.iter().any(|(default, _)| *default == handle) {
+            return Err(Error::InvalidValue);
+        }
+        let pool = self.pools.remove(handle).ok_or(Error::InvalidValue)?;
+        for (default, current) in all.iter_mut().filter(|(_, current)| *current == handle) {
+            *current = *default;
+        }
+        pool.destroy();
+        pool.synchronized(self.gpu.scheduler());
+        Ok(())
+    }
+
+    fn with_device_pools<T>(
+        &self,
+        device: i32,
+        work: impl FnOnce(&mut (u64, u64)) -> T,
+    ) -> Result<T> {
+        let index = usize::try_from(device).map_err(|_| Error::InvalidDevice)?;
+        let mut all = self.locked_device_pools();
+        all.get_mut(index).map(work).ok_or(Error::InvalidDevice)
+    }
+
+    fn locked_device_pools(&self) -> MutexGuard<'_, Vec<(u64, u64)>> {
+        self.device_pools
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while the number of references to a [`Generic`] changes.
+    pub fn references(&self) -> MutexGuard<'_, ()> {
+        self.references
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What image objects were made with, locked.

@@ -101,6 +101,11 @@ pub fn rust_type(c_type: &str) -> String {
         "CUstreamAttrValue_v1" | "CUkernelNodeAttrValue_v1" => "CUlaunchAttributeValue",
         "CUtexObject_v1" => "CUtexObject",
         "CUsurfObject_v1" => "CUsurfObject",
+        "CUmemGenericAllocationHandle_v1" => "CUmemGenericAllocationHandle",
+        "CUmemLocation_v1" => "CUmemLocation",
+        "CUmemAllocationProp_v1" => "CUmemAllocationProp",
+        "CUmemAccessDesc_v1" => "CUmemAccessDesc",
+        "CUmemPoolProps_v1" => "CUmemPoolProps",
         other => other,
     }
     .to_owned()

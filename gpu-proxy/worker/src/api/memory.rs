@@ -93,7 +93,7 @@ fn acquire(
         start: address,
         bytes,
         place: Place::Device { charged },
-        context: key.slot,
+        context: Some(key.slot),
     };
     if !session.ranges().insert(range) {
         // A driver that hands out an address twice, or one inside the arena.
@@ -118,15 +118,13 @@ fn zero(session: &Session, key: ContextKey, address: u64, bytes: u64) -> Result<
 pub fn cuMemFree_v2(session: &Session, request: &wire::CuMemFreeV2, _: &mut Frame<'_>) -> Outcome {
     // First the range: once the driver has the address back, another lane may be given it.
     let range = take_range(session, request.address, |place| {
-        matches!(place, Place::Device { .. })
+        matches!(place, Place::Device { .. } | Place::Pooled { .. })
     })?;
     if let Err(status) = session.driver().free(request.address) {
         session.ranges().insert(range);
         return Err(status.into());
     }
-    if let Place::Device { charged } = range.place {
-        session.refund(charged);
-    }
+    session.free_range(&range);
     Ok(())
 }
 
@@ -136,6 +134,7 @@ pub fn cuMemGetInfo_v2(
     _: &wire::CuMemGetInfoV2,
     frame: &mut Frame<'_>,
 ) -> Outcome {
+    session.observe_pools();
     // What a program freed before is free, although the supervisor hears of it by message.
     if let Err(error) = session.parts.credit.settle() {
         tracing::info!(%error, "the zone's use may be out of date");
@@ -176,7 +175,7 @@ pub fn cuMemHostAlloc(
         start: request.address,
         bytes,
         place: Place::Pinned,
-        context: key.slot,
+        context: Some(key.slot),
     };
     // First the range, so that no two lanes register the same pages.
     if !session.ranges().insert(range) {
@@ -235,7 +234,7 @@ pub fn cuMemFreeHost(
 }
 
 /// Takes the range that starts at an address out of the client's, if it is of the kind.
-fn take_range(
+pub(super) fn take_range(
     session: &Session,
     address: u64,
     is_kind: impl Fn(&Place) -> bool,

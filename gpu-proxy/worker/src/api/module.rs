@@ -246,7 +246,7 @@ pub(super) fn keep_global(session: &Session, owner: u64, context: u16, address: 
         start: address,
         bytes,
         place,
-        context,
+        context: Some(context),
     });
 }
 

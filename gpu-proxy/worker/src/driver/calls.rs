@@ -32,7 +32,7 @@ pub(super) fn ok(status: CUresult) -> Result<()> {
     }
 }
 
-fn size(bytes: u64) -> Result<usize> {
+pub(super) fn size(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)
 }
 

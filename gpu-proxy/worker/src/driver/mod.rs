@@ -8,6 +8,8 @@ mod calls;
 mod graph;
 mod image;
 mod link;
+mod pool;
+mod vmm;
 
 pub use calls::{JitOptions, Launch};
 pub use graph::{CaptureInfo, Edges};

@@ -358,6 +358,82 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuSurfObjectDestroy>()?;
             api::surface::cuSurfObjectDestroy(session, &request, frame)
         }
+        192 => {
+            let request = frame.request::<wire::CuMemGetAllocationGranularity>()?;
+            api::vmm::cuMemGetAllocationGranularity(session, &request, frame)
+        }
+        193 => {
+            let request = frame.request::<wire::CuMemAddressReserve>()?;
+            api::vmm::cuMemAddressReserve(session, &request, frame)
+        }
+        194 => {
+            let request = frame.request::<wire::CuMemAddressFree>()?;
+            api::vmm::cuMemAddressFree(session, &request, frame)
+        }
+        195 => {
+            let request = frame.request::<wire::CuMemCreate>()?;
+            api::vmm::cuMemCreate(session, &request, frame)
+        }
+        196 => {
+            let request = frame.request::<wire::CuMemRelease>()?;
+            api::vmm::cuMemRelease(session, &request, frame)
+        }
+        197 => {
+            let request = frame.request::<wire::CuMemRetainAllocationHandle>()?;
+            api::vmm::cuMemRetainAllocationHandle(session, &request, frame)
+        }
+        198 => {
+            let request = frame.request::<wire::CuMemMap>()?;
+            api::vmm::cuMemMap(session, &request, frame)
+        }
+        199 => {
+            let request = frame.request::<wire::CuMemUnmap>()?;
+            api::vmm::cuMemUnmap(session, &request, frame)
+        }
+        200 => {
+            let request = frame.request::<wire::CuMemSetAccess>()?;
+            api::vmm::cuMemSetAccess(session, &request, frame)
+        }
+        208 => {
+            let request = frame.request::<wire::CuMemAllocFromPoolAsync>()?;
+            api::pool::cuMemAllocFromPoolAsync(session, &request, frame)
+        }
+        209 => {
+            let request = frame.request::<wire::CuMemFreeAsync>()?;
+            api::pool::cuMemFreeAsync(session, &request, frame)
+        }
+        210 => {
+            let request = frame.request::<wire::CuDeviceGetDefaultMemPool>()?;
+            api::pool::cuDeviceGetDefaultMemPool(session, &request, frame)
+        }
+        211 => {
+            let request = frame.request::<wire::CuMemPoolCreate>()?;
+            api::pool::cuMemPoolCreate(session, &request, frame)
+        }
+        212 => {
+            let request = frame.request::<wire::CuMemPoolDestroy>()?;
+            api::pool::cuMemPoolDestroy(session, &request, frame)
+        }
+        213 => {
+            let request = frame.request::<wire::CuMemPoolTrimTo>()?;
+            api::pool::cuMemPoolTrimTo(session, &request, frame)
+        }
+        214 => {
+            let request = frame.request::<wire::CuMemPoolSetAttribute>()?;
+            api::pool::cuMemPoolSetAttribute(session, &request, frame)
+        }
+        215 => {
+            let request = frame.request::<wire::CuMemPoolGetAttribute>()?;
+            api::pool::cuMemPoolGetAttribute(session, &request, frame)
+        }
+        216 => {
+            let request = frame.request::<wire::CuMemPoolSetAccess>()?;
+            api::pool::cuMemPoolSetAccess(session, &request, frame)
+        }
+        217 => {
+            let request = frame.request::<wire::CuMemPoolGetAccess>()?;
+            api::pool::cuMemPoolGetAccess(session, &request, frame)
+        }
         320 => {
             let request = frame.request::<wire::VgpuBeginCapture>()?;
             api::capture::vgpuBeginCapture(session, &request, frame)

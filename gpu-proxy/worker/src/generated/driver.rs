@@ -42,6 +42,8 @@ pub struct Table {
     cuDeviceGetAttribute: Option<sig::cuDeviceGetAttribute>,
     cuDeviceGetByPCIBusId: Option<sig::cuDeviceGetByPCIBusId>,
     cuDeviceGetCount: Option<sig::cuDeviceGetCount>,
+    cuDeviceGetDefaultMemPool: Option<sig::cuDeviceGetDefaultMemPool>,
+    cuDeviceGetMemPool: Option<sig::cuDeviceGetMemPool>,
     cuDeviceGetName: Option<sig::cuDeviceGetName>,
     cuDeviceGetPCIBusId: Option<sig::cuDeviceGetPCIBusId>,
     cuDeviceGetProperties: Option<sig::cuDeviceGetProperties>,
@@ -55,6 +57,7 @@ pub struct Table {
     cuDevicePrimaryCtxRetain: Option<sig::cuDevicePrimaryCtxRetain>,
     cuDevicePrimaryCtxSetFlags: Option<sig::cuDevicePrimaryCtxSetFlags>,
     cuDevicePrimaryCtxSetFlags_v2: Option<sig::cuDevicePrimaryCtxSetFlags_v2>,
+    cuDeviceSetMemPool: Option<sig::cuDeviceSetMemPool>,
     cuDeviceTotalMem_v2: Option<sig::cuDeviceTotalMem_v2>,
     cuDriverGetVersion: Option<sig::cuDriverGetVersion>,
     cuEventCreate: Option<sig::cuEventCreate>,
@@ -114,18 +117,42 @@ pub struct Table {
     cuLinkComplete: Option<sig::cuLinkComplete>,
     cuLinkCreate_v2: Option<sig::cuLinkCreate_v2>,
     cuLinkDestroy: Option<sig::cuLinkDestroy>,
+    cuMemAddressFree: Option<sig::cuMemAddressFree>,
+    cuMemAddressReserve: Option<sig::cuMemAddressReserve>,
+    cuMemAllocAsync: Option<sig::cuMemAllocAsync>,
+    cuMemAllocFromPoolAsync: Option<sig::cuMemAllocFromPoolAsync>,
     cuMemAllocHost_v2: Option<sig::cuMemAllocHost_v2>,
     cuMemAllocPitch_v2: Option<sig::cuMemAllocPitch_v2>,
     cuMemAlloc_v2: Option<sig::cuMemAlloc_v2>,
+    cuMemCreate: Option<sig::cuMemCreate>,
+    cuMemFreeAsync: Option<sig::cuMemFreeAsync>,
     cuMemFreeHost: Option<sig::cuMemFreeHost>,
     cuMemFree_v2: Option<sig::cuMemFree_v2>,
+    cuMemGetAccess: Option<sig::cuMemGetAccess>,
     cuMemGetAddressRange_v2: Option<sig::cuMemGetAddressRange_v2>,
+    cuMemGetAllocationGranularity: Option<sig::cuMemGetAllocationGranularity>,
+    cuMemGetAllocationPropertiesFromHandle: Option<sig::cuMemGetAllocationPropertiesFromHandle>,
+    cuMemGetDefaultMemPool: Option<sig::cuMemGetDefaultMemPool>,
     cuMemGetInfo_v2: Option<sig::cuMemGetInfo_v2>,
+    cuMemGetMemPool: Option<sig::cuMemGetMemPool>,
     cuMemHostAlloc: Option<sig::cuMemHostAlloc>,
     cuMemHostGetDevicePointer_v2: Option<sig::cuMemHostGetDevicePointer_v2>,
     cuMemHostGetFlags: Option<sig::cuMemHostGetFlags>,
     cuMemHostRegister_v2: Option<sig::cuMemHostRegister_v2>,
     cuMemHostUnregister: Option<sig::cuMemHostUnregister>,
+    cuMemMap: Option<sig::cuMemMap>,
+    cuMemPoolCreate: Option<sig::cuMemPoolCreate>,
+    cuMemPoolDestroy: Option<sig::cuMemPoolDestroy>,
+    cuMemPoolGetAccess: Option<sig::cuMemPoolGetAccess>,
+    cuMemPoolGetAttribute: Option<sig::cuMemPoolGetAttribute>,
+    cuMemPoolSetAccess: Option<sig::cuMemPoolSetAccess>,
+    cuMemPoolSetAttribute: Option<sig::cuMemPoolSetAttribute>,
+    cuMemPoolTrimTo: Option<sig::cuMemPoolTrimTo>,
+    cuMemRelease: Option<sig::cuMemRelease>,
+    cuMemRetainAllocationHandle: Option<sig::cuMemRetainAllocationHandle>,
+    cuMemSetAccess: Option<sig::cuMemSetAccess>,
+    cuMemSetMemPool: Option<sig::cuMemSetMemPool>,
+    cuMemUnmap: Option<sig::cuMemUnmap>,
     cuMemcpy: Option<sig::cuMemcpy>,
     cuMemcpy2DAsync_v2: Option<sig::cuMemcpy2DAsync_v2>,
     cuMemcpy2DUnaligned_v2: Option<sig::cuMemcpy2DUnaligned_v2>,
@@ -325,6 +352,14 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDeviceGetCount: unsafe { symbols.find::<sig::cuDeviceGetCount>(c"cuDeviceGetCount") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuDeviceGetDefaultMemPool: unsafe {
+                symbols.find::<sig::cuDeviceGetDefaultMemPool>(c"cuDeviceGetDefaultMemPool")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuDeviceGetMemPool: unsafe {
+                symbols.find::<sig::cuDeviceGetMemPool>(c"cuDeviceGetMemPool")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDeviceGetName: unsafe { symbols.find::<sig::cuDeviceGetName>(c"cuDeviceGetName") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDeviceGetPCIBusId: unsafe {
@@ -371,6 +406,10 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDevicePrimaryCtxSetFlags_v2: unsafe {
                 symbols.find::<sig::cuDevicePrimaryCtxSetFlags_v2>(c"cuDevicePrimaryCtxSetFlags_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuDeviceSetMemPool: unsafe {
+                symbols.find::<sig::cuDeviceSetMemPool>(c"cuDeviceSetMemPool")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDeviceTotalMem_v2: unsafe {
@@ -555,6 +594,18 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuLinkDestroy: unsafe { symbols.find::<sig::cuLinkDestroy>(c"cuLinkDestroy") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemAddressFree: unsafe { symbols.find::<sig::cuMemAddressFree>(c"cuMemAddressFree") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemAddressReserve: unsafe {
+                symbols.find::<sig::cuMemAddressReserve>(c"cuMemAddressReserve")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemAllocAsync: unsafe { symbols.find::<sig::cuMemAllocAsync>(c"cuMemAllocAsync") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemAllocFromPoolAsync: unsafe {
+                symbols.find::<sig::cuMemAllocFromPoolAsync>(c"cuMemAllocFromPoolAsync")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemAllocHost_v2: unsafe {
                 symbols.find::<sig::cuMemAllocHost_v2>(c"cuMemAllocHost_v2")
             },
@@ -565,15 +616,37 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemAlloc_v2: unsafe { symbols.find::<sig::cuMemAlloc_v2>(c"cuMemAlloc_v2") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemCreate: unsafe { symbols.find::<sig::cuMemCreate>(c"cuMemCreate") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemFreeAsync: unsafe { symbols.find::<sig::cuMemFreeAsync>(c"cuMemFreeAsync") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemFreeHost: unsafe { symbols.find::<sig::cuMemFreeHost>(c"cuMemFreeHost") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemFree_v2: unsafe { symbols.find::<sig::cuMemFree_v2>(c"cuMemFree_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemGetAccess: unsafe { symbols.find::<sig::cuMemGetAccess>(c"cuMemGetAccess") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemGetAddressRange_v2: unsafe {
                 symbols.find::<sig::cuMemGetAddressRange_v2>(c"cuMemGetAddressRange_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemGetAllocationGranularity: unsafe {
+                symbols.find::<sig::cuMemGetAllocationGranularity>(c"cuMemGetAllocationGranularity")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemGetAllocationPropertiesFromHandle: unsafe {
+                symbols.find::<sig::cuMemGetAllocationPropertiesFromHandle>(
+                    c"cuMemGetAllocationPropertiesFromHandle",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemGetDefaultMemPool: unsafe {
+                symbols.find::<sig::cuMemGetDefaultMemPool>(c"cuMemGetDefaultMemPool")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemGetInfo_v2: unsafe { symbols.find::<sig::cuMemGetInfo_v2>(c"cuMemGetInfo_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemGetMemPool: unsafe { symbols.find::<sig::cuMemGetMemPool>(c"cuMemGetMemPool") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemHostAlloc: unsafe { symbols.find::<sig::cuMemHostAlloc>(c"cuMemHostAlloc") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -592,6 +665,42 @@ impl Table {
             cuMemHostUnregister: unsafe {
                 symbols.find::<sig::cuMemHostUnregister>(c"cuMemHostUnregister")
             },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemMap: unsafe { symbols.find::<sig::cuMemMap>(c"cuMemMap") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPoolCreate: unsafe { symbols.find::<sig::cuMemPoolCreate>(c"cuMemPoolCreate") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPoolDestroy: unsafe { symbols.find::<sig::cuMemPoolDestroy>(c"cuMemPoolDestroy") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPoolGetAccess: unsafe {
+                symbols.find::<sig::cuMemPoolGetAccess>(c"cuMemPoolGetAccess")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPoolGetAttribute: unsafe {
+                symbols.find::<sig::cuMemPoolGetAttribute>(c"cuMemPoolGetAttribute")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPoolSetAccess: unsafe {
+                symbols.find::<sig::cuMemPoolSetAccess>(c"cuMemPoolSetAccess")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPoolSetAttribute: unsafe {
+                symbols.find::<sig::cuMemPoolSetAttribute>(c"cuMemPoolSetAttribute")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPoolTrimTo: unsafe { symbols.find::<sig::cuMemPoolTrimTo>(c"cuMemPoolTrimTo") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemRelease: unsafe { symbols.find::<sig::cuMemRelease>(c"cuMemRelease") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemRetainAllocationHandle: unsafe {
+                symbols.find::<sig::cuMemRetainAllocationHandle>(c"cuMemRetainAllocationHandle")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemSetAccess: unsafe { symbols.find::<sig::cuMemSetAccess>(c"cuMemSetAccess") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemSetMemPool: unsafe { symbols.find::<sig::cuMemSetMemPool>(c"cuMemSetMemPool") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemUnmap: unsafe { symbols.find::<sig::cuMemUnmap>(c"cuMemUnmap") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpy: unsafe { symbols.find::<sig::cuMemcpy>(c"cuMemcpy") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -1086,6 +1195,16 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuDeviceGetDefaultMemPool(&self) -> Result<sig::cuDeviceGetDefaultMemPool, CUresult> {
+        self.cuDeviceGetDefaultMemPool
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuDeviceGetMemPool(&self) -> Result<sig::cuDeviceGetMemPool, CUresult> {
+        self.cuDeviceGetMemPool
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuDeviceGetName(&self) -> Result<sig::cuDeviceGetName, CUresult> {
         self.cuDeviceGetName
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -1152,6 +1271,11 @@ impl Table {
         &self,
     ) -> Result<sig::cuDevicePrimaryCtxSetFlags_v2, CUresult> {
         self.cuDevicePrimaryCtxSetFlags_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuDeviceSetMemPool(&self) -> Result<sig::cuDeviceSetMemPool, CUresult> {
+        self.cuDeviceSetMemPool
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1444,6 +1568,26 @@ impl Table {
         self.cuLinkDestroy.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuMemAddressFree(&self) -> Result<sig::cuMemAddressFree, CUresult> {
+        self.cuMemAddressFree
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemAddressReserve(&self) -> Result<sig::cuMemAddressReserve, CUresult> {
+        self.cuMemAddressReserve
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemAllocAsync(&self) -> Result<sig::cuMemAllocAsync, CUresult> {
+        self.cuMemAllocAsync
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemAllocFromPoolAsync(&self) -> Result<sig::cuMemAllocFromPoolAsync, CUresult> {
+        self.cuMemAllocFromPoolAsync
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuMemAllocHost_v2(&self) -> Result<sig::cuMemAllocHost_v2, CUresult> {
         self.cuMemAllocHost_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -1458,6 +1602,15 @@ impl Table {
         self.cuMemAlloc_v2.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuMemCreate(&self) -> Result<sig::cuMemCreate, CUresult> {
+        self.cuMemCreate.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemFreeAsync(&self) -> Result<sig::cuMemFreeAsync, CUresult> {
+        self.cuMemFreeAsync
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuMemFreeHost(&self) -> Result<sig::cuMemFreeHost, CUresult> {
         self.cuMemFreeHost.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
@@ -1466,13 +1619,42 @@ impl Table {
         self.cuMemFree_v2.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuMemGetAccess(&self) -> Result<sig::cuMemGetAccess, CUresult> {
+        self.cuMemGetAccess
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuMemGetAddressRange_v2(&self) -> Result<sig::cuMemGetAddressRange_v2, CUresult> {
         self.cuMemGetAddressRange_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuMemGetAllocationGranularity(
+        &self,
+    ) -> Result<sig::cuMemGetAllocationGranularity, CUresult> {
+        self.cuMemGetAllocationGranularity
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemGetAllocationPropertiesFromHandle(
+        &self,
+    ) -> Result<sig::cuMemGetAllocationPropertiesFromHandle, CUresult> {
+        self.cuMemGetAllocationPropertiesFromHandle
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemGetDefaultMemPool(&self) -> Result<sig::cuMemGetDefaultMemPool, CUresult> {
+        self.cuMemGetDefaultMemPool
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuMemGetInfo_v2(&self) -> Result<sig::cuMemGetInfo_v2, CUresult> {
         self.cuMemGetInfo_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemGetMemPool(&self) -> Result<sig::cuMemGetMemPool, CUresult> {
+        self.cuMemGetMemPool
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1501,6 +1683,70 @@ impl Table {
     pub fn cuMemHostUnregister(&self) -> Result<sig::cuMemHostUnregister, CUresult> {
         self.cuMemHostUnregister
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemMap(&self) -> Result<sig::cuMemMap, CUresult> {
+        self.cuMemMap.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemPoolCreate(&self) -> Result<sig::cuMemPoolCreate, CUresult> {
+        self.cuMemPoolCreate
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemPoolDestroy(&self) -> Result<sig::cuMemPoolDestroy, CUresult> {
+        self.cuMemPoolDestroy
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemPoolGetAccess(&self) -> Result<sig::cuMemPoolGetAccess, CUresult> {
+        self.cuMemPoolGetAccess
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemPoolGetAttribute(&self) -> Result<sig::cuMemPoolGetAttribute, CUresult> {
+        self.cuMemPoolGetAttribute
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemPoolSetAccess(&self) -> Result<sig::cuMemPoolSetAccess, CUresult> {
+        self.cuMemPoolSetAccess
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemPoolSetAttribute(&self) -> Result<sig::cuMemPoolSetAttribute, CUresult> {
+        self.cuMemPoolSetAttribute
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemPoolTrimTo(&self) -> Result<sig::cuMemPoolTrimTo, CUresult> {
+        self.cuMemPoolTrimTo
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemRelease(&self) -> Result<sig::cuMemRelease, CUresult> {
+        self.cuMemRelease.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemRetainAllocationHandle(
+        &self,
+    ) -> Result<sig::cuMemRetainAllocationHandle, CUresult> {
+        self.cuMemRetainAllocationHandle
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemSetAccess(&self) -> Result<sig::cuMemSetAccess, CUresult> {
+        self.cuMemSetAccess
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemSetMemPool(&self) -> Result<sig::cuMemSetMemPool, CUresult> {
+        self.cuMemSetMemPool
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemUnmap(&self) -> Result<sig::cuMemUnmap, CUresult> {
+        self.cuMemUnmap.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuMemcpy(&self) -> Result<sig::cuMemcpy, CUresult> {

@@ -15,7 +15,7 @@ use super::memory::stream_of;
 use super::module::upload;
 use crate::call::{Call, Outcome, failed};
 use crate::edge;
-use crate::ranges::Place;
+use crate::ranges::{Need, Place};
 
 /// Most bytes of the program's own memory in one copy.
 const MOST_BYTES: usize = 2 << 30;
@@ -280,8 +280,8 @@ unsafe fn copy(
         .iter()
         .try_fold(1usize, |product, n| product.checked_mul(*n))
         .ok_or(INVALID)?;
-    let down = to.locate(&call, extent)?;
-    let source = match from.locate(&call, extent)? {
+    let down = to.locate(&call, extent, Need::Write)?;
+    let source = match from.locate(&call, extent, Need::Read)? {
         Some(located) => located,
         None => {
             if total > MOST_BYTES {
@@ -387,7 +387,7 @@ impl Side {
     }
 
     /// As the record names it; none for memory of the program's own.
-    fn locate(&self, call: &Call, extent: [usize; 3]) -> Outcome<Option<Located>> {
+    fn locate(&self, call: &Call, extent: [usize; 3], need: Need) -> Outcome<Option<Located>> {
         let kind = match self.kind {
             CUmemorytype::CU_MEMORYTYPE_ARRAY => {
                 call.handle(Kind::ARRAY, self.place)?;
@@ -401,7 +401,7 @@ impl Side {
                 let last = self.row(height * depth - 1, extent) as u64;
                 let bytes = last - first + extent[0] as u64;
                 let found = call.session.ranges.find(first);
-                let inside = found.filter(|range| range.holds(first, bytes));
+                let inside = call.session.ranges.cover(first, bytes, need);
                 match (inside, found) {
                     (Some(range), _) if range.on_device() => box_kind::DEVICE,
                     (Some(range), _) if matches!(range.place, Place::Pinned { .. }) => {

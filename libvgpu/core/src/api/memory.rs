@@ -78,47 +78,56 @@ pub unsafe fn cuMemAllocPitch_v2(
     unsafe { edge::put(dptr, address) }
 }
 
-/// Allocates until the addresses are free here too. What falls onto a mapping of the program's is kept
-/// until the next try has found another place.
+/// Allocates device memory and enters it.
 fn allocate<T>(
     call: &mut Call,
-    mut ask: impl FnMut(&mut Call) -> Outcome<(u64, u64, T)>,
+    ask: impl FnMut(&mut Call) -> Outcome<(u64, u64, T)>,
 ) -> Outcome<(u64, T)> {
     let session = call.session;
     let context = call.context_handle();
     let device = device_of(call)?;
+    let (address, bytes, more) = place(call, ask, |call, address| {
+        // The worker has it and nobody uses it.
+        let _ = call.complete(&wire::CuMemFreeV2 { address });
+    })?;
+    let range = Range {
+        start: address,
+        bytes,
+        place: Place::Device,
+        context,
+        device,
+        id: 0,
+    };
+    if session.ranges.insert(range).is_err() {
+        session.mirrors.release(address, bytes);
+        return Err(session.lost("its worker handed out the same memory twice"));
+    }
+    Ok((address, more))
+}
+
+/// Asks for addresses until they are free here too, and reserves them. What falls onto a mapping of the
+/// program's is kept until the next try has found another place.
+pub(super) fn place<T>(
+    call: &mut Call,
+    mut ask: impl FnMut(&mut Call) -> Outcome<(u64, u64, T)>,
+    mut give_back: impl FnMut(&mut Call, u64),
+) -> Outcome<(u64, u64, T)> {
+    let session = call.session;
     let mut parked = Vec::new();
     let mut result = Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
     for _ in 0..CLASHES {
-        let (address, bytes, more) = match ask(call) {
-            Ok(answer) => answer,
-            Err(error) => {
-                result = Err(error);
+        match ask(call) {
+            Ok((address, bytes, _)) if session.mirrors.reserve(address, bytes).is_err() => {
+                parked.push(address);
+            }
+            over => {
+                result = over;
                 break;
             }
-        };
-        if session.mirrors.reserve(address, bytes).is_err() {
-            parked.push(address);
-            continue;
         }
-        let range = Range {
-            start: address,
-            bytes,
-            place: Place::Device,
-            context,
-            device,
-            id: 0,
-        };
-        if session.ranges.insert(range).is_err() {
-            session.mirrors.release(address, bytes);
-            return Err(session.lost("its worker handed out the same memory twice"));
-        }
-        result = Ok((address, more));
-        break;
     }
     for address in parked {
-        // The worker has it and nobody uses it.
-        let _ = call.complete(&wire::CuMemFreeV2 { address });
+        give_back(call, address);
     }
     result
 }
@@ -130,9 +139,7 @@ pub unsafe fn cuMemFree_v2(dptr: CUdeviceptr) -> Outcome {
     }
     let session = call.session;
     // Out of the map first: while the worker frees it, the next allocation of another thread may get it.
-    let range = session
-        .ranges
-        .remove(dptr, |range| range.place == Place::Device);
+    let range = session.ranges.remove(dptr, Range::is_allocated);
     let range = range.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
     let freed = call.complete(&wire::CuMemFreeV2 { address: dptr });
     if freed == Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED) {

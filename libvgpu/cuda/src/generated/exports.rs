@@ -534,8 +534,14 @@ pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetDefaultMemPool() -> CUresult {
-    refuse(77)
+pub unsafe extern "C" fn cuDeviceGetDefaultMemPool(
+    pool_out: *mut CUmemoryPool,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetDefaultMemPool", || unsafe {
+        api::pool::cuDeviceGetDefaultMemPool(pool_out, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -569,8 +575,11 @@ pub unsafe extern "C" fn cuDeviceGetLuid() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetMemPool() -> CUresult {
-    refuse(84)
+pub unsafe extern "C" fn cuDeviceGetMemPool(pool: *mut CUmemoryPool, dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetMemPool", || unsafe {
+        api::pool::cuDeviceGetMemPool(pool, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -721,8 +730,11 @@ pub unsafe extern "C" fn cuDeviceSetGraphMemAttribute() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceSetMemPool() -> CUresult {
-    refuse(105)
+pub unsafe extern "C" fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceSetMemPool", || unsafe {
+        api::pool::cuDeviceSetMemPool(dev, pool)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2531,13 +2543,25 @@ pub unsafe extern "C" fn cuLogsUnregisterCallback() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAddressFree() -> CUresult {
-    refuse(360)
+pub unsafe extern "C" fn cuMemAddressFree(ptr: CUdeviceptr, size: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAddressFree", || unsafe {
+        api::vmm::cuMemAddressFree(ptr, size)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAddressReserve() -> CUresult {
-    refuse(361)
+pub unsafe extern "C" fn cuMemAddressReserve(
+    ptr: *mut CUdeviceptr,
+    size: usize,
+    alignment: usize,
+    addr: CUdeviceptr,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAddressReserve", || unsafe {
+        api::vmm::cuMemAddressReserve(ptr, size, alignment, addr, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2556,23 +2580,53 @@ pub unsafe extern "C" fn cuMemAlloc() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync() -> CUresult {
-    refuse(365)
+pub unsafe extern "C" fn cuMemAllocAsync(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocAsync", || unsafe {
+        api::pool::cuMemAllocAsync(dptr, bytesize, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync_ptsz() -> CUresult {
-    refuse(366)
+pub unsafe extern "C" fn cuMemAllocAsync_ptsz(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocAsync_ptsz", || unsafe {
+        api::pool::cuMemAllocAsync(dptr, bytesize, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocFromPoolAsync() -> CUresult {
-    refuse(367)
+pub unsafe extern "C" fn cuMemAllocFromPoolAsync(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    pool: CUmemoryPool,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocFromPoolAsync", || unsafe {
+        api::pool::cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocFromPoolAsync_ptsz() -> CUresult {
-    refuse(368)
+pub unsafe extern "C" fn cuMemAllocFromPoolAsync_ptsz(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    pool: CUmemoryPool,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocFromPoolAsync_ptsz", || unsafe {
+        api::pool::cuMemAllocFromPoolAsync(dptr, bytesize, pool, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2631,8 +2685,16 @@ pub unsafe extern "C" fn cuMemBatchDecompressAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemCreate() -> CUresult {
-    refuse(377)
+pub unsafe extern "C" fn cuMemCreate(
+    handle: *mut CUmemGenericAllocationHandle,
+    size: usize,
+    prop: *const CUmemAllocationProp,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemCreate", || unsafe {
+        api::vmm::cuMemCreate(handle, size, prop, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2666,13 +2728,19 @@ pub unsafe extern "C" fn cuMemFree() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFreeAsync() -> CUresult {
-    refuse(384)
+pub unsafe extern "C" fn cuMemFreeAsync(dptr: CUdeviceptr, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemFreeAsync", || unsafe {
+        api::pool::cuMemFreeAsync(dptr, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFreeAsync_ptsz() -> CUresult {
-    refuse(385)
+pub unsafe extern "C" fn cuMemFreeAsync_ptsz(dptr: CUdeviceptr, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemFreeAsync_ptsz", || unsafe {
+        api::pool::cuMemFreeAsync(dptr, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2690,8 +2758,15 @@ pub unsafe extern "C" fn cuMemFree_v2(dptr: CUdeviceptr) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAccess() -> CUresult {
-    refuse(388)
+pub unsafe extern "C" fn cuMemGetAccess(
+    flags: *mut u64,
+    location: *const CUmemLocation,
+    ptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetAccess", || unsafe {
+        api::vmm::cuMemGetAccess(flags, location, ptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2712,18 +2787,38 @@ pub unsafe extern "C" fn cuMemGetAddressRange_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAllocationGranularity() -> CUresult {
-    refuse(391)
+pub unsafe extern "C" fn cuMemGetAllocationGranularity(
+    granularity: *mut usize,
+    prop: *const CUmemAllocationProp,
+    option: CUmemAllocationGranularity_flags,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetAllocationGranularity", || unsafe {
+        api::vmm::cuMemGetAllocationGranularity(granularity, prop, option)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAllocationPropertiesFromHandle() -> CUresult {
-    refuse(392)
+pub unsafe extern "C" fn cuMemGetAllocationPropertiesFromHandle(
+    prop: *mut CUmemAllocationProp,
+    handle: CUmemGenericAllocationHandle,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetAllocationPropertiesFromHandle", || unsafe {
+        api::vmm::cuMemGetAllocationPropertiesFromHandle(prop, handle)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetDefaultMemPool() -> CUresult {
-    refuse(393)
+pub unsafe extern "C" fn cuMemGetDefaultMemPool(
+    pool_out: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetDefaultMemPool", || unsafe {
+        api::pool::cuMemGetDefaultMemPool(pool_out, location, type_)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2750,8 +2845,15 @@ pub unsafe extern "C" fn cuMemGetLocationInfo() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetMemPool() -> CUresult {
-    refuse(398)
+pub unsafe extern "C" fn cuMemGetMemPool(
+    pool_out: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetMemPool", || unsafe {
+        api::pool::cuMemGetMemPool(pool_out, location, type_)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2822,8 +2924,17 @@ pub unsafe extern "C" fn cuMemImportFromShareableHandle() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemMap() -> CUresult {
-    refuse(407)
+pub unsafe extern "C" fn cuMemMap(
+    ptr: CUdeviceptr,
+    size: usize,
+    offset: usize,
+    handle: CUmemGenericAllocationHandle,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemMap", || unsafe {
+        api::vmm::cuMemMap(ptr, size, offset, handle, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2837,13 +2948,22 @@ pub unsafe extern "C" fn cuMemMapArrayAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolCreate() -> CUresult {
-    refuse(410)
+pub unsafe extern "C" fn cuMemPoolCreate(
+    pool: *mut CUmemoryPool,
+    poolProps: *const CUmemPoolProps,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolCreate", || unsafe {
+        api::pool::cuMemPoolCreate(pool, poolProps)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolDestroy() -> CUresult {
-    refuse(411)
+pub unsafe extern "C" fn cuMemPoolDestroy(pool: CUmemoryPool) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolDestroy", || unsafe {
+        api::pool::cuMemPoolDestroy(pool)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2857,13 +2977,27 @@ pub unsafe extern "C" fn cuMemPoolExportToShareableHandle() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolGetAccess() -> CUresult {
-    refuse(414)
+pub unsafe extern "C" fn cuMemPoolGetAccess(
+    flags: *mut CUmemAccess_flags,
+    memPool: CUmemoryPool,
+    location: *mut CUmemLocation,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolGetAccess", || unsafe {
+        api::pool::cuMemPoolGetAccess(flags, memPool, location)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolGetAttribute() -> CUresult {
-    refuse(415)
+pub unsafe extern "C" fn cuMemPoolGetAttribute(
+    pool: CUmemoryPool,
+    attr: CUmemPool_attribute,
+    value: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolGetAttribute", || unsafe {
+        api::pool::cuMemPoolGetAttribute(pool, attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2877,18 +3011,35 @@ pub unsafe extern "C" fn cuMemPoolImportPointer() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolSetAccess() -> CUresult {
-    refuse(418)
+pub unsafe extern "C" fn cuMemPoolSetAccess(
+    pool: CUmemoryPool,
+    map: *const CUmemAccessDesc,
+    count: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolSetAccess", || unsafe {
+        api::pool::cuMemPoolSetAccess(pool, map, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolSetAttribute() -> CUresult {
-    refuse(419)
+pub unsafe extern "C" fn cuMemPoolSetAttribute(
+    pool: CUmemoryPool,
+    attr: CUmemPool_attribute,
+    value: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolSetAttribute", || unsafe {
+        api::pool::cuMemPoolSetAttribute(pool, attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolTrimTo() -> CUresult {
-    refuse(420)
+pub unsafe extern "C" fn cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolTrimTo", || unsafe {
+        api::pool::cuMemPoolTrimTo(pool, minBytesToKeep)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2932,28 +3083,51 @@ pub unsafe extern "C" fn cuMemRangeGetAttributes() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemRelease() -> CUresult {
-    refuse(429)
+pub unsafe extern "C" fn cuMemRelease(handle: CUmemGenericAllocationHandle) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemRelease", || unsafe { api::vmm::cuMemRelease(handle) })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemRetainAllocationHandle() -> CUresult {
-    refuse(430)
+pub unsafe extern "C" fn cuMemRetainAllocationHandle(
+    handle: *mut CUmemGenericAllocationHandle,
+    addr: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemRetainAllocationHandle", || unsafe {
+        api::vmm::cuMemRetainAllocationHandle(handle, addr)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemSetAccess() -> CUresult {
-    refuse(431)
+pub unsafe extern "C" fn cuMemSetAccess(
+    ptr: CUdeviceptr,
+    size: usize,
+    desc: *const CUmemAccessDesc,
+    count: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemSetAccess", || unsafe {
+        api::vmm::cuMemSetAccess(ptr, size, desc, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemSetMemPool() -> CUresult {
-    refuse(432)
+pub unsafe extern "C" fn cuMemSetMemPool(
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+    pool: CUmemoryPool,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemSetMemPool", || unsafe {
+        api::pool::cuMemSetMemPool(location, type_, pool)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemUnmap() -> CUresult {
-    refuse(433)
+pub unsafe extern "C" fn cuMemUnmap(ptr: CUdeviceptr, size: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemUnmap", || unsafe { api::vmm::cuMemUnmap(ptr, size) })
 }
 
 #[unsafe(no_mangle)]

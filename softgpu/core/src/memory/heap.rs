@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 
+use super::vmm::Store;
 use crate::error::{Error, Result};
 use crate::os;
 use crate::shared::Pool;
@@ -72,12 +74,15 @@ impl Backing {
     fn decommit(&mut self, address: u64, bytes: u64) {
         os::decommit(address, bytes);
         if let Self::Shared { pool, granules } = self {
-            let given = granules.remove(&address).unwrap_or_default();
-            if let Err(error) = pool.give_back(&given) {
-                // They are free when this process ends.
-                eprintln!("softgpu: memory of the shared device is not given back: {error}");
-            }
+            return_to(pool, &granules.remove(&address).unwrap_or_default());
         }
+    }
+}
+
+fn return_to(pool: &Pool, granules: &[u32]) {
+    if let Err(error) = pool.give_back(granules) {
+        // They are free when this process ends.
+        eprintln!("softgpu: memory of the shared device is not given back: {error}");
     }
 }
 
@@ -167,6 +172,68 @@ impl Heap {
         }
     }
 
+    /// Takes memory without an address.
+    pub(super) fn take_physical(&mut self, bytes: u64) -> Result<Store> {
+        if bytes > self.capacity - self.used {
+            return Err(Error::OutOfMemory);
+        }
+        let store = match &self.backing {
+            Backing::Private => {
+                Store::File(os::anonymous_file(bytes).map_err(|_| Error::OutOfMemory)?)
+            }
+            Backing::Shared { pool, .. } => {
+                let taken = pool.take(bytes / GRANULE).map_err(os_error)?;
+                Store::Granules(taken.ok_or(Error::OutOfMemory)?)
+            }
+        };
+        self.used += bytes;
+        Ok(store)
+    }
+
+    /// Takes back what [`Self::take_physical`] gave.
+    pub(super) fn give_back_physical(&mut self, store: Store, bytes: u64) {
+        self.used -= bytes;
+        if let (Store::Granules(granules), Backing::Shared { pool, .. }) = (store, &self.backing) {
+            return_to(pool, &granules);
+        }
+    }
+
+    /// Maps a part of such memory at reserved addresses.
+    pub(super) fn map_physical(
+        &self,
+        store: &Store,
+        address: u64,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<()> {
+        let mapped = match (store, &self.backing) {
+            (Store::File(file), _) => os::map_file(address, bytes, file, offset),
+            (Store::Granules(granules), Backing::Shared { pool, .. }) => {
+                let first = os::usize_of(offset / GRANULE);
+                (address..address + bytes)
+                    .step_by(os::usize_of(GRANULE))
+                    .zip(&granules[first..])
+                    .try_for_each(|(place, granule)| {
+                        let offset = u64::from(*granule) * GRANULE;
+                        os::map_file(place, GRANULE, pool.memory(), offset)
+                    })
+            }
+            (Store::Granules(_), Backing::Private) => return Err(Error::Unknown),
+        };
+        mapped.map_err(|_| {
+            os::decommit(address, bytes);
+            Error::OutOfMemory
+        })
+    }
+
+    /// Works on the memory of a shared device.
+    pub(super) fn with_shared(&self, work: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        match &self.backing {
+            Backing::Private => Ok(()),
+            Backing::Shared { pool, .. } => work(pool.memory()),
+        }
+    }
+
     fn allocate_small(&mut self, size: u64) -> Result<u64> {
         let need = small_footprint(size);
         let granule = match self.by_room.range((need, 0)..).next() {
@@ -241,7 +308,7 @@ fn span(bytes: u64) -> u64 {
     bytes.saturating_add(GRANULE)
 }
 
-fn insert_merged(free: &mut BTreeMap<u64, u64>, mut start: u64, mut length: u64) {
+pub(super) fn insert_merged(free: &mut BTreeMap<u64, u64>, mut start: u64, mut length: u64) {
     if let Some((&before, &room)) = free.range(..start).next_back()
         && before + room == start
     {

@@ -5,7 +5,11 @@
 //! kernel or a copy may touch, whoever owns it.
 
 mod heap;
+mod pool;
 mod space;
+mod vmm;
 
 pub use heap::{ALIGNMENT, GRANULE};
-pub use space::{Allocation, Kind, Owner, Space, View};
+pub use pool::{Counters, MemPool, Policy, Pooled};
+pub use space::{Allocation, Cover, Kind, Owner, Space, View};
+pub use vmm::{Access, Permission, Physical};

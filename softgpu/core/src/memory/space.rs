@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::heap::{Backing, GRANULE, Heap};
+use super::pool::Pooled;
+use super::vmm::{self, Access, Permission, Physical, RESERVABLE, Reservable};
 use crate::error::{Error, Result};
 use crate::os;
+use crate::schedule::Work;
 use crate::shared::Pool;
 
 /// What an allocation is.
@@ -23,6 +26,10 @@ pub enum Kind {
     },
     /// Texels of an array, which kernels reach through textures and surfaces alone.
     Array,
+    /// Physical memory mapped at a reserved address.
+    Mapped,
+    /// Device memory of a pool.
+    Pooled,
     /// Pinned host memory that the device allocated, with the caller's flags.
     HostAllocated(u32),
     /// The program's own memory that it registered, with its flags.
@@ -55,7 +62,13 @@ pub struct Allocation {
     pub device: u32,
     /// Unique for the life of the process.
     pub id: u64,
-    arena: Option<Arc<Arena>>,
+    /// What each device may do here, where that is not for the owner to say.
+    pub access: Option<Arc<Access>>,
+    /// What is mapped here.
+    pub physical: Option<Arc<Physical>>,
+    /// The pool it is from.
+    pub pooled: Option<Pooled>,
+    pub(super) arena: Option<Arc<Arena>>,
 }
 
 impl Allocation {
@@ -63,6 +76,26 @@ impl Allocation {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.start + self.size
+    }
+
+    /// What a copy may do here.
+    #[must_use]
+    pub fn permission(&self) -> Permission {
+        match &self.access {
+            Some(access) => access.most(),
+            None => Permission::ReadWrite,
+        }
+    }
+
+    /// What kernels of a context on a device may do here.
+    fn permits(&self, owner: Owner, device: u32) -> Permission {
+        match (&self.access, self.kind) {
+            (Some(access), _) => access.of(device),
+            (None, kind) if kind.is_host() => Permission::ReadWrite,
+            (None, _) if self.owner != owner => Permission::None,
+            (None, Kind::Global { constant: true }) => Permission::Read,
+            (None, _) => Permission::ReadWrite,
+        }
     }
 }
 
@@ -75,14 +108,14 @@ impl Drop for Allocation {
                 }
             }
             Kind::HostAllocated(_) => os::unmap(self.start, self.size.next_multiple_of(os::PAGE)),
-            Kind::HostRegistered(_) => {}
+            Kind::HostRegistered(_) | Kind::Mapped | Kind::Pooled => {}
         }
     }
 }
 
 /// One device's slice of the window.
 #[derive(Debug)]
-struct Arena {
+pub(super) struct Arena {
     base: u64,
     size: u64,
     heap: Mutex<Heap>,
@@ -95,7 +128,7 @@ impl Drop for Arena {
 }
 
 impl Arena {
-    fn heap(&self) -> MutexGuard<'_, Heap> {
+    pub(super) fn heap(&self) -> MutexGuard<'_, Heap> {
         self.heap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,6 +137,7 @@ impl Arena {
 #[derive(Debug)]
 pub struct Space {
     arenas: Vec<Arc<Arena>>,
+    pub(super) reservable: Reservable,
     ranges: RwLock<BTreeMap<u64, Arc<Allocation>>>,
     next_id: AtomicU64,
     /// First address of the window and one past the last.
@@ -152,9 +186,10 @@ impl Space {
             .map(|n| n.max(64 << 30))
             .map(u64::next_power_of_two);
         let slice = slice.ok_or(Error::OutOfMemory)?;
-        let size = slice
+        let slices = slice
             .checked_mul(u64::from(devices))
             .ok_or(Error::OutOfMemory)?;
+        let size = slices.checked_add(RESERVABLE).ok_or(Error::OutOfMemory)?;
         let base = reserve_window(size)?;
         let arena = |index: u32| {
             let base = base + slice * u64::from(index);
@@ -167,6 +202,7 @@ impl Space {
         };
         Ok(Self {
             arenas: (0..devices).map(arena).collect::<Result<_>>()?,
+            reservable: Reservable::new(base + slices),
             ranges: RwLock::default(),
             next_id: AtomicU64::new(1),
             window: (base, base + size),
@@ -207,7 +243,10 @@ impl Space {
             kind,
             owner,
             device,
-            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            id: self.next_id(),
+            access: None,
+            physical: None,
+            pooled: None,
             arena: Some(arena),
         })?;
         if self.poison {
@@ -233,7 +272,7 @@ impl Space {
             .ok_or(Error::InvalidValue)?;
         let start = os::map_anywhere(bytes).map_err(|_| Error::OutOfMemory)?;
         let kind = Kind::HostAllocated(flags);
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id();
         self.insert(Allocation {
             start,
             size,
@@ -241,6 +280,9 @@ impl Space {
             owner,
             device,
             id,
+            access: None,
+            physical: None,
+            pooled: None,
             arena: None,
         })
     }
@@ -262,7 +304,7 @@ impl Space {
             return Err(Error::InvalidValue);
         }
         let kind = Kind::HostRegistered(flags);
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id();
         self.insert(Allocation {
             start,
             size,
@@ -270,6 +312,9 @@ impl Space {
             owner,
             device,
             id,
+            access: None,
+            physical: None,
+            pooled: None,
             arena: None,
         })
         .map_err(|_| Error::HostMemoryAlreadyRegistered)
@@ -281,6 +326,34 @@ impl Space {
         let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
         let (_, found) = ranges.range(..=address).next_back()?;
         (address < found.end()).then(|| Arc::clone(found))
+    }
+
+    /// All of what a copy of so many bytes touches: one allocation, or mappings side by side that may all be
+    /// read.
+    #[must_use]
+    pub fn cover(&self, address: u64, length: u64) -> Option<Cover> {
+        let end = address.checked_add(length)?;
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, found) = ranges.range(..=address).next_back()?;
+        let mut cover = Cover {
+            first: Arc::clone(found),
+            more: Vec::new(),
+        };
+        if address >= found.end() || found.permission() == Permission::None {
+            return None;
+        }
+        let mut reached = found.end();
+        while reached < end {
+            let next = ranges.get(&reached)?;
+            if (found.kind, next.kind) != (Kind::Mapped, Kind::Mapped)
+                || next.permission() == Permission::None
+            {
+                return None;
+            }
+            reached = next.end();
+            cover.more.push(Arc::clone(next));
+        }
+        Some(cover)
     }
 
     /// The allocation that starts at an address.
@@ -323,16 +396,80 @@ impl Space {
         drop(dropped);
     }
 
-    /// The addresses that kernels of one context may touch.
+    /// The addresses that kernels of one context, on its device, may touch.
     #[must_use]
-    pub fn view(self: &Arc<Self>, owner: Owner) -> View {
+    pub fn view(self: &Arc<Self>, owner: Owner, device: u32) -> View {
         View {
             space: Arc::clone(self),
             owner,
+            device,
         }
     }
 
-    fn arena(&self, device: u32) -> Result<&Arc<Arena>> {
+    /// Whether anything is at an address from `start` to before `end`.
+    pub(super) fn holds_any(&self, start: u64, end: u64) -> bool {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let below = ranges.range(..end).next_back();
+        below.is_some_and(|(_, below)| below.end() > start)
+    }
+
+    pub(super) fn enter_mapping(
+        &self,
+        start: u64,
+        size: u64,
+        memory: &Arc<Physical>,
+    ) -> Result<Arc<Allocation>> {
+        self.insert(vmm::mapping(start, size, memory, self.next_id()))
+    }
+
+    /// Enters memory of a pool, in the place of an allocation that goes off the map a little later otherwise.
+    pub(super) fn enter_pooled(
+        &self,
+        allocation: Allocation,
+        replaced: Option<u64>,
+    ) -> Result<Arc<Allocation>> {
+        if let Some(id) = replaced {
+            drop(self.remove(allocation.start, |before| before.id == id));
+        }
+        self.insert(allocation)
+    }
+
+    /// The mappings that make up a range.
+    pub(super) fn whole_mappings(&self, start: u64, size: u64) -> Result<Vec<Arc<Allocation>>> {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        mappings(&ranges, start, size)
+    }
+
+    /// The same, taken off the map.
+    pub(super) fn remove_mappings(&self, start: u64, size: u64) -> Result<Vec<Arc<Allocation>>> {
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        let found = mappings(&ranges, start, size)?;
+        for mapping in &found {
+            ranges.remove(&mapping.start);
+        }
+        Ok(found)
+    }
+
+    /// Has new memory filled with the pattern, if it shall hold one, by work that `submit` puts where it belongs.
+    pub(crate) fn poison_later(&self, made: &Arc<Allocation>, submit: impl FnOnce(Work)) {
+        if self.poison {
+            let made = Arc::clone(made);
+            submit(Box::new(move || {
+                crate::transfer::fill_owned(&made, POISON);
+            }));
+        }
+    }
+
+    /// The pattern that new memory holds, if it shall hold one.
+    pub(super) fn poison(&self) -> Option<u32> {
+        self.poison.then_some(POISON)
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn arena(&self, device: u32) -> Result<&Arc<Arena>> {
         let index = usize::try_from(device).map_err(|_| Error::InvalidDevice)?;
         self.arenas.get(index).ok_or(Error::InvalidDevice)
     }
@@ -353,11 +490,45 @@ impl Space {
     }
 }
 
-/// What one context's kernels may touch: its own device memory and all pinned host memory.
+/// Whole mappings that follow each other from `start` on and are `size` bytes together.
+fn mappings(
+    ranges: &BTreeMap<u64, Arc<Allocation>>,
+    start: u64,
+    size: u64,
+) -> Result<Vec<Arc<Allocation>>> {
+    let end = start.checked_add(size).ok_or(Error::InvalidValue)?;
+    let mut found = Vec::new();
+    let mut at = start;
+    while at < end {
+        let next = ranges
+            .get(&at)
+            .filter(|a| a.kind == Kind::Mapped && a.end() <= end);
+        let next = next.ok_or(Error::InvalidValue)?;
+        at = next.end();
+        found.push(Arc::clone(next));
+    }
+    if found.is_empty() {
+        return Err(Error::InvalidValue);
+    }
+    Ok(found)
+}
+
+/// What a copy touches.
+#[derive(Clone, Debug)]
+pub struct Cover {
+    /// Where it begins.
+    pub first: Arc<Allocation>,
+    /// Mappings that follow; none of anything else.
+    pub more: Vec<Arc<Allocation>>,
+}
+
+/// What one context's kernels may touch: its own device memory, all pinned host memory, and what its device
+/// was given access to.
 #[derive(Clone, Debug)]
 pub struct View {
     space: Arc<Space>,
     owner: Owner,
+    device: u32,
 }
 
 impl View {
@@ -386,17 +557,32 @@ impl View {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         let (_, found) = ranges.range(..=address).next_back()?;
+        let permits = |range: &Allocation| range.permits(self.owner, self.device);
+        let permission = permits(found);
         if address >= found.end()
-            || !(found.kind.is_host() || found.owner == self.owner)
+            || permission == Permission::None
             || (found.kind == Kind::Array && !image)
         {
             return None;
         }
-        Some((
-            found.start,
-            found.end(),
-            !matches!(found.kind, Kind::Global { constant: true }),
-        ))
+        let (mut start, mut end) = (found.start, found.end());
+        if found.kind == Kind::Mapped {
+            // To a kernel, mappings side by side are one range: an instruction may reach over both.
+            let alike = |other: &Arc<Allocation>| {
+                other.kind == Kind::Mapped && permits(other) == permission
+            };
+            while let Some(next) = ranges.get(&end).filter(|next| alike(next)) {
+                end = next.end();
+            }
+            while let Some((_, before)) = ranges
+                .range(..start)
+                .next_back()
+                .filter(|(_, before)| before.end() == start && alike(before))
+            {
+                start = before.start;
+            }
+        }
+        Some((start, end, permission == Permission::ReadWrite))
     }
 }
 
@@ -431,7 +617,7 @@ mod tests {
     fn exactly_the_requested_bytes_are_valid() {
         let space = space(false);
         let made = space.allocate(0, 7, 1000, Kind::Device).unwrap();
-        let view = space.view(7);
+        let view = space.view(7, 0);
         assert_eq!(
             view.range(made.start),
             Some((made.start, made.start + 1000, true))
@@ -450,8 +636,8 @@ mod tests {
         let space = space(false);
         let device = space.allocate(0, 7, 64, Kind::Device).unwrap();
         let pinned = space.allocate_host(0, 7, 64, 0).unwrap();
-        assert_eq!(space.view(8).range(device.start), None);
-        assert!(space.view(8).range(pinned.start).is_some());
+        assert_eq!(space.view(8, 0).range(device.start), None);
+        assert!(space.view(8, 0).range(pinned.start).is_some());
     }
 
     #[test]
@@ -460,7 +646,7 @@ mod tests {
         let made = space
             .allocate(0, 1, 64, Kind::Global { constant: true })
             .unwrap();
-        assert_eq!(space.view(1).range(made.start).map(|r| r.2), Some(false));
+        assert_eq!(space.view(1, 0).range(made.start).map(|r| r.2), Some(false));
     }
 
     #[test]
@@ -471,7 +657,7 @@ mod tests {
         assert_eq!(space.room(1).unwrap().0, before.0 - 3 * GRANULE);
         let start = made.start;
         assert!(space.remove(start, |a| a.kind == Kind::Device).is_some());
-        assert_eq!(space.view(7).range(start), None);
+        assert_eq!(space.view(7, 0).range(start), None);
         assert_ne!(space.room(1).unwrap(), before, "still held by `made`");
         drop(made);
         assert_eq!(space.room(1).unwrap(), before);
@@ -487,7 +673,7 @@ mod tests {
         let other = space.allocate(0, 4, 10, Kind::Device).unwrap();
         space.remove_owned(3);
         assert_eq!(space.room(0).unwrap().0, before.0 - GRANULE);
-        assert!(space.view(4).range(other.start).is_some());
+        assert!(space.view(4, 0).range(other.start).is_some());
     }
 
     #[test]

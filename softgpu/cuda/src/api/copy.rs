@@ -338,6 +338,9 @@ unsafe fn prepare(
 }
 
 fn submit(place: &Place, to: Rows, from: Rows, extent: [u64; 3], wait: bool) -> Outcome {
+    if !to.is_writable() {
+        return Err(Error::InvalidValue);
+    }
     // Host memory the device does not know may change once the call returns.
     let wait = wait || to.is_pageable() || from.is_pageable();
     let work = Box::new(move || {

@@ -82,8 +82,9 @@ pub unsafe fn cuEventSynchronize(event: CUevent) -> Outcome {
     event.context.check()?;
     event.check_not_captured()?;
     capture::unsafe_call()?;
-    if let Some(record) = event.recorded() {
-        record.wait(event.context.gpu());
+    match event.recorded() {
+        Some(record) => record.wait(event.context.gpu()),
+        None => event.context.gpu().synchronized(),
     }
     edge::print(&event.context.take_output());
     event.context.check()

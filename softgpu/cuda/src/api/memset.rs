@@ -76,6 +76,9 @@ impl Fill {
             .and_then(|n| n.checked_add(row));
         let space = context.gpu().space();
         let span = Span::device(space, self.to, length.ok_or(Error::InvalidValue)?)?;
+        if !span.is_writable() {
+            return Err(Error::InvalidValue);
+        }
         let is_host = space
             .find(self.to)
             .is_some_and(|found| found.kind.is_host());

@@ -3,14 +3,13 @@
 //! Truth values are ints: the CUDA runtime reads four bytes of each and does not clear them first.
 
 use std::ffi::{c_int, c_uint, c_void};
-use std::sync::Arc;
 
 use cuda_abi::types::{CUdeviceptr, CUmemorytype, CUpointer_attribute};
 use softgpu_core::error::Error;
-use softgpu_core::memory::{Allocation, Kind};
+use softgpu_core::memory::{Allocation, Kind, Permission};
 
 use crate::api::device::signed;
-use crate::driver::driver;
+use crate::driver::{Driver, driver};
 use crate::edge::{self, Outcome, put};
 
 pub unsafe fn cuPointerGetAttribute(
@@ -20,30 +19,16 @@ pub unsafe fn cuPointerGetAttribute(
 ) -> Outcome {
     let driver = driver()?;
     driver.current_unchecked()?.check()?;
-    let found = driver
-        .gpu
-        .space()
-        .find(pointer)
-        .ok_or(Error::InvalidValue)?;
+    let value = match driver.gpu.space().find(pointer) {
+        Some(found) => known(driver, &found, attribute, pointer),
+        None => reserved(driver, attribute, pointer),
+    };
     // SAFETY: the caller's promise.
-    let answered = unsafe { known(data, attribute, pointer, &found) };
-    // What does not apply to the memory is an invalid question.
-    answered.map_err(|_| Error::InvalidValue)
+    unsafe { value?.put(data) }
 }
 
-/// # Safety
-/// As [`known`].
-unsafe fn clear(data: *mut c_void, attribute: CUpointer_attribute) -> Outcome {
-    match attribute {
-        // SAFETY: the caller's promise; a pointer-sized value.
-        CUpointer_attribute::CU_POINTER_ATTRIBUTE_HOST_POINTER => unsafe {
-            put(data.cast::<u64>(), 0)
-        },
-        _ => Ok(()),
-    }
-}
-
-/// Unlike the single form, this one answers for memory that nobody registered.
+/// Unlike the single form, this one answers for memory that nobody registered, and what does not apply to
+/// the memory reads as nothing.
 pub unsafe fn cuPointerGetAttributes(
     count: c_uint,
     attributes: *mut CUpointer_attribute,
@@ -58,133 +43,140 @@ pub unsafe fn cuPointerGetAttributes(
         let attribute = unsafe { edge::element(attributes.cast_const(), index) }?;
         // SAFETY: as above.
         let data = unsafe { edge::element(data.cast_const(), index) }?;
-        let answered = match &found {
-            // SAFETY: the caller's promise.
-            Some(found) => unsafe { known(data, attribute, pointer, found) },
-            // SAFETY: the caller's promise.
-            None => unsafe { unknown(data, attribute, pointer) },
-        };
-        match answered {
-            Ok(()) => {}
-            // What does not apply to this memory reads as nothing here.
-            // SAFETY: the caller's promise.
-            Err(Error::NotSupported) => unsafe { clear(data, attribute) }?,
-            Err(error) => return Err(error),
-        }
+        attribute.name().ok_or(Error::InvalidValue)?;
+        let value =
+            match &found {
+                Some(found) => known(driver, found, attribute, pointer)
+                    .unwrap_or_else(|_| absent(attribute, 0)),
+                None => reserved(driver, attribute, pointer)
+                    .unwrap_or_else(|_| absent(attribute, pointer)),
+            };
+        // SAFETY: the caller's promise.
+        unsafe { value.put(data) }?;
     }
     Ok(())
 }
 
-/// # Safety
-/// `data` is null or valid for the attribute's type.
-unsafe fn known(
-    data: *mut c_void,
+/// An attribute's value, as wide as the caller's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    /// An address, a size, a handle, an id.
+    Word(u64),
+    /// A number, an enumeration, a truth value.
+    Int(c_int),
+}
+
+impl Value {
+    /// # Safety
+    /// `data` is null or valid for a write of the value.
+    unsafe fn put(self, data: *mut c_void) -> Outcome {
+        match self {
+            // SAFETY: the caller's promise.
+            Self::Word(value) => unsafe { put(data.cast(), value) },
+            // SAFETY: the caller's promise.
+            Self::Int(value) => unsafe { put(data.cast(), value) },
+        }
+    }
+}
+
+/// What an attribute is of memory; an invalid question if it has none.
+fn known(
+    driver: &Driver,
+    found: &Allocation,
     attribute: CUpointer_attribute,
     pointer: u64,
-    found: &Arc<Allocation>,
-) -> Outcome {
+) -> Result<Value, Error> {
     use CUpointer_attribute as A;
     let is_host = found.kind.is_host();
-    let kind = if is_host {
-        CUmemorytype::CU_MEMORYTYPE_HOST
-    } else {
-        CUmemorytype::CU_MEMORYTYPE_DEVICE
+    let around = match found.kind {
+        Kind::Mapped => driver.gpu.space().reservation(pointer),
+        _ => None,
     };
-    match attribute {
+    let (start, size) = around.unwrap_or((found.start, found.size));
+    let physical = found.physical.as_ref();
+    Ok(match attribute {
         A::CU_POINTER_ATTRIBUTE_CONTEXT => {
-            let handle = driver()?.context_handle(found.owner).unwrap_or(0);
-            // SAFETY: the caller's promise; a pointer-sized value.
-            unsafe { put(data.cast::<u64>(), handle) }
+            Value::Word(driver.context_handle(found.owner).unwrap_or(0))
         }
-        // SAFETY: the caller's promise; an enumeration.
-        A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => unsafe { put(data.cast(), kind) },
-        // SAFETY: the caller's promise; a pointer-sized value.
-        A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER => unsafe { put(data.cast::<u64>(), pointer) },
-        A::CU_POINTER_ATTRIBUTE_HOST_POINTER if !is_host => Err(Error::NotSupported),
-        // SAFETY: the caller's promise; a pointer-sized value.
-        A::CU_POINTER_ATTRIBUTE_HOST_POINTER => unsafe { put(data.cast::<u64>(), pointer) },
-        // SAFETY: the caller's promise; 64 bits.
-        A::CU_POINTER_ATTRIBUTE_BUFFER_ID => unsafe { put(data.cast::<u64>(), found.id) },
-        // SAFETY: the caller's promise; an int.
-        A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => unsafe {
-            put(data.cast(), signed(found.device)?)
-        },
-        A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR => {
-            // SAFETY: the caller's promise; a pointer-sized value.
-            unsafe { put(data.cast::<u64>(), found.start) }
+        A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => {
+            let kind = if is_host {
+                CUmemorytype::CU_MEMORYTYPE_HOST
+            } else {
+                CUmemorytype::CU_MEMORYTYPE_DEVICE
+            };
+            Value::Int(signed(kind.0)?)
         }
-        // SAFETY: the caller's promise; a size.
-        A::CU_POINTER_ATTRIBUTE_RANGE_SIZE => unsafe { put(data.cast::<u64>(), found.size) },
-        // SAFETY: the caller's promise; an int.
-        A::CU_POINTER_ATTRIBUTE_MAPPED => unsafe { put(data.cast::<c_int>(), 1) },
-        // SAFETY: the caller's promise; an enumeration.
-        A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => unsafe {
-            put(data.cast::<c_uint>(), access(found))
-        },
-        // SAFETY: the caller's promise; an int or an enumeration.
-        _ => unsafe { absent(data, attribute) },
-    }
-}
-
-/// Read and write, or read only.
-fn access(found: &Allocation) -> c_uint {
-    if matches!(found.kind, Kind::Global { constant: true }) {
-        1
-    } else {
-        3
-    }
-}
-
-/// # Safety
-/// As [`known`].
-unsafe fn unknown(data: *mut c_void, attribute: CUpointer_attribute, pointer: u64) -> Outcome {
-    use CUpointer_attribute as A;
-    match attribute {
-        // SAFETY: the caller's promise; an int.
-        A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => unsafe { put(data.cast::<c_int>(), -1) },
-        A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER | A::CU_POINTER_ATTRIBUTE_HOST_POINTER => {
-            // SAFETY: the caller's promise; a pointer-sized value.
-            unsafe { put(data.cast::<u64>(), pointer) }
+        A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER => Value::Word(pointer),
+        A::CU_POINTER_ATTRIBUTE_HOST_POINTER if is_host => Value::Word(pointer),
+        A::CU_POINTER_ATTRIBUTE_BUFFER_ID => Value::Word(found.id),
+        A::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID => {
+            Value::Word(physical.map_or(found.id, |physical| physical.id))
         }
-        // SAFETY: the caller's promise; an enumeration.
-        A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => unsafe { put(data.cast::<c_uint>(), 0) },
-        A::CU_POINTER_ATTRIBUTE_CONTEXT
-        | A::CU_POINTER_ATTRIBUTE_BUFFER_ID
-        | A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR
-        | A::CU_POINTER_ATTRIBUTE_RANGE_SIZE => {
-            // SAFETY: the caller's promise; a pointer-sized value.
-            unsafe { put(data.cast::<u64>(), 0) }
+        A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => Value::Int(signed(found.device)?),
+        A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR => Value::Word(start),
+        A::CU_POINTER_ATTRIBUTE_RANGE_SIZE => Value::Word(size),
+        A::CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR => Value::Word(found.start),
+        A::CU_POINTER_ATTRIBUTE_MAPPING_SIZE => Value::Word(found.size),
+        A::CU_POINTER_ATTRIBUTE_MAPPED => Value::Int(1),
+        A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => {
+            let permission = match (&found.access, found.kind) {
+                (Some(access), _) => access.of(driver.current_unchecked()?.device().ordinal),
+                (None, Kind::Global { constant: true }) => Permission::Read,
+                (None, _) => Permission::ReadWrite,
+            };
+            Value::Int(signed(permission.flags())?)
         }
-        // SAFETY: the caller's promise; an int.
-        A::CU_POINTER_ATTRIBUTE_MAPPED => unsafe { put(data.cast::<c_int>(), 0) },
-        // SAFETY: the caller's promise; an enumeration.
-        A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => unsafe { put(data.cast::<c_uint>(), 0) },
-        // SAFETY: the caller's promise; an int or an enumeration.
-        _ => unsafe { absent(data, attribute) },
-    }
-}
-
-/// What no memory of this device has.
-///
-/// # Safety
-/// As [`known`].
-unsafe fn absent(data: *mut c_void, attribute: CUpointer_attribute) -> Outcome {
-    use CUpointer_attribute as A;
-    match attribute {
-        A::CU_POINTER_ATTRIBUTE_IS_MANAGED
-        | A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
+        A::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => {
+            Value::Word(physical.map_or(0, |physical| physical.handle_types.into()))
+        }
+        A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
+        | A::CU_POINTER_ATTRIBUTE_IS_MANAGED
         | A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
-        | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE => {
-            // SAFETY: the caller's promise; an int.
-            unsafe { put(data.cast::<c_int>(), 0) }
+        | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
+        | A::CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE
+        | A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => absent(attribute, 0),
+        A::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => {
+            let pool = found.pooled.as_ref().map(|pooled| &*pooled.pool);
+            let handle = pool.and_then(|pool| driver.pools.find(|one| std::ptr::eq(one, pool)));
+            Value::Word(handle.unwrap_or(0))
         }
-        // SAFETY: the caller's promise; an int, −1 for memory of no particular part of a device.
-        A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => unsafe { put(data.cast::<c_int>(), -1) },
-        // SAFETY: the caller's promise; 64 bits of flags.
-        A::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => unsafe { put(data.cast::<u64>(), 0) },
-        // SAFETY: the caller's promise; a handle.
-        A::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => unsafe { put(data.cast::<u64>(), 0) },
-        other if other.name().is_some() => Err(Error::NotSupported),
+        _ => return Err(Error::InvalidValue),
+    })
+}
+
+/// What an attribute is of an address that is reserved and has no memory.
+fn reserved(driver: &Driver, attribute: CUpointer_attribute, pointer: u64) -> Result<Value, Error> {
+    use CUpointer_attribute as A;
+    let (start, size) = driver
+        .gpu
+        .space()
+        .reservation(pointer)
+        .ok_or(Error::InvalidValue)?;
+    match attribute {
+        A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR => Ok(Value::Word(start)),
+        A::CU_POINTER_ATTRIBUTE_RANGE_SIZE => Ok(Value::Word(size)),
+        A::CU_POINTER_ATTRIBUTE_MAPPED => Ok(Value::Int(0)),
         _ => Err(Error::InvalidValue),
+    }
+}
+
+/// What an attribute is of memory that has nothing of the kind, or that the device does not know.
+fn absent(attribute: CUpointer_attribute, pointer: u64) -> Value {
+    use CUpointer_attribute as A;
+    match attribute {
+        A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        | A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => Value::Int(-1),
+        A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER | A::CU_POINTER_ATTRIBUTE_HOST_POINTER => {
+            Value::Word(pointer)
+        }
+        A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+        | A::CU_POINTER_ATTRIBUTE_MAPPED
+        | A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
+        | A::CU_POINTER_ATTRIBUTE_IS_MANAGED
+        | A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS
+        | A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
+        | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
+        | A::CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE => Value::Int(0),
+        _ => Value::Word(0),
     }
 }

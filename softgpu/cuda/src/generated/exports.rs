@@ -536,8 +536,14 @@ pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetDefaultMemPool() -> CUresult {
-    refuse(77)
+pub unsafe extern "C" fn cuDeviceGetDefaultMemPool(
+    pool_out: *mut CUmemoryPool,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetDefaultMemPool", || unsafe {
+        api::pool::cuDeviceGetDefaultMemPool(pool_out, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -571,8 +577,11 @@ pub unsafe extern "C" fn cuDeviceGetLuid() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetMemPool() -> CUresult {
-    refuse(84)
+pub unsafe extern "C" fn cuDeviceGetMemPool(pool: *mut CUmemoryPool, dev: CUdevice) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetMemPool", || unsafe {
+        api::pool::cuDeviceGetMemPool(pool, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -723,8 +732,11 @@ pub unsafe extern "C" fn cuDeviceSetGraphMemAttribute() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceSetMemPool() -> CUresult {
-    refuse(105)
+pub unsafe extern "C" fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceSetMemPool", || unsafe {
+        api::pool::cuDeviceSetMemPool(dev, pool)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3140,13 +3152,25 @@ pub unsafe extern "C" fn cuLogsUnregisterCallback() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAddressFree() -> CUresult {
-    refuse(360)
+pub unsafe extern "C" fn cuMemAddressFree(ptr: CUdeviceptr, size: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAddressFree", || unsafe {
+        api::vmm::cuMemAddressFree(ptr, size)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAddressReserve() -> CUresult {
-    refuse(361)
+pub unsafe extern "C" fn cuMemAddressReserve(
+    ptr: *mut CUdeviceptr,
+    size: usize,
+    alignment: usize,
+    addr: CUdeviceptr,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAddressReserve", || unsafe {
+        api::vmm::cuMemAddressReserve(ptr, size, alignment, addr, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3165,23 +3189,53 @@ pub unsafe extern "C" fn cuMemAlloc() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync() -> CUresult {
-    refuse(365)
+pub unsafe extern "C" fn cuMemAllocAsync(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocAsync", || unsafe {
+        api::pool::cuMemAllocAsync(dptr, bytesize, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync_ptsz() -> CUresult {
-    refuse(366)
+pub unsafe extern "C" fn cuMemAllocAsync_ptsz(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocAsync_ptsz", || unsafe {
+        api::pool::cuMemAllocAsync(dptr, bytesize, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocFromPoolAsync() -> CUresult {
-    refuse(367)
+pub unsafe extern "C" fn cuMemAllocFromPoolAsync(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    pool: CUmemoryPool,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocFromPoolAsync", || unsafe {
+        api::pool::cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocFromPoolAsync_ptsz() -> CUresult {
-    refuse(368)
+pub unsafe extern "C" fn cuMemAllocFromPoolAsync_ptsz(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    pool: CUmemoryPool,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocFromPoolAsync_ptsz", || unsafe {
+        api::pool::cuMemAllocFromPoolAsync(dptr, bytesize, pool, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3240,8 +3294,16 @@ pub unsafe extern "C" fn cuMemBatchDecompressAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemCreate() -> CUresult {
-    refuse(377)
+pub unsafe extern "C" fn cuMemCreate(
+    handle: *mut CUmemGenericAllocationHandle,
+    size: usize,
+    prop: *const CUmemAllocationProp,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemCreate", || unsafe {
+        api::vmm::cuMemCreate(handle, size, prop, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3275,13 +3337,19 @@ pub unsafe extern "C" fn cuMemFree() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFreeAsync() -> CUresult {
-    refuse(384)
+pub unsafe extern "C" fn cuMemFreeAsync(dptr: CUdeviceptr, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemFreeAsync", || unsafe {
+        api::pool::cuMemFreeAsync(dptr, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFreeAsync_ptsz() -> CUresult {
-    refuse(385)
+pub unsafe extern "C" fn cuMemFreeAsync_ptsz(dptr: CUdeviceptr, hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemFreeAsync_ptsz", || unsafe {
+        api::pool::cuMemFreeAsync(dptr, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3299,8 +3367,15 @@ pub unsafe extern "C" fn cuMemFree_v2(dptr: CUdeviceptr) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAccess() -> CUresult {
-    refuse(388)
+pub unsafe extern "C" fn cuMemGetAccess(
+    flags: *mut u64,
+    location: *const CUmemLocation,
+    ptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetAccess", || unsafe {
+        api::vmm::cuMemGetAccess(flags, location, ptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3321,18 +3396,38 @@ pub unsafe extern "C" fn cuMemGetAddressRange_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAllocationGranularity() -> CUresult {
-    refuse(391)
+pub unsafe extern "C" fn cuMemGetAllocationGranularity(
+    granularity: *mut usize,
+    prop: *const CUmemAllocationProp,
+    option: CUmemAllocationGranularity_flags,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetAllocationGranularity", || unsafe {
+        api::vmm::cuMemGetAllocationGranularity(granularity, prop, option)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetAllocationPropertiesFromHandle() -> CUresult {
-    refuse(392)
+pub unsafe extern "C" fn cuMemGetAllocationPropertiesFromHandle(
+    prop: *mut CUmemAllocationProp,
+    handle: CUmemGenericAllocationHandle,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetAllocationPropertiesFromHandle", || unsafe {
+        api::vmm::cuMemGetAllocationPropertiesFromHandle(prop, handle)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetDefaultMemPool() -> CUresult {
-    refuse(393)
+pub unsafe extern "C" fn cuMemGetDefaultMemPool(
+    pool_out: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetDefaultMemPool", || unsafe {
+        api::pool::cuMemGetDefaultMemPool(pool_out, location, type_)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3359,8 +3454,15 @@ pub unsafe extern "C" fn cuMemGetLocationInfo() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemGetMemPool() -> CUresult {
-    refuse(398)
+pub unsafe extern "C" fn cuMemGetMemPool(
+    pool_out: *mut CUmemoryPool,
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemGetMemPool", || unsafe {
+        api::pool::cuMemGetMemPool(pool_out, location, type_)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3431,8 +3533,17 @@ pub unsafe extern "C" fn cuMemImportFromShareableHandle() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemMap() -> CUresult {
-    refuse(407)
+pub unsafe extern "C" fn cuMemMap(
+    ptr: CUdeviceptr,
+    size: usize,
+    offset: usize,
+    handle: CUmemGenericAllocationHandle,
+    flags: u64,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemMap", || unsafe {
+        api::vmm::cuMemMap(ptr, size, offset, handle, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3446,13 +3557,22 @@ pub unsafe extern "C" fn cuMemMapArrayAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolCreate() -> CUresult {
-    refuse(410)
+pub unsafe extern "C" fn cuMemPoolCreate(
+    pool: *mut CUmemoryPool,
+    poolProps: *const CUmemPoolProps,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolCreate", || unsafe {
+        api::pool::cuMemPoolCreate(pool, poolProps)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolDestroy() -> CUresult {
-    refuse(411)
+pub unsafe extern "C" fn cuMemPoolDestroy(pool: CUmemoryPool) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolDestroy", || unsafe {
+        api::pool::cuMemPoolDestroy(pool)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3466,13 +3586,27 @@ pub unsafe extern "C" fn cuMemPoolExportToShareableHandle() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolGetAccess() -> CUresult {
-    refuse(414)
+pub unsafe extern "C" fn cuMemPoolGetAccess(
+    flags: *mut CUmemAccess_flags,
+    memPool: CUmemoryPool,
+    location: *mut CUmemLocation,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolGetAccess", || unsafe {
+        api::pool::cuMemPoolGetAccess(flags, memPool, location)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolGetAttribute() -> CUresult {
-    refuse(415)
+pub unsafe extern "C" fn cuMemPoolGetAttribute(
+    pool: CUmemoryPool,
+    attr: CUmemPool_attribute,
+    value: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolGetAttribute", || unsafe {
+        api::pool::cuMemPoolGetAttribute(pool, attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3486,18 +3620,35 @@ pub unsafe extern "C" fn cuMemPoolImportPointer() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolSetAccess() -> CUresult {
-    refuse(418)
+pub unsafe extern "C" fn cuMemPoolSetAccess(
+    pool: CUmemoryPool,
+    map: *const CUmemAccessDesc,
+    count: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolSetAccess", || unsafe {
+        api::pool::cuMemPoolSetAccess(pool, map, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolSetAttribute() -> CUresult {
-    refuse(419)
+pub unsafe extern "C" fn cuMemPoolSetAttribute(
+    pool: CUmemoryPool,
+    attr: CUmemPool_attribute,
+    value: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolSetAttribute", || unsafe {
+        api::pool::cuMemPoolSetAttribute(pool, attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPoolTrimTo() -> CUresult {
-    refuse(420)
+pub unsafe extern "C" fn cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPoolTrimTo", || unsafe {
+        api::pool::cuMemPoolTrimTo(pool, minBytesToKeep)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3541,28 +3692,51 @@ pub unsafe extern "C" fn cuMemRangeGetAttributes() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemRelease() -> CUresult {
-    refuse(429)
+pub unsafe extern "C" fn cuMemRelease(handle: CUmemGenericAllocationHandle) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemRelease", || unsafe { api::vmm::cuMemRelease(handle) })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemRetainAllocationHandle() -> CUresult {
-    refuse(430)
+pub unsafe extern "C" fn cuMemRetainAllocationHandle(
+    handle: *mut CUmemGenericAllocationHandle,
+    addr: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemRetainAllocationHandle", || unsafe {
+        api::vmm::cuMemRetainAllocationHandle(handle, addr)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemSetAccess() -> CUresult {
-    refuse(431)
+pub unsafe extern "C" fn cuMemSetAccess(
+    ptr: CUdeviceptr,
+    size: usize,
+    desc: *const CUmemAccessDesc,
+    count: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemSetAccess", || unsafe {
+        api::vmm::cuMemSetAccess(ptr, size, desc, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemSetMemPool() -> CUresult {
-    refuse(432)
+pub unsafe extern "C" fn cuMemSetMemPool(
+    location: *mut CUmemLocation,
+    type_: CUmemAllocationType,
+    pool: CUmemoryPool,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemSetMemPool", || unsafe {
+        api::pool::cuMemSetMemPool(location, type_, pool)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemUnmap() -> CUresult {
-    refuse(433)
+pub unsafe extern "C" fn cuMemUnmap(ptr: CUdeviceptr, size: usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemUnmap", || unsafe { api::vmm::cuMemUnmap(ptr, size) })
 }
 
 #[unsafe(no_mangle)]
@@ -6370,6 +6544,8 @@ const _: cuda_abi::sig::cuDeviceGet = cuDeviceGet;
 const _: cuda_abi::sig::cuDeviceGetAttribute = cuDeviceGetAttribute;
 const _: cuda_abi::sig::cuDeviceGetByPCIBusId = cuDeviceGetByPCIBusId;
 const _: cuda_abi::sig::cuDeviceGetCount = cuDeviceGetCount;
+const _: cuda_abi::sig::cuDeviceGetDefaultMemPool = cuDeviceGetDefaultMemPool;
+const _: cuda_abi::sig::cuDeviceGetMemPool = cuDeviceGetMemPool;
 const _: cuda_abi::sig::cuDeviceGetName = cuDeviceGetName;
 const _: cuda_abi::sig::cuDeviceGetPCIBusId = cuDeviceGetPCIBusId;
 const _: cuda_abi::sig::cuDeviceGetProperties = cuDeviceGetProperties;
@@ -6383,6 +6559,7 @@ const _: cuda_abi::sig::cuDevicePrimaryCtxReset_v2 = cuDevicePrimaryCtxReset_v2;
 const _: cuda_abi::sig::cuDevicePrimaryCtxRetain = cuDevicePrimaryCtxRetain;
 const _: cuda_abi::sig::cuDevicePrimaryCtxSetFlags = cuDevicePrimaryCtxSetFlags;
 const _: cuda_abi::sig::cuDevicePrimaryCtxSetFlags_v2 = cuDevicePrimaryCtxSetFlags_v2;
+const _: cuda_abi::sig::cuDeviceSetMemPool = cuDeviceSetMemPool;
 const _: cuda_abi::sig::cuDeviceTotalMem_v2 = cuDeviceTotalMem_v2;
 const _: cuda_abi::sig::cuDriverGetVersion = cuDriverGetVersion;
 const _: cuda_abi::sig::cuEventCreate = cuEventCreate;
@@ -6518,18 +6695,43 @@ const _: cuda_abi::sig::cuLinkAddFile_v2 = cuLinkAddFile_v2;
 const _: cuda_abi::sig::cuLinkComplete = cuLinkComplete;
 const _: cuda_abi::sig::cuLinkCreate_v2 = cuLinkCreate_v2;
 const _: cuda_abi::sig::cuLinkDestroy = cuLinkDestroy;
+const _: cuda_abi::sig::cuMemAddressFree = cuMemAddressFree;
+const _: cuda_abi::sig::cuMemAddressReserve = cuMemAddressReserve;
+const _: cuda_abi::sig::cuMemAllocAsync = cuMemAllocAsync;
+const _: cuda_abi::sig::cuMemAllocFromPoolAsync = cuMemAllocFromPoolAsync;
 const _: cuda_abi::sig::cuMemAllocHost_v2 = cuMemAllocHost_v2;
 const _: cuda_abi::sig::cuMemAllocPitch_v2 = cuMemAllocPitch_v2;
 const _: cuda_abi::sig::cuMemAlloc_v2 = cuMemAlloc_v2;
+const _: cuda_abi::sig::cuMemCreate = cuMemCreate;
+const _: cuda_abi::sig::cuMemFreeAsync = cuMemFreeAsync;
 const _: cuda_abi::sig::cuMemFreeHost = cuMemFreeHost;
 const _: cuda_abi::sig::cuMemFree_v2 = cuMemFree_v2;
+const _: cuda_abi::sig::cuMemGetAccess = cuMemGetAccess;
 const _: cuda_abi::sig::cuMemGetAddressRange_v2 = cuMemGetAddressRange_v2;
+const _: cuda_abi::sig::cuMemGetAllocationGranularity = cuMemGetAllocationGranularity;
+const _: cuda_abi::sig::cuMemGetAllocationPropertiesFromHandle =
+    cuMemGetAllocationPropertiesFromHandle;
+const _: cuda_abi::sig::cuMemGetDefaultMemPool = cuMemGetDefaultMemPool;
 const _: cuda_abi::sig::cuMemGetInfo_v2 = cuMemGetInfo_v2;
+const _: cuda_abi::sig::cuMemGetMemPool = cuMemGetMemPool;
 const _: cuda_abi::sig::cuMemHostAlloc = cuMemHostAlloc;
 const _: cuda_abi::sig::cuMemHostGetDevicePointer_v2 = cuMemHostGetDevicePointer_v2;
 const _: cuda_abi::sig::cuMemHostGetFlags = cuMemHostGetFlags;
 const _: cuda_abi::sig::cuMemHostRegister_v2 = cuMemHostRegister_v2;
 const _: cuda_abi::sig::cuMemHostUnregister = cuMemHostUnregister;
+const _: cuda_abi::sig::cuMemMap = cuMemMap;
+const _: cuda_abi::sig::cuMemPoolCreate = cuMemPoolCreate;
+const _: cuda_abi::sig::cuMemPoolDestroy = cuMemPoolDestroy;
+const _: cuda_abi::sig::cuMemPoolGetAccess = cuMemPoolGetAccess;
+const _: cuda_abi::sig::cuMemPoolGetAttribute = cuMemPoolGetAttribute;
+const _: cuda_abi::sig::cuMemPoolSetAccess = cuMemPoolSetAccess;
+const _: cuda_abi::sig::cuMemPoolSetAttribute = cuMemPoolSetAttribute;
+const _: cuda_abi::sig::cuMemPoolTrimTo = cuMemPoolTrimTo;
+const _: cuda_abi::sig::cuMemRelease = cuMemRelease;
+const _: cuda_abi::sig::cuMemRetainAllocationHandle = cuMemRetainAllocationHandle;
+const _: cuda_abi::sig::cuMemSetAccess = cuMemSetAccess;
+const _: cuda_abi::sig::cuMemSetMemPool = cuMemSetMemPool;
+const _: cuda_abi::sig::cuMemUnmap = cuMemUnmap;
 const _: cuda_abi::sig::cuMemcpy = cuMemcpy;
 const _: cuda_abi::sig::cuMemcpy2DAsync_v2 = cuMemcpy2DAsync_v2;
 const _: cuda_abi::sig::cuMemcpy2DUnaligned_v2 = cuMemcpy2DUnaligned_v2;
@@ -6720,14 +6922,14 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::new(cuDeviceGetCount as *const c_void),
+    Address::new(cuDeviceGetDefaultMemPool as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuDeviceGetMemPool as *const c_void),
     Address::new(cuDeviceGetName as *const c_void),
     Address::NULL,
     Address::NULL,
@@ -6748,7 +6950,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuDevicePrimaryCtxSetFlags_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
+    Address::new(cuDeviceSetMemPool as *const c_void),
     Address::NULL,
     Address::new(cuDeviceTotalMem_v2 as *const c_void),
     Address::NULL,
@@ -7003,15 +7205,15 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemAddressFree as *const c_void),
+    Address::new(cuMemAddressReserve as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemAllocAsync as *const c_void),
+    Address::new(cuMemAllocAsync_ptsz as *const c_void),
+    Address::new(cuMemAllocFromPoolAsync as *const c_void),
+    Address::new(cuMemAllocFromPoolAsync_ptsz as *const c_void),
     Address::NULL,
     Address::new(cuMemAllocHost_v2 as *const c_void),
     Address::NULL,
@@ -7020,28 +7222,28 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemAlloc_v2 as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuMemCreate as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemFreeAsync as *const c_void),
+    Address::new(cuMemFreeAsync_ptsz as *const c_void),
     Address::new(cuMemFreeHost as *const c_void),
     Address::new(cuMemFree_v2 as *const c_void),
-    Address::NULL,
+    Address::new(cuMemGetAccess as *const c_void),
     Address::NULL,
     Address::new(cuMemGetAddressRange_v2 as *const c_void),
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemGetAllocationGranularity as *const c_void),
+    Address::new(cuMemGetAllocationPropertiesFromHandle as *const c_void),
+    Address::new(cuMemGetDefaultMemPool as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::new(cuMemGetInfo_v2 as *const c_void),
     Address::NULL,
-    Address::NULL,
+    Address::new(cuMemGetMemPool as *const c_void),
     Address::new(cuMemHostAlloc as *const c_void),
     Address::NULL,
     Address::new(cuMemHostGetDevicePointer_v2 as *const c_void),
@@ -7050,6 +7252,20 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemHostRegister_v2 as *const c_void),
     Address::new(cuMemHostUnregister as *const c_void),
     Address::NULL,
+    Address::new(cuMemMap as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuMemPoolCreate as *const c_void),
+    Address::new(cuMemPoolDestroy as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuMemPoolGetAccess as *const c_void),
+    Address::new(cuMemPoolGetAttribute as *const c_void),
+    Address::NULL,
+    Address::NULL,
+    Address::new(cuMemPoolSetAccess as *const c_void),
+    Address::new(cuMemPoolSetAttribute as *const c_void),
+    Address::new(cuMemPoolTrimTo as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -7058,25 +7274,11 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemRelease as *const c_void),
+    Address::new(cuMemRetainAllocationHandle as *const c_void),
+    Address::new(cuMemSetAccess as *const c_void),
+    Address::new(cuMemSetMemPool as *const c_void),
+    Address::new(cuMemUnmap as *const c_void),
     Address::new(cuMemcpy as *const c_void),
     Address::NULL,
     Address::NULL,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use cuda_abi::types::CUresult;
-use e2e::driver::{peek, poke};
+use e2e::driver::{Gpu, peek, poke};
 
 use crate::support::*;
 
@@ -88,7 +88,22 @@ pub fn host_quota(piece: u64) -> Verdict {
     ready.gpu.free_host(again).named("cuMemFreeHost")
 }
 
-/// Fresh memory is zero, device and pinned, however often it was used before.
+/// What memory without an address is a multiple of.
+const GRANULE: usize = 2 << 20;
+
+/// Device memory is zero, and is not any more.
+fn litter_zeros(gpu: &Gpu, address: u64, bytes: usize) -> Verdict {
+    let mut seen = vec![1_u8; bytes];
+    gpu.download(&mut seen, address).named("cuMemcpyDtoH")?;
+    if seen.iter().any(|byte| *byte != 0) {
+        return Err(format!("{bytes} bytes of device memory were not zero"));
+    }
+    gpu.fill(address, 0xa5a5_a5a5, bytes / 4)
+        .named("cuMemsetD32")?;
+    gpu.synchronize().named("cuCtxSynchronize")
+}
+
+/// Fresh memory is zero, device (allocated, of a pool, mapped) and pinned, however often it was used before.
 pub fn zeroed(rounds: u64) -> Verdict {
     let ready = Ready::new()?;
     let gpu = ready.gpu;
@@ -97,17 +112,14 @@ pub fn zeroed(rounds: u64) -> Verdict {
         let bytes = 4096 << (round % 8);
         let device = gpu.allocate(bytes).named("cuMemAlloc")?;
         addresses.insert(device);
-        let mut seen = vec![1_u8; bytes];
-        gpu.download(&mut seen, device).named("cuMemcpyDtoH")?;
-        if seen.iter().any(|byte| *byte != 0) {
-            return Err(format!(
-                "round {round}: {bytes} bytes of device memory were not zero"
-            ));
-        }
-        gpu.fill(device, 0xa5a5_a5a5, bytes / 4)
-            .named("cuMemsetD32")?;
-        gpu.synchronize().named("cuCtxSynchronize")?;
+        litter_zeros(gpu, device, bytes).map_err(|error| format!("round {round}: {error}"))?;
         gpu.free(device).named("cuMemFree")?;
+        let pooled = gpu.allocate_async(bytes).named("cuMemAllocAsync")?;
+        litter_zeros(gpu, pooled, bytes).map_err(|error| format!("round {round}: {error}"))?;
+        gpu.free_async(pooled).named("cuMemFreeAsync")?;
+        let mapped = gpu.map(GRANULE).named("cuMemMap")?;
+        litter_zeros(gpu, mapped, GRANULE).map_err(|error| format!("round {round}: {error}"))?;
+        gpu.unmap(mapped, GRANULE).named("cuMemUnmap")?;
         let pinned = gpu.allocate_host(bytes).named("cuMemHostAlloc")?;
         for word in (pinned..pinned + bytes as u64).step_by(4) {
             // SAFETY: the word lies in mapped memory that this program holds.

@@ -15,7 +15,7 @@ use super::{captured, pointer, send, stream_of};
 use crate::api::capture::is_capturing;
 use crate::bulk::{self, Memory};
 use crate::call::{Call, Outcome, failed};
-use crate::ranges::Place;
+use crate::ranges::{Need, Place};
 use crate::session::Session;
 
 /// Which ends of a copy must be CUDA's.
@@ -205,8 +205,8 @@ unsafe fn copy(
     wait: bool,
 ) -> Outcome {
     let session = call.session;
-    let to = end(session, dst, bytes)?;
-    let from = end(session, src, bytes)?;
+    let to = end(session, dst, bytes, Need::Write)?;
+    let from = end(session, src, bytes, Need::Read)?;
     let (need_to, need_from) = match ends {
         Ends::HostToDevice => (true, false),
         Ends::DeviceToHost => (false, true),
@@ -337,16 +337,18 @@ enum End {
     Program,
 }
 
-fn end(session: &Session, address: u64, bytes: usize) -> Outcome<End> {
+fn end(session: &Session, address: u64, bytes: usize, need: Need) -> Outcome<End> {
     let Some(range) = session.ranges.find(address) else {
         return Ok(End::Program);
     };
     let end = match range.place {
-        Place::Device | Place::Global { .. } => End::Device,
+        Place::Device | Place::Global { .. } | Place::Mapped { .. } | Place::Pooled { .. } => {
+            End::Device
+        }
         Place::Pinned { .. } => End::Pinned,
         Place::Registered { .. } => return Ok(End::Program),
     };
-    if range.holds(address, bytes as u64) {
+    if session.ranges.cover(address, bytes as u64, need).is_some() {
         Ok(end)
     } else {
         Err(CUresult::CUDA_ERROR_INVALID_VALUE)

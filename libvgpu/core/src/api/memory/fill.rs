@@ -10,6 +10,7 @@ use idm_protocol::wire;
 
 use super::{send, stream_of};
 use crate::call::{Call, Outcome};
+use crate::ranges::Need;
 
 macro_rules! memsets {
     ($($name:ident, $value:ident: $type:ty, $bytes:literal;)+) => {$(
@@ -122,7 +123,7 @@ fn fill(mut call: Call, area: Area, value: u32, stream: u64) -> Outcome {
     if area.width == 0 || area.height == 0 {
         return Ok(());
     }
-    call.device_range(area.address, extent)?;
+    call.range_for(area.address, extent, Need::Write)?;
     let request = wire::VgpuMemset {
         destination: area.address,
         pitch: area.pitch as u64,

@@ -1,13 +1,18 @@
 //! What an address is, as programs ask.
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::sync::PoisonError;
 
 use cuda_abi::types::{CUdeviceptr, CUmemorytype, CUpointer_attribute, CUresult};
+
+use idm_protocol::wire::access;
 
 use crate::call::Outcome;
 use crate::edge;
 use crate::ranges::{Place, Range};
+use crate::session::Session;
 use crate::state;
+use crate::thread::Thread;
 
 pub unsafe fn cuPointerGetAttribute(
     data: *mut c_void,
@@ -16,10 +21,9 @@ pub unsafe fn cuPointerGetAttribute(
 ) -> Outcome {
     let session = state::ready()?;
     edge::require(data)?;
-    let value = match session.ranges.find(ptr) {
-        Some(range) => pointer_attribute(&range, attribute, ptr)?,
-        None => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-    };
+    let value = Known::at(session, ptr)
+        .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?
+        .attribute(attribute, ptr)?;
     // SAFETY: the caller's promise: the place is as large as the attribute.
     unsafe { value.put(data) };
     Ok(())
@@ -34,7 +38,7 @@ pub unsafe fn cuPointerGetAttributes(
     let session = state::ready()?;
     edge::require(attributes)?;
     edge::require(data)?;
-    let range = session.ranges.find(ptr);
+    let known = Known::at(session, ptr);
     for index in 0..usize::try_from(numAttributes).unwrap_or(usize::MAX) {
         // SAFETY: the arrays have so many elements by the caller's promise.
         let attribute = unsafe { edge::element(attributes, index) };
@@ -42,10 +46,11 @@ pub unsafe fn cuPointerGetAttributes(
         let place = unsafe { edge::element(data, index) };
         edge::require(place)?;
         // What nobody knows about an address is no error in this function: it has no attributes.
-        let value = match &range {
-            Some(range) => match pointer_attribute(range, attribute, ptr) {
+        let value = match &known {
+            Some(known) => match known.attribute(attribute, ptr) {
                 Err(CUresult::CUDA_ERROR_INVALID_VALUE) if attribute.name().is_some() => {
-                    absent(attribute, 0)
+                    let unknown = matches!(known, Known::Reserved { .. });
+                    absent(attribute, if unknown { ptr } else { 0 })
                 }
                 value => value?,
             },
@@ -81,47 +86,119 @@ impl Value {
     }
 }
 
-fn pointer_attribute(range: &Range, attribute: CUpointer_attribute, ptr: u64) -> Outcome<Value> {
-    use CUpointer_attribute as A;
-    let device_side = range.on_device();
-    let registered = matches!(range.place, Place::Registered { .. });
-    Ok(match attribute {
-        A::CU_POINTER_ATTRIBUTE_CONTEXT => Value::Word(range.context),
-        A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => {
-            let kind = if device_side {
-                CUmemorytype::CU_MEMORYTYPE_DEVICE
-            } else {
-                CUmemorytype::CU_MEMORYTYPE_HOST
-            };
-            Value::Int(i32::try_from(kind.0).unwrap_or(0))
+/// What is known of an address.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    /// There is memory.
+    Memory(Memory),
+    /// It is reserved, and nothing is mapped there.
+    Reserved {
+        /// Address and size of the reservation.
+        around: (u64, u64),
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    range: Range,
+    /// Address and size of the reservation, for what is mapped in one; of the range itself for all else.
+    around: (u64, u64),
+    /// Names the memory, wherever it is mapped.
+    block: u64,
+    handle_types: u32,
+    /// What the current context's device may do here.
+    access: u32,
+}
+
+impl Known {
+    fn at(session: &Session, ptr: u64) -> Option<Self> {
+        let vmm = || session.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(range) = session.ranges.find(ptr) else {
+            let around = vmm().reservation(ptr)?;
+            return Some(Self::Reserved { around });
+        };
+        let mut memory = Memory {
+            range,
+            around: (range.start, range.bytes),
+            block: range.id,
+            handle_types: 0,
+            access: access::READ_WRITE,
+        };
+        if let Place::Mapped { allocation, access } = range.place {
+            let vmm = vmm();
+            let device = Thread::current().context().map(|context| context.device);
+            let device = device.and_then(|device| u32::try_from(device).ok());
+            memory.around = vmm.reservation(ptr).unwrap_or(memory.around);
+            memory.block = allocation;
+            memory.handle_types = vmm
+                .mapped_properties(allocation)
+                .map_or(0, |properties| properties.handle_types);
+            memory.access = device.map_or(access::NONE, |device| access.of(device));
         }
-        A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER if !registered => Value::Word(ptr),
-        A::CU_POINTER_ATTRIBUTE_HOST_POINTER if !device_side => Value::Word(ptr),
-        A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS | A::CU_POINTER_ATTRIBUTE_IS_MANAGED => {
-            Value::Bool(false)
+        Some(Self::Memory(memory))
+    }
+
+    fn attribute(&self, attribute: CUpointer_attribute, ptr: u64) -> Outcome<Value> {
+        use CUpointer_attribute as A;
+        match (self, attribute) {
+            (Self::Memory(memory), _) => memory.attribute(attribute, ptr),
+            (Self::Reserved { around }, A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR) => {
+                Ok(Value::Word(around.0))
+            }
+            (Self::Reserved { around }, A::CU_POINTER_ATTRIBUTE_RANGE_SIZE) => {
+                Ok(Value::Word(around.1))
+            }
+            (Self::Reserved { .. }, A::CU_POINTER_ATTRIBUTE_MAPPED) => Ok(Value::Bool(false)),
+            (Self::Reserved { .. }, _) => Err(CUresult::CUDA_ERROR_INVALID_VALUE),
         }
-        A::CU_POINTER_ATTRIBUTE_BUFFER_ID | A::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID => {
-            Value::Word(range.id)
-        }
-        A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => Value::Int(range.device),
-        A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
-        | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
-        | A::CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE => Value::Int(0),
-        A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR | A::CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR => {
-            Value::Word(range.start)
-        }
-        A::CU_POINTER_ATTRIBUTE_RANGE_SIZE | A::CU_POINTER_ATTRIBUTE_MAPPING_SIZE => {
-            Value::Word(range.bytes)
-        }
-        A::CU_POINTER_ATTRIBUTE_MAPPED => Value::Bool(!registered),
-        A::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => Value::Word(0),
-        // Of no particular part of a device.
-        A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => Value::Int(-1),
-        // Reading and writing.
-        A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => Value::Int(3),
-        A::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => Value::Word(0),
-        _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-    })
+    }
+}
+
+impl Memory {
+    fn attribute(&self, attribute: CUpointer_attribute, ptr: u64) -> Outcome<Value> {
+        use CUpointer_attribute as A;
+        let range = &self.range;
+        let device_side = range.on_device();
+        let registered = matches!(range.place, Place::Registered { .. });
+        Ok(match attribute {
+            A::CU_POINTER_ATTRIBUTE_CONTEXT => Value::Word(range.context),
+            A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => {
+                let kind = if device_side {
+                    CUmemorytype::CU_MEMORYTYPE_DEVICE
+                } else {
+                    CUmemorytype::CU_MEMORYTYPE_HOST
+                };
+                Value::Int(i32::try_from(kind.0).unwrap_or(0))
+            }
+            A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER if !registered => Value::Word(ptr),
+            A::CU_POINTER_ATTRIBUTE_HOST_POINTER if !device_side => Value::Word(ptr),
+            A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS | A::CU_POINTER_ATTRIBUTE_IS_MANAGED => {
+                Value::Bool(false)
+            }
+            A::CU_POINTER_ATTRIBUTE_BUFFER_ID => Value::Word(range.id),
+            A::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID => Value::Word(self.block),
+            A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => Value::Int(range.device),
+            A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
+            | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
+            | A::CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE => Value::Int(0),
+            A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR => Value::Word(self.around.0),
+            A::CU_POINTER_ATTRIBUTE_RANGE_SIZE => Value::Word(self.around.1),
+            A::CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR => Value::Word(range.start),
+            A::CU_POINTER_ATTRIBUTE_MAPPING_SIZE => Value::Word(range.bytes),
+            A::CU_POINTER_ATTRIBUTE_MAPPED => Value::Bool(!registered),
+            A::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => Value::Word(self.handle_types.into()),
+            // Of no particular part of a device.
+            A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => Value::Int(-1),
+            A::CU_POINTER_ATTRIBUTE_ACCESS_FLAGS => {
+                Value::Int(i32::try_from(self.access).unwrap_or(0))
+            }
+            A::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => Value::Word(match range.place {
+                Place::Pooled { pool } => pool,
+                _ => 0,
+            }),
+            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
+        })
+    }
 }
 
 /// What an attribute is of memory that CUDA does not know.
@@ -149,46 +226,64 @@ fn absent(attribute: CUpointer_attribute, ptr: u64) -> Value {
 mod tests {
     use super::*;
 
-    fn range(place: Place) -> Range {
-        Range {
+    fn memory(place: Place) -> Memory {
+        let range = Range {
             start: 0x1000,
             bytes: 0x100,
             place,
             context: 9,
             device: 1,
             id: 5,
+        };
+        Memory {
+            range,
+            around: (0x800, 0x1000),
+            block: 7,
+            handle_types: 1,
+            access: access::READ,
         }
     }
 
     #[test]
     fn device_memory_has_a_device_pointer_only_and_pinned_memory_both() {
         use CUpointer_attribute as A;
-        let device = range(Place::Device);
+        let device = memory(Place::Device);
         assert_eq!(
-            pointer_attribute(&device, A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE, 0x1010),
+            device.attribute(A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE, 0x1010),
             Ok(Value::Int(2))
         );
         assert_eq!(
-            pointer_attribute(&device, A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER, 0x1010),
+            device.attribute(A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER, 0x1010),
             Ok(Value::Word(0x1010))
         );
-        assert!(pointer_attribute(&device, A::CU_POINTER_ATTRIBUTE_HOST_POINTER, 0x1010).is_err());
+        assert!(
+            device
+                .attribute(A::CU_POINTER_ATTRIBUTE_HOST_POINTER, 0x1010)
+                .is_err()
+        );
         assert_eq!(
-            pointer_attribute(&device, A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, 0x1010),
+            device.attribute(A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, 0x1010),
+            Ok(Value::Word(0x800)),
+            "of the reservation"
+        );
+        assert_eq!(
+            device.attribute(A::CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR, 0x1010),
             Ok(Value::Word(0x1000))
         );
-        let pinned = range(Place::Pinned { flags: 0 });
+        let pinned = memory(Place::Pinned { flags: 0 });
         assert_eq!(
-            pointer_attribute(&pinned, A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE, 0x1010),
+            pinned.attribute(A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE, 0x1010),
             Ok(Value::Int(1))
         );
         assert_eq!(
-            pointer_attribute(&pinned, A::CU_POINTER_ATTRIBUTE_HOST_POINTER, 0x1010),
+            pinned.attribute(A::CU_POINTER_ATTRIBUTE_HOST_POINTER, 0x1010),
             Ok(Value::Word(0x1010))
         );
-        let registered = range(Place::Registered { flags: 0 });
+        let registered = memory(Place::Registered { flags: 0 });
         assert!(
-            pointer_attribute(&registered, A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER, 0x1010).is_err()
+            registered
+                .attribute(A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER, 0x1010)
+                .is_err()
         );
     }
 
