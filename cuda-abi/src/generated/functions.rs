@@ -27,247 +27,261 @@ impl Function {
     pub const cuCtxGetStreamPriorityRange: Self = Self(17);
     pub const cuCtxPopCurrent_v2: Self = Self(18);
     pub const cuCtxPushCurrent_v2: Self = Self(19);
-    pub const cuCtxSetCacheConfig: Self = Self(20);
-    pub const cuCtxSetCurrent: Self = Self(21);
-    pub const cuCtxSetLimit: Self = Self(22);
-    pub const cuCtxSynchronize: Self = Self(23);
-    pub const cuCtxSynchronize_v2: Self = Self(24);
-    pub const cuDeviceCanAccessPeer: Self = Self(25);
-    pub const cuDeviceComputeCapability: Self = Self(26);
-    pub const cuDeviceGet: Self = Self(27);
-    pub const cuDeviceGetAttribute: Self = Self(28);
-    pub const cuDeviceGetByPCIBusId: Self = Self(29);
-    pub const cuDeviceGetCount: Self = Self(30);
-    pub const cuDeviceGetDefaultMemPool: Self = Self(31);
-    pub const cuDeviceGetMemPool: Self = Self(32);
-    pub const cuDeviceGetName: Self = Self(33);
-    pub const cuDeviceGetPCIBusId: Self = Self(34);
-    pub const cuDeviceGetProperties: Self = Self(35);
-    pub const cuDeviceGetUuid: Self = Self(36);
-    pub const cuDeviceGetUuid_v2: Self = Self(37);
-    pub const cuDevicePrimaryCtxGetState: Self = Self(38);
-    pub const cuDevicePrimaryCtxRelease: Self = Self(39);
-    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(40);
-    pub const cuDevicePrimaryCtxReset: Self = Self(41);
-    pub const cuDevicePrimaryCtxReset_v2: Self = Self(42);
-    pub const cuDevicePrimaryCtxRetain: Self = Self(43);
-    pub const cuDevicePrimaryCtxSetFlags: Self = Self(44);
-    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(45);
-    pub const cuDeviceSetMemPool: Self = Self(46);
-    pub const cuDeviceTotalMem_v2: Self = Self(47);
-    pub const cuDriverGetVersion: Self = Self(48);
-    pub const cuEventCreate: Self = Self(49);
-    pub const cuEventDestroy_v2: Self = Self(50);
-    pub const cuEventElapsedTime: Self = Self(51);
-    pub const cuEventElapsedTime_v2: Self = Self(52);
-    pub const cuEventQuery: Self = Self(53);
-    pub const cuEventRecord: Self = Self(54);
-    pub const cuEventRecordWithFlags: Self = Self(55);
-    pub const cuEventSynchronize: Self = Self(56);
-    pub const cuFuncGetAttribute: Self = Self(57);
-    pub const cuFuncGetModule: Self = Self(58);
-    pub const cuFuncGetName: Self = Self(59);
-    pub const cuFuncGetParamInfo: Self = Self(60);
-    pub const cuFuncIsLoaded: Self = Self(61);
-    pub const cuFuncLoad: Self = Self(62);
-    pub const cuFuncSetAttribute: Self = Self(63);
-    pub const cuFuncSetCacheConfig: Self = Self(64);
-    pub const cuGetErrorName: Self = Self(65);
-    pub const cuGetErrorString: Self = Self(66);
-    pub const cuGetExportTable: Self = Self(67);
-    pub const cuGetProcAddress: Self = Self(68);
-    pub const cuGetProcAddress_v2: Self = Self(69);
-    pub const cuGraphCreate: Self = Self(70);
-    pub const cuGraphDestroy: Self = Self(71);
-    pub const cuGraphExecDestroy: Self = Self(72);
-    pub const cuGraphGetNodes: Self = Self(73);
-    pub const cuGraphInstantiate: Self = Self(74);
-    pub const cuGraphInstantiateWithFlags: Self = Self(75);
-    pub const cuGraphInstantiateWithParams: Self = Self(76);
-    pub const cuGraphInstantiate_v2: Self = Self(77);
-    pub const cuGraphLaunch: Self = Self(78);
-    pub const cuGraphReleaseUserObject: Self = Self(79);
-    pub const cuGraphRetainUserObject: Self = Self(80);
-    pub const cuGraphUpload: Self = Self(81);
-    pub const cuInit: Self = Self(82);
-    pub const cuKernelGetAttribute: Self = Self(83);
-    pub const cuKernelGetFunction: Self = Self(84);
-    pub const cuKernelGetName: Self = Self(85);
-    pub const cuKernelGetParamInfo: Self = Self(86);
-    pub const cuKernelSetAttribute: Self = Self(87);
-    pub const cuKernelSetCacheConfig: Self = Self(88);
-    pub const cuLaunchCooperativeKernel: Self = Self(89);
-    pub const cuLaunchHostFunc: Self = Self(90);
-    pub const cuLaunchHostFunc_v2: Self = Self(91);
-    pub const cuLaunchKernel: Self = Self(92);
-    pub const cuLaunchKernelEx: Self = Self(93);
-    pub const cuLibraryGetGlobal: Self = Self(94);
-    pub const cuLibraryGetKernel: Self = Self(95);
-    pub const cuLibraryGetKernelCount: Self = Self(96);
-    pub const cuLibraryGetModule: Self = Self(97);
-    pub const cuLibraryLoadData: Self = Self(98);
-    pub const cuLibraryLoadFromFile: Self = Self(99);
-    pub const cuLibraryUnload: Self = Self(100);
-    pub const cuLinkAddData_v2: Self = Self(101);
-    pub const cuLinkAddFile_v2: Self = Self(102);
-    pub const cuLinkComplete: Self = Self(103);
-    pub const cuLinkCreate_v2: Self = Self(104);
-    pub const cuLinkDestroy: Self = Self(105);
-    pub const cuMemAddressFree: Self = Self(106);
-    pub const cuMemAddressReserve: Self = Self(107);
-    pub const cuMemAllocAsync: Self = Self(108);
-    pub const cuMemAllocFromPoolAsync: Self = Self(109);
-    pub const cuMemAllocHost_v2: Self = Self(110);
-    pub const cuMemAllocPitch_v2: Self = Self(111);
-    pub const cuMemAlloc_v2: Self = Self(112);
-    pub const cuMemCreate: Self = Self(113);
-    pub const cuMemFreeAsync: Self = Self(114);
-    pub const cuMemFreeHost: Self = Self(115);
-    pub const cuMemFree_v2: Self = Self(116);
-    pub const cuMemGetAccess: Self = Self(117);
-    pub const cuMemGetAddressRange_v2: Self = Self(118);
-    pub const cuMemGetAllocationGranularity: Self = Self(119);
-    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(120);
-    pub const cuMemGetDefaultMemPool: Self = Self(121);
-    pub const cuMemGetInfo_v2: Self = Self(122);
-    pub const cuMemGetMemPool: Self = Self(123);
-    pub const cuMemHostAlloc: Self = Self(124);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(125);
-    pub const cuMemHostGetFlags: Self = Self(126);
-    pub const cuMemHostRegister_v2: Self = Self(127);
-    pub const cuMemHostUnregister: Self = Self(128);
-    pub const cuMemMap: Self = Self(129);
-    pub const cuMemPoolCreate: Self = Self(130);
-    pub const cuMemPoolDestroy: Self = Self(131);
-    pub const cuMemPoolGetAccess: Self = Self(132);
-    pub const cuMemPoolGetAttribute: Self = Self(133);
-    pub const cuMemPoolSetAccess: Self = Self(134);
-    pub const cuMemPoolSetAttribute: Self = Self(135);
-    pub const cuMemPoolTrimTo: Self = Self(136);
-    pub const cuMemRelease: Self = Self(137);
-    pub const cuMemRetainAllocationHandle: Self = Self(138);
-    pub const cuMemSetAccess: Self = Self(139);
-    pub const cuMemSetMemPool: Self = Self(140);
-    pub const cuMemUnmap: Self = Self(141);
-    pub const cuMemcpy: Self = Self(142);
-    pub const cuMemcpy2DAsync_v2: Self = Self(143);
-    pub const cuMemcpy2DUnaligned_v2: Self = Self(144);
-    pub const cuMemcpy2D_v2: Self = Self(145);
-    pub const cuMemcpy3DAsync_v2: Self = Self(146);
-    pub const cuMemcpy3D_v2: Self = Self(147);
-    pub const cuMemcpyAsync: Self = Self(148);
-    pub const cuMemcpyAtoA_v2: Self = Self(149);
-    pub const cuMemcpyAtoD_v2: Self = Self(150);
-    pub const cuMemcpyAtoHAsync_v2: Self = Self(151);
-    pub const cuMemcpyAtoH_v2: Self = Self(152);
-    pub const cuMemcpyDtoA_v2: Self = Self(153);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(154);
-    pub const cuMemcpyDtoD_v2: Self = Self(155);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(156);
-    pub const cuMemcpyDtoH_v2: Self = Self(157);
-    pub const cuMemcpyHtoAAsync_v2: Self = Self(158);
-    pub const cuMemcpyHtoA_v2: Self = Self(159);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(160);
-    pub const cuMemcpyHtoD_v2: Self = Self(161);
-    pub const cuMemsetD16Async: Self = Self(162);
-    pub const cuMemsetD16_v2: Self = Self(163);
-    pub const cuMemsetD2D16Async: Self = Self(164);
-    pub const cuMemsetD2D16_v2: Self = Self(165);
-    pub const cuMemsetD2D32Async: Self = Self(166);
-    pub const cuMemsetD2D32_v2: Self = Self(167);
-    pub const cuMemsetD2D8Async: Self = Self(168);
-    pub const cuMemsetD2D8_v2: Self = Self(169);
-    pub const cuMemsetD32Async: Self = Self(170);
-    pub const cuMemsetD32_v2: Self = Self(171);
-    pub const cuMemsetD8Async: Self = Self(172);
-    pub const cuMemsetD8_v2: Self = Self(173);
-    pub const cuMipmappedArrayCreate: Self = Self(174);
-    pub const cuMipmappedArrayDestroy: Self = Self(175);
-    pub const cuMipmappedArrayGetLevel: Self = Self(176);
-    pub const cuModuleGetFunction: Self = Self(177);
-    pub const cuModuleGetGlobal_v2: Self = Self(178);
-    pub const cuModuleGetLoadingMode: Self = Self(179);
-    pub const cuModuleLoad: Self = Self(180);
-    pub const cuModuleLoadData: Self = Self(181);
-    pub const cuModuleLoadDataEx: Self = Self(182);
-    pub const cuModuleLoadFatBinary: Self = Self(183);
-    pub const cuModuleUnload: Self = Self(184);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(185);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(186);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(187);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(188);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(189);
-    pub const cuPointerGetAttribute: Self = Self(190);
-    pub const cuPointerGetAttributes: Self = Self(191);
-    pub const cuStreamAddCallback: Self = Self(192);
-    pub const cuStreamBatchMemOp: Self = Self(193);
-    pub const cuStreamBatchMemOp_v2: Self = Self(194);
-    pub const cuStreamBeginCapture: Self = Self(195);
-    pub const cuStreamBeginCaptureToGraph: Self = Self(196);
-    pub const cuStreamBeginCapture_v2: Self = Self(197);
-    pub const cuStreamCreate: Self = Self(198);
-    pub const cuStreamCreateWithPriority: Self = Self(199);
-    pub const cuStreamDestroy_v2: Self = Self(200);
-    pub const cuStreamEndCapture: Self = Self(201);
-    pub const cuStreamGetCaptureInfo: Self = Self(202);
-    pub const cuStreamGetCaptureInfo_v2: Self = Self(203);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(204);
-    pub const cuStreamGetCtx: Self = Self(205);
-    pub const cuStreamGetCtx_v2: Self = Self(206);
-    pub const cuStreamGetDevice: Self = Self(207);
-    pub const cuStreamGetFlags: Self = Self(208);
-    pub const cuStreamGetId: Self = Self(209);
-    pub const cuStreamGetPriority: Self = Self(210);
-    pub const cuStreamIsCapturing: Self = Self(211);
-    pub const cuStreamQuery: Self = Self(212);
-    pub const cuStreamSynchronize: Self = Self(213);
-    pub const cuStreamUpdateCaptureDependencies: Self = Self(214);
-    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(215);
-    pub const cuStreamWaitEvent: Self = Self(216);
-    pub const cuStreamWaitValue32: Self = Self(217);
-    pub const cuStreamWaitValue32_v2: Self = Self(218);
-    pub const cuStreamWaitValue64: Self = Self(219);
-    pub const cuStreamWaitValue64_v2: Self = Self(220);
-    pub const cuStreamWriteValue32: Self = Self(221);
-    pub const cuStreamWriteValue32_v2: Self = Self(222);
-    pub const cuStreamWriteValue64: Self = Self(223);
-    pub const cuStreamWriteValue64_v2: Self = Self(224);
-    pub const cuSurfObjectCreate: Self = Self(225);
-    pub const cuSurfObjectDestroy: Self = Self(226);
-    pub const cuSurfObjectGetResourceDesc: Self = Self(227);
-    pub const cuTexObjectCreate: Self = Self(228);
-    pub const cuTexObjectDestroy: Self = Self(229);
-    pub const cuTexObjectGetResourceDesc: Self = Self(230);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(231);
-    pub const cuTexObjectGetTextureDesc: Self = Self(232);
-    pub const cuThreadExchangeStreamCaptureMode: Self = Self(233);
-    pub const cuUserObjectCreate: Self = Self(234);
-    pub const cuUserObjectRelease: Self = Self(235);
-    pub const cuUserObjectRetain: Self = Self(236);
-    pub const vgpuBeginCapture: Self = Self(237);
-    pub const vgpuCaptureInfo: Self = Self(238);
-    pub const vgpuCopy: Self = Self(239);
-    pub const vgpuCopyBox: Self = Self(240);
-    pub const vgpuCopyIn: Self = Self(241);
-    pub const vgpuCopyInBulk: Self = Self(242);
-    pub const vgpuCopyOut: Self = Self(243);
-    pub const vgpuCopyOutBulk: Self = Self(244);
-    pub const vgpuCredit: Self = Self(245);
-    pub const vgpuInstantiate: Self = Self(246);
-    pub const vgpuLinkRead: Self = Self(247);
-    pub const vgpuListNodes: Self = Self(248);
-    pub const vgpuMemOps: Self = Self(249);
-    pub const vgpuMemset: Self = Self(250);
-    pub const vgpuNop: Self = Self(251);
-    pub const vgpuOutput: Self = Self(252);
-    pub const vgpuReadDown: Self = Self(253);
-    pub const vgpuSnapshot: Self = Self(254);
-    pub const vgpuUpdateDependencies: Self = Self(255);
-    pub const vgpuUpload: Self = Self(256);
+    pub const cuCtxResetPersistingL2Cache: Self = Self(20);
+    pub const cuCtxSetCacheConfig: Self = Self(21);
+    pub const cuCtxSetCurrent: Self = Self(22);
+    pub const cuCtxSetFlags: Self = Self(23);
+    pub const cuCtxSetLimit: Self = Self(24);
+    pub const cuCtxSynchronize: Self = Self(25);
+    pub const cuCtxSynchronize_v2: Self = Self(26);
+    pub const cuDeviceCanAccessPeer: Self = Self(27);
+    pub const cuDeviceComputeCapability: Self = Self(28);
+    pub const cuDeviceGet: Self = Self(29);
+    pub const cuDeviceGetAttribute: Self = Self(30);
+    pub const cuDeviceGetByPCIBusId: Self = Self(31);
+    pub const cuDeviceGetCount: Self = Self(32);
+    pub const cuDeviceGetDefaultMemPool: Self = Self(33);
+    pub const cuDeviceGetMemPool: Self = Self(34);
+    pub const cuDeviceGetName: Self = Self(35);
+    pub const cuDeviceGetPCIBusId: Self = Self(36);
+    pub const cuDeviceGetProperties: Self = Self(37);
+    pub const cuDeviceGetUuid: Self = Self(38);
+    pub const cuDeviceGetUuid_v2: Self = Self(39);
+    pub const cuDevicePrimaryCtxGetState: Self = Self(40);
+    pub const cuDevicePrimaryCtxRelease: Self = Self(41);
+    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(42);
+    pub const cuDevicePrimaryCtxReset: Self = Self(43);
+    pub const cuDevicePrimaryCtxReset_v2: Self = Self(44);
+    pub const cuDevicePrimaryCtxRetain: Self = Self(45);
+    pub const cuDevicePrimaryCtxSetFlags: Self = Self(46);
+    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(47);
+    pub const cuDeviceSetMemPool: Self = Self(48);
+    pub const cuDeviceTotalMem_v2: Self = Self(49);
+    pub const cuDriverGetVersion: Self = Self(50);
+    pub const cuEventCreate: Self = Self(51);
+    pub const cuEventDestroy_v2: Self = Self(52);
+    pub const cuEventElapsedTime: Self = Self(53);
+    pub const cuEventElapsedTime_v2: Self = Self(54);
+    pub const cuEventQuery: Self = Self(55);
+    pub const cuEventRecord: Self = Self(56);
+    pub const cuEventRecordWithFlags: Self = Self(57);
+    pub const cuEventSynchronize: Self = Self(58);
+    pub const cuFuncGetAttribute: Self = Self(59);
+    pub const cuFuncGetModule: Self = Self(60);
+    pub const cuFuncGetName: Self = Self(61);
+    pub const cuFuncGetParamCount: Self = Self(62);
+    pub const cuFuncGetParamInfo: Self = Self(63);
+    pub const cuFuncIsLoaded: Self = Self(64);
+    pub const cuFuncLoad: Self = Self(65);
+    pub const cuFuncSetAttribute: Self = Self(66);
+    pub const cuFuncSetCacheConfig: Self = Self(67);
+    pub const cuGetErrorName: Self = Self(68);
+    pub const cuGetErrorString: Self = Self(69);
+    pub const cuGetExportTable: Self = Self(70);
+    pub const cuGetProcAddress: Self = Self(71);
+    pub const cuGetProcAddress_v2: Self = Self(72);
+    pub const cuGraphCreate: Self = Self(73);
+    pub const cuGraphDestroy: Self = Self(74);
+    pub const cuGraphExecDestroy: Self = Self(75);
+    pub const cuGraphGetNodes: Self = Self(76);
+    pub const cuGraphInstantiate: Self = Self(77);
+    pub const cuGraphInstantiateWithFlags: Self = Self(78);
+    pub const cuGraphInstantiateWithParams: Self = Self(79);
+    pub const cuGraphInstantiate_v2: Self = Self(80);
+    pub const cuGraphLaunch: Self = Self(81);
+    pub const cuGraphReleaseUserObject: Self = Self(82);
+    pub const cuGraphRetainUserObject: Self = Self(83);
+    pub const cuGraphUpload: Self = Self(84);
+    pub const cuInit: Self = Self(85);
+    pub const cuKernelGetAttribute: Self = Self(86);
+    pub const cuKernelGetFunction: Self = Self(87);
+    pub const cuKernelGetLibrary: Self = Self(88);
+    pub const cuKernelGetName: Self = Self(89);
+    pub const cuKernelGetParamCount: Self = Self(90);
+    pub const cuKernelGetParamInfo: Self = Self(91);
+    pub const cuKernelSetAttribute: Self = Self(92);
+    pub const cuKernelSetCacheConfig: Self = Self(93);
+    pub const cuLaunchCooperativeKernel: Self = Self(94);
+    pub const cuLaunchHostFunc: Self = Self(95);
+    pub const cuLaunchHostFunc_v2: Self = Self(96);
+    pub const cuLaunchKernel: Self = Self(97);
+    pub const cuLaunchKernelEx: Self = Self(98);
+    pub const cuLibraryEnumerateKernels: Self = Self(99);
+    pub const cuLibraryGetGlobal: Self = Self(100);
+    pub const cuLibraryGetKernel: Self = Self(101);
+    pub const cuLibraryGetKernelCount: Self = Self(102);
+    pub const cuLibraryGetModule: Self = Self(103);
+    pub const cuLibraryLoadData: Self = Self(104);
+    pub const cuLibraryLoadFromFile: Self = Self(105);
+    pub const cuLibraryUnload: Self = Self(106);
+    pub const cuLinkAddData_v2: Self = Self(107);
+    pub const cuLinkAddFile_v2: Self = Self(108);
+    pub const cuLinkComplete: Self = Self(109);
+    pub const cuLinkCreate_v2: Self = Self(110);
+    pub const cuLinkDestroy: Self = Self(111);
+    pub const cuMemAddressFree: Self = Self(112);
+    pub const cuMemAddressReserve: Self = Self(113);
+    pub const cuMemAllocAsync: Self = Self(114);
+    pub const cuMemAllocFromPoolAsync: Self = Self(115);
+    pub const cuMemAllocHost_v2: Self = Self(116);
+    pub const cuMemAllocPitch_v2: Self = Self(117);
+    pub const cuMemAlloc_v2: Self = Self(118);
+    pub const cuMemCreate: Self = Self(119);
+    pub const cuMemFreeAsync: Self = Self(120);
+    pub const cuMemFreeHost: Self = Self(121);
+    pub const cuMemFree_v2: Self = Self(122);
+    pub const cuMemGetAccess: Self = Self(123);
+    pub const cuMemGetAddressRange_v2: Self = Self(124);
+    pub const cuMemGetAllocationGranularity: Self = Self(125);
+    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(126);
+    pub const cuMemGetDefaultMemPool: Self = Self(127);
+    pub const cuMemGetInfo_v2: Self = Self(128);
+    pub const cuMemGetMemPool: Self = Self(129);
+    pub const cuMemHostAlloc: Self = Self(130);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(131);
+    pub const cuMemHostGetFlags: Self = Self(132);
+    pub const cuMemHostRegister_v2: Self = Self(133);
+    pub const cuMemHostUnregister: Self = Self(134);
+    pub const cuMemMap: Self = Self(135);
+    pub const cuMemPoolCreate: Self = Self(136);
+    pub const cuMemPoolDestroy: Self = Self(137);
+    pub const cuMemPoolGetAccess: Self = Self(138);
+    pub const cuMemPoolGetAttribute: Self = Self(139);
+    pub const cuMemPoolSetAccess: Self = Self(140);
+    pub const cuMemPoolSetAttribute: Self = Self(141);
+    pub const cuMemPoolTrimTo: Self = Self(142);
+    pub const cuMemRelease: Self = Self(143);
+    pub const cuMemRetainAllocationHandle: Self = Self(144);
+    pub const cuMemSetAccess: Self = Self(145);
+    pub const cuMemSetMemPool: Self = Self(146);
+    pub const cuMemUnmap: Self = Self(147);
+    pub const cuMemcpy: Self = Self(148);
+    pub const cuMemcpy2DAsync_v2: Self = Self(149);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(150);
+    pub const cuMemcpy2D_v2: Self = Self(151);
+    pub const cuMemcpy3DAsync_v2: Self = Self(152);
+    pub const cuMemcpy3D_v2: Self = Self(153);
+    pub const cuMemcpyAsync: Self = Self(154);
+    pub const cuMemcpyAtoA_v2: Self = Self(155);
+    pub const cuMemcpyAtoD_v2: Self = Self(156);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(157);
+    pub const cuMemcpyAtoH_v2: Self = Self(158);
+    pub const cuMemcpyDtoA_v2: Self = Self(159);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(160);
+    pub const cuMemcpyDtoD_v2: Self = Self(161);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(162);
+    pub const cuMemcpyDtoH_v2: Self = Self(163);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(164);
+    pub const cuMemcpyHtoA_v2: Self = Self(165);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(166);
+    pub const cuMemcpyHtoD_v2: Self = Self(167);
+    pub const cuMemsetD16Async: Self = Self(168);
+    pub const cuMemsetD16_v2: Self = Self(169);
+    pub const cuMemsetD2D16Async: Self = Self(170);
+    pub const cuMemsetD2D16_v2: Self = Self(171);
+    pub const cuMemsetD2D32Async: Self = Self(172);
+    pub const cuMemsetD2D32_v2: Self = Self(173);
+    pub const cuMemsetD2D8Async: Self = Self(174);
+    pub const cuMemsetD2D8_v2: Self = Self(175);
+    pub const cuMemsetD32Async: Self = Self(176);
+    pub const cuMemsetD32_v2: Self = Self(177);
+    pub const cuMemsetD8Async: Self = Self(178);
+    pub const cuMemsetD8_v2: Self = Self(179);
+    pub const cuMipmappedArrayCreate: Self = Self(180);
+    pub const cuMipmappedArrayDestroy: Self = Self(181);
+    pub const cuMipmappedArrayGetLevel: Self = Self(182);
+    pub const cuModuleEnumerateFunctions: Self = Self(183);
+    pub const cuModuleGetFunction: Self = Self(184);
+    pub const cuModuleGetFunctionCount: Self = Self(185);
+    pub const cuModuleGetGlobal_v2: Self = Self(186);
+    pub const cuModuleGetLoadingMode: Self = Self(187);
+    pub const cuModuleLoad: Self = Self(188);
+    pub const cuModuleLoadData: Self = Self(189);
+    pub const cuModuleLoadDataEx: Self = Self(190);
+    pub const cuModuleLoadFatBinary: Self = Self(191);
+    pub const cuModuleUnload: Self = Self(192);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(193);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(194);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(195);
+    pub const cuOccupancyMaxActiveClusters: Self = Self(196);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(197);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(198);
+    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(199);
+    pub const cuPointerGetAttribute: Self = Self(200);
+    pub const cuPointerGetAttributes: Self = Self(201);
+    pub const cuProfilerStart: Self = Self(202);
+    pub const cuProfilerStop: Self = Self(203);
+    pub const cuStreamAddCallback: Self = Self(204);
+    pub const cuStreamBatchMemOp: Self = Self(205);
+    pub const cuStreamBatchMemOp_v2: Self = Self(206);
+    pub const cuStreamBeginCapture: Self = Self(207);
+    pub const cuStreamBeginCaptureToGraph: Self = Self(208);
+    pub const cuStreamBeginCapture_v2: Self = Self(209);
+    pub const cuStreamCreate: Self = Self(210);
+    pub const cuStreamCreateWithPriority: Self = Self(211);
+    pub const cuStreamDestroy_v2: Self = Self(212);
+    pub const cuStreamEndCapture: Self = Self(213);
+    pub const cuStreamGetCaptureInfo: Self = Self(214);
+    pub const cuStreamGetCaptureInfo_v2: Self = Self(215);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(216);
+    pub const cuStreamGetCtx: Self = Self(217);
+    pub const cuStreamGetCtx_v2: Self = Self(218);
+    pub const cuStreamGetDevice: Self = Self(219);
+    pub const cuStreamGetFlags: Self = Self(220);
+    pub const cuStreamGetId: Self = Self(221);
+    pub const cuStreamGetPriority: Self = Self(222);
+    pub const cuStreamIsCapturing: Self = Self(223);
+    pub const cuStreamQuery: Self = Self(224);
+    pub const cuStreamSynchronize: Self = Self(225);
+    pub const cuStreamUpdateCaptureDependencies: Self = Self(226);
+    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(227);
+    pub const cuStreamWaitEvent: Self = Self(228);
+    pub const cuStreamWaitValue32: Self = Self(229);
+    pub const cuStreamWaitValue32_v2: Self = Self(230);
+    pub const cuStreamWaitValue64: Self = Self(231);
+    pub const cuStreamWaitValue64_v2: Self = Self(232);
+    pub const cuStreamWriteValue32: Self = Self(233);
+    pub const cuStreamWriteValue32_v2: Self = Self(234);
+    pub const cuStreamWriteValue64: Self = Self(235);
+    pub const cuStreamWriteValue64_v2: Self = Self(236);
+    pub const cuSurfObjectCreate: Self = Self(237);
+    pub const cuSurfObjectDestroy: Self = Self(238);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(239);
+    pub const cuTexObjectCreate: Self = Self(240);
+    pub const cuTexObjectDestroy: Self = Self(241);
+    pub const cuTexObjectGetResourceDesc: Self = Self(242);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(243);
+    pub const cuTexObjectGetTextureDesc: Self = Self(244);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(245);
+    pub const cuUserObjectCreate: Self = Self(246);
+    pub const cuUserObjectRelease: Self = Self(247);
+    pub const cuUserObjectRetain: Self = Self(248);
+    pub const vgpuBeginCapture: Self = Self(249);
+    pub const vgpuCaptureInfo: Self = Self(250);
+    pub const vgpuClusters: Self = Self(251);
+    pub const vgpuCodeNames: Self = Self(252);
+    pub const vgpuCopy: Self = Self(253);
+    pub const vgpuCopyBox: Self = Self(254);
+    pub const vgpuCopyIn: Self = Self(255);
+    pub const vgpuCopyInBulk: Self = Self(256);
+    pub const vgpuCopyOut: Self = Self(257);
+    pub const vgpuCopyOutBulk: Self = Self(258);
+    pub const vgpuCredit: Self = Self(259);
+    pub const vgpuInstantiate: Self = Self(260);
+    pub const vgpuLinkRead: Self = Self(261);
+    pub const vgpuListNodes: Self = Self(262);
+    pub const vgpuMemOps: Self = Self(263);
+    pub const vgpuMemset: Self = Self(264);
+    pub const vgpuNop: Self = Self(265);
+    pub const vgpuOutput: Self = Self(266);
+    pub const vgpuReadDown: Self = Self(267);
+    pub const vgpuSnapshot: Self = Self(268);
+    pub const vgpuUpdateDependencies: Self = Self(269);
+    pub const vgpuUpload: Self = Self(270);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 257] = [
+pub static FUNCTIONS: [FunctionInfo; 271] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -429,6 +443,14 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuCtxResetPersistingL2Cache",
+        chapter: "context",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        opcode: 27,
+    },
+    FunctionInfo {
         name: "cuCtxSetCacheConfig",
         chapter: "context",
         class: Class::Inline,
@@ -438,6 +460,14 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
     },
     FunctionInfo {
         name: "cuCtxSetCurrent",
+        chapter: "context",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuCtxSetFlags",
         chapter: "context",
         class: Class::Local,
         group: "query",
@@ -749,6 +779,14 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuFuncGetParamCount",
+        chapter: "module",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuFuncGetParamInfo",
         chapter: "module",
         class: Class::Cached,
@@ -949,7 +987,23 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
         opcode: 54,
     },
     FunctionInfo {
+        name: "cuKernelGetLibrary",
+        chapter: "library",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuKernelGetName",
+        chapter: "library",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuKernelGetParamCount",
         chapter: "library",
         class: Class::Cached,
         group: "query",
@@ -1018,6 +1072,14 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
         class: Class::Async,
         group: "compute",
         audit: "launch",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuLibraryEnumerateKernels",
+        chapter: "library",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
         opcode: 0,
     },
     FunctionInfo {
@@ -1685,12 +1747,28 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
         opcode: 164,
     },
     FunctionInfo {
+        name: "cuModuleEnumerateFunctions",
+        chapter: "module",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuModuleGetFunction",
         chapter: "module",
         class: Class::Blocking,
         group: "compute",
         audit: "code",
         opcode: 34,
+    },
+    FunctionInfo {
+        name: "cuModuleGetFunctionCount",
+        chapter: "module",
+        class: Class::Inline,
+        group: "compute",
+        audit: "query",
+        opcode: 39,
     },
     FunctionInfo {
         name: "cuModuleGetGlobal_v2",
@@ -1773,6 +1851,14 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
         opcode: 145,
     },
     FunctionInfo {
+        name: "cuOccupancyMaxActiveClusters",
+        chapter: "occupancy",
+        class: Class::Inline,
+        group: "compute",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuOccupancyMaxPotentialBlockSize",
         chapter: "occupancy",
         class: Class::Inline,
@@ -1782,6 +1868,14 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
     },
     FunctionInfo {
         name: "cuOccupancyMaxPotentialBlockSizeWithFlags",
+        chapter: "occupancy",
+        class: Class::Inline,
+        group: "compute",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuOccupancyMaxPotentialClusterSize",
         chapter: "occupancy",
         class: Class::Inline,
         group: "compute",
@@ -1803,6 +1897,22 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
         group: "query",
         audit: "query",
         opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuProfilerStart",
+        chapter: "profiler",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        opcode: 176,
+    },
+    FunctionInfo {
+        name: "cuProfilerStop",
+        chapter: "profiler",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        opcode: 177,
     },
     FunctionInfo {
         name: "cuStreamAddCallback",
@@ -2181,6 +2291,22 @@ pub static FUNCTIONS: [FunctionInfo; 257] = [
         opcode: 322,
     },
     FunctionInfo {
+        name: "vgpuClusters",
+        chapter: "occupancy",
+        class: Class::Inline,
+        group: "compute",
+        audit: "query",
+        opcode: 147,
+    },
+    FunctionInfo {
+        name: "vgpuCodeNames",
+        chapter: "library",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "query",
+        opcode: 58,
+    },
+    FunctionInfo {
         name: "vgpuCopy",
         chapter: "memory",
         class: Class::Async,
@@ -2344,6 +2470,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (24, Function::cuCtxGetStreamPriorityRange),
     (25, Function::cuCtxGetCacheConfig),
     (26, Function::cuCtxSetCacheConfig),
+    (27, Function::cuCtxResetPersistingL2Cache),
     (32, Function::cuModuleLoadDataEx),
     (33, Function::cuModuleUnload),
     (34, Function::cuModuleGetFunction),
@@ -2351,6 +2478,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (36, Function::cuFuncGetAttribute),
     (37, Function::cuFuncSetAttribute),
     (38, Function::cuFuncSetCacheConfig),
+    (39, Function::cuModuleGetFunctionCount),
     (40, Function::cuLinkCreate_v2),
     (41, Function::cuLinkAddData_v2),
     (42, Function::cuLinkComplete),
@@ -2366,6 +2494,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (55, Function::cuKernelGetAttribute),
     (56, Function::cuKernelSetAttribute),
     (57, Function::cuKernelSetCacheConfig),
+    (58, Function::vgpuCodeNames),
     (64, Function::cuMemAlloc_v2),
     (65, Function::cuMemAllocPitch_v2),
     (66, Function::cuMemFree_v2),
@@ -2403,6 +2532,7 @@ pub static OPCODES: &[(u16, Function)] = &[
         Function::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
     ),
     (146, Function::cuOccupancyAvailableDynamicSMemPerBlock),
+    (147, Function::vgpuClusters),
     (160, Function::cuArray3DCreate_v2),
     (161, Function::cuArrayDestroy),
     (162, Function::cuMipmappedArrayCreate),
@@ -2414,6 +2544,8 @@ pub static OPCODES: &[(u16, Function)] = &[
     (168, Function::cuTexObjectDestroy),
     (169, Function::cuSurfObjectCreate),
     (170, Function::cuSurfObjectDestroy),
+    (176, Function::cuProfilerStart),
+    (177, Function::cuProfilerStop),
     (192, Function::cuMemGetAllocationGranularity),
     (193, Function::cuMemAddressReserve),
     (194, Function::cuMemAddressFree),

@@ -53,8 +53,10 @@ pub type cuCtxGetStreamPriorityRange =
     unsafe extern "C" fn(leastPriority: *mut c_int, greatestPriority: *mut c_int) -> CUresult;
 pub type cuCtxPopCurrent_v2 = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult;
 pub type cuCtxPushCurrent_v2 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type cuCtxResetPersistingL2Cache = unsafe extern "C" fn() -> CUresult;
 pub type cuCtxSetCacheConfig = unsafe extern "C" fn(config: CUfunc_cache) -> CUresult;
 pub type cuCtxSetCurrent = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type cuCtxSetFlags = unsafe extern "C" fn(flags: c_uint) -> CUresult;
 pub type cuCtxSetLimit = unsafe extern "C" fn(limit: CUlimit, value: usize) -> CUresult;
 pub type cuCtxSynchronize = unsafe extern "C" fn() -> CUresult;
 pub type cuCtxSynchronize_v2 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
@@ -980,6 +982,11 @@ pub type cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags = unsafe extern "C
     dynamicSMemSize: usize,
     flags: c_uint,
 ) -> CUresult;
+pub type cuOccupancyMaxActiveClusters = unsafe extern "C" fn(
+    numClusters: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+) -> CUresult;
 pub type cuOccupancyMaxPotentialBlockSize = unsafe extern "C" fn(
     minGridSize: *mut c_int,
     blockSize: *mut c_int,
@@ -997,6 +1004,11 @@ pub type cuOccupancyMaxPotentialBlockSizeWithFlags = unsafe extern "C" fn(
     blockSizeLimit: c_int,
     flags: c_uint,
 ) -> CUresult;
+pub type cuOccupancyMaxPotentialClusterSize = unsafe extern "C" fn(
+    clusterSize: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+) -> CUresult;
 pub type cuPointerGetAttribute = unsafe extern "C" fn(
     data: *mut c_void,
     attribute: CUpointer_attribute,
@@ -1008,6 +1020,8 @@ pub type cuPointerGetAttributes = unsafe extern "C" fn(
     data: *mut *mut c_void,
     ptr: CUdeviceptr,
 ) -> CUresult;
+pub type cuProfilerStart = unsafe extern "C" fn() -> CUresult;
+pub type cuProfilerStop = unsafe extern "C" fn() -> CUresult;
 pub type cuStreamAddCallback = unsafe extern "C" fn(
     hStream: CUstream,
     callback: CUstreamCallback,

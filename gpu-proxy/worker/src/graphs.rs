@@ -1,5 +1,5 @@
 //! Graphs and their nodes, as the client may name them. Their handles are minted here: nodes come into being
-//! by capture and by cloning, without a call that could bring a handle for each (docs/adr/0003).
+//! by capture and by cloning, without a call that could bring a handle for each (docs/adr/0004).
 
 #![forbid(unsafe_code)]
 

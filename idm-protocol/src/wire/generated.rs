@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x4ddb9dabaea8e983;
+pub const TABLE_HASH: u64 = 0xf1ee86996bd11560;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -259,6 +259,16 @@ impl Request for CuCtxSetCacheConfig {
     const OPCODE: u16 = 26;
 }
 
+/// Request of `cuCtxResetPersistingL2Cache`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuCtxResetPersistingL2Cache {}
+const _: () = assert!(size_of::<CuCtxResetPersistingL2Cache>() == 0);
+
+impl Request for CuCtxResetPersistingL2Cache {
+    const OPCODE: u16 = 27;
+}
+
 /// Request of `cuModuleLoadDataEx`. The tail: scalar JIT options (16 bytes each: id, a zero word, u64 value), then the image, unless an upload holds it. Logs of up to log_bytes each come back in the side buffer, also on failure: info first, error at the next multiple of 8. An option with id 2 asks for the wall time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -397,6 +407,27 @@ const _: () = assert!(size_of::<CuFuncSetCacheConfig>() == 16);
 impl Request for CuFuncSetCacheConfig {
     const OPCODE: u16 = 38;
 }
+
+/// Request of `cuModuleGetFunctionCount`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuModuleGetFunctionCount {
+    pub hmod: u64,
+}
+const _: () = assert!(size_of::<CuModuleGetFunctionCount>() == 8);
+
+impl Request for CuModuleGetFunctionCount {
+    const OPCODE: u16 = 39;
+}
+
+/// What comes back of [`CuModuleGetFunctionCount`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuModuleGetFunctionCountReply {
+    pub count: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuModuleGetFunctionCountReply>() == 8);
 
 /// Request of `cuLinkCreate_v2`. The tail: scalar JIT options, as with cuModuleLoadDataEx. Each log has room for log_bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -679,6 +710,29 @@ const _: () = assert!(size_of::<CuKernelSetCacheConfig>() == 16);
 impl Request for CuKernelSetCacheConfig {
     const OPCODE: u16 = 57;
 }
+
+/// Request of `vgpuCodeNames`. Names of a library's kernels or a module's functions, from the first-th on and at most so many, each ended by a zero byte, as many as fit in the side buffer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuCodeNames {
+    pub owner: u64,
+    pub first: u32,
+    pub most: u32,
+}
+const _: () = assert!(size_of::<VgpuCodeNames>() == 16);
+
+impl Request for VgpuCodeNames {
+    const OPCODE: u16 = 58;
+}
+
+/// What comes back of [`VgpuCodeNames`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuCodeNamesReply {
+    pub count: u32,
+    pub bytes: u32,
+}
+const _: () = assert!(size_of::<VgpuCodeNamesReply>() == 8);
 
 /// Request of `cuMemAlloc_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -1248,6 +1302,37 @@ pub struct CuOccupancyAvailableDynamicSMemPerBlockReply {
 }
 const _: () = assert!(size_of::<CuOccupancyAvailableDynamicSMemPerBlockReply>() == 8);
 
+/// Request of `vgpuClusters`. The largest cluster (potential is not 0) or how many of the given size run at once. Attributes follow as a tail, as in a launch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuClusters {
+    pub function: u64,
+    pub grid_x: u32,
+    pub grid_y: u32,
+    pub grid_z: u32,
+    pub block_x: u32,
+    pub block_y: u32,
+    pub block_z: u32,
+    pub shared_bytes: u32,
+    pub attribute_count: u32,
+    pub potential: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuClusters>() == 48);
+
+impl Request for VgpuClusters {
+    const OPCODE: u16 = 147;
+}
+
+/// What comes back of [`VgpuClusters`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuClustersReply {
+    pub count: i32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuClustersReply>() == 8);
+
 /// Request of `cuArray3DCreate_v2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -1464,6 +1549,26 @@ const _: () = assert!(size_of::<CuSurfObjectDestroy>() == 8);
 
 impl Request for CuSurfObjectDestroy {
     const OPCODE: u16 = 170;
+}
+
+/// Request of `cuProfilerStart`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuProfilerStart {}
+const _: () = assert!(size_of::<CuProfilerStart>() == 0);
+
+impl Request for CuProfilerStart {
+    const OPCODE: u16 = 176;
+}
+
+/// Request of `cuProfilerStop`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuProfilerStop {}
+const _: () = assert!(size_of::<CuProfilerStop>() == 0);
+
+impl Request for CuProfilerStop {
+    const OPCODE: u16 = 177;
 }
 
 /// Request of `cuMemGetAllocationGranularity`.

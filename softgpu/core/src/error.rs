@@ -147,6 +147,9 @@ pub enum Error {
     /// An executable graph cannot become what it is to be updated to.
     #[error("executable graph cannot be updated so")]
     GraphExecUpdateFailure = 910,
+    /// No device runs a cluster of that shape.
+    #[error("invalid cluster size")]
+    InvalidClusterSize = 912,
     /// Something no other code describes, among it a defect of ours.
     #[error("unknown error")]
     Unknown = 999,

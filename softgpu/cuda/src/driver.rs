@@ -85,6 +85,11 @@ impl ContextSlot {
         let state = self.state();
         (state.flags, state.active.is_some())
     }
+
+    /// How threads wait in it from now on.
+    pub fn set_flags(&self, flags: u32) {
+        self.state().flags = flags;
+    }
 }
 
 /// A stream that the program made.
@@ -460,8 +465,7 @@ impl Driver {
 
     /// Sets the flags of a device's primary context.
     pub fn set_primary_flags(&self, device: i32, flags: u32) -> Result<()> {
-        let slot = self.primary_slot(device)?;
-        slot.state().flags = flags;
+        self.primary_slot(device)?.set_flags(flags);
         Ok(())
     }
 
@@ -585,14 +589,16 @@ impl Driver {
 
     /// The current context, whatever state it is in.
     pub fn current_unchecked(&self) -> Result<Arc<Context>> {
+        self.current_slot()?.active()
+    }
+
+    /// What the current context's handle stands for.
+    pub fn current_slot(&self) -> Result<Arc<ContextSlot>> {
         let handle = current::top();
         if handle == 0 {
             return Err(Error::InvalidContext);
         }
-        self.contexts
-            .get(handle)
-            .ok_or(Error::ContextIsDestroyed)?
-            .active()
+        self.contexts.get(handle).ok_or(Error::ContextIsDestroyed)
     }
 
     fn place(&self, stream: u64) -> Result<Place> {

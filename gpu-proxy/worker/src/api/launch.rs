@@ -28,10 +28,7 @@ pub fn cuLaunchKernel(
         block: [request.block_x, request.block_y, request.block_z],
         shared_bytes: request.shared_bytes,
     };
-    if request.attribute_count > MOST_ATTRIBUTES {
-        return Err(CUresult::CUDA_ERROR_INVALID_VALUE.into());
-    }
-    let listed = usize::try_from(request.attribute_count).unwrap_or(0) * ATTRIBUTE_BYTES;
+    let listed = listed_bytes(request.attribute_count)?;
     let parameters = usize::try_from(request.parameter_bytes).unwrap_or(usize::MAX);
     let tail = frame.tail::<wire::CuLaunchKernel>(listed.saturating_add(parameters))?;
     let (listed, parameters) = tail.split_at(listed);
@@ -59,9 +56,17 @@ pub fn cuLaunchKernel(
     Ok(())
 }
 
+/// Bytes of so many attributes in a record.
+pub(super) fn listed_bytes(count: u32) -> Result<usize, Refusal> {
+    if count > MOST_ATTRIBUTES {
+        return Err(CUresult::CUDA_ERROR_INVALID_VALUE.into());
+    }
+    Ok(usize::try_from(count).unwrap_or(0) * ATTRIBUTE_BYTES)
+}
+
 /// Attributes whose values hold no pointer of the host's and no handle. The client translates the
 /// others or refuses them.
-fn attributes(listed: &[u8]) -> Result<Vec<CUlaunchAttribute>, Refusal> {
+pub(super) fn attributes(listed: &[u8]) -> Result<Vec<CUlaunchAttribute>, Refusal> {
     let (listed, _) = listed.as_chunks::<ATTRIBUTE_BYTES>();
     let mut attributes = Vec::with_capacity(listed.len() + 1);
     for bytes in listed {

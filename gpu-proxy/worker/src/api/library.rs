@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use idm_protocol::handle::Kind;
+use idm_protocol::handle::{Handle, Kind};
 use idm_protocol::wire;
 
 use super::module::{Load, as_c, keep_global, name, object, send_parameters};
@@ -69,6 +69,40 @@ pub fn cuLibraryGetKernel(
         ..object(kernel, None, request.library)
     };
     session.bind_object(Kind::KERNEL, request.kernel, Ok(object))
+}
+
+/// The names of a library's kernels or a module's functions, as many as fit.
+pub fn vgpuCodeNames(
+    session: &Session,
+    request: &wire::VgpuCodeNames,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let driver = session.driver();
+    let kind = Handle::from_value(request.owner).map(Handle::kind);
+    let names = if kind == Some(Kind::LIBRARY) {
+        driver.library_names(session.object(Kind::LIBRARY, request.owner)?.pointer)?
+    } else {
+        driver.module_names(session.object(Kind::MODULE, request.owner)?.pointer)?
+    };
+    let room = frame.side_byte_len();
+    let first = usize::try_from(request.first).unwrap_or(usize::MAX);
+    let most = usize::try_from(request.most).unwrap_or(usize::MAX);
+    let (mut text, mut count) = (Vec::new(), 0);
+    for name in names.iter().skip(first).take(most) {
+        let name = name.as_bytes_with_nul();
+        if text.len() + name.len() > room {
+            break;
+        }
+        text.extend_from_slice(name);
+        count += 1;
+    }
+    frame.reply_aside(0, &text)?;
+    frame.reply(&wire::VgpuCodeNamesReply {
+        count,
+        // It fits in a side buffer.
+        bytes: u32::try_from(text.len()).unwrap_or(0),
+    });
+    Ok(())
 }
 
 /// The library as a module of the current context.

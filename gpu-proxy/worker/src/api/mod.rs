@@ -15,6 +15,7 @@ pub mod memop;
 pub mod memory;
 pub mod module;
 pub mod object;
+pub mod occupancy;
 pub mod pool;
 pub mod session;
 pub mod stream;

@@ -44,6 +44,29 @@ pub struct Launch {
     pub shared_bytes: u32,
 }
 
+impl Launch {
+    /// As the driver takes it, with attributes that outlive the call.
+    pub(super) fn config(
+        &self,
+        stream: usize,
+        attributes: &mut [CUlaunchAttribute],
+    ) -> CUlaunchConfig {
+        let ([gx, gy, gz], [bx, by, bz]) = (self.grid, self.block);
+        CUlaunchConfig {
+            gridDimX: gx,
+            gridDimY: gy,
+            gridDimZ: gz,
+            blockDimX: bx,
+            blockDimY: by,
+            blockDimZ: bz,
+            sharedMemBytes: self.shared_bytes,
+            hStream: stream as CUstream,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: c_uint::try_from(attributes.len()).unwrap_or(c_uint::MAX),
+        }
+    }
+}
+
 /// Parameters of a load: options in pairs of id and scalar, and buffers for the logs.
 #[derive(Debug, Default)]
 pub struct JitOptions {
@@ -642,18 +665,7 @@ impl Table {
             });
         }
         let launch = self.cuLaunchKernelEx()?;
-        let config = CUlaunchConfig {
-            gridDimX: gx,
-            gridDimY: gy,
-            gridDimZ: gz,
-            blockDimX: bx,
-            blockDimY: by,
-            blockDimZ: bz,
-            sharedMemBytes: shape.shared_bytes,
-            hStream: stream as CUstream,
-            attrs: attributes.as_mut_ptr(),
-            numAttrs: c_uint::try_from(attributes.len()).unwrap_or(c_uint::MAX),
-        };
+        let config = shape.config(stream, attributes);
         // SAFETY: as above; the attributes are a slice of that length.
         ok(unsafe { launch(&raw const config, function, none, extra) })
     }

@@ -5,6 +5,7 @@
 //! loaded it would call itself, so a library with the client's marker symbol is refused.
 
 mod calls;
+mod code;
 mod graph;
 mod image;
 mod link;

@@ -89,6 +89,10 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuCtxSetCacheConfig>()?;
             cuCtxSetCacheConfig(session, &request, frame)
         }
+        27 => {
+            let request = frame.request::<wire::CuCtxResetPersistingL2Cache>()?;
+            cuCtxResetPersistingL2Cache(session, &request, frame)
+        }
         32 => {
             let request = frame.request::<wire::CuModuleLoadDataEx>()?;
             api::module::cuModuleLoadDataEx(session, &request, frame)
@@ -116,6 +120,10 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         38 => {
             let request = frame.request::<wire::CuFuncSetCacheConfig>()?;
             cuFuncSetCacheConfig(session, &request, frame)
+        }
+        39 => {
+            let request = frame.request::<wire::CuModuleGetFunctionCount>()?;
+            cuModuleGetFunctionCount(session, &request, frame)
         }
         40 => {
             let request = frame.request::<wire::CuLinkCreateV2>()?;
@@ -176,6 +184,10 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         57 => {
             let request = frame.request::<wire::CuKernelSetCacheConfig>()?;
             cuKernelSetCacheConfig(session, &request, frame)
+        }
+        58 => {
+            let request = frame.request::<wire::VgpuCodeNames>()?;
+            api::library::vgpuCodeNames(session, &request, frame)
         }
         64 => {
             let request = frame.request::<wire::CuMemAllocV2>()?;
@@ -314,6 +326,10 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuOccupancyAvailableDynamicSMemPerBlock>()?;
             cuOccupancyAvailableDynamicSMemPerBlock(session, &request, frame)
         }
+        147 => {
+            let request = frame.request::<wire::VgpuClusters>()?;
+            api::occupancy::vgpuClusters(session, &request, frame)
+        }
         160 => {
             let request = frame.request::<wire::CuArray3DCreateV2>()?;
             api::array::cuArray3DCreate_v2(session, &request, frame)
@@ -357,6 +373,14 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         170 => {
             let request = frame.request::<wire::CuSurfObjectDestroy>()?;
             api::surface::cuSurfObjectDestroy(session, &request, frame)
+        }
+        176 => {
+            let request = frame.request::<wire::CuProfilerStart>()?;
+            cuProfilerStart(session, &request, frame)
+        }
+        177 => {
+            let request = frame.request::<wire::CuProfilerStop>()?;
+            cuProfilerStop(session, &request, frame)
         }
         192 => {
             let request = frame.request::<wire::CuMemGetAllocationGranularity>()?;
@@ -597,6 +621,18 @@ fn cuCtxSetCacheConfig(
     Ok(())
 }
 
+fn cuCtxResetPersistingL2Cache(
+    session: &Session,
+    request: &wire::CuCtxResetPersistingL2Cache,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuCtxResetPersistingL2Cache()?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function() };
+    session.checked(status)?;
+    Ok(())
+}
+
 fn cuFuncGetAttribute(
     session: &Session,
     request: &wire::CuFuncGetAttribute,
@@ -650,6 +686,24 @@ fn cuFuncSetCacheConfig(
     // SAFETY: handles were resolved from the client's own table and pointers are to locals.
     let status = unsafe { function(hfunc as CUfunction, CUfunc_cache(request.config)) };
     session.checked(status)?;
+    Ok(())
+}
+
+fn cuModuleGetFunctionCount(
+    session: &Session,
+    request: &wire::CuModuleGetFunctionCount,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuModuleGetFunctionCount()?;
+    let mut count = <c_uint>::default();
+    let hmod = session.resolve(frame, Kind::MODULE, request.hmod)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(&raw mut count, hmod as CUmodule) };
+    session.checked(status)?;
+    frame.reply(&wire::CuModuleGetFunctionCountReply {
+        count: count,
+        reserved: 0,
+    });
     Ok(())
 }
 
@@ -1054,6 +1108,30 @@ fn cuOccupancyAvailableDynamicSMemPerBlock(
     frame.reply(&wire::CuOccupancyAvailableDynamicSMemPerBlockReply {
         dynamicSmemSize: dynamicSmemSize as u64,
     });
+    Ok(())
+}
+
+fn cuProfilerStart(
+    session: &Session,
+    request: &wire::CuProfilerStart,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuProfilerStart()?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function() };
+    session.checked(status)?;
+    Ok(())
+}
+
+fn cuProfilerStop(
+    session: &Session,
+    request: &wire::CuProfilerStop,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuProfilerStop()?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function() };
+    session.checked(status)?;
     Ok(())
 }
 

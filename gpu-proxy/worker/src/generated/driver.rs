@@ -31,8 +31,10 @@ pub struct Table {
     cuCtxGetStreamPriorityRange: Option<sig::cuCtxGetStreamPriorityRange>,
     cuCtxPopCurrent_v2: Option<sig::cuCtxPopCurrent_v2>,
     cuCtxPushCurrent_v2: Option<sig::cuCtxPushCurrent_v2>,
+    cuCtxResetPersistingL2Cache: Option<sig::cuCtxResetPersistingL2Cache>,
     cuCtxSetCacheConfig: Option<sig::cuCtxSetCacheConfig>,
     cuCtxSetCurrent: Option<sig::cuCtxSetCurrent>,
+    cuCtxSetFlags: Option<sig::cuCtxSetFlags>,
     cuCtxSetLimit: Option<sig::cuCtxSetLimit>,
     cuCtxSynchronize: Option<sig::cuCtxSynchronize>,
     cuCtxSynchronize_v2: Option<sig::cuCtxSynchronize_v2>,
@@ -71,6 +73,7 @@ pub struct Table {
     cuFuncGetAttribute: Option<sig::cuFuncGetAttribute>,
     cuFuncGetModule: Option<sig::cuFuncGetModule>,
     cuFuncGetName: Option<sig::cuFuncGetName>,
+    cuFuncGetParamCount: Option<sig::cuFuncGetParamCount>,
     cuFuncGetParamInfo: Option<sig::cuFuncGetParamInfo>,
     cuFuncIsLoaded: Option<sig::cuFuncIsLoaded>,
     cuFuncLoad: Option<sig::cuFuncLoad>,
@@ -96,7 +99,9 @@ pub struct Table {
     cuInit: Option<sig::cuInit>,
     cuKernelGetAttribute: Option<sig::cuKernelGetAttribute>,
     cuKernelGetFunction: Option<sig::cuKernelGetFunction>,
+    cuKernelGetLibrary: Option<sig::cuKernelGetLibrary>,
     cuKernelGetName: Option<sig::cuKernelGetName>,
+    cuKernelGetParamCount: Option<sig::cuKernelGetParamCount>,
     cuKernelGetParamInfo: Option<sig::cuKernelGetParamInfo>,
     cuKernelSetAttribute: Option<sig::cuKernelSetAttribute>,
     cuKernelSetCacheConfig: Option<sig::cuKernelSetCacheConfig>,
@@ -105,6 +110,7 @@ pub struct Table {
     cuLaunchHostFunc_v2: Option<sig::cuLaunchHostFunc_v2>,
     cuLaunchKernel: Option<sig::cuLaunchKernel>,
     cuLaunchKernelEx: Option<sig::cuLaunchKernelEx>,
+    cuLibraryEnumerateKernels: Option<sig::cuLibraryEnumerateKernels>,
     cuLibraryGetGlobal: Option<sig::cuLibraryGetGlobal>,
     cuLibraryGetKernel: Option<sig::cuLibraryGetKernel>,
     cuLibraryGetKernelCount: Option<sig::cuLibraryGetKernelCount>,
@@ -188,7 +194,9 @@ pub struct Table {
     cuMipmappedArrayCreate: Option<sig::cuMipmappedArrayCreate>,
     cuMipmappedArrayDestroy: Option<sig::cuMipmappedArrayDestroy>,
     cuMipmappedArrayGetLevel: Option<sig::cuMipmappedArrayGetLevel>,
+    cuModuleEnumerateFunctions: Option<sig::cuModuleEnumerateFunctions>,
     cuModuleGetFunction: Option<sig::cuModuleGetFunction>,
+    cuModuleGetFunctionCount: Option<sig::cuModuleGetFunctionCount>,
     cuModuleGetGlobal_v2: Option<sig::cuModuleGetGlobal_v2>,
     cuModuleGetLoadingMode: Option<sig::cuModuleGetLoadingMode>,
     cuModuleLoad: Option<sig::cuModuleLoad>,
@@ -201,11 +209,15 @@ pub struct Table {
         Option<sig::cuOccupancyMaxActiveBlocksPerMultiprocessor>,
     cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags:
         Option<sig::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags>,
+    cuOccupancyMaxActiveClusters: Option<sig::cuOccupancyMaxActiveClusters>,
     cuOccupancyMaxPotentialBlockSize: Option<sig::cuOccupancyMaxPotentialBlockSize>,
     cuOccupancyMaxPotentialBlockSizeWithFlags:
         Option<sig::cuOccupancyMaxPotentialBlockSizeWithFlags>,
+    cuOccupancyMaxPotentialClusterSize: Option<sig::cuOccupancyMaxPotentialClusterSize>,
     cuPointerGetAttribute: Option<sig::cuPointerGetAttribute>,
     cuPointerGetAttributes: Option<sig::cuPointerGetAttributes>,
+    cuProfilerStart: Option<sig::cuProfilerStart>,
+    cuProfilerStop: Option<sig::cuProfilerStop>,
     cuStreamAddCallback: Option<sig::cuStreamAddCallback>,
     cuStreamBatchMemOp: Option<sig::cuStreamBatchMemOp>,
     cuStreamBatchMemOp_v2: Option<sig::cuStreamBatchMemOp_v2>,
@@ -318,11 +330,17 @@ impl Table {
                 symbols.find::<sig::cuCtxPushCurrent_v2>(c"cuCtxPushCurrent_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuCtxResetPersistingL2Cache: unsafe {
+                symbols.find::<sig::cuCtxResetPersistingL2Cache>(c"cuCtxResetPersistingL2Cache")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxSetCacheConfig: unsafe {
                 symbols.find::<sig::cuCtxSetCacheConfig>(c"cuCtxSetCacheConfig")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxSetCurrent: unsafe { symbols.find::<sig::cuCtxSetCurrent>(c"cuCtxSetCurrent") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuCtxSetFlags: unsafe { symbols.find::<sig::cuCtxSetFlags>(c"cuCtxSetFlags") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxSetLimit: unsafe { symbols.find::<sig::cuCtxSetLimit>(c"cuCtxSetLimit") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -454,6 +472,10 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuFuncGetName: unsafe { symbols.find::<sig::cuFuncGetName>(c"cuFuncGetName") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuFuncGetParamCount: unsafe {
+                symbols.find::<sig::cuFuncGetParamCount>(c"cuFuncGetParamCount")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuFuncGetParamInfo: unsafe {
                 symbols.find::<sig::cuFuncGetParamInfo>(c"cuFuncGetParamInfo")
             },
@@ -530,7 +552,15 @@ impl Table {
                 symbols.find::<sig::cuKernelGetFunction>(c"cuKernelGetFunction")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuKernelGetLibrary: unsafe {
+                symbols.find::<sig::cuKernelGetLibrary>(c"cuKernelGetLibrary")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuKernelGetName: unsafe { symbols.find::<sig::cuKernelGetName>(c"cuKernelGetName") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuKernelGetParamCount: unsafe {
+                symbols.find::<sig::cuKernelGetParamCount>(c"cuKernelGetParamCount")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuKernelGetParamInfo: unsafe {
                 symbols.find::<sig::cuKernelGetParamInfo>(c"cuKernelGetParamInfo")
@@ -557,6 +587,10 @@ impl Table {
             cuLaunchKernel: unsafe { symbols.find::<sig::cuLaunchKernel>(c"cuLaunchKernel") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuLaunchKernelEx: unsafe { symbols.find::<sig::cuLaunchKernelEx>(c"cuLaunchKernelEx") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuLibraryEnumerateKernels: unsafe {
+                symbols.find::<sig::cuLibraryEnumerateKernels>(c"cuLibraryEnumerateKernels")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuLibraryGetGlobal: unsafe {
                 symbols.find::<sig::cuLibraryGetGlobal>(c"cuLibraryGetGlobal")
@@ -800,8 +834,16 @@ impl Table {
                 symbols.find::<sig::cuMipmappedArrayGetLevel>(c"cuMipmappedArrayGetLevel")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuModuleEnumerateFunctions: unsafe {
+                symbols.find::<sig::cuModuleEnumerateFunctions>(c"cuModuleEnumerateFunctions")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuModuleGetFunction: unsafe {
                 symbols.find::<sig::cuModuleGetFunction>(c"cuModuleGetFunction")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuModuleGetFunctionCount: unsafe {
+                symbols.find::<sig::cuModuleGetFunctionCount>(c"cuModuleGetFunctionCount")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuModuleGetGlobal_v2: unsafe {
@@ -844,6 +886,10 @@ impl Table {
                 )
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuOccupancyMaxActiveClusters: unsafe {
+                symbols.find::<sig::cuOccupancyMaxActiveClusters>(c"cuOccupancyMaxActiveClusters")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuOccupancyMaxPotentialBlockSize: unsafe {
                 symbols.find::<sig::cuOccupancyMaxPotentialBlockSize>(
                     c"cuOccupancyMaxPotentialBlockSize",
@@ -856,6 +902,12 @@ impl Table {
                 )
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuOccupancyMaxPotentialClusterSize: unsafe {
+                symbols.find::<sig::cuOccupancyMaxPotentialClusterSize>(
+                    c"cuOccupancyMaxPotentialClusterSize",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuPointerGetAttribute: unsafe {
                 symbols.find::<sig::cuPointerGetAttribute>(c"cuPointerGetAttribute")
             },
@@ -863,6 +915,10 @@ impl Table {
             cuPointerGetAttributes: unsafe {
                 symbols.find::<sig::cuPointerGetAttributes>(c"cuPointerGetAttributes")
             },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuProfilerStart: unsafe { symbols.find::<sig::cuProfilerStart>(c"cuProfilerStart") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuProfilerStop: unsafe { symbols.find::<sig::cuProfilerStop>(c"cuProfilerStop") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamAddCallback: unsafe {
                 symbols.find::<sig::cuStreamAddCallback>(c"cuStreamAddCallback")
@@ -1142,6 +1198,13 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuCtxResetPersistingL2Cache(
+        &self,
+    ) -> Result<sig::cuCtxResetPersistingL2Cache, CUresult> {
+        self.cuCtxResetPersistingL2Cache
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuCtxSetCacheConfig(&self) -> Result<sig::cuCtxSetCacheConfig, CUresult> {
         self.cuCtxSetCacheConfig
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -1150,6 +1213,10 @@ impl Table {
     pub fn cuCtxSetCurrent(&self) -> Result<sig::cuCtxSetCurrent, CUresult> {
         self.cuCtxSetCurrent
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuCtxSetFlags(&self) -> Result<sig::cuCtxSetFlags, CUresult> {
+        self.cuCtxSetFlags.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuCtxSetLimit(&self) -> Result<sig::cuCtxSetLimit, CUresult> {
@@ -1340,6 +1407,11 @@ impl Table {
         self.cuFuncGetName.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuFuncGetParamCount(&self) -> Result<sig::cuFuncGetParamCount, CUresult> {
+        self.cuFuncGetParamCount
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuFuncGetParamInfo(&self) -> Result<sig::cuFuncGetParamInfo, CUresult> {
         self.cuFuncGetParamInfo
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -1464,8 +1536,18 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuKernelGetLibrary(&self) -> Result<sig::cuKernelGetLibrary, CUresult> {
+        self.cuKernelGetLibrary
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuKernelGetName(&self) -> Result<sig::cuKernelGetName, CUresult> {
         self.cuKernelGetName
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuKernelGetParamCount(&self) -> Result<sig::cuKernelGetParamCount, CUresult> {
+        self.cuKernelGetParamCount
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1506,6 +1588,11 @@ impl Table {
 
     pub fn cuLaunchKernelEx(&self) -> Result<sig::cuLaunchKernelEx, CUresult> {
         self.cuLaunchKernelEx
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuLibraryEnumerateKernels(&self) -> Result<sig::cuLibraryEnumerateKernels, CUresult> {
+        self.cuLibraryEnumerateKernels
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1919,8 +2006,18 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuModuleEnumerateFunctions(&self) -> Result<sig::cuModuleEnumerateFunctions, CUresult> {
+        self.cuModuleEnumerateFunctions
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuModuleGetFunction(&self) -> Result<sig::cuModuleGetFunction, CUresult> {
         self.cuModuleGetFunction
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuModuleGetFunctionCount(&self) -> Result<sig::cuModuleGetFunctionCount, CUresult> {
+        self.cuModuleGetFunctionCount
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1979,6 +2076,13 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuOccupancyMaxActiveClusters(
+        &self,
+    ) -> Result<sig::cuOccupancyMaxActiveClusters, CUresult> {
+        self.cuOccupancyMaxActiveClusters
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuOccupancyMaxPotentialBlockSize(
         &self,
     ) -> Result<sig::cuOccupancyMaxPotentialBlockSize, CUresult> {
@@ -1993,6 +2097,13 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuOccupancyMaxPotentialClusterSize(
+        &self,
+    ) -> Result<sig::cuOccupancyMaxPotentialClusterSize, CUresult> {
+        self.cuOccupancyMaxPotentialClusterSize
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuPointerGetAttribute(&self) -> Result<sig::cuPointerGetAttribute, CUresult> {
         self.cuPointerGetAttribute
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -2000,6 +2111,16 @@ impl Table {
 
     pub fn cuPointerGetAttributes(&self) -> Result<sig::cuPointerGetAttributes, CUresult> {
         self.cuPointerGetAttributes
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuProfilerStart(&self) -> Result<sig::cuProfilerStart, CUresult> {
+        self.cuProfilerStart
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuProfilerStop(&self) -> Result<sig::cuProfilerStop, CUresult> {
+        self.cuProfilerStop
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 

@@ -13,6 +13,7 @@ use idm_protocol::wire;
 use crate::call::{Call, Outcome};
 use crate::context::{self, describe, resolve};
 use crate::edge;
+use crate::objects;
 use crate::objects::Detail;
 use crate::state;
 use crate::thread::{Current, Thread};
@@ -286,6 +287,28 @@ pub unsafe fn cuCtxGetFlags(flags: *mut c_uint) -> Outcome {
     }
     // SAFETY: the caller's promise.
     unsafe { edge::put(flags, value) }
+}
+
+pub unsafe fn cuCtxSetFlags(flags: c_uint) -> Outcome {
+    let session = state::ready()?;
+    let context = named(std::ptr::null_mut())?;
+    check_flags(flags)?;
+    let (device, _, primary) = describe(session, context)?;
+    if primary {
+        let primary = session.devices()?.primary(device)?;
+        primary.lock().unwrap_or_else(PoisonError::into_inner).flags = flags;
+        return Ok(());
+    }
+    let mut objects = session.objects_mut();
+    match objects.resolve_mut(context.handle, Kind::CONTEXT) {
+        Ok((_, object)) => {
+            if let Detail::Context { flags: known, .. } = &mut object.detail {
+                *known = flags;
+            }
+            Ok(())
+        }
+        Err(error) => Err(objects::refusal(Kind::CONTEXT, &error)),
+    }
 }
 
 pub unsafe fn cuCtxGetId(ctx: CUcontext, ctxId: *mut u64) -> Outcome {

@@ -121,15 +121,8 @@ pub unsafe fn cuLaunchKernelEx(
         shared_bytes: config.sharedMemBytes,
         cooperative: false,
     };
-    let mut attributes = Attributes::default();
-    let count = usize::try_from(config.numAttrs).unwrap_or(usize::MAX);
-    if count > 0 {
-        edge::require(config.attrs)?;
-    }
-    for index in 0..count {
-        // SAFETY: the array has so many elements by the caller's promise.
-        attributes.push(unsafe { edge::element(config.attrs, index) })?;
-    }
+    // SAFETY: the caller's promise.
+    let attributes = unsafe { Attributes::read(&config) }?;
     // SAFETY: the caller's promise.
     unsafe {
         launch(
@@ -354,7 +347,7 @@ unsafe fn read_extra(extra: *mut *mut c_void) -> Outcome<(*const u8, usize)> {
 
 /// A launch's attributes, as they travel.
 #[derive(Debug)]
-struct Attributes {
+pub(super) struct Attributes {
     bytes: [u8; MOST_ATTRIBUTES * ATTRIBUTE_BYTES],
     len: usize,
 }
@@ -369,6 +362,21 @@ impl Default for Attributes {
 }
 
 impl Attributes {
+    /// # Safety
+    /// The array has as many elements as the configuration says.
+    pub(super) unsafe fn read(config: &CUlaunchConfig) -> Outcome<Self> {
+        let mut attributes = Self::default();
+        let count = usize::try_from(config.numAttrs).unwrap_or(usize::MAX);
+        if count > 0 {
+            edge::require(config.attrs)?;
+        }
+        for index in 0..count {
+            // SAFETY: by this function's contract.
+            attributes.push(unsafe { edge::element(config.attrs, index) })?;
+        }
+        Ok(attributes)
+    }
+
     fn push(&mut self, attribute: CUlaunchAttribute) -> Outcome {
         if attribute.id == Id::CU_LAUNCH_ATTRIBUTE_IGNORE {
             return Ok(());
@@ -389,8 +397,13 @@ impl Attributes {
         Ok(())
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        // At most `MOST_ATTRIBUTES`.
+        u32::try_from(self.len / ATTRIBUTE_BYTES).unwrap_or(u32::MAX)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Libraries and kernels: modules that belong to no context.
 
-use std::ffi::{c_char, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_uint, c_void};
 
 use cuda_abi::function::Function;
 use cuda_abi::types::{
@@ -10,13 +10,14 @@ use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 
 use crate::api::module::{
-    MOST_NAME_BYTES, find_code, forget, global, length, load, parameters, read_file,
+    MOST_NAME_BYTES, find_code, forget, global, length, load, names, parameters, read_file,
 };
 use crate::call::{Call, Outcome, parse};
 use crate::edge;
 use crate::image::{self, Image};
 use crate::jit::Options;
 use crate::objects::{self, Code, Detail};
+use crate::state;
 
 pub unsafe fn cuLibraryLoadData(
     library: *mut CUlibrary,
@@ -87,8 +88,33 @@ pub unsafe fn cuLibraryGetKernel(
     let library = call.handle(Kind::LIBRARY, library as u64)?;
     // SAFETY: the caller's promise.
     let name = unsafe { edge::text(name, MOST_NAME_BYTES) }?;
-    let handle = find_code(
-        &mut call,
+    let handle = kernel(&mut call, library, name)?;
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(pKernel, handle as CUkernel) }
+}
+
+pub unsafe fn cuLibraryEnumerateKernels(
+    kernels: *mut CUkernel,
+    numKernels: c_uint,
+    lib: CUlibrary,
+) -> Outcome {
+    let mut call = Call::begin_anywhere(Function::cuLibraryEnumerateKernels)?;
+    edge::require(kernels)?;
+    let library = call.handle(Kind::LIBRARY, lib as u64)?;
+    for (index, name) in names(&mut call, library, numKernels)?.iter().enumerate() {
+        let handle = kernel(&mut call, library, name)?;
+        // SAFETY: the array has room for so many by the caller's promise.
+        let place = unsafe { kernels.add(index) };
+        // SAFETY: as above.
+        unsafe { edge::put(place, handle as CUkernel) }?;
+    }
+    Ok(())
+}
+
+/// A library's kernel by name.
+fn kernel(call: &mut Call, library: u64, name: &CStr) -> Outcome<u64> {
+    find_code(
+        call,
         Kind::KERNEL,
         0,
         library,
@@ -105,9 +131,15 @@ pub unsafe fn cuLibraryGetKernel(
                 parameters(lane, reply.parameter_count)
             })
         },
-    )?;
+    )
+}
+
+pub unsafe fn cuKernelGetLibrary(pLib: *mut CUlibrary, kernel: CUkernel) -> Outcome {
+    let session = state::ready()?;
+    edge::require(pLib)?;
+    let owner = objects::code(&session.objects(), kernel as u64)?.owner;
     // SAFETY: the caller's promise.
-    unsafe { edge::put(pKernel, handle as CUkernel) }
+    unsafe { edge::put(pLib, owner as CUlibrary) }
 }
 
 pub unsafe fn cuLibraryGetModule(pMod: *mut CUmodule, library: CUlibrary) -> Outcome {
@@ -197,6 +229,11 @@ pub unsafe fn cuKernelGetParamInfo(
 ) -> Outcome {
     // SAFETY: the caller's promise.
     unsafe { super::module::cuFuncGetParamInfo(kernel.cast(), paramIndex, paramOffset, paramSize) }
+}
+
+pub unsafe fn cuKernelGetParamCount(kernel: CUkernel, paramCount: *mut usize) -> Outcome {
+    // SAFETY: the caller's promise.
+    unsafe { super::module::cuFuncGetParamCount(kernel.cast(), paramCount) }
 }
 
 /// # Safety

@@ -87,9 +87,34 @@ pub unsafe fn cuModuleGetFunction(
     let module = call.handle(Kind::MODULE, hmod as u64)?;
     // SAFETY: the caller's promise.
     let name = unsafe { edge::text(name, MOST_NAME_BYTES) }?;
+    let handle = function(&mut call, module, name)?;
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(hfunc, handle as CUfunction) }
+}
+
+pub unsafe fn cuModuleEnumerateFunctions(
+    functions: *mut CUfunction,
+    numFunctions: c_uint,
+    mod_: CUmodule,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuModuleEnumerateFunctions)?;
+    edge::require(functions)?;
+    let module = call.handle(Kind::MODULE, mod_ as u64)?;
+    for (index, name) in names(&mut call, module, numFunctions)?.iter().enumerate() {
+        let handle = function(&mut call, module, name)?;
+        // SAFETY: the array has room for so many by the caller's promise.
+        let place = unsafe { functions.add(index) };
+        // SAFETY: as above.
+        unsafe { edge::put(place, handle as CUfunction) }?;
+    }
+    Ok(())
+}
+
+/// A module's function by name.
+fn function(call: &mut Call, module: u64, name: &CStr) -> Outcome<u64> {
     let context = call.context_handle();
-    let handle = find_code(
-        &mut call,
+    find_code(
+        call,
         Kind::FUNCTION,
         context,
         module,
@@ -106,9 +131,42 @@ pub unsafe fn cuModuleGetFunction(
                 parameters(lane, reply.parameter_count)
             })
         },
-    )?;
-    // SAFETY: the caller's promise.
-    unsafe { edge::put(hfunc, handle as CUfunction) }
+    )
+}
+
+/// The names of what a module or library holds, at most so many.
+pub(super) fn names(call: &mut Call, owner: u64, most: c_uint) -> Outcome<Vec<CString>> {
+    let broken = CUresult::CUDA_ERROR_UNKNOWN;
+    let mut names = Vec::new();
+    loop {
+        let first = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        let request = wire::VgpuCodeNames {
+            owner,
+            first,
+            most: most.saturating_sub(first),
+        };
+        let count = call.exchange(&request, &[], |lane, body| {
+            let reply: wire::VgpuCodeNamesReply = parse(body)?;
+            let bytes = usize::try_from(reply.bytes).unwrap_or(usize::MAX);
+            if bytes > lane.side_byte_len() {
+                return Err(broken);
+            }
+            let mut side = vec![0; bytes];
+            lane.read_side(&mut side).map_err(|_| broken)?;
+            let before = names.len();
+            for name in side.split_inclusive(|byte| *byte == 0) {
+                let name = CStr::from_bytes_with_nul(name).map_err(|_| broken)?;
+                names.push(name.to_owned());
+            }
+            Ok(names.len() - before)
+        })?;
+        // A worker that goes on for ever with nothing to say is broken; one that says something is bounded by
+        // what was asked for.
+        if count == 0 || names.len() >= usize::try_from(most).unwrap_or(usize::MAX) {
+            names.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+            return Ok(names);
+        }
+    }
 }
 
 pub unsafe fn cuModuleGetGlobal_v2(
@@ -191,6 +249,18 @@ pub unsafe fn cuFuncGetParamInfo(
     // SAFETY: the caller's promise.
     unsafe { edge::put_optional(paramSize, usize::try_from(size).unwrap_or(usize::MAX)) };
     Ok(())
+}
+
+pub unsafe fn cuFuncGetParamCount(func: CUfunction, paramCount: *mut usize) -> Outcome {
+    let session = state::ready()?;
+    edge::require(paramCount)?;
+    let code = objects::code(&session.objects(), func as u64)?.clone();
+    let parameters = code
+        .parameters
+        .as_ref()
+        .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)?;
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(paramCount, parameters.len()) }
 }
 
 pub unsafe fn cuFuncLoad(hfunc: CUfunction) -> Outcome {

@@ -1,15 +1,17 @@
-//! Occupancy: the search for a block size, which runs the caller's own function and therefore here.
+//! Occupancy: clusters, and the search for a block size, which runs the caller's own function and therefore here.
 
 use std::ffi::{c_int, c_uint};
 
 use cuda_abi::function::Function;
 use cuda_abi::types::{
-    CUdevice_attribute as Limit, CUfunction, CUfunction_attribute, CUoccupancyB2DSize, CUresult,
+    CUdevice_attribute as Limit, CUfunction, CUfunction_attribute, CUlaunchConfig,
+    CUoccupancyB2DSize, CUresult,
 };
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 
 use crate::api::device::attribute;
+use crate::api::launch::Attributes;
 use crate::api::memory::device_of;
 use crate::call::{Call, Outcome};
 use crate::edge;
@@ -92,6 +94,59 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     unsafe { edge::put(minGridSize, grid) }?;
     // SAFETY: the caller's promise.
     unsafe { edge::put(blockSize, block) }
+}
+
+pub unsafe fn cuOccupancyMaxActiveClusters(
+    numClusters: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+) -> Outcome {
+    let call = Call::begin(Function::cuOccupancyMaxActiveClusters)?;
+    // SAFETY: the caller's promise.
+    unsafe { clusters(call, numClusters, func, config, false) }
+}
+
+pub unsafe fn cuOccupancyMaxPotentialClusterSize(
+    clusterSize: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+) -> Outcome {
+    let call = Call::begin(Function::cuOccupancyMaxPotentialClusterSize)?;
+    // SAFETY: the caller's promise.
+    unsafe { clusters(call, clusterSize, func, config, true) }
+}
+
+/// # Safety
+/// As the two functions above.
+unsafe fn clusters(
+    mut call: Call,
+    answer: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+    potential: bool,
+) -> Outcome {
+    edge::require(answer)?;
+    edge::require(config)?;
+    // SAFETY: not null, so readable by this function's contract.
+    let config = unsafe { config.read_unaligned() };
+    // SAFETY: by this function's contract.
+    let attributes = unsafe { Attributes::read(&config) }?;
+    let request = wire::VgpuClusters {
+        function: call.handle(Kind::FUNCTION, func as u64)?,
+        grid_x: config.gridDimX,
+        grid_y: config.gridDimY,
+        grid_z: config.gridDimZ,
+        block_x: config.blockDimX,
+        block_y: config.blockDimY,
+        block_z: config.blockDimZ,
+        shared_bytes: config.sharedMemBytes,
+        attribute_count: attributes.count(),
+        potential: u32::from(potential),
+        reserved: 0,
+    };
+    let reply: wire::VgpuClustersReply = call.round_trip_with(&request, &[attributes.bytes()])?;
+    // SAFETY: by this function's contract.
+    unsafe { edge::put(answer, reply.count) }
 }
 
 /// What block sizes are tried: the largest and then every multiple of a warp below it.

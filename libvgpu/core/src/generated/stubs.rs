@@ -73,6 +73,16 @@ pub unsafe fn cuCtxGetStreamPriorityRange(
 
 /// # Safety
 ///
+/// As the Driver API's: pointers are null or valid for the access that `cuCtxResetPersistingL2Cache` documents.
+pub unsafe fn cuCtxResetPersistingL2Cache() -> Outcome {
+    let mut call = Call::begin(Function::cuCtxResetPersistingL2Cache)?;
+    let request = wire::CuCtxResetPersistingL2Cache {};
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
 /// As the Driver API's: pointers are null or valid for the access that `cuCtxSetCacheConfig` documents.
 pub unsafe fn cuCtxSetCacheConfig(config: CUfunc_cache) -> Outcome {
     let mut call = Call::begin(Function::cuCtxSetCacheConfig)?;
@@ -449,6 +459,20 @@ pub unsafe fn cuLibraryGetKernelCount(count: *mut c_uint, lib: CUlibrary) -> Out
 
 /// # Safety
 ///
+/// As the Driver API's: pointers are null or valid for the access that `cuModuleGetFunctionCount` documents.
+pub unsafe fn cuModuleGetFunctionCount(count: *mut c_uint, hmod: CUmodule) -> Outcome {
+    let mut call = Call::begin(Function::cuModuleGetFunctionCount)?;
+    edge::require(count)?;
+    let hmod = call.handle(Kind::MODULE, hmod as u64)?;
+    let request = wire::CuModuleGetFunctionCount { hmod };
+    let reply: wire::CuModuleGetFunctionCountReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { count.write(reply.count) };
+    Ok(())
+}
+
+/// # Safety
+///
 /// As the Driver API's: pointers are null or valid for the access that `cuOccupancyAvailableDynamicSMemPerBlock` documents.
 pub unsafe fn cuOccupancyAvailableDynamicSMemPerBlock(
     dynamicSmemSize: *mut usize,
@@ -518,6 +542,26 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
         call.round_trip(&request)?;
     // SAFETY: not null (checked); the caller vouches for the rest.
     unsafe { numBlocks.write(reply.numBlocks) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuProfilerStart` documents.
+pub unsafe fn cuProfilerStart() -> Outcome {
+    let mut call = Call::begin(Function::cuProfilerStart)?;
+    let request = wire::CuProfilerStart {};
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuProfilerStop` documents.
+pub unsafe fn cuProfilerStop() -> Outcome {
+    let mut call = Call::begin(Function::cuProfilerStop)?;
+    let request = wire::CuProfilerStop {};
+    call.complete(&request)?;
     Ok(())
 }
 

@@ -379,7 +379,10 @@ pub unsafe extern "C" fn cuCtxRecordEvent() -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxResetPersistingL2Cache() -> CUresult {
-    refuse(55)
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxResetPersistingL2Cache", || unsafe {
+        stubs::cuCtxResetPersistingL2Cache()
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -399,8 +402,11 @@ pub unsafe extern "C" fn cuCtxSetCurrent(ctx: CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSetFlags() -> CUresult {
-    refuse(58)
+pub unsafe extern "C" fn cuCtxSetFlags(flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSetFlags", || unsafe {
+        api::context::cuCtxSetFlags(flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -966,8 +972,11 @@ pub unsafe extern "C" fn cuFuncGetName(name: *mut *const c_char, hfunc: CUfuncti
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetParamCount() -> CUresult {
-    refuse(139)
+pub unsafe extern "C" fn cuFuncGetParamCount(func: CUfunction, paramCount: *mut usize) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncGetParamCount", || unsafe {
+        api::module::cuFuncGetParamCount(func, paramCount)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1977,8 +1986,11 @@ pub unsafe extern "C" fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUk
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetLibrary() -> CUresult {
-    refuse(305)
+pub unsafe extern "C" fn cuKernelGetLibrary(pLib: *mut CUlibrary, kernel: CUkernel) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelGetLibrary", || unsafe {
+        api::library::cuKernelGetLibrary(pLib, kernel)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1990,8 +2002,14 @@ pub unsafe extern "C" fn cuKernelGetName(name: *mut *const c_char, hfunc: CUkern
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuKernelGetParamCount() -> CUresult {
-    refuse(307)
+pub unsafe extern "C" fn cuKernelGetParamCount(
+    kernel: CUkernel,
+    paramCount: *mut usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuKernelGetParamCount", || unsafe {
+        api::library::cuKernelGetParamCount(kernel, paramCount)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2253,8 +2271,15 @@ pub unsafe extern "C" fn cuLaunchKernel_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryEnumerateKernels() -> CUresult {
-    refuse(325)
+pub unsafe extern "C" fn cuLibraryEnumerateKernels(
+    kernels: *mut CUkernel,
+    numKernels: c_uint,
+    lib: CUlibrary,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLibraryEnumerateKernels", || unsafe {
+        api::library::cuLibraryEnumerateKernels(kernels, numKernels, lib)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4297,8 +4322,15 @@ pub unsafe extern "C" fn cuMipmappedArrayGetSparseProperties() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleEnumerateFunctions() -> CUresult {
-    refuse(547)
+pub unsafe extern "C" fn cuModuleEnumerateFunctions(
+    functions: *mut CUfunction,
+    numFunctions: c_uint,
+    mod_: CUmodule,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleEnumerateFunctions", || unsafe {
+        api::module::cuModuleEnumerateFunctions(functions, numFunctions, mod_)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4314,8 +4346,11 @@ pub unsafe extern "C" fn cuModuleGetFunction(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetFunctionCount() -> CUresult {
-    refuse(549)
+pub unsafe extern "C" fn cuModuleGetFunctionCount(count: *mut c_uint, hmod: CUmodule) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuModuleGetFunctionCount", || unsafe {
+        stubs::cuModuleGetFunctionCount(count, hmod)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4498,8 +4533,15 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxActiveClusters() -> CUresult {
-    refuse(571)
+pub unsafe extern "C" fn cuOccupancyMaxActiveClusters(
+    numClusters: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuOccupancyMaxActiveClusters", || unsafe {
+        api::occupancy::cuOccupancyMaxActiveClusters(numClusters, func, config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4549,8 +4591,15 @@ pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxPotentialClusterSize() -> CUresult {
-    refuse(574)
+pub unsafe extern "C" fn cuOccupancyMaxPotentialClusterSize(
+    clusterSize: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuOccupancyMaxPotentialClusterSize", || unsafe {
+        api::occupancy::cuOccupancyMaxPotentialClusterSize(clusterSize, func, config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4615,12 +4664,14 @@ pub unsafe extern "C" fn cuProfilerInitialize() -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuProfilerStart() -> CUresult {
-    refuse(584)
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuProfilerStart", || unsafe { stubs::cuProfilerStart() })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuProfilerStop() -> CUresult {
-    refuse(585)
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuProfilerStop", || unsafe { stubs::cuProfilerStop() })
 }
 
 #[unsafe(no_mangle)]

@@ -190,9 +190,23 @@ pub unsafe fn cuCtxGetDevice_v2(device: *mut CUdevice, context: CUcontext) -> Ou
 }
 
 pub unsafe fn cuCtxGetFlags(flags: *mut c_uint) -> Outcome {
-    let context = driver()?.current_unchecked()?;
+    let slot = driver()?.current_slot()?;
+    slot.active()?;
     // SAFETY: the caller's promise.
-    unsafe { put(flags, context.flags()) }
+    unsafe { put(flags, slot.flags().0) }
+}
+
+pub unsafe fn cuCtxSetFlags(flags: c_uint) -> Outcome {
+    let slot = driver()?.current_slot()?;
+    slot.active()?;
+    check_flags(flags)?;
+    slot.set_flags(flags);
+    Ok(())
+}
+
+/// Nothing is kept in a cache.
+pub unsafe fn cuCtxResetPersistingL2Cache() -> Outcome {
+    driver::context()?.check()
 }
 
 pub unsafe fn cuCtxGetId(context: CUcontext, id: *mut u64) -> Outcome {

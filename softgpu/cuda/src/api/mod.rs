@@ -29,6 +29,7 @@ pub mod object;
 pub mod occupancy;
 pub mod pointer;
 pub mod pool;
+pub mod profiler;
 pub mod resolver;
 pub mod stream;
 pub mod surface;

@@ -2,14 +2,14 @@
 
 use std::ffi::{c_int, c_uint};
 
-use cuda_abi::types::{CUfunction, CUoccupancyB2DSize};
+use cuda_abi::types::{CUfunction, CUlaunchAttributeID, CUlaunchConfig, CUoccupancyB2DSize};
 use softgpu_core::device::{Device, RESERVED_SHARED, WARP_SIZE};
 use softgpu_core::error::Error;
 use softgpu_core::module::Kernel;
 
 use crate::api::device::signed;
 use crate::driver::{self, driver};
-use crate::edge::{Outcome, put};
+use crate::edge::{self, Outcome, put};
 
 pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     blocks: *mut c_int,
@@ -122,6 +122,72 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     unsafe { put(min_grid, signed(blocks * context.device().sm_count)?) }?;
     // SAFETY: the caller's promise.
     unsafe { put(block_size, signed(threads)?) }
+}
+
+/// Blocks of a cluster that every device with clusters takes.
+const PORTABLE_CLUSTER: u32 = 8;
+
+pub unsafe fn cuOccupancyMaxActiveClusters(
+    clusters: *mut c_int,
+    function: CUfunction,
+    config: *const CUlaunchConfig,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    let (resident, cluster) = unsafe { cluster_config(function, config) }?;
+    // SAFETY: the caller's promise.
+    unsafe { put(clusters, signed(resident / cluster)?) }
+}
+
+pub unsafe fn cuOccupancyMaxPotentialClusterSize(
+    blocks: *mut c_int,
+    function: CUfunction,
+    config: *const CUlaunchConfig,
+) -> Outcome {
+    // SAFETY: the caller's promise.
+    let (resident, _) = unsafe { cluster_config(function, config) }?;
+    // SAFETY: the caller's promise.
+    unsafe { put(blocks, signed(resident.min(PORTABLE_CLUSTER))?) }
+}
+
+/// Blocks of this shape that the device runs at once, and the size of a cluster that the attributes ask for.
+///
+/// # Safety
+/// `config` is null or readable, with its attributes.
+unsafe fn cluster_config(
+    function: CUfunction,
+    config: *const CUlaunchConfig,
+) -> Result<(u32, u32), Error> {
+    let context = driver::context()?;
+    let kernel = driver()?.kernel(function as u64)?;
+    let device = context.device();
+    if device.compute_capability.0 < 9 {
+        return Err(Error::NotSupported);
+    }
+    // SAFETY: by this function's contract.
+    let config = unsafe { edge::take(config) }?;
+    let mut cluster = 1;
+    for index in 0..usize::try_from(config.numAttrs).map_err(|_| Error::InvalidValue)? {
+        // SAFETY: inside the array by this function's contract.
+        let attribute = unsafe { edge::element(config.attrs.cast_const(), index) }?;
+        if attribute.id == CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION {
+            let [xy, z, ..] = attribute.value.bytes;
+            let sides = [xy & 0xffff_ffff, xy >> 32, z & 0xffff_ffff];
+            let product = sides
+                .iter()
+                .try_fold(1u64, |product, side| product.checked_mul(*side));
+            cluster = product
+                .and_then(|product| u32::try_from(product).ok())
+                .filter(|blocks| (1..=PORTABLE_CLUSTER).contains(blocks))
+                .ok_or(Error::InvalidClusterSize)?;
+        }
+    }
+    let threads = [config.blockDimX, config.blockDimY, config.blockDimZ]
+        .iter()
+        .try_fold(1u32, |product, side| product.checked_mul(*side))
+        .filter(|threads| *threads > 0)
+        .ok_or(Error::InvalidValue)?;
+    let each = kernel.blocks_per_sm(device, threads, u64::from(config.sharedMemBytes));
+    Ok((each.saturating_mul(device.sm_count), cluster))
 }
 
 /// The largest block with the most resident threads, and how many of it a multiprocessor holds.

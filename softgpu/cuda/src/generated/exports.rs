@@ -379,7 +379,10 @@ pub unsafe extern "C" fn cuCtxRecordEvent() -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxResetPersistingL2Cache() -> CUresult {
-    refuse(55)
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxResetPersistingL2Cache", || unsafe {
+        api::context::cuCtxResetPersistingL2Cache()
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -399,8 +402,11 @@ pub unsafe extern "C" fn cuCtxSetCurrent(ctx: CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSetFlags() -> CUresult {
-    refuse(58)
+pub unsafe extern "C" fn cuCtxSetFlags(flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSetFlags", || unsafe {
+        api::context::cuCtxSetFlags(flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5154,8 +5160,15 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxActiveClusters() -> CUresult {
-    refuse(571)
+pub unsafe extern "C" fn cuOccupancyMaxActiveClusters(
+    numClusters: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuOccupancyMaxActiveClusters", || unsafe {
+        api::occupancy::cuOccupancyMaxActiveClusters(numClusters, func, config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5205,8 +5218,15 @@ pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSizeWithFlags(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuOccupancyMaxPotentialClusterSize() -> CUresult {
-    refuse(574)
+pub unsafe extern "C" fn cuOccupancyMaxPotentialClusterSize(
+    clusterSize: *mut c_int,
+    func: CUfunction,
+    config: *const CUlaunchConfig,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuOccupancyMaxPotentialClusterSize", || unsafe {
+        api::occupancy::cuOccupancyMaxPotentialClusterSize(clusterSize, func, config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5271,12 +5291,18 @@ pub unsafe extern "C" fn cuProfilerInitialize() -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuProfilerStart() -> CUresult {
-    refuse(584)
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuProfilerStart", || unsafe {
+        api::profiler::cuProfilerStart()
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuProfilerStop() -> CUresult {
-    refuse(585)
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuProfilerStop", || unsafe {
+        api::profiler::cuProfilerStop()
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6533,8 +6559,10 @@ const _: cuda_abi::sig::cuCtxGetLimit = cuCtxGetLimit;
 const _: cuda_abi::sig::cuCtxGetStreamPriorityRange = cuCtxGetStreamPriorityRange;
 const _: cuda_abi::sig::cuCtxPopCurrent_v2 = cuCtxPopCurrent_v2;
 const _: cuda_abi::sig::cuCtxPushCurrent_v2 = cuCtxPushCurrent_v2;
+const _: cuda_abi::sig::cuCtxResetPersistingL2Cache = cuCtxResetPersistingL2Cache;
 const _: cuda_abi::sig::cuCtxSetCacheConfig = cuCtxSetCacheConfig;
 const _: cuda_abi::sig::cuCtxSetCurrent = cuCtxSetCurrent;
+const _: cuda_abi::sig::cuCtxSetFlags = cuCtxSetFlags;
 const _: cuda_abi::sig::cuCtxSetLimit = cuCtxSetLimit;
 const _: cuda_abi::sig::cuCtxSynchronize = cuCtxSynchronize;
 const _: cuda_abi::sig::cuCtxSynchronize_v2 = cuCtxSynchronize_v2;
@@ -6784,11 +6812,15 @@ const _: cuda_abi::sig::cuOccupancyMaxActiveBlocksPerMultiprocessor =
     cuOccupancyMaxActiveBlocksPerMultiprocessor;
 const _: cuda_abi::sig::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags =
     cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags;
+const _: cuda_abi::sig::cuOccupancyMaxActiveClusters = cuOccupancyMaxActiveClusters;
 const _: cuda_abi::sig::cuOccupancyMaxPotentialBlockSize = cuOccupancyMaxPotentialBlockSize;
 const _: cuda_abi::sig::cuOccupancyMaxPotentialBlockSizeWithFlags =
     cuOccupancyMaxPotentialBlockSizeWithFlags;
+const _: cuda_abi::sig::cuOccupancyMaxPotentialClusterSize = cuOccupancyMaxPotentialClusterSize;
 const _: cuda_abi::sig::cuPointerGetAttribute = cuPointerGetAttribute;
 const _: cuda_abi::sig::cuPointerGetAttributes = cuPointerGetAttributes;
+const _: cuda_abi::sig::cuProfilerStart = cuProfilerStart;
+const _: cuda_abi::sig::cuProfilerStop = cuProfilerStop;
 const _: cuda_abi::sig::cuStreamAddCallback = cuStreamAddCallback;
 const _: cuda_abi::sig::cuStreamBatchMemOp = cuStreamBatchMemOp;
 const _: cuda_abi::sig::cuStreamBatchMemOp_v2 = cuStreamBatchMemOp_v2;
@@ -6900,10 +6932,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuCtxPushCurrent_v2 as *const c_void),
     Address::NULL,
-    Address::NULL,
+    Address::new(cuCtxResetPersistingL2Cache as *const c_void),
     Address::new(cuCtxSetCacheConfig as *const c_void),
     Address::new(cuCtxSetCurrent as *const c_void),
-    Address::NULL,
+    Address::new(cuCtxSetFlags as *const c_void),
     Address::new(cuCtxSetLimit as *const c_void),
     Address::NULL,
     Address::new(cuCtxSynchronize as *const c_void),
@@ -7416,10 +7448,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuOccupancyAvailableDynamicSMemPerBlock as *const c_void),
     Address::new(cuOccupancyMaxActiveBlocksPerMultiprocessor as *const c_void),
     Address::new(cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags as *const c_void),
-    Address::NULL,
+    Address::new(cuOccupancyMaxActiveClusters as *const c_void),
     Address::new(cuOccupancyMaxPotentialBlockSize as *const c_void),
     Address::new(cuOccupancyMaxPotentialBlockSizeWithFlags as *const c_void),
-    Address::NULL,
+    Address::new(cuOccupancyMaxPotentialClusterSize as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -7429,8 +7461,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuPointerGetAttributes as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuProfilerStart as *const c_void),
+    Address::new(cuProfilerStop as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::new(cuStreamAddCallback as *const c_void),
