@@ -117,8 +117,8 @@ impl Result {
                  the stream and the system's futex calls"
                 .to_owned(),
             ("softgpu_reduction", _) => "the loop in C runs in vector registers at the speed of memory. In a profile of \
-                 the kernel a quarter is the interpreter's dispatch, a fifth waits for loads 64 KB apart, which the \
-                 processor does not fetch ahead; barriers and the tree in shared memory do not show"
+                 the kernel a third is the interpreter's dispatch and an eighth waits for memory, although rows at \
+                 equal distances are fetched ahead; barriers and the tree in shared memory do not show"
                 .to_owned(),
             _ => "the parts above were measured in the same run".to_owned(),
         });

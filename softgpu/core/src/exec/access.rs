@@ -15,6 +15,9 @@ mod wide;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use super::processor::Processor;
+use super::warp::FULL;
+
 /// A piece of memory whose start and end have been checked against an [`super::AddressSpace`].
 #[derive(Debug, Clone, Copy)]
 pub struct Checked(u64);
@@ -77,6 +80,8 @@ pub trait Cell: Copy + Default {
     fn load(place: Checked) -> Self;
     /// Writes it, relaxed.
     fn store(self, place: Checked);
+    /// Whether these are the addresses of one cell after the other.
+    fn is_row(cpu: impl Processor, addresses: &[u64; 32]) -> bool;
 }
 
 macro_rules! cell {
@@ -93,6 +98,11 @@ macro_rules! cell {
                 #[inline(always)]
                 fn store(self, place: Checked) {
                     place.$store(self);
+                }
+
+                #[inline(always)]
+                fn is_row(cpu: impl Processor, addresses: &[u64; 32]) -> bool {
+                    cpu.is_row::<{ Self::BYTES }>(addresses)
                 }
             }
         )*
@@ -235,6 +245,75 @@ unsafe impl super::AddressSpace for WithWorkspace<'_> {
     }
 }
 
+/// Where each lane accesses memory: a register's value and what is added to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    pub base: &'a [u64; 32],
+    pub offset: i64,
+    /// The lanes that do; not empty.
+    pub mask: u32,
+}
+
+impl<'a> Places<'a> {
+    /// These addresses.
+    pub fn at(addresses: &'a [u64; 32], mask: u32) -> Self {
+        Self {
+            base: addresses,
+            offset: 0,
+            mask,
+        }
+    }
+
+    #[inline(always)]
+    pub fn address(&self, lane: usize) -> u64 {
+        self.base[lane].wrapping_add_signed(self.offset)
+    }
+
+    /// All of them, those of inactive lanes included.
+    #[inline(always)]
+    pub fn addresses(&self) -> [u64; 32] {
+        self.base.map(|base| base.wrapping_add_signed(self.offset))
+    }
+
+    /// An active lane's.
+    #[inline(always)]
+    pub fn first(&self) -> u64 {
+        self.address((self.mask.trailing_zeros() & 31) as usize)
+    }
+
+    /// How they lie.
+    #[inline(always)]
+    pub fn pattern<C: Cell>(&self, cpu: impl Processor) -> Pattern {
+        if self.mask != FULL {
+            return Pattern::Other;
+        }
+        // The last lane alone tells most of the others.
+        let distance = self.base[31].wrapping_sub(self.base[0]);
+        if distance == 31 * C::BYTES && C::is_row(cpu, self.base) {
+            Pattern::Row
+        } else if distance == 0 && cpu.is_row::<0>(self.base) {
+            Pattern::Same
+        } else {
+            Pattern::Other
+        }
+    }
+
+    /// The lowest bits that any active lane's address has.
+    #[inline(always)]
+    pub fn low_bits(&self) -> u64 {
+        let mut bits = 0;
+        for lane in 0..32 {
+            let address = self.address(lane);
+            bits |= if self.mask >> lane & 1 != 0 {
+                address
+            } else {
+                0
+            };
+        }
+        bits & 7
+    }
+}
+
 /// How the cells lie that the lanes of a warp access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pattern {
@@ -245,67 +324,30 @@ pub enum Pattern {
     Other,
 }
 
-impl Pattern {
-    #[inline(always)]
-    pub fn of<C: Cell>(addresses: &[u64; 32], mask: u32) -> Self {
-        if mask != u32::MAX {
-            return Self::Other;
-        }
-        let (first, last) = (addresses[0], addresses[31]);
-        let step_is = |step: u64| {
-            let steps = (0u64..).zip(addresses);
-            steps.fold(0, |differ, (lane, &address)| {
-                differ | address ^ first.wrapping_add(lane * step)
-            }) == 0
-        };
-        // The last lane alone tells most of the others.
-        if first.checked_add(31 * C::BYTES) == Some(last) && step_is(C::BYTES) {
-            Self::Row
-        } else if first == last && step_is(0) {
-            Self::Same
-        } else {
-            Self::Other
-        }
-    }
-}
-
 /// The addresses of a warp's active lanes, summed up for one check.
 #[derive(Debug, Clone, Copy)]
 pub struct Group<'a, C> {
-    addresses: &'a [u64; 32],
-    mask: u32,
+    places: Places<'a>,
     low: u64,
     high: u64,
     bits: u64,
-    pattern: Pattern,
     cell: PhantomData<C>,
 }
 
 impl<'a, C: Cell> Group<'a, C> {
-    /// Sums up the lanes of `mask`, which must not be empty.
     #[inline(always)]
-    pub fn of(addresses: &'a [u64; 32], mask: u32) -> Self {
-        let first = addresses[(mask.trailing_zeros() & 31) as usize];
+    pub fn of(places: Places<'a>) -> Self {
+        let first = places.first();
         let mut group = Self {
-            addresses,
-            mask,
+            places,
             low: first,
             high: first,
             bits: first,
-            pattern: Pattern::of::<C>(addresses, mask),
             cell: PhantomData,
         };
-        match group.pattern {
-            Pattern::Row => {
-                group.high = first + 31 * C::BYTES;
-                return group;
-            }
-            Pattern::Same => return group,
-            Pattern::Other => {}
-        }
-        for (lane, &address) in addresses.iter().enumerate() {
-            let address = if mask >> lane & 1 != 0 {
-                address
+        for lane in 0..32 {
+            let address = if places.mask >> lane & 1 != 0 {
+                places.address(lane)
             } else {
                 first
             };
@@ -330,55 +372,85 @@ impl<C: Cell> Allowed<'_, C> {
     /// Calls `access` for every active lane, in lane order.
     #[inline(always)]
     pub fn each(&self, mut access: impl FnMut(usize, Checked)) {
-        for (lane, &address) in self.0.addresses.iter().enumerate() {
-            if self.0.mask >> lane & 1 != 0 {
+        let places = self.0.places;
+        for lane in 0..32 {
+            if places.mask >> lane & 1 != 0 {
                 // SAFETY: `Span::allow` has checked every active lane against the valid range.
-                access(lane, unsafe { Checked::new(address) });
+                access(lane, unsafe { Checked::new(places.address(lane)) });
             }
         }
     }
+}
 
-    /// Whether the cells can be moved in pieces.
-    #[cfg(target_arch = "x86_64")]
+/// 32 cells in a row that have been checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Cells<C> {
+    first: u64,
+    cell: PhantomData<C>,
+}
+
+impl<C: Cell> Cells<C> {
     #[inline(always)]
-    fn in_pieces(&self) -> bool {
-        self.0.pattern == Pattern::Row && self.0.low & 15 == 0 && pieces::available()
+    fn place(self, lane: u64) -> Checked {
+        // SAFETY: `Span::row` has checked all 32 of them.
+        unsafe { Checked::new(self.first + lane * C::BYTES) }
     }
 
-    /// Reads each active lane's cell into its place in `out`.
+    /// Whether they can be moved in pieces.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub fn load<T: Copy>(&self, out: &mut [T; 32], widen: impl Fn(C) -> T) {
-        if self.0.pattern == Pattern::Same {
-            // SAFETY: `Span::allow` has checked the address.
-            let place = unsafe { Checked::new(self.0.low) };
-            *out = [widen(C::load(place)); 32];
-            return;
-        }
+    fn in_pieces(self) -> bool {
+        self.first & 15 == 0 && pieces::available()
+    }
+
+    /// Reads each lane's cell.
+    #[inline(always)]
+    pub fn load<T: Copy>(self, out: &mut [T; 32], widen: impl Fn(C) -> T) {
         #[cfg(target_arch = "x86_64")]
         if self.in_pieces() {
             let mut cells = [C::default(); 32];
             // SAFETY: the processor can, and the row of 32 checked cells starts at a multiple of 16.
-            unsafe { pieces::load(self.0.low, (&raw mut cells).cast(), size_of_val(&cells)) };
+            unsafe { pieces::load(self.first, (&raw mut cells).cast(), size_of_val(&cells)) };
             for (out, cell) in out.iter_mut().zip(cells) {
                 *out = widen(cell);
             }
             return;
         }
-        self.each(|lane, place| out[lane] = widen(C::load(place)));
+        for (out, lane) in out.iter_mut().zip(0..) {
+            *out = widen(C::load(self.place(lane)));
+        }
     }
 
-    /// Writes each active lane's value, in lane order.
+    /// Writes each lane's value.
     #[inline(always)]
-    pub fn store<T: Copy>(&self, values: &[T; 32], narrow: impl Fn(T) -> C) {
+    pub fn store<T: Copy>(self, values: &[T; 32], narrow: impl Fn(T) -> C) {
         #[cfg(target_arch = "x86_64")]
         if self.in_pieces() {
             let cells: [C; 32] = std::array::from_fn(|lane| narrow(values[lane]));
             // SAFETY: the processor can, and the row of 32 checked cells starts at a multiple of 16.
-            unsafe { pieces::store((&raw const cells).cast(), self.0.low, size_of_val(&cells)) };
+            unsafe { pieces::store((&raw const cells).cast(), self.first, size_of_val(&cells)) };
             return;
         }
-        self.each(|lane, place| narrow(values[lane]).store(place));
+        for (value, lane) in values.iter().zip(0..) {
+            narrow(*value).store(self.place(lane));
+        }
     }
+}
+
+/// Asks for the cache line at an address, which need not be one.
+#[inline(always)]
+pub fn prefetch(address: u64) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // Addresses of this platform have 64 bits.
+        #[allow(clippy::cast_possible_truncation)]
+        let pointer = std::ptr::without_provenance(address as usize);
+        // SAFETY: the instruction reads nothing that a program could see and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
 }
 
 impl Span {
@@ -416,6 +488,17 @@ impl Span {
     pub fn allow<'a, C: Cell>(self, group: &Group<'a, C>, write: bool) -> Option<Allowed<'a, C>> {
         let inside = self.covers(group.low, group.high, C::BYTES, write);
         (inside && group.bits & (C::BYTES - 1) == 0).then_some(Allowed(*group))
+    }
+
+    /// The 32 cells from `first` on, if they lie inside and are aligned.
+    #[inline(always)]
+    pub fn row<C: Cell>(self, first: u64, write: bool) -> Option<Cells<C>> {
+        let last = first.checked_add(31 * C::BYTES)?;
+        let inside = self.covers(first, last, C::BYTES, write) && first & (C::BYTES - 1) == 0;
+        inside.then_some(Cells {
+            first,
+            cell: PhantomData,
+        })
     }
 
     /// The place of one aligned access, if it lies inside.

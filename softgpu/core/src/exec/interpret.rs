@@ -8,6 +8,7 @@
     reason = "PTX integers wrap and are reinterpreted: the casts are the semantics"
 )]
 
+use std::num::NonZeroU16;
 use std::sync::atomic::{Ordering, fence};
 
 use super::asynchronous;
@@ -109,6 +110,30 @@ fn carry(frame: &Frame, flag: Option<P>, subtract: bool) -> u32 {
     flag.map_or(u32::from(subtract).wrapping_neg(), |p| frame.p[p.index()])
 }
 
+#[inline(always)]
+fn slots<T, const N: usize>(
+    file: &mut [Row<T>],
+    from: [NonZeroU16; N],
+    to: NonZeroU16,
+    mask: u32,
+) -> Slots<'_, T, N> {
+    Slots {
+        file,
+        from,
+        to,
+        mask,
+    }
+}
+
+#[inline(always)]
+fn select<T: Copy>(bits: u32, lane: usize, a: &[T; 32], b: &[T; 32]) -> T {
+    if bits >> lane & 1 != 0 {
+        a[lane]
+    } else {
+        b[lane]
+    }
+}
+
 #[cold]
 fn fault(lane: usize, kind: FaultKind) -> Event {
     Event::Fault {
@@ -157,12 +182,8 @@ fn run(
             continue;
         }
         match inst.op {
-            Op::MovW { a, d } => {
-                copy(cpu, &mut frame.w, a.index(), d.index(), mask);
-            }
-            Op::MovD { a, d } => {
-                copy(cpu, &mut frame.d, a.index(), d.index(), mask);
-            }
+            Op::MovW { a, d } => slots(&mut frame.w, [a.0], d.0, mask).map(cpu, |a| a),
+            Op::MovD { a, d } => slots(&mut frame.d, [a.0], d.0, mask).map(cpu, |a| a),
             Op::MovP { negate, a, d } => {
                 let bits = frame.p[a.index()];
                 keep(
@@ -172,44 +193,31 @@ fn run(
                 );
             }
             Op::PackD { lo, hi, d } => {
-                let r = map2(cpu, &frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| {
+                to_d(cpu, frame, ([lo, hi], []), d, mask, |[lo, hi], []| {
                     u64::from(hi) << 32 | u64::from(lo)
                 });
-                put(cpu, &mut frame.d[d.index()], &r, mask);
             }
             Op::ExtendD { signed, a, d } => {
-                let a = &frame.w[a.index()];
-                let r = if signed {
-                    map1(cpu, a, |a| i64::from(a as i32) as u64)
+                let from = ([a], []);
+                if signed {
+                    to_d(cpu, frame, from, d, mask, |[a], []| {
+                        i64::from(a as i32) as u64
+                    });
                 } else {
-                    map1(cpu, a, u64::from)
-                };
-                put(cpu, &mut frame.d[d.index()], &r, mask);
+                    to_d(cpu, frame, from, d, mask, |[a], []| a.into());
+                }
             }
             Op::UnpackD { a, lo, hi } => {
-                let a = frame.d[a.index()];
                 if let Some(lo) = lo {
-                    put(
-                        cpu,
-                        &mut frame.w[lo.index()],
-                        &map1(cpu, &a, |a| a as u32),
-                        mask,
-                    );
+                    to_w(cpu, frame, ([], [a]), lo, mask, |[], [a]| a as u32);
                 }
                 if let Some(hi) = hi {
-                    put(
-                        cpu,
-                        &mut frame.w[hi.index()],
-                        &map1(cpu, &a, |a| (a >> 32) as u32),
-                        mask,
-                    );
+                    to_w(cpu, frame, ([], [a]), hi, mask, |[], [a]| (a >> 32) as u32);
                 }
             }
             Op::PackW { lo, hi, d } => {
-                let r = map2(cpu, &frame.w[lo.index()], &frame.w[hi.index()], |lo, hi| {
-                    hi << 16 | lo & 0xffff
-                });
-                put(cpu, &mut frame.w[d.index()], &r, mask);
+                slots(&mut frame.w, [lo.0, hi.0], d.0, mask)
+                    .map(cpu, |lo, hi| hi << 16 | lo & 0xffff);
             }
             Op::UnpackW { a, lo, hi } => {
                 let a = frame.w[a.index()];
@@ -231,189 +239,113 @@ fn run(
                 }
             }
             Op::SelW { a, b, p, d } => {
-                let (a, b, bits) = (&frame.w[a.index()], &frame.w[b.index()], frame.p[p.index()]);
-                let r: L32 = each(cpu, |lane| {
-                    if bits >> lane & 1 != 0 {
-                        a[lane]
-                    } else {
-                        b[lane]
-                    }
-                });
-                put(cpu, &mut frame.w[d.index()], &r, mask);
+                let bits = frame.p[p.index()];
+                slots(&mut frame.w, [a.0, b.0], d.0, mask)
+                    .compute(cpu, move |[a, b], lane| select(bits, lane, a, b));
             }
             Op::SelD { a, b, p, d } => {
-                let (a, b, bits) = (&frame.d[a.index()], &frame.d[b.index()], frame.p[p.index()]);
-                let r: L64 = each(cpu, |lane| {
-                    if bits >> lane & 1 != 0 {
-                        a[lane]
-                    } else {
-                        b[lane]
-                    }
-                });
-                put(cpu, &mut frame.d[d.index()], &r, mask);
+                let bits = frame.p[p.index()];
+                slots(&mut frame.d, [a.0, b.0], d.0, mask)
+                    .compute(cpu, move |[a, b], lane| select(bits, lane, a, b));
             }
-            Op::UnW { f, a, d } => un_w(
-                cpu,
-                f,
-                Slots {
-                    file: &mut frame.w,
-                    from: [a.index()],
-                    to: d.index(),
-                    mask,
-                },
-            ),
-            Op::UnD { f, a, d } => un_d(
-                cpu,
-                f,
-                Slots {
-                    file: &mut frame.d,
-                    from: [a.index()],
-                    to: d.index(),
-                    mask,
-                },
-            ),
-            Op::BinW { f, a, b, d } => bin_w(
-                cpu,
-                f,
-                Slots {
-                    file: &mut frame.w,
-                    from: [a.index(), b.index()],
-                    to: d.index(),
-                    mask,
-                },
-            ),
-            Op::BinD { f, a, b, d } => bin_d(
-                cpu,
-                f,
-                Slots {
-                    file: &mut frame.d,
-                    from: [a.index(), b.index()],
-                    to: d.index(),
-                    mask,
-                },
-            ),
-            Op::TernW { f, a, b, c, d } => tern_w(
-                cpu,
-                f,
-                Slots {
-                    file: &mut frame.w,
-                    from: [a.index(), b.index(), c.index()],
-                    to: d.index(),
-                    mask,
-                },
-            ),
-            Op::TernD { f, a, b, c, d } => tern_d(
-                cpu,
-                f,
-                Slots {
-                    file: &mut frame.d,
-                    from: [a.index(), b.index(), c.index()],
-                    to: d.index(),
-                    mask,
-                },
-            ),
+            Op::UnW { f, a, d } => un_w(cpu, f, slots(&mut frame.w, [a.0], d.0, mask)),
+            Op::UnD { f, a, d } => un_d(cpu, f, slots(&mut frame.d, [a.0], d.0, mask)),
+            Op::BinW { f, a, b, d } => {
+                bin_w(cpu, f, slots(&mut frame.w, [a.0, b.0], d.0, mask));
+            }
+            Op::BinD { f, a, b, d } => {
+                bin_d(cpu, f, slots(&mut frame.d, [a.0, b.0], d.0, mask));
+            }
+            Op::TernW { f, a, b, c, d } => {
+                tern_w(cpu, f, slots(&mut frame.w, [a.0, b.0, c.0], d.0, mask));
+            }
+            Op::TernD { f, a, b, c, d } => {
+                tern_d(cpu, f, slots(&mut frame.d, [a.0, b.0, c.0], d.0, mask));
+            }
             Op::ShiftD { f, a, b, d } => {
-                let (a, b) = (&frame.d[a.index()], &frame.w[b.index()]);
-                let r = match f {
-                    ShiftD::Shl => map2(cpu, a, b, |a, b| if b > 63 { 0 } else { a << (b & 63) }),
-                    ShiftD::ShrU => map2(cpu, a, b, |a, b| if b > 63 { 0 } else { a >> (b & 63) }),
-                    ShiftD::ShrS => map2(cpu, a, b, |a, b: u32| ((a as i64) >> b.min(63)) as u64),
-                };
-                put(cpu, &mut frame.d[d.index()], &r, mask);
+                let from = ([b], [a]);
+                match f {
+                    ShiftD::Shl => to_d(cpu, frame, from, d, mask, |[b], [a]| {
+                        if b > 63 { 0 } else { a << (b & 63) }
+                    }),
+                    ShiftD::ShrU => to_d(cpu, frame, from, d, mask, |[b], [a]| {
+                        if b > 63 { 0 } else { a >> (b & 63) }
+                    }),
+                    ShiftD::ShrS => to_d(cpu, frame, from, d, mask, |[b], [a]| {
+                        ((a as i64) >> b.min(63)) as u64
+                    }),
+                }
             }
             Op::Lop3 { table, a, b, c, d } => {
-                let r = map3(
-                    cpu,
-                    &frame.w[a.index()],
-                    &frame.w[b.index()],
-                    &frame.w[c.index()],
-                    |a, b, c| scalar::lop3(table, a, b, c),
-                );
-                put(cpu, &mut frame.w[d.index()], &r, mask);
+                slots(&mut frame.w, [a.0, b.0, c.0], d.0, mask)
+                    .map(cpu, move |a, b, c| scalar::lop3(table, a, b, c));
             }
             Op::BfeD { signed, a, b, c, d } => {
-                let r = map3(
-                    cpu,
-                    &frame.d[a.index()],
-                    &frame.w[b.index()],
-                    &frame.w[c.index()],
-                    |a, b, c| scalar::bfe64(signed, a, b, c, 64),
-                );
-                put(cpu, &mut frame.d[d.index()], &r, mask);
+                to_d(cpu, frame, ([b, c], [a]), d, mask, move |[b, c], [a]| {
+                    scalar::bfe64(signed, a, b, c, 64)
+                });
             }
             Op::BfiW { a, b, c, e, d } => {
-                let (a, b, c, e) = (
-                    &frame.w[a.index()],
-                    &frame.w[b.index()],
-                    &frame.w[c.index()],
-                    &frame.w[e.index()],
+                slots(&mut frame.w, [a.0, b.0, c.0, e.0], d.0, mask).compute(
+                    cpu,
+                    |[a, b, c, e], l| {
+                        scalar::bfi64(a[l].into(), b[l].into(), c[l], e[l], 32) as u32
+                    },
                 );
-                let r: L32 = each(cpu, |l| {
-                    scalar::bfi64(a[l].into(), b[l].into(), c[l], e[l], 32) as u32
-                });
-                put(cpu, &mut frame.w[d.index()], &r, mask);
             }
             Op::BfiD { a, b, c, e, d } => {
-                let (a, b, c, e) = (
-                    &frame.d[a.index()],
-                    &frame.d[b.index()],
-                    &frame.w[c.index()],
-                    &frame.w[e.index()],
-                );
-                let r: L64 = each(cpu, |l| scalar::bfi64(a[l], b[l], c[l], e[l], 64));
-                put(cpu, &mut frame.d[d.index()], &r, mask);
+                to_d(cpu, frame, ([c, e], [a, b]), d, mask, |[c, e], [a, b]| {
+                    scalar::bfi64(a, b, c, e, 64)
+                });
             }
             Op::Prmt { mode, a, b, c, d } => {
-                let r = map3(
-                    cpu,
-                    &frame.w[a.index()],
-                    &frame.w[b.index()],
-                    &frame.w[c.index()],
-                    |a, b, c| scalar::prmt(mode, a, b, c),
-                );
-                put(cpu, &mut frame.w[d.index()], &r, mask);
+                slots(&mut frame.w, [a.0, b.0, c.0], d.0, mask)
+                    .map(cpu, move |a, b, c| scalar::prmt(mode, a, b, c));
             }
             Op::Rare { f, a, b, c, d } => rare_lanes(frame, f, [a, b, c], d, mask),
             Op::MulWide { signed, a, b, d } => {
-                let (a, b) = (&frame.w[a.index()], &frame.w[b.index()]);
-                let r = if signed {
-                    map2(cpu, a, b, |a, b| {
+                let from = ([a, b], []);
+                if signed {
+                    to_d(cpu, frame, from, d, mask, |[a, b], []| {
                         (i64::from(a as i32) * i64::from(b as i32)) as u64
-                    })
+                    });
                 } else {
-                    map2(cpu, a, b, |a, b| u64::from(a) * u64::from(b))
-                };
-                put(cpu, &mut frame.d[d.index()], &r, mask);
+                    to_d(cpu, frame, from, d, mask, |[a, b], []| {
+                        u64::from(a) * u64::from(b)
+                    });
+                }
             }
             Op::MadWide { signed, a, b, c, d } => {
-                let (a, b, c) = (
-                    &frame.w[a.index()],
-                    &frame.w[b.index()],
-                    &frame.d[c.index()],
-                );
-                let r = if signed {
-                    map3(cpu, a, b, c, |a, b, c: u64| {
+                let from = ([a, b], [c]);
+                if signed {
+                    to_d(cpu, frame, from, d, mask, |[a, b], [c]| {
                         c.wrapping_add_signed(i64::from(a as i32) * i64::from(b as i32))
-                    })
+                    });
                 } else {
-                    map3(cpu, a, b, c, |a, b, c: u64| {
+                    to_d(cpu, frame, from, d, mask, |[a, b], [c]| {
                         c.wrapping_add(u64::from(a) * u64::from(b))
-                    })
-                };
-                put(cpu, &mut frame.d[d.index()], &r, mask);
+                    });
+                }
             }
             Op::CountD { f, a, d } => {
-                let a = &frame.d[a.index()];
+                let from = ([], [a]);
                 let fold = |a: u64| a ^ ((a as i64) >> 63) as u64;
-                let r = match f {
-                    CountD::Clz => map1(cpu, a, u64::leading_zeros),
-                    CountD::Popc => map1(cpu, a, u64::count_ones),
-                    CountD::FindMsbS => map1(cpu, a, |a| scalar::find_msb(fold(a), 64, false)),
-                    CountD::FindMsbU => map1(cpu, a, |a| scalar::find_msb(a, 64, false)),
-                    CountD::ShiftFindMsbS => map1(cpu, a, |a| scalar::find_msb(fold(a), 64, true)),
-                    CountD::ShiftFindMsbU => map1(cpu, a, |a| scalar::find_msb(a, 64, true)),
-                };
-                put(cpu, &mut frame.w[d.index()], &r, mask);
+                match f {
+                    CountD::Clz => to_w(cpu, frame, from, d, mask, |[], [a]| a.leading_zeros()),
+                    CountD::Popc => to_w(cpu, frame, from, d, mask, |[], [a]| a.count_ones()),
+                    CountD::FindMsbS => to_w(cpu, frame, from, d, mask, |[], [a]| {
+                        scalar::find_msb(fold(a), 64, false)
+                    }),
+                    CountD::FindMsbU => to_w(cpu, frame, from, d, mask, |[], [a]| {
+                        scalar::find_msb(a, 64, false)
+                    }),
+                    CountD::ShiftFindMsbS => to_w(cpu, frame, from, d, mask, |[], [a]| {
+                        scalar::find_msb(fold(a), 64, true)
+                    }),
+                    CountD::ShiftFindMsbU => to_w(cpu, frame, from, d, mask, |[], [a]| {
+                        scalar::find_msb(a, 64, true)
+                    }),
+                }
             }
             Op::CarryW {
                 subtract,

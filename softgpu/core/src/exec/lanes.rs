@@ -10,13 +10,37 @@
     reason = "PTX integers wrap and are reinterpreted: the casts are the semantics"
 )]
 
+use std::num::NonZeroU16;
+use std::ops::{Deref, DerefMut};
+
 use super::processor::Processor;
 use super::scalar;
-use super::warp::FULL;
+use super::warp::{FULL, Frame};
 use crate::ptx::ir::*;
 
 pub type L32 = [u32; 32];
 pub type L64 = [u64; 32];
+
+/// A register's values. Aligned so that no access by a vector instruction crosses a cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub struct Row<T>(pub [T; 32]);
+
+impl<T> Deref for Row<T> {
+    type Target = [T; 32];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T; 32] {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Row<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T; 32] {
+        &mut self.0
+    }
+}
 
 #[inline(always)]
 pub fn map1<A: Copy, R: Copy + Default>(
@@ -37,61 +61,107 @@ pub fn map2<A: Copy, B: Copy, R: Copy + Default>(
     each(cpu, |lane| f(a[lane], b[lane]))
 }
 
-#[inline(always)]
-pub fn map3<A: Copy, B: Copy, C: Copy, R: Copy + Default>(
-    cpu: impl Processor,
-    a: &[A; 32],
-    b: &[B; 32],
-    c: &[C; 32],
-    f: impl Fn(A, B, C) -> R,
-) -> [R; 32] {
-    each(cpu, |lane| f(a[lane], b[lane], c[lane]))
-}
-
 /// Registers of one file: those that an operation reads, the one it writes, and the lanes that do.
 pub struct Slots<'a, T, const N: usize> {
-    pub file: &'a mut [[T; 32]],
-    pub from: [usize; N],
-    pub to: usize,
+    pub file: &'a mut [Row<T>],
+    pub from: [NonZeroU16; N],
+    pub to: NonZeroU16,
     pub mask: u32,
 }
 
-impl<T: Bits + Default> Slots<'_, T, 1> {
+impl<T: Bits> Slots<'_, T, 1> {
     #[inline(always)]
-    fn map(self, cpu: impl Processor, f: impl Fn(T) -> T) {
-        self.compute(cpu, |[a], lane| f(a[lane]));
+    pub fn map(self, cpu: impl Processor, f: impl Fn(T) -> T) {
+        self.compute(cpu, move |[a], lane| f(a[lane]));
     }
 }
 
-impl<T: Bits + Default> Slots<'_, T, 2> {
+impl<T: Bits> Slots<'_, T, 2> {
     #[inline(always)]
-    fn map(self, cpu: impl Processor, f: impl Fn(T, T) -> T) {
-        self.compute(cpu, |[a, b], lane| f(a[lane], b[lane]));
+    pub fn map(self, cpu: impl Processor, f: impl Fn(T, T) -> T) {
+        self.compute(cpu, move |[a, b], lane| f(a[lane], b[lane]));
     }
 }
 
-impl<T: Bits + Default> Slots<'_, T, 3> {
+impl<T: Bits> Slots<'_, T, 3> {
     #[inline(always)]
-    fn map(self, cpu: impl Processor, f: impl Fn(T, T, T) -> T) {
-        self.compute(cpu, |[a, b, c], lane| f(a[lane], b[lane], c[lane]));
+    pub fn map(self, cpu: impl Processor, f: impl Fn(T, T, T) -> T) {
+        self.compute(cpu, move |[a, b, c], lane| f(a[lane], b[lane], c[lane]));
     }
 }
 
-impl<T: Bits + Default, const N: usize> Slots<'_, T, N> {
+impl<T: Bits, const N: usize> Slots<'_, T, N> {
     #[inline(always)]
-    fn compute(self, cpu: impl Processor, f: impl Fn([&[T; 32]; N], usize) -> T) {
-        cpu.apart(
+    pub fn compute(self, cpu: impl Processor, f: impl Fn([&[T; 32]; N], usize) -> T) {
+        cpu.apart_with(
+            self.file,
+            (self.from, self.to),
+            self.mask,
             #[inline(always)]
-            || {
-                let from = self.from.map(|register| &self.file[register]);
+            move |file, (from, to), mask| {
+                let from = from.map(|register| &file[usize::from(register.get())].0);
                 let mut r = [T::default(); 32];
                 for (lane, r) in r.iter_mut().enumerate() {
                     *r = f(from, lane);
                 }
-                keep_lanes(&mut self.file[self.to], &r, self.mask);
+                keep_lanes(&mut file[usize::from(to.get())], &r, mask);
             },
         );
     }
+}
+
+/// Computes a 32-bit register from registers of both files.
+#[inline(always)]
+pub fn to_w<const N: usize, const M: usize>(
+    cpu: impl Processor,
+    frame: &mut Frame,
+    (w, d): ([W; N], [D; M]),
+    to: W,
+    mask: u32,
+    f: impl Fn([u32; N], [u64; M]) -> u32,
+) {
+    cpu.apart_with(
+        &mut *frame.w,
+        &*frame.d,
+        (w, d, to, mask),
+        #[inline(always)]
+        move |w_file: &mut [Row<u32>], d_file: &[Row<u64>], (w, d, to, mask)| {
+            let w = w.map(|register| &w_file[register.index()].0);
+            let d = d.map(|register| &d_file[register.index()].0);
+            let mut r = [0; 32];
+            for (lane, r) in r.iter_mut().enumerate() {
+                *r = f(w.map(|row| row[lane]), d.map(|row| row[lane]));
+            }
+            keep_lanes(&mut w_file[to.index()], &r, mask);
+        },
+    );
+}
+
+/// Computes a 64-bit register from registers of both files.
+#[inline(always)]
+pub fn to_d<const N: usize, const M: usize>(
+    cpu: impl Processor,
+    frame: &mut Frame,
+    (w, d): ([W; N], [D; M]),
+    to: D,
+    mask: u32,
+    f: impl Fn([u32; N], [u64; M]) -> u64,
+) {
+    cpu.apart_with(
+        &*frame.w,
+        &mut *frame.d,
+        (w, d, to, mask),
+        #[inline(always)]
+        move |w_file: &[Row<u32>], d_file: &mut [Row<u64>], (w, d, to, mask)| {
+            let w = w.map(|register| &w_file[register.index()].0);
+            let d = d.map(|register| &d_file[register.index()].0);
+            let mut r = [0; 32];
+            for (lane, r) in r.iter_mut().enumerate() {
+                *r = f(w.map(|row| row[lane]), d.map(|row| row[lane]));
+            }
+            keep_lanes(&mut d_file[to.index()], &r, mask);
+        },
+    );
 }
 
 /// A value for each lane.
@@ -134,12 +204,26 @@ fn keep_lanes<T: Bits>(d: &mut [T; 32], r: &[T; 32], mask: u32) {
 }
 
 /// What a register holds for one lane.
-pub trait Bits: Copy {
+pub trait Bits: Copy + Default {
+    /// All bits set where `yes`, none where not.
+    fn all(yes: bool) -> Self;
+    /// The highest bit of each lane.
+    fn signs(cpu: impl Processor, lanes: &[Self; 32]) -> u32;
     /// `yes` where `bit` is 1, `no` where it is 0; arithmetic, so that no branch comes of it.
     fn choose(bit: u32, yes: Self, no: Self) -> Self;
 }
 
 impl Bits for u32 {
+    #[inline(always)]
+    fn all(yes: bool) -> Self {
+        Self::from(yes).wrapping_neg()
+    }
+
+    #[inline(always)]
+    fn signs(cpu: impl Processor, lanes: &[Self; 32]) -> u32 {
+        cpu.signs(lanes)
+    }
+
     #[inline(always)]
     fn choose(bit: u32, yes: Self, no: Self) -> Self {
         no ^ (yes ^ no) & bit.wrapping_neg()
@@ -148,38 +232,40 @@ impl Bits for u32 {
 
 impl Bits for u64 {
     #[inline(always)]
+    fn all(yes: bool) -> Self {
+        Self::from(yes).wrapping_neg()
+    }
+
+    #[inline(always)]
+    fn signs(cpu: impl Processor, lanes: &[Self; 32]) -> u32 {
+        cpu.signs_wide(lanes)
+    }
+
+    #[inline(always)]
     fn choose(bit: u32, yes: Self, no: Self) -> Self {
         no ^ (yes ^ no) & Self::from(bit).wrapping_neg()
     }
 }
 
-/// Copies the active lanes of register `a` to register `d` of a file.
-#[inline(always)]
-pub fn copy<T: Bits>(cpu: impl Processor, file: &mut [[T; 32]], a: usize, d: usize, mask: u32) {
-    if mask == FULL {
-        file[d] = file[a];
-        return;
-    }
-    let r = file[a];
-    put(cpu, &mut file[d], &r, mask);
-}
-
 /// The lanes of which something holds, a bit each.
 #[inline(always)]
-pub fn test<T: Copy>(
+pub fn test<T: Bits>(
     cpu: impl Processor,
     a: &[T; 32],
     b: &[T; 32],
     f: impl Fn(T, T) -> bool,
 ) -> u32 {
-    cpu.apart(
+    cpu.apart_with(
+        a,
+        b,
+        (),
         #[inline(always)]
-        || {
-            let mut bits = 0;
-            for lane in 0..32 {
-                bits |= u32::from(f(a[lane], b[lane])) << lane;
+        move |a, b, ()| {
+            let mut holds = [T::default(); 32];
+            for (lane, holds) in holds.iter_mut().enumerate() {
+                *holds = T::all(f(a[lane], b[lane]));
             }
-            bits
+            T::signs(cpu, &holds)
         },
     )
 }

@@ -13,10 +13,11 @@
 
 use half::{bf16, f16};
 
+use super::access::Places;
 use super::fault::FaultKind;
 use super::float::Format;
 use super::memory::{LaneFault, View, lanes};
-use super::processor::Processor;
+use super::processor::{Plain, Processor};
 use super::register::addresses;
 use super::warp::Frame;
 use crate::ptx::ir::*;
@@ -90,7 +91,7 @@ pub fn execute(
                 f,
                 space,
                 bases,
-                strides: frame.w[stride.index()],
+                strides: *frame.w[stride.index()],
             };
             return place.load(&mut frame.stage[usize::from(STAGE_C)..], memory, mask);
         }
@@ -106,7 +107,7 @@ pub fn execute(
                 f,
                 space,
                 bases,
-                strides: frame.w[stride.index()],
+                strides: *frame.w[stride.index()],
             };
             return place.store(&frame.stage[usize::from(STAGE_C)..], memory, mask);
         }
@@ -200,11 +201,17 @@ impl Placed {
             for (place, shift, ty) in self.pieces(register) {
                 let addresses = self.addresses(place);
                 if ty == MemType::B64 {
-                    memory.load_d(self.space, &addresses, mask, &mut value)?;
+                    memory.load_d(Plain, self.space, Places::at(&addresses, mask), &mut value)?;
                     continue;
                 }
                 let mut part = [0; 32];
-                memory.load_w(self.space, ty, &addresses, mask, &mut part)?;
+                memory.load_w(
+                    Plain,
+                    self.space,
+                    ty,
+                    Places::at(&addresses, mask),
+                    &mut part,
+                )?;
                 for (value, part) in value.iter_mut().zip(part) {
                     *value |= u64::from(part) << shift;
                 }
@@ -224,10 +231,10 @@ impl Placed {
             for (place, shift, ty) in self.pieces(register) {
                 let addresses = self.addresses(place);
                 if ty == MemType::B64 {
-                    memory.store_d(self.space, &addresses, mask, slot)?;
+                    memory.store_d(Plain, self.space, Places::at(&addresses, mask), slot)?;
                 } else {
                     let part = slot.map(|value| (value >> shift) as u32);
-                    memory.store_w(self.space, ty, &addresses, mask, &part)?;
+                    memory.store_w(Plain, self.space, ty, Places::at(&addresses, mask), &part)?;
                 }
             }
         }
@@ -273,11 +280,23 @@ impl Rows {
         out: &mut [u32; 32],
     ) -> Result<(), LaneFault> {
         if !self.f.transposed {
-            return memory.load_w(space, MemType::B32, &self.places(matrix, 0), mask, out);
+            return memory.load_w(
+                Plain,
+                space,
+                MemType::B32,
+                Places::at(&self.places(matrix, 0), mask),
+                out,
+            );
         }
         let mut halves = [[0; 32]; 2];
         for (part, half) in halves.iter_mut().enumerate() {
-            memory.load_w(space, MemType::U16, &self.places(matrix, part), mask, half)?;
+            memory.load_w(
+                Plain,
+                space,
+                MemType::U16,
+                Places::at(&self.places(matrix, part), mask),
+                half,
+            )?;
         }
         lanes(mask).for_each(|lane| out[lane] = halves[0][lane] | halves[1][lane] << 16);
         Ok(())
@@ -292,11 +311,23 @@ impl Rows {
         values: &[u32; 32],
     ) -> Result<(), LaneFault> {
         if !self.f.transposed {
-            return memory.store_w(space, MemType::B32, &self.places(matrix, 0), mask, values);
+            return memory.store_w(
+                Plain,
+                space,
+                MemType::B32,
+                Places::at(&self.places(matrix, 0), mask),
+                values,
+            );
         }
         for part in 0..2 {
             let half = values.map(|value| value >> (16 * part));
-            memory.store_w(space, MemType::U16, &self.places(matrix, part), mask, &half)?;
+            memory.store_w(
+                Plain,
+                space,
+                MemType::U16,
+                Places::at(&self.places(matrix, part), mask),
+                &half,
+            )?;
         }
         Ok(())
     }

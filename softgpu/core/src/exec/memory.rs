@@ -1,15 +1,13 @@
-//! What a warp sees as memory: the spaces, the checks, the atomics.
+//! What a warp sees as memory: the spaces and the checks.
 #![allow(
     clippy::cast_possible_truncation,
     reason = "values are cut to the width of the access"
 )]
 
-use std::sync::atomic::Ordering;
-
-use super::access::{Allowed, Cell, Checked, Group, Pattern, Span};
+use super::access::{Allowed, Cell, Cells, Checked, Group, Pattern, Places, Span, prefetch};
+use super::atomic::{Atomic, exchange, host_atomic, modify};
 use super::fault::FaultKind;
-use super::float::Format;
-use super::warp::FULL;
+use super::processor::Processor;
 use super::{AddressSpace, Range};
 use crate::ptx::ir::*;
 
@@ -32,6 +30,8 @@ pub struct View<'a> {
 #[derive(Debug)]
 pub struct Spans {
     spans: [Span; 4],
+    /// How rows were read of each.
+    traces: [Trace; 4],
     next: usize,
 }
 
@@ -39,7 +39,35 @@ impl Default for Spans {
     fn default() -> Self {
         Self {
             spans: [Span::EMPTY; 4],
+            traces: [Trace::default(); 4],
             next: 0,
+        }
+    }
+}
+
+/// Rows of a range that are read at equal distances, as in a loop over a grid's threads: the processor
+/// does not see that across pages.
+#[derive(Debug, Clone, Copy, Default)]
+struct Trace {
+    last: u64,
+    step: u64,
+}
+
+/// Distances from which on the processor is helped.
+const FAR: u64 = 512;
+
+impl Trace {
+    /// Takes note of a row that is read, and asks for one that may be read soon.
+    #[inline(always)]
+    fn follow<C: Cell>(&mut self, first: u64) {
+        let step = first.wrapping_sub(std::mem::replace(&mut self.last, first));
+        let usual = std::mem::replace(&mut self.step, step);
+        if step == usual && step.wrapping_add(FAR) > 2 * FAR {
+            // The next one may be wanted before it is here.
+            let soon = first.wrapping_add(step.wrapping_mul(2));
+            for line in (0..32 * C::BYTES).step_by(64) {
+                prefetch(soon.wrapping_add(line));
+            }
         }
     }
 }
@@ -56,6 +84,43 @@ impl Spans {
         match self.spans.iter().find_map(|span| span.allow(group, write)) {
             Some(allowed) => Some(allowed),
             None => self.resolve(space, group.low())?.allow(group, write),
+        }
+    }
+
+    /// The row of cells from `first` on, if one range allows them to be read.
+    #[inline(always)]
+    fn row_to_read<C: Cell>(&mut self, space: &dyn AddressSpace, first: u64) -> Option<Cells<C>> {
+        for (span, trace) in self.spans.iter().zip(&mut self.traces) {
+            if let Some(row) = span.row(first, false) {
+                trace.follow::<C>(first);
+                return Some(row);
+            }
+        }
+        self.resolve(space, first)?.row(first, false)
+    }
+
+    /// The row of cells from `first` on, if one range allows them to be written.
+    #[inline(always)]
+    fn row_to_write<C: Cell>(&mut self, space: &dyn AddressSpace, first: u64) -> Option<Cells<C>> {
+        match self.spans.iter().find_map(|span| span.row(first, true)) {
+            Some(row) => Some(row),
+            None => self.resolve(space, first)?.row(first, true),
+        }
+    }
+
+    /// One cell, if a range allows it.
+    #[inline(always)]
+    fn cell(
+        &mut self,
+        space: &dyn AddressSpace,
+        address: u64,
+        bytes: u64,
+        write: bool,
+    ) -> Option<Checked> {
+        let known = |span: &Span| span.place(address, bytes, write);
+        match self.spans.iter().find_map(known) {
+            Some(place) => Some(place),
+            None => self.resolve(space, address)?.place(address, bytes, write),
         }
     }
 
@@ -121,16 +186,7 @@ impl View<'_> {
             Space::Param if write => return Err(illegal),
             Space::Param => Place::Param(inside(self.params.len())?),
             Space::Generic | Space::Global => {
-                let cached = self
-                    .spans
-                    .spans
-                    .iter()
-                    .find_map(|span| span.place(address, bytes, write));
-                let found = cached.or_else(|| {
-                    self.spans
-                        .resolve(self.space, address)?
-                        .place(address, bytes, write)
-                });
+                let found = self.spans.cell(self.space, address, bytes, write);
                 Place::Host(found.ok_or(illegal)?)
             }
         })
@@ -234,15 +290,11 @@ impl View<'_> {
     }
 
     /// Checks the alignment of a whole vector access.
-    pub fn check_vector(addresses: &[u64; 32], mask: u32, bytes: u64) -> Result<(), LaneFault> {
-        for lane in lanes(mask) {
-            if addresses[lane] & (bytes - 1) != 0 {
-                return Err((
-                    lane,
-                    FaultKind::MisalignedAddress {
-                        address: addresses[lane],
-                    },
-                ));
+    pub fn check_vector(places: Places<'_>, bytes: u64) -> Result<(), LaneFault> {
+        for lane in lanes(places.mask) {
+            let address = places.address(lane);
+            if address & (bytes - 1) != 0 {
+                return Err((lane, FaultKind::MisalignedAddress { address }));
             }
         }
         Ok(())
@@ -252,99 +304,113 @@ impl View<'_> {
     #[inline(always)]
     fn load_cells<C: Cell, T: Copy, const N: usize>(
         &mut self,
+        cpu: impl Processor,
         space: Space,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         out: &mut [T; 32],
         of_bytes: impl Fn([u8; N]) -> C,
         widen: impl Fn(C) -> T,
     ) -> bool {
-        match space {
-            Space::Shared => {
+        let pattern = places.pattern::<C>(cpu);
+        let first = places.address(0);
+        match (space, pattern) {
+            (Space::Global | Space::Generic, Pattern::Row) => {
+                let cells = self.spans.row_to_read(self.space, first);
+                cells.map(|cells| cells.load(out, widen)).is_some()
+            }
+            (Space::Global | Space::Generic, Pattern::Same) => {
+                let cell = self.spans.cell(self.space, first, C::BYTES, false);
+                cell.map(|cell| *out = [widen(C::load(cell)); 32]).is_some()
+            }
+            (Space::Global | Space::Generic, Pattern::Other) => {
+                let group = Group::<C>::of(places);
+                let allowed = self.spans.allow(self.space, &group, false);
+                let read = |allowed: Allowed<'_, C>| {
+                    allowed.each(|lane, place| out[lane] = widen(C::load(place)));
+                };
+                allowed.map(read).is_some()
+            }
+            (Space::Shared, pattern) => {
                 let cells = self.shared.as_chunks::<N>().0;
-                let first = (addresses[0] as usize / N, addresses[0] & (N as u64 - 1));
-                match (Pattern::of::<C>(addresses, mask), first) {
-                    (Pattern::Same, (first, 0)) => {
-                        let cell = cells.get(first);
-                        return cell.is_some_and(|cell| {
-                            *out = [widen(of_bytes(*cell)); 32];
-                            true
-                        });
-                    }
-                    (Pattern::Row, (first, 0)) => {
-                        let row = cells.get(first..).and_then(<[_]>::first_chunk::<32>);
-                        return row.is_some_and(|row| {
-                            *out = row.map(|cell| widen(of_bytes(cell)));
-                            true
-                        });
-                    }
-                    _ => {}
-                }
-                if low_bits(addresses, mask) & (N as u64 - 1) != 0 {
+                let low_bits = match pattern {
+                    Pattern::Other => places.low_bits(),
+                    _ => first,
+                };
+                if low_bits & (N as u64 - 1) != 0 {
                     return false;
                 }
-                if mask == FULL {
-                    for (out, address) in out.iter_mut().zip(addresses) {
-                        let Some(cell) = cells.get(*address as usize / N) else {
-                            return false;
-                        };
-                        *out = widen(of_bytes(*cell));
+                let place = |address: u64| address as usize / N;
+                match pattern {
+                    Pattern::Row => {
+                        let row = cells.get(place(first)..);
+                        let row = row.and_then(<[_]>::first_chunk::<32>);
+                        row.map(|row| *out = row.map(|cell| widen(of_bytes(cell))))
+                            .is_some()
                     }
-                    return true;
-                }
-                for lane in 0..32 {
-                    if mask >> lane & 1 != 0 {
-                        let Some(cell) = cells.get(addresses[lane] as usize / N) else {
-                            return false;
-                        };
-                        out[lane] = widen(of_bytes(*cell));
+                    Pattern::Same => {
+                        let cell = cells.get(place(first));
+                        cell.map(|cell| *out = [widen(of_bytes(*cell)); 32])
+                            .is_some()
                     }
+                    Pattern::Other => (0..32).all(|lane| {
+                        if places.mask >> lane & 1 == 0 {
+                            return true;
+                        }
+                        let cell = cells.get(place(places.address(lane)));
+                        cell.map(|cell| out[lane] = widen(of_bytes(*cell)))
+                            .is_some()
+                    }),
                 }
-                true
-            }
-            Space::Global | Space::Generic => {
-                let group = Group::<C>::of(addresses, mask);
-                let allowed = self.spans.allow(self.space, &group, false);
-                allowed.map(|allowed| allowed.load(out, widen)).is_some()
             }
             _ => false,
         }
     }
 
-    /// Writes a cell from every active lane, where that is simple; `false`, with some written, if
-    /// not.
+    /// Writes a cell from every active lane, in lane order, where that is simple; `false`, with some
+    /// written, if not.
     #[inline(always)]
     fn store_cells<C: Cell, T: Copy, const N: usize>(
         &mut self,
+        cpu: impl Processor,
         space: Space,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         values: &[T; 32],
         to_bytes: impl Fn(C) -> [u8; N],
         narrow: impl Fn(T) -> C,
     ) -> bool {
-        match space {
-            Space::Shared => {
-                let cells = self.shared.as_chunks_mut::<N>().0;
-                if low_bits(addresses, mask) & (N as u64 - 1) != 0 {
-                    return false;
-                }
-                for lane in 0..32 {
-                    if mask >> lane & 1 != 0 {
-                        let Some(cell) = cells.get_mut(addresses[lane] as usize / N) else {
-                            return false;
-                        };
-                        *cell = to_bytes(narrow(values[lane]));
-                    }
-                }
-                true
+        let pattern = places.pattern::<C>(cpu);
+        let first = places.address(0);
+        match (space, pattern) {
+            (Space::Global | Space::Generic, Pattern::Row) => {
+                let cells = self.spans.row_to_write(self.space, first);
+                cells.map(|cells| cells.store(values, narrow)).is_some()
             }
-            Space::Global | Space::Generic => {
-                let group = Group::<C>::of(addresses, mask);
+            (Space::Global | Space::Generic, _) => {
+                let group = Group::<C>::of(places);
                 let allowed = self.spans.allow(self.space, &group, true);
-                allowed
-                    .map(|allowed| allowed.store(values, narrow))
+                let write = |allowed: Allowed<'_, C>| {
+                    allowed.each(|lane, place| narrow(values[lane]).store(place));
+                };
+                allowed.map(write).is_some()
+            }
+            (Space::Shared, Pattern::Row) if first & (N as u64 - 1) == 0 => {
+                let cells = self.shared.as_chunks_mut::<N>().0;
+                let row = cells.get_mut(first as usize / N..);
+                let row = row.and_then(<[_]>::first_chunk_mut::<32>);
+                row.map(|row| *row = values.map(|value| to_bytes(narrow(value))))
                     .is_some()
+            }
+            (Space::Shared, _) => {
+                let cells = self.shared.as_chunks_mut::<N>().0;
+                places.low_bits() & (N as u64 - 1) == 0
+                    && (0..32).all(|lane| {
+                        if places.mask >> lane & 1 == 0 {
+                            return true;
+                        }
+                        let cell = cells.get_mut(places.address(lane) as usize / N);
+                        cell.map(|cell| *cell = to_bytes(narrow(values[lane])))
+                            .is_some()
+                    })
             }
             _ => false,
         }
@@ -354,28 +420,28 @@ impl View<'_> {
     #[inline(always)]
     pub fn load_w(
         &mut self,
+        cpu: impl Processor,
         space: Space,
         ty: MemType,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         out: &mut [u32; 32],
     ) -> Result<(), LaneFault> {
         let (of8, of16) = (u8::from_le_bytes, u16::from_le_bytes);
         let simple = match ty {
-            MemType::U8 => self.load_cells(space, addresses, mask, out, of8, u32::from),
-            MemType::S8 => self.load_cells(space, addresses, mask, out, of8, |v| {
+            MemType::U8 => self.load_cells(cpu, space, places, out, of8, u32::from),
+            MemType::S8 => self.load_cells(cpu, space, places, out, of8, |v| {
                 i32::from(v.cast_signed()).cast_unsigned()
             }),
-            MemType::U16 => self.load_cells(space, addresses, mask, out, of16, u32::from),
-            MemType::S16 => self.load_cells(space, addresses, mask, out, of16, |v| {
+            MemType::U16 => self.load_cells(cpu, space, places, out, of16, u32::from),
+            MemType::S16 => self.load_cells(cpu, space, places, out, of16, |v| {
                 i32::from(v.cast_signed()).cast_unsigned()
             }),
-            _ => self.load_cells(space, addresses, mask, out, u32::from_le_bytes, |v: u32| v),
+            _ => self.load_cells(cpu, space, places, out, u32::from_le_bytes, |v: u32| v),
         };
         if simple {
             return Ok(());
         }
-        self.load_w_slow(space, ty, addresses, mask, out)
+        self.load_w_slow(space, ty, places, out)
     }
 
     #[inline(never)]
@@ -383,13 +449,12 @@ impl View<'_> {
         &mut self,
         space: Space,
         ty: MemType,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         out: &mut [u32; 32],
     ) -> Result<(), LaneFault> {
-        for lane in lanes(mask) {
+        for lane in lanes(places.mask) {
             let value = self
-                .load(space, addresses[lane], ty.bytes().into(), lane)
+                .load(space, places.address(lane), ty.bytes().into(), lane)
                 .map_err(|kind| (lane, kind))?;
             out[lane] = match ty {
                 MemType::S8 => i32::from((value as u8).cast_signed()).cast_unsigned(),
@@ -404,18 +469,18 @@ impl View<'_> {
     #[inline(always)]
     pub fn load_d(
         &mut self,
+        cpu: impl Processor,
         space: Space,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         out: &mut [u64; 32],
     ) -> Result<(), LaneFault> {
         let id = |value: u64| value;
-        if self.load_cells(space, addresses, mask, out, u64::from_le_bytes, id) {
+        if self.load_cells(cpu, space, places, out, u64::from_le_bytes, id) {
             return Ok(());
         }
-        for lane in lanes(mask) {
+        for lane in lanes(places.mask) {
             out[lane] = self
-                .load(space, addresses[lane], 8, lane)
+                .load(space, places.address(lane), 8, lane)
                 .map_err(|kind| (lane, kind))?;
         }
         Ok(())
@@ -425,26 +490,31 @@ impl View<'_> {
     #[inline(always)]
     pub fn store_w(
         &mut self,
+        cpu: impl Processor,
         space: Space,
         ty: MemType,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         values: &[u32; 32],
     ) -> Result<(), LaneFault> {
         let bytes = u64::from(ty.bytes());
+        let (of8, of16) = (u8::to_le_bytes, u16::to_le_bytes);
         let simple = match bytes {
-            1 => self.store_cells(space, addresses, mask, values, u8::to_le_bytes, |v| v as u8),
-            2 => self.store_cells(space, addresses, mask, values, u16::to_le_bytes, |v| {
-                v as u16
-            }),
-            _ => self.store_cells(space, addresses, mask, values, u32::to_le_bytes, |v| v),
+            1 => self.store_cells(cpu, space, places, values, of8, |v| v as u8),
+            2 => self.store_cells(cpu, space, places, values, of16, |v| v as u16),
+            _ => self.store_cells(cpu, space, places, values, u32::to_le_bytes, |v| v),
         };
         if simple {
             return Ok(());
         }
-        for lane in lanes(mask) {
-            self.store(space, addresses[lane], bytes, lane, values[lane].into())
-                .map_err(|kind| (lane, kind))?;
+        for lane in lanes(places.mask) {
+            self.store(
+                space,
+                places.address(lane),
+                bytes,
+                lane,
+                values[lane].into(),
+            )
+            .map_err(|kind| (lane, kind))?;
         }
         Ok(())
     }
@@ -453,16 +523,16 @@ impl View<'_> {
     #[inline(always)]
     pub fn store_d(
         &mut self,
+        cpu: impl Processor,
         space: Space,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         values: &[u64; 32],
     ) -> Result<(), LaneFault> {
-        if self.store_cells(space, addresses, mask, values, u64::to_le_bytes, |v| v) {
+        if self.store_cells(cpu, space, places, values, u64::to_le_bytes, |v| v) {
             return Ok(());
         }
-        for lane in lanes(mask) {
-            self.store(space, addresses[lane], 8, lane, values[lane])
+        for lane in lanes(places.mask) {
+            self.store(space, places.address(lane), 8, lane, values[lane])
                 .map_err(|kind| (lane, kind))?;
         }
         Ok(())
@@ -470,19 +540,21 @@ impl View<'_> {
 
     /// A 32-bit atomic operation in every active lane, where that is simple; `false`, with nothing
     /// done, if not. `old` receives what was there.
+    #[inline(always)]
     pub fn atomic_w(
         &mut self,
         op: Atomic,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         (b, c): (&[u32; 32], &[u32; 32]),
         old: &mut [u32; 32],
     ) -> bool {
+        let mask = places.mask;
         match op.space {
             Space::Shared => {
                 let cells = self.shared.as_chunks_mut::<4>().0;
-                let inside = lanes(mask).all(|lane| addresses[lane] / 4 < cells.len() as u64);
-                if !inside || low_bits(addresses, mask) & 3 != 0 {
+                let addresses = &places.addresses();
+                let inside = |lane: usize| addresses[lane] / 4 < cells.len() as u64;
+                if !lanes(mask).all(inside) || places.low_bits() & 3 != 0 {
                     return false;
                 }
                 match op.f {
@@ -496,7 +568,7 @@ impl View<'_> {
                 true
             }
             Space::Global | Space::Generic => {
-                let group = Group::<u32>::of(addresses, mask);
+                let group = Group::<u32>::of(places);
                 let Some(allowed) = self.spans.allow(self.space, &group, true) else {
                     return false;
                 };
@@ -557,178 +629,6 @@ impl View<'_> {
             .get_mut(lane * self.stride..(lane + 1) * self.stride)?;
         lane.get_mut(offset..offset.checked_add(size)?)
     }
-}
-
-/// An atomic operation.
-#[derive(Debug, Clone, Copy)]
-pub struct Atomic {
-    pub space: Space,
-    pub f: AtomOp,
-    pub ty: MemType,
-}
-
-fn host_atomic(op: Atomic, place: Checked, b: u64, c: u64) -> u64 {
-    // The order is stronger than PTX's default and costs nothing more on this hardware.
-    const ORDER: Ordering = Ordering::SeqCst;
-    match (op.f, op.ty) {
-        (AtomOp::Add, MemType::B32) => place.cell32().fetch_add(b as u32, ORDER).into(),
-        (AtomOp::And, MemType::B32) => place.cell32().fetch_and(b as u32, ORDER).into(),
-        (AtomOp::Or, MemType::B32) => place.cell32().fetch_or(b as u32, ORDER).into(),
-        (AtomOp::Exch, MemType::B32) => place.cell32().swap(b as u32, ORDER).into(),
-        (AtomOp::Cas, MemType::B32) => place
-            .cell32()
-            .compare_exchange(b as u32, c as u32, ORDER, ORDER)
-            .unwrap_or_else(|old| old)
-            .into(),
-        (AtomOp::Add, MemType::B64) => place.cell64().fetch_add(b, ORDER),
-        (AtomOp::Exch, MemType::B64) => place.cell64().swap(b, ORDER),
-        (AtomOp::Cas, MemType::B64) => place
-            .cell64()
-            .compare_exchange(b, c, ORDER, ORDER)
-            .unwrap_or_else(|old| old),
-        (_, MemType::B64) => {
-            let update = place
-                .cell64()
-                .fetch_update(ORDER, Ordering::Relaxed, |old| Some(modify(op, old, b, c)));
-            update.unwrap_or_else(|old| old)
-        }
-        (_, MemType::B32) => {
-            let update = place
-                .cell32()
-                .fetch_update(ORDER, Ordering::Relaxed, |old| {
-                    Some(modify(op, old.into(), b, c) as u32)
-                });
-            update.unwrap_or_else(|old| old).into()
-        }
-        _ => {
-            let update = place
-                .cell16()
-                .fetch_update(ORDER, Ordering::Relaxed, |old| {
-                    Some(modify(op, old.into(), b, c) as u16)
-                });
-            update.unwrap_or_else(|old| old).into()
-        }
-    }
-}
-
-/// The value that an atomic operation stores.
-fn modify(op: Atomic, old: u64, b: u64, c: u64) -> u64 {
-    let wide = op.ty == MemType::B64;
-    let signed = |value: u64| {
-        if wide {
-            value.cast_signed()
-        } else {
-            i64::from((value as u32).cast_signed())
-        }
-    };
-    match op.f {
-        AtomOp::Add if wide => old.wrapping_add(b),
-        AtomOp::Add => u64::from((old as u32).wrapping_add(b as u32)),
-        AtomOp::And => old & b,
-        AtomOp::Or => old | b,
-        AtomOp::Xor => old ^ b,
-        AtomOp::Exch => b,
-        AtomOp::Cas => {
-            if old == b {
-                c
-            } else {
-                old
-            }
-        }
-        AtomOp::Inc => {
-            if old >= b {
-                0
-            } else {
-                old + 1
-            }
-        }
-        AtomOp::Dec => {
-            if old == 0 || old > b {
-                b
-            } else {
-                old - 1
-            }
-        }
-        AtomOp::MinS => {
-            if signed(b) < signed(old) {
-                b
-            } else {
-                old
-            }
-        }
-        AtomOp::MaxS => {
-            if signed(b) > signed(old) {
-                b
-            } else {
-                old
-            }
-        }
-        AtomOp::MinU => old.min(b),
-        AtomOp::MaxU => old.max(b),
-        AtomOp::AddF(FloatType::F32) => (f32::from_bits(old as u32) + f32::from_bits(b as u32))
-            .to_bits()
-            .into(),
-        AtomOp::AddF(FloatType::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
-        AtomOp::AddF(ty) => Format::of(ty).add(old, b, Round::Nearest),
-        AtomOp::AddFx2(ty) => halves(old, b, |a, b| Format::of(ty).add(a, b, Round::Nearest)),
-        AtomOp::MinF(ty) => Format::of(ty).extreme(old, b, false),
-        AtomOp::MaxF(ty) => Format::of(ty).extreme(old, b, true),
-        AtomOp::MinFx2(ty) => halves(old, b, |a, b| Format::of(ty).extreme(a, b, false)),
-        AtomOp::MaxFx2(ty) => halves(old, b, |a, b| Format::of(ty).extreme(a, b, true)),
-    }
-}
-
-/// Two values of 16 bits each.
-fn halves(a: u64, b: u64, one: impl Fn(u64, u64) -> u64) -> u64 {
-    one(a & 0xffff, b & 0xffff) | one(a >> 16 & 0xffff, b >> 16 & 0xffff) << 16
-}
-
-/// Modifies each active lane's cell of shared memory, in lane order.
-#[inline(always)]
-fn exchange(
-    cells: &mut [[u8; 4]],
-    addresses: &[u64; 32],
-    mask: u32,
-    old: &mut [u32; 32],
-    modify: impl Fn(u32, usize) -> u32,
-) {
-    for lane in lanes(mask) {
-        let cell = &mut cells[addresses[lane] as usize / 4];
-        old[lane] = u32::from_le_bytes(*cell);
-        *cell = modify(old[lane], lane).to_le_bytes();
-    }
-}
-
-/// An atomic operation of each active lane in turn; what they found.
-#[inline(never)]
-pub fn atomic_lanes(
-    memory: &mut View<'_>,
-    op: Atomic,
-    addresses: &[u64; 32],
-    mask: u32,
-    b: &[u64; 32],
-    c: &[u64; 32],
-) -> Result<[u64; 32], LaneFault> {
-    let mut old = [0; 32];
-    for lane in lanes(mask) {
-        old[lane] = memory
-            .atomic(op, addresses[lane], lane, b[lane], c[lane])
-            .map_err(|kind| (lane, kind))?;
-    }
-    Ok(old)
-}
-
-/// The lowest bits that any active lane's address has.
-#[inline(always)]
-fn low_bits(addresses: &[u64; 32], mask: u32) -> u64 {
-    if mask == FULL {
-        return addresses.iter().fold(0, |bits, address| bits | address) & 7;
-    }
-    let mut bits = 0;
-    for (lane, &address) in addresses.iter().enumerate() {
-        bits |= if mask >> lane & 1 != 0 { address } else { 0 };
-    }
-    bits & 7
 }
 
 fn read(bytes: &[u8], offset: usize, size: u64) -> u64 {

@@ -8,6 +8,7 @@
 
 mod access;
 mod asynchronous;
+mod atomic;
 mod block;
 mod cross;
 mod fault;

@@ -30,7 +30,7 @@ pub fn addresses(cpu: impl Processor, frame: &Frame, base: Base, offset: i32) ->
 pub fn widened(frame: &Frame, register: AnyReg) -> L64 {
     match register {
         AnyReg::W(w) => map1(Plain, &frame.w[w.index()], u64::from),
-        AnyReg::D(d) => frame.d[d.index()],
+        AnyReg::D(d) => *frame.d[d.index()],
         AnyReg::P(p) => std::array::from_fn(|lane| u64::from(frame.p[p.index()] >> lane & 1)),
     }
 }
@@ -69,39 +69,42 @@ pub fn convert(
     let plain = !spec.sat && !spec.relu && !spec.ftz && !spec.finite;
     match (spec.from, spec.to, a, d) {
         (S::S32, S::F32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.round == Round::Nearest => {
-            let r = map1(cpu, &frame.w[a.index()], |a| (a as i32 as f32).to_bits());
-            put(cpu, &mut frame.w[d.index()], &r, mask);
+            to_w(cpu, frame, ([a], []), d, mask, |[a], []| {
+                (a as i32 as f32).to_bits()
+            });
         }
         (S::U32, S::F32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.round == Round::Nearest => {
-            let r = map1(cpu, &frame.w[a.index()], |a| (a as f32).to_bits());
-            put(cpu, &mut frame.w[d.index()], &r, mask);
+            to_w(cpu, frame, ([a], []), d, mask, |[a], []| {
+                (a as f32).to_bits()
+            });
         }
         // Rust's casts saturate and turn NaN to zero, as PTX does.
         (S::F32, S::S32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.round == Round::Zero => {
-            let r = map1(cpu, &frame.w[a.index()], |a| f(a) as i32 as u32);
-            put(cpu, &mut frame.w[d.index()], &r, mask);
+            to_w(cpu, frame, ([a], []), d, mask, |[a], []| f(a) as i32 as u32);
         }
         (S::F32, S::F64, AnyReg::W(a), AnyReg::D(d)) if plain && !spec.integral => {
-            let r = map1(cpu, &frame.w[a.index()], |a| f64::from(f(a)).to_bits());
-            put(cpu, &mut frame.d[d.index()], &r, mask);
+            to_d(cpu, frame, ([a], []), d, mask, |[a], []| {
+                f64::from(f(a)).to_bits()
+            });
         }
         (S::F64, S::F32, AnyReg::D(a), AnyReg::W(d)) if plain && spec.round == Round::Nearest => {
-            let r = map1(cpu, &frame.d[a.index()], |a| b(g(a) as f32));
-            put(cpu, &mut frame.w[d.index()], &r, mask);
+            to_w(cpu, frame, ([], [a]), d, mask, |[], [a]| b(g(a) as f32));
         }
         (S::S32, S::F64, AnyReg::W(a), AnyReg::D(d)) if plain => {
-            let r = map1(cpu, &frame.w[a.index()], |a| f64::from(a as i32).to_bits());
-            put(cpu, &mut frame.d[d.index()], &r, mask);
+            to_d(cpu, frame, ([a], []), d, mask, |[a], []| {
+                f64::from(a as i32).to_bits()
+            });
         }
         (S::F32, S::F32, AnyReg::W(a), AnyReg::W(d)) if plain && spec.integral => {
-            let a = &frame.w[a.index()];
-            let r = match spec.round {
-                Round::Zero => map1(cpu, a, |a| b(f(a).trunc())),
-                Round::Down => map1(cpu, a, |a| b(f(a).floor())),
-                Round::Up => map1(cpu, a, |a| b(f(a).ceil())),
-                _ => map1(cpu, a, |a| b(f(a).round_ties_even())),
-            };
-            put(cpu, &mut frame.w[d.index()], &r, mask);
+            let from = ([a], []);
+            match spec.round {
+                Round::Zero => to_w(cpu, frame, from, d, mask, |[a], []| b(f(a).trunc())),
+                Round::Down => to_w(cpu, frame, from, d, mask, |[a], []| b(f(a).floor())),
+                Round::Up => to_w(cpu, frame, from, d, mask, |[a], []| b(f(a).ceil())),
+                _ => to_w(cpu, frame, from, d, mask, |[a], []| {
+                    b(f(a).round_ties_even())
+                }),
+            }
         }
         _ => convert_slow(cpu, frame, spec, a, d, mask),
     }

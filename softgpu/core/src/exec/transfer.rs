@@ -5,10 +5,11 @@
     reason = "values are cut to the width of the access"
 )]
 
-use super::lanes::{Bits, map1, put};
-use super::memory::{Atomic, LaneFault, View, atomic_lanes};
+use super::access::Places;
+use super::atomic::{Atomic, atomic_lanes};
+use super::lanes::{Bits, Row, map1, put};
+use super::memory::{LaneFault, View};
 use super::processor::Processor;
-use super::register::addresses;
 use super::warp::Frame;
 use crate::ptx::ir::*;
 
@@ -21,30 +22,73 @@ pub struct Target {
     pub offset: i32,
 }
 
+/// One access of a warp, but for the addresses' register.
+#[derive(Debug, Clone, Copy)]
+pub struct Access {
+    offset: i64,
+    mask: u32,
+    space: Space,
+    ty: MemType,
+}
+
+impl Access {
+    #[inline(always)]
+    fn at(self, base: &[u64; 32]) -> Places<'_> {
+        Places {
+            base,
+            offset: self.offset,
+            mask: self.mask,
+        }
+    }
+}
+
+impl Target {
+    #[inline(always)]
+    fn access(self, mask: u32) -> Access {
+        Access {
+            offset: self.offset.into(),
+            mask,
+            space: self.space,
+            ty: self.ty,
+        }
+    }
+
+    /// The register part of the addresses.
+    #[inline(always)]
+    fn base(self, cpu: impl Processor, frame: &Frame) -> Row<u64> {
+        match self.base {
+            Base::D(d) => frame.d[d.index()],
+            Base::W(w) => Row(map1(cpu, &frame.w[w.index()], u64::from)),
+        }
+    }
+}
+
 /// Registers of one width.
 pub trait Register: Copy {
-    type Value: Bits + Default;
+    type Value: Bits;
 
     fn of(self, frame: &Frame) -> &[Self::Value; 32];
     fn of_mut(self, frame: &mut Frame) -> &mut [Self::Value; 32];
+    /// The register, where it is of another file than `base`, and that one.
+    fn beside(self, base: D, frame: &mut Frame) -> Option<(&[u64; 32], &mut [Self::Value; 32])>;
     fn widen(value: Self::Value) -> u64;
     fn narrow(value: u64) -> Self::Value;
 
     /// Reads memory into the active lanes.
     fn load(
+        cpu: impl Processor,
         memory: &mut View<'_>,
-        target: Target,
-        addresses: &[u64; 32],
-        mask: u32,
+        access: Access,
+        base: &[u64; 32],
         out: &mut [Self::Value; 32],
     ) -> Result<(), LaneFault>;
 
     /// Writes the active lanes to memory.
     fn store(
+        cpu: impl Processor,
         memory: &mut View<'_>,
-        target: Target,
-        addresses: &[u64; 32],
-        mask: u32,
+        access: Access,
+        base: &[u64; 32],
         values: &[Self::Value; 32],
     ) -> Result<(), LaneFault>;
 
@@ -53,8 +97,7 @@ pub trait Register: Copy {
     fn atomic(
         _: &mut View<'_>,
         _: Atomic,
-        _: &[u64; 32],
-        _: u32,
+        _: Places<'_>,
         _: (&[Self::Value; 32], &[Self::Value; 32]),
         _: &mut [Self::Value; 32],
     ) -> bool {
@@ -63,7 +106,7 @@ pub trait Register: Copy {
 }
 
 macro_rules! register {
-    ($register:ident: $value:ident, $file:ident, $load:expr, $store:expr; $($rest:tt)*) => {
+    ($register:ident: $value:ident, $file:ident; $($rest:tt)*) => {
         impl Register for $register {
             type Value = $value;
 
@@ -87,88 +130,123 @@ macro_rules! register {
                 value as $value
             }
 
-            #[inline(always)]
-            fn load(
-                memory: &mut View<'_>,
-                target: Target,
-                addresses: &[u64; 32],
-                mask: u32,
-                out: &mut [$value; 32],
-            ) -> Result<(), LaneFault> {
-                $load(memory, target, addresses, mask, out)
-            }
-
-            #[inline(always)]
-            fn store(
-                memory: &mut View<'_>,
-                target: Target,
-                addresses: &[u64; 32],
-                mask: u32,
-                values: &[$value; 32],
-            ) -> Result<(), LaneFault> {
-                $store(memory, target, addresses, mask, values)
-            }
-
             $($rest)*
         }
     };
 }
 
 register! {
-    W: u32, w,
-    |memory: &mut View<'_>, t: Target, addresses, mask, out| {
-        memory.load_w(t.space, t.ty, addresses, mask, out)
-    },
-    |memory: &mut View<'_>, t: Target, addresses, mask, values| {
-        memory.store_w(t.space, t.ty, addresses, mask, values)
-    };
+    W: u32, w;
+
+    #[inline(always)]
+    fn beside(self, base: D, frame: &mut Frame) -> Option<(&[u64; 32], &mut [u32; 32])> {
+        Some((&frame.d[base.index()], &mut frame.w[self.index()]))
+    }
+
+    #[inline(always)]
+    fn load(
+        cpu: impl Processor,
+        memory: &mut View<'_>,
+        access: Access,
+        base: &[u64; 32],
+        out: &mut [u32; 32],
+    ) -> Result<(), LaneFault> {
+        memory.load_w(cpu, access.space, access.ty, access.at(base), out)
+    }
+
+    #[inline(always)]
+    fn store(
+        cpu: impl Processor,
+        memory: &mut View<'_>,
+        access: Access,
+        base: &[u64; 32],
+        values: &[u32; 32],
+    ) -> Result<(), LaneFault> {
+        memory.store_w(cpu, access.space, access.ty, access.at(base), values)
+    }
+
     #[inline(always)]
     fn atomic(
         memory: &mut View<'_>,
         op: Atomic,
-        addresses: &[u64; 32],
-        mask: u32,
+        places: Places<'_>,
         operands: (&[u32; 32], &[u32; 32]),
         old: &mut [u32; 32],
     ) -> bool {
-        op.ty == MemType::B32 && memory.atomic_w(op, addresses, mask, operands, old)
+        op.ty == MemType::B32 && memory.atomic_w(op, places, operands, old)
     }
 }
 
 register! {
-    D: u64, d,
-    |memory: &mut View<'_>, t: Target, addresses, mask, out| {
-        memory.load_d(t.space, addresses, mask, out)
-    },
-    |memory: &mut View<'_>, t: Target, addresses, mask, values| {
-        memory.store_d(t.space, addresses, mask, values)
-    };
+    D: u64, d;
+
+    #[inline(always)]
+    fn beside(self, _: D, _: &mut Frame) -> Option<(&[u64; 32], &mut [u64; 32])> {
+        None
+    }
+
+    #[inline(always)]
+    fn load(
+        cpu: impl Processor,
+        memory: &mut View<'_>,
+        access: Access,
+        base: &[u64; 32],
+        out: &mut [u64; 32],
+    ) -> Result<(), LaneFault> {
+        memory.load_d(cpu, access.space, access.at(base), out)
+    }
+
+    #[inline(always)]
+    fn store(
+        cpu: impl Processor,
+        memory: &mut View<'_>,
+        access: Access,
+        base: &[u64; 32],
+        values: &[u64; 32],
+    ) -> Result<(), LaneFault> {
+        memory.store_d(cpu, access.space, access.at(base), values)
+    }
 }
 
-/// Calls `access` for each register of a vector with the addresses of its part.
+/// Calls `part` for each register of a vector with the access that it is about.
 #[inline(always)]
 fn parts<R: Copy>(
-    cpu: impl Processor,
-    frame: &mut Frame,
-    target: Target,
     registers: [Option<R>; 4],
-    mask: u32,
-    mut access: impl FnMut(R, &mut Frame, &[u64; 32]) -> Result<(), LaneFault>,
+    access: Access,
+    base: &[u64; 32],
+    mut part: impl FnMut(R, Access) -> Result<(), LaneFault>,
 ) -> Result<(), LaneFault> {
-    let mut addresses = addresses(cpu, frame, target.base, target.offset);
-    let step = u64::from(target.ty.bytes());
+    let step = u64::from(access.ty.bytes());
     if registers[1].is_some() {
         let count = if registers[2].is_some() { 4 } else { 2 };
-        View::check_vector(&addresses, mask, step * count)?;
+        View::check_vector(access.at(base), step * count)?;
     }
-    for (part, register) in registers.into_iter().enumerate() {
+    let mut access = access;
+    for register in registers {
         let Some(register) = register else { break };
-        if part > 0 {
-            addresses = map1(cpu, &addresses, |a| a.wrapping_add(step));
-        }
-        access(register, frame, &addresses)?;
+        part(register, access)?;
+        access.offset += step.cast_signed();
     }
     Ok(())
+}
+
+/// Reads one register, the second; the first holds the addresses.
+#[inline(always)]
+fn read<R: Register>(
+    cpu: impl Processor,
+    memory: &mut View<'_>,
+    registers: (&[u64; 32], &mut [R::Value; 32]),
+    access: Access,
+) -> Result<(), LaneFault> {
+    cpu.apart_with(
+        memory,
+        registers,
+        access,
+        #[inline(always)]
+        |memory: &mut View<'_>, (base, out): (&[u64; 32], _), access| {
+            R::load(cpu, memory, access, base, out)
+        },
+    )
 }
 
 /// `ld`
@@ -181,20 +259,20 @@ pub fn load<R: Register>(
     to: [Option<R>; 4],
     mask: u32,
 ) -> Result<(), LaneFault> {
+    let access = target.access(mask);
+    if let ([Some(to), None, ..], Base::D(base)) = (to, target.base)
+        && let Some(registers) = to.beside(base, frame)
+    {
+        return read::<R>(cpu, memory, registers, access);
+    }
+    // A copy: what is read may replace the addresses.
+    let base = target.base(cpu, frame);
     parts(
-        cpu,
-        frame,
-        target,
         to,
-        mask,
+        access,
+        &base,
         #[inline(always)]
-        |register, frame, addresses| {
-            let out = register.of_mut(frame);
-            cpu.apart(
-                #[inline(always)]
-                || R::load(memory, target, addresses, mask, out),
-            )
-        },
+        |to, access| read::<R>(cpu, memory, (&base, to.of_mut(frame)), access),
     )
 }
 
@@ -202,24 +280,34 @@ pub fn load<R: Register>(
 #[inline(always)]
 pub fn store<R: Register>(
     cpu: impl Processor,
-    frame: &mut Frame,
+    frame: &Frame,
     memory: &mut View<'_>,
     target: Target,
     from: [Option<R>; 4],
     mask: u32,
 ) -> Result<(), LaneFault> {
+    let wide;
+    let base = match target.base {
+        Base::D(base) => &frame.d[base.index()],
+        Base::W(_) => {
+            wide = target.base(cpu, frame);
+            &wide
+        }
+    };
     parts(
-        cpu,
-        frame,
-        target,
         from,
-        mask,
+        target.access(mask),
+        base,
         #[inline(always)]
-        |register, frame, addresses| {
-            let values = register.of(frame);
-            cpu.apart(
+        |from, access| {
+            cpu.apart_with(
+                &mut *memory,
+                (&base.0, from.of(frame)),
+                access,
                 #[inline(always)]
-                || R::store(memory, target, addresses, mask, values),
+                |memory: &mut View<'_>, (base, values): (&[u64; 32], _), access| {
+                    R::store(cpu, memory, access, base, values)
+                },
             )
         },
     )
@@ -236,7 +324,8 @@ pub fn atomic<R: Register>(
     (b, c, d): (R, Option<R>, Option<R>),
     mask: u32,
 ) -> Result<(), LaneFault> {
-    let addresses = addresses(cpu, frame, target.base, target.offset);
+    let base = target.base(cpu, frame);
+    let places = target.access(mask).at(&base);
     let op = Atomic {
         space: target.space,
         f,
@@ -245,9 +334,13 @@ pub fn atomic<R: Register>(
     let b = b.of(frame);
     let c = c.map_or(b, |c| c.of(frame));
     let mut old = [R::Value::default(); 32];
-    if !cpu.apart(|| R::atomic(memory, op, &addresses, mask, (b, c), &mut old)) {
+    let simple = cpu.apart(
+        #[inline(always)]
+        || R::atomic(memory, op, places, (b, c), &mut old),
+    );
+    if !simple {
         let (b, c) = (map1(cpu, b, R::widen), map1(cpu, c, R::widen));
-        let found = atomic_lanes(memory, op, &addresses, mask, &b, &c)?;
+        let found = atomic_lanes(memory, op, places, &b, &c)?;
         old = map1(cpu, &found, R::narrow);
     }
     if let Some(d) = d {

@@ -6,6 +6,7 @@
 )]
 
 use super::grid::Shape;
+use super::lanes::Row;
 use crate::ptx::ir::*;
 
 /// Every lane.
@@ -15,8 +16,10 @@ pub const FULL: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Frame {
     pub function: u32,
-    pub w: Vec<[u32; 32]>,
-    pub d: Vec<[u64; 32]>,
+    /// What of its preloads changes from block to block.
+    varying: Vec<Preload>,
+    pub w: Vec<Row<u32>>,
+    pub d: Vec<Row<u64>>,
     pub p: Vec<u32>,
     /// Slots through which matrix instructions get their operands; none before the first of them.
     pub stage: Vec<[u64; 32]>,
@@ -138,11 +141,19 @@ impl Warp {
 }
 
 fn new_frame(shape: &Shape<'_>, function: u32) -> Frame {
-    let counts = shape.launch.module.functions[function as usize].registers;
+    let code = &shape.launch.module.functions[function as usize];
+    let counts = code.registers;
+    let varies = |preload: &&Preload| {
+        matches!(
+            preload.value,
+            Constant::Special(Special::Ctaid(_) | Special::SmId)
+        )
+    };
     Frame {
         function,
-        w: vec![[0; 32]; usize::from(counts.w)],
-        d: vec![[0; 32]; usize::from(counts.d)],
+        varying: code.preloads.iter().filter(varies).copied().collect(),
+        w: vec![Row([0; 32]); usize::from(counts.w)],
+        d: vec![Row([0; 32]); usize::from(counts.d)],
         p: vec![0; usize::from(counts.p)],
         stage: Vec::new(),
         lanes: 0,
@@ -165,14 +176,14 @@ fn fill(frame: &mut Frame, shape: &Shape<'_>, warp: u32) {
 
 /// Fills the registers that change from block to block.
 fn fill_block(frame: &mut Frame, shape: &Shape<'_>, block: [u32; 3]) {
-    for preload in &shape.launch.module.functions[frame.function as usize].preloads {
+    for place in 0..frame.varying.len() {
+        let preload = frame.varying[place];
         let value = match preload.value {
             Constant::Special(Special::Ctaid(axis)) => block[usize::from(axis)],
-            Constant::Special(Special::SmId) => shape.sm_id(block),
-            _ => continue,
+            _ => shape.sm_id(block),
         };
         match preload.register {
-            AnyReg::W(w) => frame.w[w.index()] = [value; 32],
+            AnyReg::W(w) => frame.w[w.index()] = Row([value; 32]),
             register => set(frame, register, &[u64::from(value); 32]),
         }
     }
@@ -180,8 +191,8 @@ fn fill_block(frame: &mut Frame, shape: &Shape<'_>, block: [u32; 3]) {
 
 fn set(frame: &mut Frame, register: AnyReg, values: &[u64; 32]) {
     match register {
-        AnyReg::W(w) => frame.w[w.index()] = values.map(|value| value as u32),
-        AnyReg::D(d) => frame.d[d.index()] = *values,
+        AnyReg::W(w) => frame.w[w.index()] = Row(values.map(|value| value as u32)),
+        AnyReg::D(d) => frame.d[d.index()] = Row(*values),
         AnyReg::P(p) => frame.p[p.index()] = if values[0] & 1 == 1 { FULL } else { 0 },
     }
 }

@@ -1,6 +1,7 @@
 //! Accesses of 128 bits at once, and vectors whose alignment counts as a whole.
 #![forbid(unsafe_code)]
 
+use super::access::Places;
 use super::fault::FaultKind;
 use super::memory::{LaneFault, View, lanes};
 use super::processor::Plain;
@@ -21,7 +22,10 @@ pub fn execute(
             base,
             offset,
             bytes,
-        } => View::check_vector(&addresses(Plain, frame, base, offset), mask, bytes.into()),
+        } => {
+            let addresses = addresses(Plain, frame, base, offset);
+            View::check_vector(Places::at(&addresses, mask), bytes.into())
+        }
         Op::Wide {
             space,
             f,

@@ -1,19 +1,21 @@
 //! The PTX front end: text to a validated [`ir::Module`].
 //!
 //! [`compile`] runs three passes. The lexer and parser turn text into a syntax tree that borrows
-//! from it; lowering resolves names and types and selects an operation of the intermediate
-//! representation for every instruction; register allocation packs virtual registers into as few
-//! real ones as their lifetimes allow. What is not supported is refused here with its line, never at
+//! from it; lowering resolves names and types, selects operations of the intermediate representation
+//! for every instruction and removes what is not needed; register allocation packs virtual registers
+//! into as few real ones as their lifetimes allow. What is not supported is refused here with its line, never at
 //! run time. Text comes from untrusted programs: every pass is bounded in nesting, time and memory.
 #![forbid(unsafe_code)]
 
 mod allocate;
 mod ast;
+mod fuse;
 pub mod ir;
 mod lexer;
 mod lower;
 mod parser;
 mod propagate;
+mod remove;
 pub(crate) mod requirements;
 mod types;
 

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::ir::{Access, AnyReg, Inst, Op, Preload};
+use super::remove::remove;
 
 /// The destination and source of a copy.
 fn copy(op: Op) -> Option<(AnyReg, AnyReg)> {
@@ -17,9 +18,9 @@ fn copy(op: Op) -> Option<(AnyReg, AnyReg)> {
     }
 }
 
-/// Removes every copy of a preloaded register to one that is written nowhere else; `lines` go with
-/// the code, and the jump tables `own` are this function's. A read that the copy does not reach
-/// would see a value that PTX leaves undefined, so that any will do.
+/// Removes every copy of a preloaded register to one that is written nowhere else; see [`remove`] for the
+/// other arguments. A read that the copy does not reach would see a value that PTX leaves undefined, so
+/// that any will do.
 pub fn propagate(
     code: &mut Vec<Inst>,
     lines: &mut Vec<u32>,
@@ -59,37 +60,13 @@ pub fn propagate(
         return;
     }
 
-    // Where each instruction goes; a branch to a removed one goes to what follows it.
-    let mut places = Vec::with_capacity(code.len() + 1);
-    let mut place = 0u32;
-    let mut kept = Vec::with_capacity(code.len());
+    let mut gone = Vec::with_capacity(code.len());
     for inst in &mut *code {
-        places.push(place);
-        let gone = copy(inst.op).is_some_and(|(to, _)| values.contains_key(&to));
-        kept.push(!gone);
-        place += u32::from(!gone);
+        gone.push(copy(inst.op).is_some_and(|(to, _)| values.contains_key(&to)));
         inst.op.visit(&mut |access, register| match access {
             Access::Read => values.get(&register).copied().unwrap_or(register),
             Access::Write => register,
         });
     }
-    places.push(place);
-    let moved = |target: &mut u32| {
-        let old = usize::try_from(*target).ok();
-        if let Some(&new) = old.and_then(|old| places.get(old)) {
-            *target = new;
-        }
-    };
-    for inst in &mut *code {
-        if let Op::Bra { target } = &mut inst.op {
-            moved(target);
-        }
-    }
-    for &table in own {
-        tables[table].iter_mut().for_each(moved);
-    }
-    let mut keep = kept.iter().copied();
-    code.retain(|_| keep.next().unwrap_or(true));
-    let mut keep = kept.iter().copied();
-    lines.retain(|_| keep.next().unwrap_or(true));
+    remove(code, lines, tables, own, &gone);
 }

@@ -8,7 +8,7 @@ use super::super::ast::{self, Instruction, Operand, Statement, StatementKind};
 use super::super::ir::{self, AnyReg, Constant, D, Guard, Inst, Module, Op, P, Preload, W};
 use super::super::lexer::Pos;
 use super::super::requirements::Needs;
-use super::super::{CompileError, allocate, propagate, types::Ty};
+use super::super::{CompileError, allocate, fuse, propagate, types::Ty};
 use super::layout::{self, Layout};
 use super::{Context, Result, failure};
 
@@ -649,6 +649,12 @@ impl<'a> Builder<'_, 'a> {
             &mut self.code,
             &mut self.lines,
             &preloads,
+            &mut self.module.tables,
+            &tables,
+        );
+        fuse::fuse(
+            &mut self.code,
+            &mut self.lines,
             &mut self.module.tables,
             &tables,
         );
