@@ -71,14 +71,14 @@ build_program() {
     tests/toolchain/fetch.sh || status=$?
     case $status in
     0)
-        make --no-print-directory -C examples/cuda-c
+        make --no-print-directory -C examples/cuda-c "$root/target/examples/vectorAdd"
         program=$root/target/examples/vectorAdd
         kind="a CUDA C program, compiled by nvcc with NVIDIA's CUDA runtime linked in, unmodified"
         ;;
     4)
         say "No CUDA compiler can be had here, so the demonstration takes a program on the Driver API"
         echo "    (C, with PTX from our own source). Everything behind libcuda.so.1 is the same."
-        make --no-print-directory -C examples/driver-api
+        make --no-print-directory -C examples/driver-api "$root/target/examples/vectoradd"
         program=$root/target/examples/vectoradd
         kind="a Driver API program with PTX from our own source"
         ;;

@@ -2,13 +2,14 @@
 //!
 //! `tests/programs/kernels` holds CUDA C of our own, a theme a file. Each theme is one program for the host and
 //! PTX from several compilers, targets and levels of optimisation; here each program runs on each, directly on
-//! the software GPU. `make programs` builds a few of the combinations, `make all-kernels` every one.
+//! the software GPU. `make programs` builds a few of the combinations, `make all-kernels` every one. Each theme is
+//! also a program of each CUDA runtime; those, and the one on the Driver API, run through the proxy as well.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use e2e::{place, proxy};
+use e2e::{Program, Setup, Zone, place, proxy};
 
 /// Optimised for the software GPU's own target; with debug information and for the oldest target; by the
 /// run-time compiler.
@@ -83,6 +84,53 @@ fn check(chosen: impl Fn(&str) -> bool) {
         failures.join("\n")
     );
     assert!(builds.is_empty() || count > 0, "nothing was run");
+}
+
+/// A build of the host half: its folder, and where in the toolchain the shared runtime lies that it needs.
+const HOSTS: [(&str, Option<&str>); 5] = [
+    ("bin", None),
+    ("static-13.5", None),
+    ("shared-13.5", Some("cu13/lib")),
+    ("static-12.9", None),
+    ("shared-12.9", Some("cu12/lib")),
+];
+
+#[test]
+fn kernels_through_the_proxy_and_each_runtime_compute_the_same() {
+    let builds = builds();
+    let Some(files) = builds.get(FEW[0]) else {
+        return;
+    };
+    let proxy = Setup::new()
+        .zone(Zone::new("default").memory("4GiB").warm(2))
+        .start();
+    let mut faults = Vec::new();
+    for (host, runtime) in HOSTS {
+        for file in files {
+            let theme = file.file_stem().unwrap_or_default();
+            let path = place::programs().join("kernels").join(host).join(theme);
+            let run = |program: Program, driver: &Path| {
+                let mut search = driver.as_os_str().to_owned();
+                if let Some(runtime) = runtime {
+                    search.push(":");
+                    search.push(place::toolchain().join(runtime));
+                }
+                program.env("LD_LIBRARY_PATH", search).arg(file).run()
+            };
+            let direct = run(proxy::direct(&path), &proxy::direct_directory());
+            let remoted = run(proxy.program(&path), &proxy.library_directory());
+            if let Some(difference) = direct.difference(&remoted) {
+                faults.push(format!("{host}: {difference}"));
+            }
+        }
+        println!("{host}: {} themes", files.len());
+    }
+    assert!(
+        faults.is_empty(),
+        "{}\n--- log of the proxy\n{}",
+        faults.join("\n"),
+        proxy.log()
+    );
 }
 
 #[test]

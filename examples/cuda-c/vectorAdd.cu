@@ -49,7 +49,7 @@ int main() {
 
     int wrong = 0;
     for (int i = 0; i < n; ++i) wrong += c[i] != a[i] + b[i];
-    std::printf("%d additions, %d wrong\n", n, wrong);
+    std::printf("%d additions, %d wrong\n%s\n", n, wrong, wrong ? "FAILED" : "PASSED");
 
     cudaFree(device_a);
     cudaFree(device_b);

@@ -1,53 +1,9 @@
 // Adds two vectors on the GPU through the CUDA Driver API, with nothing of NVIDIA's at build time:
-// a C compiler, this file and the PTX beside it.
+// a C compiler, this file, driver.h and the PTX beside it.
 //
 // Build: cc vectoradd.c -o vectoradd -ldl      Run: ./vectoradd [vectoradd.ptx]
 
-#include <dlfcn.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-
-// The few types of the Driver API that we need: handles are pointers, device addresses are 64-bit
-// numbers, every call returns 0 or an error code.
-typedef int Result;
-typedef void *Handle;
-typedef uint64_t DevicePointer;
-
-// Finds a function of the driver. Names carry the version of their signature: "_v2".
-static void *driver(const char *name) {
-    static void *library;
-    if (!library) library = dlopen("libcuda.so.1", RTLD_NOW);
-    void *function = library ? dlsym(library, name) : NULL;
-    if (!function) {
-        fprintf(stderr, "%s\n", dlerror());
-        exit(1);
-    }
-    return function;
-}
-
-static void check(Result status, const char *what) {
-    if (status != 0) {
-        Result (*error_name)(Result, const char **) = driver("cuGetErrorName");
-        const char *name = "unknown error";
-        error_name(status, &name);
-        fprintf(stderr, "%s: %s\n", what, name);
-        exit(1);
-    }
-}
-
-static char *read_text(const char *path) {
-    FILE *file = fopen(path, "rb");
-    char *text = calloc(1, 1 << 16);
-    if (!file || !text) {
-        perror(path);
-        exit(1);
-    }
-    size_t length = fread(text, 1, (1 << 16) - 1, file);
-    fclose(file);
-    text[length] = '\0';
-    return text;
-}
+#include "driver.h"
 
 int main(int argc, char **argv) {
     Result (*init)(unsigned) = driver("cuInit");
@@ -101,7 +57,7 @@ int main(int argc, char **argv) {
     check(copy_out(c, device_c, bytes), "copying out");
     unsigned wrong = 0;
     for (unsigned i = 0; i < n; ++i) wrong += c[i] != a[i] + b[i];
-    printf("%u additions, %u wrong\n", n, wrong);
+    printf("%u additions, %u wrong\n%s\n", n, wrong, wrong ? "FAILED" : "PASSED");
 
     check(release(device_a), "freeing");
     check(release(device_b), "freeing");

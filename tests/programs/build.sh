@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the test programs: fetches the CUDA toolchain where it can, does without where it cannot.
+# Builds the test programs and the examples in C: fetches the CUDA toolchain where it can, does without where it cannot.
 #
 # Environment: OUT (default target/programs), CUDA_TOOLCHAIN_DIR; arguments go to make.
 set -euo pipefail
@@ -25,5 +25,8 @@ esac
 
 # Compilers say nothing unless something is wrong.
 make --no-print-directory --silent -C "$root/tests/programs" -j "$(nproc)" "$@" "${targets[@]}"
+make --no-print-directory --silent -C "$root/examples/driver-api" OUT="$root/target/examples"
+[[ ${#targets[@]} -eq 1 ]] ||
+    make --no-print-directory --silent -C "$root/examples/cuda-c" -j "$(nproc)" OUT="$root/target/examples" TOOLCHAIN="${CUDA_TOOLCHAIN_DIR:-$root/target/cuda-toolchain}"
 echo "programs: $(find "$OUT/driver" -type f | wc -l) Driver API programs in $OUT/driver$(
     [[ ${#targets[@]} -eq 2 ]] || echo ", $(find "$OUT/objects/13.5" -type f | wc -l) CUDA C programs in four builds and $(find "$OUT/kernels" -name '*.ptx' | wc -l) files of kernels beside it")"

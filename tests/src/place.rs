@@ -114,6 +114,11 @@ pub fn python_clients() -> Option<PathBuf> {
     None
 }
 
+/// Where the examples in C are built to, each with what it reads beside it.
+pub fn examples() -> PathBuf {
+    repository().join("target/examples")
+}
+
 /// Where the programs of `tests/programs` are built to.
 pub fn programs() -> PathBuf {
     std::env::var_os("VGPU_TEST_PROGRAMS")

@@ -3,7 +3,8 @@
 // shows: cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRelease_v2, cuDevicePrimaryCtxReset_v2,
 // cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxSetFlags_v2, cuCtxCreate_v2, cuCtxDestroy_v2, cuCtxGetCurrent,
 // cuCtxSetCurrent, cuCtxPushCurrent_v2, cuCtxPopCurrent_v2, cuCtxGetDevice, cuCtxGetFlags, cuCtxGetId,
-// cuCtxGetApiVersion, cuCtxGetLimit, cuCtxSetLimit, cuCtxGetCacheConfig, cuCtxSetCacheConfig
+// cuCtxGetApiVersion, cuCtxGetLimit, cuCtxSetLimit, cuCtxGetCacheConfig, cuCtxSetCacheConfig,
+// cuProfilerStart, cuProfilerStop
 #include "program.h"
 
 #include <pthread.h>
@@ -35,6 +36,14 @@ int main(void) {
     CHECK_THAT(active == 1);
     CHECK(cuCtxGetCurrent(&current));
     CHECK_THAT(current == NULL);
+
+    // The profiler's switch demands a context and does nothing where no profiler is attached.
+    CHECK_ERROR(CUDA_ERROR_INVALID_CONTEXT, cuProfilerStart());
+    CHECK_ERROR(CUDA_ERROR_INVALID_CONTEXT, cuProfilerStop());
+    CHECK(cuCtxSetCurrent(primary));
+    CHECK(cuProfilerStart());
+    CHECK(cuProfilerStop());
+    CHECK(cuCtxSetCurrent(NULL));
 
     // Push and pop.
     CHECK_ERROR(CUDA_ERROR_INVALID_CONTEXT, cuCtxPopCurrent(&current));

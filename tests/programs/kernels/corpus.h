@@ -2,7 +2,8 @@
 //
 // One source is compiled twice: by a CUDA compiler to PTX (nvcc, NVRTC, clang), where only kernels are seen,
 // and with -DHOST by an ordinary C++ compiler to a program that loads such PTX through the Driver API, runs
-// every kernel and compares with what it computes itself. No CUDA runtime is involved.
+// every kernel and compares with what it computes itself. No CUDA runtime is involved, unless -DCUDART has the host
+// half do the same through one.
 #pragma once
 
 #ifndef HOST

@@ -1,9 +1,13 @@
 // The host half of the corpus: loads PTX, launches, compares. See corpus.h.
 #pragma once
 
+#ifdef CUDART
+#include "runtime.h"
+#else
 extern "C" {
 #include "driver_api.h"
 }
+#endif
 
 #include <algorithm>
 #include <array>
@@ -115,6 +119,7 @@ CUresult outcome(const char *kernel, Size grid, Size block, unsigned shared, con
         },
         held);
     CUfunction found = function(kernel);
+#ifndef CUDART  // The runtime does not tell.
     for (size_t index = 0; index < sizes.size(); ++index) {
         size_t offset = 0, size = 0;
         check(cuFuncGetParamInfo(found, index, &offset, &size), "cuFuncGetParamInfo");
@@ -122,6 +127,7 @@ CUresult outcome(const char *kernel, Size grid, Size block, unsigned shared, con
             fail("%s: parameter %zu has %zu bytes, given %zu", kernel, index, size, sizes[index]);
         }
     }
+#endif
     CUresult status = cuLaunchKernel(found, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared, nullptr,
                                      pointers.data(), nullptr);
     return status != CUDA_SUCCESS ? status : cuCtxSynchronize();

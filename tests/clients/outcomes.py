@@ -1,0 +1,59 @@
+"""A pytest plugin: runs a client's own tests with our skip list, and says of each test how it ended.
+
+    python -m pytest -p outcomes FILE...
+
+OUTCOMES names the file that gets a line of each test, `passed NAME` or `failed NAME`, as it ends, so that what ran before a
+crash is known. SKIPS names the skip list: lines of `PATTERN: REASON`, where the pattern (of fnmatch) is matched with
+`FILE::CLASS::TEST`.
+"""
+
+import fnmatch
+import os
+import pathlib
+
+import pytest
+
+
+def skips():
+    lines = pathlib.Path(os.environ["SKIPS"]).read_text().splitlines()
+    rules = (line.split(": ", 1) for line in lines if line and not line.startswith("#"))
+    return [(pattern.strip(), reason) for pattern, reason in rules]
+
+
+def name(nodeid):
+    """FILE::CLASS::TEST, with the file as it is called inside the suite."""
+    path, *rest = nodeid.split("::", 1)
+    for root in ("numba_cuda/numba/cuda/tests/", "suites/cupy/", "suites/tinygrad/"):
+        path = path.rpartition(root)[2]
+    return "::".join([path, *rest])
+
+
+def say(outcome, nodeid):
+    with open(os.environ["OUTCOMES"], "a") as out:
+        out.write(f"{outcome} {name(nodeid)}\n")
+
+
+def pytest_collection_modifyitems(items):
+    rules = skips()
+    for item in items:
+        for pattern, reason in rules:
+            if fnmatch.fnmatchcase(name(item.nodeid), pattern):
+                item.add_marker(pytest.mark.skip(reason=reason))
+                break
+
+
+def pytest_collectreport(report):
+    if report.failed:
+        say("failed", report.nodeid)
+
+
+def pytest_runtest_logreport(report):
+    # A test counts by its call; one that is skipped or fails before has none.
+    if report.when == "call" or report.outcome != "passed":
+        say(report.outcome, report.nodeid)
+
+
+@pytest.fixture(scope="class")
+def initialize_from_pytest_config(request):
+    """Asked for by numba-cuda's tests, whose sources have it beside the package."""
+    request.cls._dump_failed_filechecks = False
