@@ -8,6 +8,7 @@ pub mod driver;
 pub mod place;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod system;
 
 pub use driver::Gpu;

@@ -66,6 +66,11 @@ pub fn client() -> PathBuf {
     built("vgpu-test-client")
 }
 
+/// The program that calls one function in many ways, `src/bin/calls`.
+pub fn calls() -> PathBuf {
+    built("vgpu-test-calls")
+}
+
 /// Where `tests/toolchain/fetch.sh` installs the CUDA toolchain.
 pub fn toolchain() -> PathBuf {
     std::env::var_os("CUDA_TOOLCHAIN_DIR")

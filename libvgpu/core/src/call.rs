@@ -47,17 +47,57 @@ impl Call {
     #[inline]
     pub fn begin(function: Function) -> Outcome<Self> {
         let call = Self::begin_anywhere(function)?;
-        let Some(context) = call.context else {
+        if call.context.is_none() {
             if needs_no_context(function) {
                 return Ok(call);
             }
             return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT);
-        };
-        if !call.session.is_alive(context.slot, context.generation) {
+        }
+        call.checked()
+    }
+
+    /// The call, unless its context is gone or something is latched.
+    #[inline]
+    fn checked(self) -> Outcome<Self> {
+        if let Some(context) = self.context
+            && !self.session.is_alive(context.slot, context.generation)
+        {
             return Err(CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
         }
-        call.deliver()?;
-        Ok(call)
+        self.deliver()?;
+        Ok(self)
+    }
+
+    /// The context that an object ends with.
+    #[cold]
+    fn context_of(&self, kind: Kind, value: u64) -> Outcome<Current> {
+        let objects = self.session.objects();
+        let context = if kind == Kind::FUNCTION {
+            objects
+                .resolve(value, Kind::FUNCTION)
+                .or_else(|_| objects.resolve(value, Kind::KERNEL))
+        } else {
+            objects.resolve(value, kind)
+        };
+        let (_, object) = context.map_err(|error| objects::refusal(kind, &error))?;
+        match objects.resolve(object.context, Kind::CONTEXT) {
+            Ok((handle, owner)) => match owner.detail {
+                Detail::Context { device, .. } => Ok(Current::new(handle, device)),
+                _ => Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
+            },
+            // An object of no context, or of one that is gone.
+            Err(_) => Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
+        }
+    }
+
+    /// Begins a call on an object. Where no context is current it is in the object's own.
+    #[inline]
+    pub fn begin_on_object(function: Function, kind: Kind, value: u64) -> Outcome<Self> {
+        let mut call = Self::begin_anywhere(function)?;
+        if call.context.is_none() {
+            call.context = Some(call.context_of(kind, value)?);
+        }
+        call.checked()
     }
 
     /// Begins a call that works without a current context, and with one that is lost.
@@ -331,6 +371,15 @@ impl Call {
             return Ok(value);
         }
         self.handle_in(&self.session.objects(), kind, value)
+    }
+
+    /// Checks a handle that the call ends; the default streams cannot be.
+    #[inline]
+    pub fn own_handle(&self, kind: Kind, value: u64) -> Outcome<u64> {
+        if is_default_stream(kind, value) {
+            return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
+        }
+        self.handle(kind, value)
     }
 
     /// As [`Call::handle`], for who looks at the table anyway.

@@ -30,6 +30,9 @@ pub enum Error {
     /// The code image is damaged or of an unknown kind.
     #[error("invalid image")]
     InvalidImage = 200,
+    /// Contexts have all multiprocessors of a device.
+    #[error("unsupported execution affinity")]
+    UnsupportedExecAffinity = 224,
     /// There is no current context, or the handle names none.
     #[error("invalid context")]
     InvalidContext = 201,

@@ -289,6 +289,17 @@ pub(crate) fn context() -> Result<Arc<Context>> {
     Ok(context)
 }
 
+/// The driver, for questions that need no current context; one that is lost is told all the same.
+pub(crate) fn anywhere() -> Result<&'static Driver> {
+    let driver = driver()?;
+    match driver.current_unchecked() {
+        Ok(context) => context.check()?,
+        Err(Error::InvalidContext) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(driver)
+}
+
 /// Where an operation on a stream handle goes.
 pub(crate) fn place(stream: u64) -> Result<Place> {
     driver()?.place(stream)

@@ -24,14 +24,21 @@ pub(crate) const fn refuse(_export: usize) -> CUresult {
     CUresult::CUDA_ERROR_NOT_SUPPORTED
 }
 
+/// Refuses a null pointer before anything else is looked at.
+pub(crate) fn require<T>(out: *const T) -> Outcome {
+    if out.is_null() {
+        Err(Error::InvalidValue)
+    } else {
+        Ok(())
+    }
+}
+
 /// Writes a result through an output pointer.
 ///
 /// # Safety
 /// `out` is null or valid for a write.
 pub(crate) unsafe fn put<T>(out: *mut T, value: T) -> Outcome {
-    if out.is_null() {
-        return Err(Error::InvalidValue);
-    }
+    require(out)?;
     // SAFETY: not null, and the caller's promise; C does not always align as Rust would.
     unsafe { out.write_unaligned(value) };
     Ok(())

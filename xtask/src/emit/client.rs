@@ -28,14 +28,30 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
         "/// # Safety\n///\n/// As the Driver API's: pointers are null or valid for the access that `{name}` documents.\npub unsafe fn {name}({}) -> Outcome {{",
         parameters(&function.arguments)
     );
-    let _ = writeln!(text, "let mut call = Call::begin(Function::{name})?;");
+    match own_context(function) {
+        Some((kind, argument)) => {
+            let _ = writeln!(
+                text,
+                "let mut call = Call::begin_on_object(Function::{name}, Kind::{kind}, {argument} as u64)?;"
+            );
+        }
+        None => {
+            let _ = writeln!(text, "let mut call = Call::begin(Function::{name})?;");
+        }
+    }
     for argument in &function.arguments {
         let rust_name = parameter_name(&argument.name);
         match &argument.role {
             Role::Out { optional: false } | Role::New(_) | Role::Named(_) => {
                 let _ = writeln!(text, "edge::require({rust_name})?;");
             }
-            Role::Handle(kind) | Role::Destroy(kind) => {
+            Role::Destroy(kind) => {
+                let _ = writeln!(
+                    text,
+                    "let {rust_name} = call.own_handle(Kind::{kind}, {rust_name} as u64)?;"
+                );
+            }
+            Role::Handle(kind) => {
                 let _ = writeln!(
                     text,
                     "let {rust_name} = call.handle(Kind::{kind}, {rust_name} as u64)?;"
@@ -144,6 +160,22 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
     }
     text.push_str("Ok(())\n}\n\n");
     Ok(())
+}
+
+/// The object whose context a call is in where none is current: the first that it names. Work on a stream
+/// needs a current context, since the stream may be a default one; only its end does not.
+fn own_context(function: &Declaration) -> Option<(&str, String)> {
+    let named = function.arguments.iter().find_map(|argument| {
+        let (Role::Handle(kind) | Role::Destroy(kind)) = &argument.role else {
+            return None;
+        };
+        Some((kind.as_str(), parameter_name(&argument.name)))
+    });
+    let works_on_stream = function
+        .arguments
+        .iter()
+        .any(|argument| matches!(&argument.role, Role::Handle(kind) if kind == "STREAM"));
+    named.filter(|(kind, _)| !works_on_stream && !matches!(*kind, "CONTEXT" | "KERNEL" | "LIBRARY"))
 }
 
 pub fn parameters(arguments: &[Argument]) -> String {

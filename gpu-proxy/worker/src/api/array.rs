@@ -162,12 +162,13 @@ pub fn cuMipmappedArrayGetLevel(
 
 /// What an array takes at least; an array that cannot be is refused before it is paid for.
 fn bytes_of(shape: &ArrayShape) -> Result<u64, CUresult> {
+    // What is no array is told before what is one that we do not make.
+    let row = row_bytes(shape)?;
     if shape.flags & UNBACKED != 0 {
         return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
     }
     let [width, height, depth] = shape.extent;
-    row_bytes(shape)?
-        .checked_next_multiple_of(GRAIN)
+    row.checked_next_multiple_of(GRAIN)
         .and_then(|row| row.checked_mul(height.max(1)))
         .and_then(|plane| plane.checked_mul(depth.max(1)))
         .filter(|_| width > 0)

@@ -5,7 +5,7 @@ use std::ffi::c_uint;
 use cuda_abi::function::Function;
 use cuda_abi::types::{
     CUDA_ARRAY_DESCRIPTOR, CUDA_ARRAY3D_CUBEMAP, CUDA_ARRAY3D_DESCRIPTOR, CUDA_ARRAY3D_LAYERED,
-    CUarray, CUmipmappedArray, CUresult,
+    CUarray, CUarray_format, CUmipmappedArray, CUresult,
 };
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
@@ -73,7 +73,7 @@ fn create(mut call: Call, descriptor: CUDA_ARRAY3D_DESCRIPTOR) -> Outcome<u64> {
 }
 
 pub unsafe fn cuArrayDestroy(hArray: CUarray) -> Outcome {
-    let mut call = Call::begin(Function::cuArrayDestroy)?;
+    let mut call = Call::begin_on_object(Function::cuArrayDestroy, Kind::ARRAY, hArray as u64)?;
     let array = call.handle(Kind::ARRAY, hArray as u64)?;
     call.complete(&wire::CuArrayDestroy { array })?;
     call.retire(Kind::ARRAY, array);
@@ -135,7 +135,11 @@ pub unsafe fn cuMipmappedArrayCreate(
 }
 
 pub unsafe fn cuMipmappedArrayDestroy(hMipmappedArray: CUmipmappedArray) -> Outcome {
-    let mut call = Call::begin(Function::cuMipmappedArrayDestroy)?;
+    let mut call = Call::begin_on_object(
+        Function::cuMipmappedArrayDestroy,
+        Kind::MIPMAPPED_ARRAY,
+        hMipmappedArray as u64,
+    )?;
     let array = call.handle(Kind::MIPMAPPED_ARRAY, hMipmappedArray as u64)?;
     call.complete(&wire::CuMipmappedArrayDestroy { array })?;
     call.retire(Kind::MIPMAPPED_ARRAY, array);
@@ -156,7 +160,11 @@ pub unsafe fn cuMipmappedArrayGetLevel(
     hMipmappedArray: CUmipmappedArray,
     level: c_uint,
 ) -> Outcome {
-    let mut call = Call::begin(Function::cuMipmappedArrayGetLevel)?;
+    let mut call = Call::begin_on_object(
+        Function::cuMipmappedArrayGetLevel,
+        Kind::MIPMAPPED_ARRAY,
+        hMipmappedArray as u64,
+    )?;
     edge::require(pLevelArray)?;
     let array = call.handle(Kind::MIPMAPPED_ARRAY, hMipmappedArray as u64)?;
     let whole = known(call.session, Kind::MIPMAPPED_ARRAY, array)?;
@@ -198,6 +206,39 @@ fn known(session: &Session, kind: Kind, handle: u64) -> Outcome<Array> {
     match object.1.detail {
         Detail::Array(array) => Ok(array),
         _ => Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
+    }
+}
+
+/// Checks that an array holds all of a box, `extent[0]` and `at[0]` in bytes.
+pub(super) fn holds(
+    session: &Session,
+    handle: u64,
+    at: [usize; 3],
+    extent: [usize; 3],
+) -> Outcome {
+    let what = known(session, Kind::ARRAY, handle)?.descriptor;
+    let channels = usize::try_from(what.NumChannels).unwrap_or(usize::MAX);
+    let width = texel_bytes(what.Format)
+        .saturating_mul(channels)
+        .saturating_mul(what.Width);
+    let size = [width, what.Height.max(1), what.Depth.max(1)];
+    let inside = at
+        .iter()
+        .zip(extent)
+        .zip(size)
+        .all(|((at, extent), size)| at.checked_add(extent).is_some_and(|end| end <= size));
+    inside
+        .then_some(())
+        .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
+}
+
+/// Bytes of one channel; the worker makes no array of another format.
+fn texel_bytes(format: CUarray_format) -> usize {
+    use CUarray_format as F;
+    match format {
+        F::CU_AD_FORMAT_UNSIGNED_INT8 | F::CU_AD_FORMAT_SIGNED_INT8 => 1,
+        F::CU_AD_FORMAT_UNSIGNED_INT16 | F::CU_AD_FORMAT_SIGNED_INT16 | F::CU_AD_FORMAT_HALF => 2,
+        _ => 4,
     }
 }
 

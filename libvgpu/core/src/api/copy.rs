@@ -11,6 +11,7 @@ use cuda_abi::types::{
 use idm_protocol::handle::Kind;
 use idm_protocol::wire::{self, box_kind};
 
+use super::array;
 use super::memory::stream_of;
 use super::module::upload;
 use crate::call::{Call, Outcome, failed};
@@ -390,7 +391,7 @@ impl Side {
     fn locate(&self, call: &Call, extent: [usize; 3], need: Need) -> Outcome<Option<Located>> {
         let kind = match self.kind {
             CUmemorytype::CU_MEMORYTYPE_ARRAY => {
-                call.handle(Kind::ARRAY, self.place)?;
+                array::holds(call.session, self.place, self.at, extent)?;
                 box_kind::ARRAY
             }
             CUmemorytype::CU_MEMORYTYPE_DEVICE

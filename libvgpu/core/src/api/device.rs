@@ -48,7 +48,6 @@ pub unsafe fn cuDriverGetVersion(driverVersion: *mut c_int) -> Outcome {
 }
 
 pub unsafe fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> Outcome {
-    edge::require(device)?;
     state::ready()?.devices()?.get(ordinal)?;
     // SAFETY: the caller's promise.
     unsafe { edge::put(device, ordinal) }

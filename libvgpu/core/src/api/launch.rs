@@ -148,6 +148,9 @@ unsafe fn launch(
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Outcome {
+    if f.is_null() {
+        return Err(CUresult::CUDA_ERROR_INVALID_HANDLE);
+    }
     let threads = threads_of(shape.block).ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
     if shape.grid.contains(&0) {
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE);

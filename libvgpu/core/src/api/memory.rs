@@ -242,10 +242,6 @@ pub unsafe fn cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uin
 }
 
 pub unsafe fn cuMemAllocHost_v2(pp: *mut *mut c_void, bytesize: usize) -> Outcome {
-    if bytesize == 0 {
-        state::ready()?;
-        return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
-    }
     // SAFETY: the caller's promise.
     unsafe { cuMemHostAlloc(pp, bytesize, 0) }
 }
@@ -324,7 +320,8 @@ pub unsafe fn cuMemHostGetFlags(pFlags: *mut c_uint, p: *mut c_void) -> Outcome 
 pub unsafe fn cuMemHostRegister_v2(p: *mut c_void, bytesize: usize, Flags: c_uint) -> Outcome {
     let call = Call::begin(Function::cuMemHostRegister_v2)?;
     edge::require(p)?;
-    if bytesize == 0 || Flags & !HOST_REGISTER_FLAGS != 0 {
+    let ends = (p.addr() as u64).checked_add(bytesize as u64);
+    if bytesize == 0 || ends.is_none() || Flags & !HOST_REGISTER_FLAGS != 0 {
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
     }
     if Flags & !1 != 0 {
@@ -346,7 +343,7 @@ pub unsafe fn cuMemHostRegister_v2(p: *mut c_void, bytesize: usize, Flags: c_uin
 }
 
 pub unsafe fn cuMemHostUnregister(p: *mut c_void) -> Outcome {
-    let session = state::ready()?;
+    let session = Call::begin(Function::cuMemHostUnregister)?.session;
     edge::require(p)?;
     let removed = session.ranges.remove(p.addr() as u64, |range| {
         matches!(range.place, Place::Registered { .. })

@@ -190,6 +190,7 @@ pub unsafe fn cuModuleGetGlobal_v2(
 }
 
 pub unsafe fn cuModuleGetLoadingMode(mode: *mut CUmoduleLoadingMode) -> Outcome {
+    state::ready()?;
     // SAFETY: the caller's promise.
     unsafe { edge::put(mode, CUmoduleLoadingMode::CU_MODULE_LAZY_LOADING) }
 }

@@ -51,6 +51,9 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     edge::require(minGridSize)?;
     edge::require(blockSize)?;
     let function = call.handle(Kind::FUNCTION, func as u64)?;
+    if blockSizeLimit < 0 {
+        return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
     let device = call.session.devices()?.get(device_of(&call)?)?;
     let of_device = |limit| attribute(device, limit);
     let of_function: wire::CuFuncGetAttributeReply =
@@ -88,7 +91,8 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
             call.round_trip(&request)?;
         Ok(reply.numBlocks)
     })?;
-    let (block, blocks) = found.ok_or(CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES)?;
+    // No block fits: that is an answer too.
+    let (block, blocks) = found.unwrap_or((0, 0));
     let grid = blocks.saturating_mul(of_device(Limit::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?);
     // SAFETY: the caller's promise.
     unsafe { edge::put(minGridSize, grid) }?;

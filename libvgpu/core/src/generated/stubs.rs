@@ -142,8 +142,8 @@ pub unsafe fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> Outcome {
 ///
 /// As the Driver API's: pointers are null or valid for the access that `cuEventDestroy_v2` documents.
 pub unsafe fn cuEventDestroy_v2(hEvent: CUevent) -> Outcome {
-    let mut call = Call::begin(Function::cuEventDestroy_v2)?;
-    let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
+    let mut call = Call::begin_on_object(Function::cuEventDestroy_v2, Kind::EVENT, hEvent as u64)?;
+    let hEvent = call.own_handle(Kind::EVENT, hEvent as u64)?;
     let request = wire::CuEventDestroyV2 { hEvent };
     call.post(&request)?;
     call.retire(Kind::EVENT, hEvent);
@@ -158,7 +158,7 @@ pub unsafe fn cuEventElapsedTime(
     hStart: CUevent,
     hEnd: CUevent,
 ) -> Outcome {
-    let mut call = Call::begin(Function::cuEventElapsedTime)?;
+    let mut call = Call::begin_on_object(Function::cuEventElapsedTime, Kind::EVENT, hStart as u64)?;
     edge::require(pMilliseconds)?;
     let hStart = call.handle(Kind::EVENT, hStart as u64)?;
     let hEnd = call.handle(Kind::EVENT, hEnd as u64)?;
@@ -177,7 +177,8 @@ pub unsafe fn cuEventElapsedTime_v2(
     hStart: CUevent,
     hEnd: CUevent,
 ) -> Outcome {
-    let mut call = Call::begin(Function::cuEventElapsedTime_v2)?;
+    let mut call =
+        Call::begin_on_object(Function::cuEventElapsedTime_v2, Kind::EVENT, hStart as u64)?;
     edge::require(pMilliseconds)?;
     let hStart = call.handle(Kind::EVENT, hStart as u64)?;
     let hEnd = call.handle(Kind::EVENT, hEnd as u64)?;
@@ -192,7 +193,7 @@ pub unsafe fn cuEventElapsedTime_v2(
 ///
 /// As the Driver API's: pointers are null or valid for the access that `cuEventQuery` documents.
 pub unsafe fn cuEventQuery(hEvent: CUevent) -> Outcome {
-    let mut call = Call::begin(Function::cuEventQuery)?;
+    let mut call = Call::begin_on_object(Function::cuEventQuery, Kind::EVENT, hEvent as u64)?;
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
     let request = wire::CuEventQuery { hEvent };
     call.complete(&request)?;
@@ -233,7 +234,7 @@ pub unsafe fn cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: 
 ///
 /// As the Driver API's: pointers are null or valid for the access that `cuEventSynchronize` documents.
 pub unsafe fn cuEventSynchronize(hEvent: CUevent) -> Outcome {
-    let mut call = Call::begin(Function::cuEventSynchronize)?;
+    let mut call = Call::begin_on_object(Function::cuEventSynchronize, Kind::EVENT, hEvent as u64)?;
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
     let request = wire::CuEventSynchronize { hEvent };
     call.complete(&request)?;
@@ -248,7 +249,8 @@ pub unsafe fn cuFuncGetAttribute(
     attrib: CUfunction_attribute,
     hfunc: CUfunction,
 ) -> Outcome {
-    let mut call = Call::begin(Function::cuFuncGetAttribute)?;
+    let mut call =
+        Call::begin_on_object(Function::cuFuncGetAttribute, Kind::FUNCTION, hfunc as u64)?;
     edge::require(pi)?;
     let hfunc = call.handle(Kind::FUNCTION, hfunc as u64)?;
     let request = wire::CuFuncGetAttribute {
@@ -270,7 +272,8 @@ pub unsafe fn cuFuncSetAttribute(
     attrib: CUfunction_attribute,
     value: c_int,
 ) -> Outcome {
-    let mut call = Call::begin(Function::cuFuncSetAttribute)?;
+    let mut call =
+        Call::begin_on_object(Function::cuFuncSetAttribute, Kind::FUNCTION, hfunc as u64)?;
     let hfunc = call.handle(Kind::FUNCTION, hfunc as u64)?;
     let request = wire::CuFuncSetAttribute {
         hfunc,
@@ -285,7 +288,8 @@ pub unsafe fn cuFuncSetAttribute(
 ///
 /// As the Driver API's: pointers are null or valid for the access that `cuFuncSetCacheConfig` documents.
 pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_cache) -> Outcome {
-    let mut call = Call::begin(Function::cuFuncSetCacheConfig)?;
+    let mut call =
+        Call::begin_on_object(Function::cuFuncSetCacheConfig, Kind::FUNCTION, hfunc as u64)?;
     let hfunc = call.handle(Kind::FUNCTION, hfunc as u64)?;
     let request = wire::CuFuncSetCacheConfig {
         hfunc,
@@ -480,7 +484,11 @@ pub unsafe fn cuOccupancyAvailableDynamicSMemPerBlock(
     numBlocks: c_int,
     blockSize: c_int,
 ) -> Outcome {
-    let mut call = Call::begin(Function::cuOccupancyAvailableDynamicSMemPerBlock)?;
+    let mut call = Call::begin_on_object(
+        Function::cuOccupancyAvailableDynamicSMemPerBlock,
+        Kind::FUNCTION,
+        func as u64,
+    )?;
     edge::require(dynamicSmemSize)?;
     let func = call.handle(Kind::FUNCTION, func as u64)?;
     let request = wire::CuOccupancyAvailableDynamicSMemPerBlock {
@@ -503,7 +511,11 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     blockSize: c_int,
     dynamicSMemSize: usize,
 ) -> Outcome {
-    let mut call = Call::begin(Function::cuOccupancyMaxActiveBlocksPerMultiprocessor)?;
+    let mut call = Call::begin_on_object(
+        Function::cuOccupancyMaxActiveBlocksPerMultiprocessor,
+        Kind::FUNCTION,
+        func as u64,
+    )?;
     edge::require(numBlocks)?;
     let func = call.handle(Kind::FUNCTION, func as u64)?;
     let request = wire::CuOccupancyMaxActiveBlocksPerMultiprocessor {
@@ -529,7 +541,11 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     dynamicSMemSize: usize,
     flags: c_uint,
 ) -> Outcome {
-    let mut call = Call::begin(Function::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags)?;
+    let mut call = Call::begin_on_object(
+        Function::cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
+        Kind::FUNCTION,
+        func as u64,
+    )?;
     edge::require(numBlocks)?;
     let func = call.handle(Kind::FUNCTION, func as u64)?;
     let request = wire::CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags {
@@ -613,8 +629,9 @@ pub unsafe fn cuStreamCreateWithPriority(
 ///
 /// As the Driver API's: pointers are null or valid for the access that `cuStreamDestroy_v2` documents.
 pub unsafe fn cuStreamDestroy_v2(hStream: CUstream) -> Outcome {
-    let mut call = Call::begin(Function::cuStreamDestroy_v2)?;
-    let hStream = call.handle(Kind::STREAM, hStream as u64)?;
+    let mut call =
+        Call::begin_on_object(Function::cuStreamDestroy_v2, Kind::STREAM, hStream as u64)?;
+    let hStream = call.own_handle(Kind::STREAM, hStream as u64)?;
     let request = wire::CuStreamDestroyV2 { hStream };
     call.post(&request)?;
     call.retire(Kind::STREAM, hStream);

@@ -266,10 +266,12 @@ impl Space {
         size: u64,
         flags: u32,
     ) -> Result<Arc<Allocation>> {
+        if size == 0 {
+            return Err(Error::InvalidValue);
+        }
         let bytes = size
             .checked_next_multiple_of(os::PAGE)
-            .filter(|n| *n != 0)
-            .ok_or(Error::InvalidValue)?;
+            .ok_or(Error::OutOfMemory)?;
         let start = os::map_anywhere(bytes).map_err(|_| Error::OutOfMemory)?;
         let kind = Kind::HostAllocated(flags);
         let id = self.next_id();

@@ -147,6 +147,7 @@ pub unsafe fn cuMipmappedArrayGetLevel(
     index: c_uint,
 ) -> Outcome {
     let driver = driver()?;
+    edge::require(level)?;
     let whole = driver.mipmapped_arrays.get(handle as u64);
     let whole = whole.ok_or(Error::InvalidHandle)?;
     let array = usize::try_from(index)

@@ -91,8 +91,9 @@ pub unsafe fn cuCtxCreate_v3(
     flags: c_uint,
     device: CUdevice,
 ) -> Outcome {
+    driver()?;
     if count != 0 || !affinities.is_null() {
-        return Err(Error::NotSupported);
+        return Err(Error::UnsupportedExecAffinity);
     }
     // SAFETY: the caller's promise.
     unsafe { cuCtxCreate_v2(context, flags, device) }

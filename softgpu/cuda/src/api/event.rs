@@ -91,6 +91,8 @@ pub unsafe fn cuEventSynchronize(event: CUevent) -> Outcome {
 }
 
 pub unsafe fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> Outcome {
+    driver()?;
+    edge::require(milliseconds)?;
     let (start, end) = (find(start)?, find(end)?);
     start.context.check()?;
     start.check_not_captured()?;

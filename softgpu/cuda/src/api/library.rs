@@ -20,14 +20,14 @@ pub unsafe fn cuLibraryLoadData(
     jit_options: *mut CUjit_option,
     jit_values: *mut *mut c_void,
     jit_count: c_uint,
-    _options: *mut CUlibraryOption,
-    _values: *mut *mut c_void,
-    _count: c_uint,
+    options: *mut CUlibraryOption,
+    values: *mut *mut c_void,
+    count: c_uint,
 ) -> Outcome {
     let driver = driver()?;
-    if library.is_null() {
-        return Err(Error::InvalidValue);
-    }
+    edge::require(library)?;
+    // SAFETY: the caller's promise.
+    unsafe { check_options(count, options, values) }?;
     // SAFETY: the caller's promise.
     let options = unsafe { Options::read(jit_count, jit_options, jit_values) }?;
     // All devices are alike, so code for the first is code for all.
@@ -50,6 +50,9 @@ pub unsafe fn cuLibraryLoadFromFile(
     count: c_uint,
 ) -> Outcome {
     driver()?;
+    edge::require(library)?;
+    // SAFETY: the caller's promise.
+    unsafe { check_options(count, options, values) }?;
     // SAFETY: the caller's promise.
     let image = unsafe { module::read_image(path) }?;
     let image = image.as_ptr().cast();
@@ -93,7 +96,9 @@ pub unsafe fn cuLibraryGetKernel(
 }
 
 pub unsafe fn cuLibraryGetKernelCount(count: *mut c_uint, library: CUlibrary) -> Outcome {
-    let found = driver()?
+    let driver = driver()?;
+    edge::require(count)?;
+    let found = driver
         .libraries
         .get(library as u64)
         .ok_or(Error::InvalidHandle)?;
@@ -182,7 +187,9 @@ pub unsafe fn cuKernelGetLibrary(library: *mut CUlibrary, kernel: CUkernel) -> O
 }
 
 pub unsafe fn cuKernelGetName(name: *mut *const c_char, kernel: CUkernel) -> Outcome {
-    let found = driver()?
+    let driver = driver()?;
+    edge::require(name)?;
+    let found = driver
         .kernels
         .get(kernel as u64)
         .ok_or(Error::InvalidHandle)?;
@@ -196,7 +203,9 @@ pub unsafe fn cuKernelGetParamInfo(
     offset: *mut usize,
     size: *mut usize,
 ) -> Outcome {
-    let found = driver()?
+    let driver = driver()?;
+    edge::require(offset)?;
+    let found = driver
         .kernels
         .get(kernel as u64)
         .ok_or(Error::InvalidHandle)?;
@@ -220,6 +229,7 @@ pub unsafe fn cuKernelGetAttribute(
     device: CUdevice,
 ) -> Outcome {
     let driver = driver()?;
+    edge::require(value)?;
     driver.gpu.device(device)?;
     let found = driver
         .kernels
@@ -256,4 +266,30 @@ pub unsafe fn cuKernelSetCacheConfig(
         .get(kernel as u64)
         .ok_or(Error::InvalidHandle)?;
     module::set_cache_config(&found.kernel, config)
+}
+
+/// # Safety
+/// As for the functions that take them: so many of both.
+unsafe fn check_options(
+    count: c_uint,
+    options: *const CUlibraryOption,
+    values: *const *mut c_void,
+) -> Outcome {
+    if count == 0 {
+        return Ok(());
+    }
+    edge::require(options)?;
+    edge::require(values)?;
+    for index in 0..usize::try_from(count).map_err(|_| Error::InvalidValue)? {
+        // SAFETY: inside the array by this function's contract.
+        match unsafe { edge::element(options, index) }? {
+            // Nothing is taken from the image after it was loaded.
+            CUlibraryOption::CU_LIBRARY_BINARY_IS_PRESERVED => {}
+            CUlibraryOption::CU_LIBRARY_HOST_UNIVERSAL_FUNCTION_AND_DATA_TABLE => {
+                return Err(Error::NotSupported);
+            }
+            _ => return Err(Error::InvalidValue),
+        }
+    }
+    Ok(())
 }

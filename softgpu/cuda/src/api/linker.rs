@@ -13,6 +13,9 @@ use crate::edge::{self, Outcome, put, put_if_wanted};
 use crate::image;
 use crate::jit::Options;
 
+/// Longest input: no code is longer, and a length that is no length is found out before it is believed.
+const MOST_BYTES: usize = 2 << 30;
+
 /// A link under way.
 pub(crate) struct Link {
     device: i32,
@@ -62,10 +65,11 @@ pub unsafe fn cuLinkAddData_v2(
     options: *mut CUjit_option,
     values: *mut *mut c_void,
 ) -> Outcome {
+    driver()?;
     // SAFETY: the caller's promise.
     let given = unsafe { Options::read(count, options, values) }?;
     let data = data.cast_const().cast::<u8>();
-    if data.is_null() || size == 0 || size > isize::MAX.unsigned_abs() {
+    if data.is_null() || size == 0 || size > MOST_BYTES {
         return Err(Error::InvalidValue);
     }
     // SAFETY: so many bytes, by the caller's promise.
@@ -87,6 +91,7 @@ pub unsafe fn cuLinkAddFile_v2(
     options: *mut CUjit_option,
     values: *mut *mut c_void,
 ) -> Outcome {
+    driver()?;
     // SAFETY: the caller's promise.
     let given = unsafe { Options::read(count, options, values) }?;
     // SAFETY: the caller's promise.
@@ -146,11 +151,9 @@ pub unsafe fn cuLinkComplete(
     size: *mut usize,
 ) -> Outcome {
     let driver = driver()?;
+    edge::require(image)?;
     let link = driver.links.get(state as u64).ok_or(Error::InvalidHandle)?;
     let mut link = lock(&link);
-    if image.is_null() {
-        return Err(Error::InvalidValue);
-    }
     // What was completed already stays where it is: the program may hold on to it.
     if link.image.is_empty() {
         match link.linker.complete(driver.gpu.device(link.device)?) {

@@ -50,8 +50,8 @@ pub unsafe fn cuMemAllocPitch_v2(
     }
     let row = width
         .checked_next_multiple_of(PITCH)
-        .ok_or(Error::InvalidValue)?;
-    let size = row.checked_mul(height).ok_or(Error::InvalidValue)?;
+        .ok_or(Error::OutOfMemory)?;
+    let size = row.checked_mul(height).ok_or(Error::OutOfMemory)?;
     let made = context.allocate(size as u64)?;
     // SAFETY: the caller's promise.
     unsafe { put(pointer, made.start) }?;
@@ -82,8 +82,8 @@ pub unsafe fn cuMemGetAddressRange_v2(
     size: *mut usize,
     pointer: CUdeviceptr,
 ) -> Outcome {
-    let context = driver::context()?;
-    let found = context.gpu().space().find(pointer).ok_or(Error::NotFound)?;
+    let found = driver::anywhere()?.gpu.space().find(pointer);
+    let found = found.ok_or(Error::NotFound)?;
     // SAFETY: the caller's promise.
     unsafe { put_if_wanted(base, found.start) };
     // SAFETY: the caller's promise.
@@ -139,9 +139,8 @@ pub unsafe fn cuMemHostGetDevicePointer_v2(
     pointer: *mut c_void,
     flags: c_uint,
 ) -> Outcome {
-    let context = driver::context()?;
-    let found = context
-        .gpu()
+    let found = driver::anywhere()?
+        .gpu
         .space()
         .find(pointer as u64)
         .filter(|a| a.kind.is_host());
@@ -153,8 +152,8 @@ pub unsafe fn cuMemHostGetDevicePointer_v2(
 }
 
 pub unsafe fn cuMemHostGetFlags(flags: *mut c_uint, pointer: *mut c_void) -> Outcome {
-    let context = driver::context()?;
-    match context.gpu().space().find(pointer as u64).map(|a| a.kind) {
+    let driver = driver::anywhere()?;
+    match driver.gpu.space().find(pointer as u64).map(|a| a.kind) {
         // SAFETY: the caller's promise.
         Some(Kind::HostAllocated(own) | Kind::HostRegistered(own)) => unsafe { put(flags, own) },
         _ => Err(Error::InvalidValue),
@@ -164,11 +163,11 @@ pub unsafe fn cuMemHostGetFlags(flags: *mut c_uint, pointer: *mut c_void) -> Out
 pub unsafe fn cuMemHostRegister_v2(pointer: *mut c_void, size: usize, flags: c_uint) -> Outcome {
     let context = driver::context()?;
     capture::unsafe_call()?;
+    if flags & !(REGISTER_FLAGS | REGISTER_UNSUPPORTED) != 0 {
+        return Err(Error::InvalidValue);
+    }
     if flags & REGISTER_UNSUPPORTED != 0 {
         return Err(Error::NotSupported);
-    }
-    if flags & !REGISTER_FLAGS != 0 {
-        return Err(Error::InvalidValue);
     }
     let space = context.gpu().space();
     let device = context.device().ordinal;
@@ -186,6 +185,7 @@ pub unsafe fn cuMemHostRegister_v2(pointer: *mut c_void, size: usize, flags: c_u
 pub unsafe fn cuMemHostUnregister(pointer: *mut c_void) -> Outcome {
     let context = driver::context()?;
     capture::unsafe_call()?;
+    edge::require(pointer)?;
     let released = context.release_host(pointer as u64, |kind| {
         matches!(kind, Kind::HostRegistered(_))
     });

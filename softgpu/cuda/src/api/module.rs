@@ -47,6 +47,7 @@ pub unsafe fn cuModuleLoadFatBinary(module: *mut CUmodule, image: *const c_void)
 
 pub unsafe fn cuModuleLoad(module: *mut CUmodule, path: *const c_char) -> Outcome {
     driver::context()?;
+    edge::require(module)?;
     // SAFETY: the caller's promise.
     let image = unsafe { read_image(path) }?;
     // SAFETY: a whole file and a NUL behind it.
@@ -235,7 +236,9 @@ pub unsafe fn cuFuncGetAttribute(
     attribute: CUfunction_attribute,
     function: CUfunction,
 ) -> Outcome {
-    let kernel = driver()?.kernel(function as u64)?;
+    let driver = driver()?;
+    edge::require(value)?;
+    let kernel = driver.kernel(function as u64)?;
     // SAFETY: the caller's promise.
     unsafe { put(value, kernel_attribute(&kernel, attribute)?) }
 }
@@ -253,7 +256,9 @@ pub unsafe fn cuFuncSetCacheConfig(function: CUfunction, config: CUfunc_cache) -
 }
 
 pub unsafe fn cuFuncGetName(name: *mut *const c_char, function: CUfunction) -> Outcome {
-    let found = driver()?
+    let driver = driver()?;
+    edge::require(name)?;
+    let found = driver
         .functions
         .get(function as u64)
         .ok_or(Error::InvalidHandle)?;
@@ -262,7 +267,9 @@ pub unsafe fn cuFuncGetName(name: *mut *const c_char, function: CUfunction) -> O
 }
 
 pub unsafe fn cuFuncGetModule(module: *mut CUmodule, function: CUfunction) -> Outcome {
-    let found = driver()?
+    let driver = driver()?;
+    edge::require(module)?;
+    let found = driver
         .functions
         .get(function as u64)
         .ok_or(Error::InvalidHandle)?;
@@ -276,8 +283,10 @@ pub unsafe fn cuFuncGetParamInfo(
     offset: *mut usize,
     size: *mut usize,
 ) -> Outcome {
+    let driver = driver()?;
+    edge::require(offset)?;
     // SAFETY: the caller's promise.
-    unsafe { param_info(&driver()?.kernel(function as u64)?, index, offset, size) }
+    unsafe { param_info(&driver.kernel(function as u64)?, index, offset, size) }
 }
 
 pub unsafe fn cuFuncGetParamCount(function: CUfunction, count: *mut usize) -> Outcome {
@@ -296,7 +305,9 @@ pub unsafe fn cuFuncLoad(function: CUfunction) -> Outcome {
 }
 
 pub unsafe fn cuFuncIsLoaded(state: *mut CUfunctionLoadingState, function: CUfunction) -> Outcome {
-    driver()?
+    let driver = driver()?;
+    edge::require(state)?;
+    driver
         .functions
         .get(function as u64)
         .ok_or(Error::InvalidHandle)?;

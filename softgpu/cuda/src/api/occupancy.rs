@@ -37,6 +37,7 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     flags: c_uint,
 ) -> Outcome {
     let context = driver::context()?;
+    edge::require(blocks)?;
     let kernel = driver()?.kernel(function as u64)?;
     let threads = u32::try_from(block_size)
         .ok()
@@ -57,6 +58,7 @@ pub unsafe fn cuOccupancyAvailableDynamicSMemPerBlock(
     block_size: c_int,
 ) -> Outcome {
     let context = driver::context()?;
+    edge::require(bytes)?;
     let kernel = driver()?.kernel(function as u64)?;
     let positive = |n: c_int| {
         u32::try_from(n)
@@ -107,6 +109,8 @@ pub unsafe fn cuOccupancyMaxPotentialBlockSizeWithFlags(
     flags: c_uint,
 ) -> Outcome {
     let context = driver::context()?;
+    edge::require(min_grid)?;
+    edge::require(block_size)?;
     let kernel = driver()?.kernel(function as u64)?;
     let limit = u32::try_from(limit).map_err(|_| Error::InvalidValue)?;
     if flags > 1 {

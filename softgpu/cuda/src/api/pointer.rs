@@ -9,7 +9,7 @@ use softgpu_core::error::Error;
 use softgpu_core::memory::{Allocation, Kind, Permission};
 
 use crate::api::device::signed;
-use crate::driver::{Driver, driver};
+use crate::driver::{self, Driver};
 use crate::edge::{self, Outcome, put};
 
 pub unsafe fn cuPointerGetAttribute(
@@ -17,8 +17,7 @@ pub unsafe fn cuPointerGetAttribute(
     attribute: CUpointer_attribute,
     pointer: CUdeviceptr,
 ) -> Outcome {
-    let driver = driver()?;
-    driver.current_unchecked()?.check()?;
+    let driver = driver::anywhere()?;
     let value = match driver.gpu.space().find(pointer) {
         Some(found) => known(driver, &found, attribute, pointer),
         None => reserved(driver, attribute, pointer),
@@ -35,8 +34,9 @@ pub unsafe fn cuPointerGetAttributes(
     data: *mut *mut c_void,
     pointer: CUdeviceptr,
 ) -> Outcome {
-    let driver = driver()?;
-    driver.current_unchecked()?.check()?;
+    let driver = driver::anywhere()?;
+    edge::require(attributes)?;
+    edge::require(data)?;
     let found = driver.gpu.space().find(pointer);
     for index in 0..usize::try_from(count).map_err(|_| Error::InvalidValue)? {
         // SAFETY: inside the array by the caller's promise.

@@ -236,10 +236,11 @@ unsafe fn copy(
     let length = bytes as u64;
     let side = usize::try_from(session.welcome.limits.side_bytes).unwrap_or(0);
     match (to, from) {
-        (End::Program, End::Program) => {
+        // Both within this process's reach.
+        (End::Program, End::Program | End::Pinned) | (End::Pinned, End::Program) => {
             // In stream order: what was enqueued before may still read or write these bytes.
             call.complete(&wire::CuStreamSynchronize { hStream: stream })?;
-            // SAFETY: both are the program's, by this function's contract; they may overlap.
+            // SAFETY: both are the program's, by this function's contract, or in its arena; they may overlap.
             unsafe { std::ptr::copy(pointer(src).cast::<u8>(), pointer(dst).cast(), bytes) };
             Ok(())
         }
