@@ -76,7 +76,11 @@ fn run(program: Program, python: &Path, file: &str, log: &Path) -> (Finished, Ou
         .arg(python)
         .args(["-W", "ignore", "-m", "pytest", "-q", "--tb=short"])
         .args(["-p", "no:cacheprovider", "-p", "outcomes"])
-        .args(["--import-mode=importlib", "-o", "consider_namespace_packages=true"])
+        .args([
+            "--import-mode=importlib",
+            "-o",
+            "consider_namespace_packages=true",
+        ])
         .arg("--rootdir")
         .arg(place::clients_directory())
         .arg("--pyargs")

@@ -210,12 +210,7 @@ fn known(session: &Session, kind: Kind, handle: u64) -> Outcome<Array> {
 }
 
 /// Checks that an array holds all of a box, `extent[0]` and `at[0]` in bytes.
-pub(super) fn holds(
-    session: &Session,
-    handle: u64,
-    at: [usize; 3],
-    extent: [usize; 3],
-) -> Outcome {
+pub(super) fn holds(session: &Session, handle: u64, at: [usize; 3], extent: [usize; 3]) -> Outcome {
     let what = known(session, Kind::ARRAY, handle)?.descriptor;
     let channels = usize::try_from(what.NumChannels).unwrap_or(usize::MAX);
     let width = texel_bytes(what.Format)

@@ -179,14 +179,14 @@ fn values(function: &str, parameter: &Parameter<'_>, fixture: &Fixture) -> Vec<V
         "cuuint64_t" => vec![value("0", 0), value("-1", u64::MAX)],
         "CUhostFn" | "CUstreamCallback" => {
             vec![
-                value("right", nothing as extern "C" fn() -> usize as u64),
+                value("right", nothing as extern "C" fn() -> usize as usize as u64),
                 null(),
             ]
         }
         "CUoccupancyB2DSize" => {
             vec![
                 null(),
-                value("function", nothing as extern "C" fn() -> usize as u64),
+                value("function", nothing as extern "C" fn() -> usize as usize as u64),
             ]
         }
         // An enumeration, a bit set or an object that the fixture has none of.

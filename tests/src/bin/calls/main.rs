@@ -41,7 +41,11 @@ fn main() {
     }
     let cases = cases::of(function, &fixture);
     // Without a context or without cuInit nothing else is wrong: the last case.
-    let begin = if state == "ready" { 0 } else { cases.len().saturating_sub(1) };
+    let begin = if state == "ready" {
+        0
+    } else {
+        cases.len().saturating_sub(1)
+    };
     for (index, case) in cases.iter().enumerate().skip(begin.max(first)) {
         let Case { name, words } = case;
         say(&format!("{index} {function} {name}"));
