@@ -356,8 +356,6 @@ CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned count, CUmod
 CUresult cuFuncGetParamCount(CUfunction function, size_t *count);
 CUresult cuCtxGetId(CUcontext context, unsigned long long *id);
 CUresult cuCtxGetApiVersion(CUcontext context, unsigned *version);
-CUresult cuProfilerStart(void);
-CUresult cuProfilerStop(void);
 CUresult cuCtxSynchronize(void);
 CUresult cuCtxGetLimit(size_t *value, int limit);
 CUresult cuCtxSetLimit(int limit, size_t value);
