@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use cuda_abi::managed::Managed;
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC, CUDA_TEXTURE_DESC};
 use softgpu_core::config::Config;
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     pub arrays: Table<ArrayObject>,
     pub mipmapped_arrays: Table<MipmappedObject>,
     pub allocations: Table<Generic>,
+    /// What was said about managed memory, by the allocation's id.
+    managed: Mutex<HashMap<u64, Managed>>,
     /// The order of what changes numbers of references to them.
     references: Mutex<()>,
     pub pools: Table<MemPool>,
@@ -365,6 +368,7 @@ impl Driver {
             arrays: Table::new(9),
             mipmapped_arrays: Table::new(10),
             allocations: Table::new(11),
+            managed: Mutex::default(),
             references: Mutex::default(),
             pools,
             device_pools: Mutex::new(device_pools),
@@ -492,6 +496,7 @@ impl Driver {
         }
         context.destroy(streams);
         crate::edge::print(&context.take_output());
+        self.forget_managed();
         self.events.remove_where(|e| e.context.id() == id);
         self.arrays.remove_where(|a| a.context.id() == id);
         self.mipmapped_arrays.remove_where(|a| a.context.id() == id);
@@ -508,6 +513,20 @@ impl Driver {
         }
         // Last and with no lock held: destructors of context-local storage may call back in.
         crate::private_tables::context_destroyed(handle);
+    }
+
+    /// What was said about managed memory, locked.
+    pub fn managed(&self) -> MutexGuard<'_, HashMap<u64, Managed>> {
+        self.managed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what was said about managed memory that is gone.
+    pub fn forget_managed(&self) {
+        let space = self.gpu.space();
+        self.managed().retain(|id, managed| {
+            let found = space.at(managed.start());
+            found.is_some_and(|found| found.id == *id)
+        });
     }
 
     /// Handle of a device's default pool.
