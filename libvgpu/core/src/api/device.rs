@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(
             attribute(
                 &device,
-                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY
+                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS
             ),
             Ok(0)
         );
