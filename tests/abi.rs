@@ -195,6 +195,24 @@ fn structures_have_the_layout_of_cudarc() {
         allocFlags,
     });
     same!(CUmemAccessDesc { location, flags });
+    same!(CUmemcpyAttributes {
+        srcAccessOrder,
+        srcLocHint,
+        dstLocHint,
+        flags
+    });
+    assert_eq!(
+        (
+            size_of::<types::CUDA_MEMCPY3D_PEER>(),
+            offset_of!(types::CUDA_MEMCPY3D, reserved0),
+            offset_of!(types::CUDA_MEMCPY3D, reserved1)
+        ),
+        (
+            size_of::<sys::CUDA_MEMCPY3D_PEER>(),
+            offset_of!(sys::CUDA_MEMCPY3D_PEER, srcContext),
+            offset_of!(sys::CUDA_MEMCPY3D_PEER, dstContext)
+        ),
+    );
     same!(CUmemPoolProps {
         allocType,
         handleTypes,

@@ -8,6 +8,7 @@
 pub mod function;
 mod generated;
 pub mod handshake;
+pub mod managed;
 pub mod resolver;
 pub mod types;
 pub mod visible;

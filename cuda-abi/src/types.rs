@@ -215,6 +215,34 @@ impl From<CUDA_MEMCPY2D> for CUDA_MEMCPY3D {
     }
 }
 
+/// A [`CUDA_MEMCPY3D`] whose two reserved words are the contexts of its sides.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct CUDA_MEMCPY3D_PEER {
+    pub copy: CUDA_MEMCPY3D,
+}
+
+impl CUDA_MEMCPY3D_PEER {
+    /// The source's context.
+    pub const fn src_context(&self) -> CUcontext {
+        self.copy.reserved0.cast()
+    }
+
+    /// The destination's context.
+    pub const fn dst_context(&self) -> CUcontext {
+        self.copy.reserved1.cast()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct CUmemcpyAttributes {
+    pub srcAccessOrder: CUmemcpySrcAccessOrder,
+    pub srcLocHint: CUmemLocation,
+    pub dstLocHint: CUmemLocation,
+    pub flags: c_uint,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct CUDA_ARRAY_DESCRIPTOR {

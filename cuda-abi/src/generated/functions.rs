@@ -16,272 +16,291 @@ impl Function {
     pub const cuCtxCreate_v3: Self = Self(6);
     pub const cuCtxCreate_v4: Self = Self(7);
     pub const cuCtxDestroy_v2: Self = Self(8);
-    pub const cuCtxGetApiVersion: Self = Self(9);
-    pub const cuCtxGetCacheConfig: Self = Self(10);
-    pub const cuCtxGetCurrent: Self = Self(11);
-    pub const cuCtxGetDevice: Self = Self(12);
-    pub const cuCtxGetDevice_v2: Self = Self(13);
-    pub const cuCtxGetFlags: Self = Self(14);
-    pub const cuCtxGetId: Self = Self(15);
-    pub const cuCtxGetLimit: Self = Self(16);
-    pub const cuCtxGetStreamPriorityRange: Self = Self(17);
-    pub const cuCtxPopCurrent_v2: Self = Self(18);
-    pub const cuCtxPushCurrent_v2: Self = Self(19);
-    pub const cuCtxResetPersistingL2Cache: Self = Self(20);
-    pub const cuCtxSetCacheConfig: Self = Self(21);
-    pub const cuCtxSetCurrent: Self = Self(22);
-    pub const cuCtxSetFlags: Self = Self(23);
-    pub const cuCtxSetLimit: Self = Self(24);
-    pub const cuCtxSynchronize: Self = Self(25);
-    pub const cuCtxSynchronize_v2: Self = Self(26);
-    pub const cuDeviceCanAccessPeer: Self = Self(27);
-    pub const cuDeviceComputeCapability: Self = Self(28);
-    pub const cuDeviceGet: Self = Self(29);
-    pub const cuDeviceGetAttribute: Self = Self(30);
-    pub const cuDeviceGetByPCIBusId: Self = Self(31);
-    pub const cuDeviceGetCount: Self = Self(32);
-    pub const cuDeviceGetDefaultMemPool: Self = Self(33);
-    pub const cuDeviceGetMemPool: Self = Self(34);
-    pub const cuDeviceGetName: Self = Self(35);
-    pub const cuDeviceGetPCIBusId: Self = Self(36);
-    pub const cuDeviceGetProperties: Self = Self(37);
-    pub const cuDeviceGetUuid: Self = Self(38);
-    pub const cuDeviceGetUuid_v2: Self = Self(39);
-    pub const cuDevicePrimaryCtxGetState: Self = Self(40);
-    pub const cuDevicePrimaryCtxRelease: Self = Self(41);
-    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(42);
-    pub const cuDevicePrimaryCtxReset: Self = Self(43);
-    pub const cuDevicePrimaryCtxReset_v2: Self = Self(44);
-    pub const cuDevicePrimaryCtxRetain: Self = Self(45);
-    pub const cuDevicePrimaryCtxSetFlags: Self = Self(46);
-    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(47);
-    pub const cuDeviceSetMemPool: Self = Self(48);
-    pub const cuDeviceTotalMem_v2: Self = Self(49);
-    pub const cuDriverGetVersion: Self = Self(50);
-    pub const cuEventCreate: Self = Self(51);
-    pub const cuEventDestroy_v2: Self = Self(52);
-    pub const cuEventElapsedTime: Self = Self(53);
-    pub const cuEventElapsedTime_v2: Self = Self(54);
-    pub const cuEventQuery: Self = Self(55);
-    pub const cuEventRecord: Self = Self(56);
-    pub const cuEventRecordWithFlags: Self = Self(57);
-    pub const cuEventSynchronize: Self = Self(58);
-    pub const cuFuncGetAttribute: Self = Self(59);
-    pub const cuFuncGetModule: Self = Self(60);
-    pub const cuFuncGetName: Self = Self(61);
-    pub const cuFuncGetParamCount: Self = Self(62);
-    pub const cuFuncGetParamInfo: Self = Self(63);
-    pub const cuFuncIsLoaded: Self = Self(64);
-    pub const cuFuncLoad: Self = Self(65);
-    pub const cuFuncSetAttribute: Self = Self(66);
-    pub const cuFuncSetCacheConfig: Self = Self(67);
-    pub const cuGetErrorName: Self = Self(68);
-    pub const cuGetErrorString: Self = Self(69);
-    pub const cuGetExportTable: Self = Self(70);
-    pub const cuGetProcAddress: Self = Self(71);
-    pub const cuGetProcAddress_v2: Self = Self(72);
-    pub const cuGraphCreate: Self = Self(73);
-    pub const cuGraphDestroy: Self = Self(74);
-    pub const cuGraphExecDestroy: Self = Self(75);
-    pub const cuGraphGetNodes: Self = Self(76);
-    pub const cuGraphInstantiate: Self = Self(77);
-    pub const cuGraphInstantiateWithFlags: Self = Self(78);
-    pub const cuGraphInstantiateWithParams: Self = Self(79);
-    pub const cuGraphInstantiate_v2: Self = Self(80);
-    pub const cuGraphLaunch: Self = Self(81);
-    pub const cuGraphReleaseUserObject: Self = Self(82);
-    pub const cuGraphRetainUserObject: Self = Self(83);
-    pub const cuGraphUpload: Self = Self(84);
-    pub const cuInit: Self = Self(85);
-    pub const cuKernelGetAttribute: Self = Self(86);
-    pub const cuKernelGetFunction: Self = Self(87);
-    pub const cuKernelGetLibrary: Self = Self(88);
-    pub const cuKernelGetName: Self = Self(89);
-    pub const cuKernelGetParamCount: Self = Self(90);
-    pub const cuKernelGetParamInfo: Self = Self(91);
-    pub const cuKernelSetAttribute: Self = Self(92);
-    pub const cuKernelSetCacheConfig: Self = Self(93);
-    pub const cuLaunchCooperativeKernel: Self = Self(94);
-    pub const cuLaunchHostFunc: Self = Self(95);
-    pub const cuLaunchHostFunc_v2: Self = Self(96);
-    pub const cuLaunchKernel: Self = Self(97);
-    pub const cuLaunchKernelEx: Self = Self(98);
-    pub const cuLibraryEnumerateKernels: Self = Self(99);
-    pub const cuLibraryGetGlobal: Self = Self(100);
-    pub const cuLibraryGetKernel: Self = Self(101);
-    pub const cuLibraryGetKernelCount: Self = Self(102);
-    pub const cuLibraryGetModule: Self = Self(103);
-    pub const cuLibraryLoadData: Self = Self(104);
-    pub const cuLibraryLoadFromFile: Self = Self(105);
-    pub const cuLibraryUnload: Self = Self(106);
-    pub const cuLinkAddData_v2: Self = Self(107);
-    pub const cuLinkAddFile_v2: Self = Self(108);
-    pub const cuLinkComplete: Self = Self(109);
-    pub const cuLinkCreate_v2: Self = Self(110);
-    pub const cuLinkDestroy: Self = Self(111);
-    pub const cuMemAddressFree: Self = Self(112);
-    pub const cuMemAddressReserve: Self = Self(113);
-    pub const cuMemAllocAsync: Self = Self(114);
-    pub const cuMemAllocFromPoolAsync: Self = Self(115);
-    pub const cuMemAllocHost_v2: Self = Self(116);
-    pub const cuMemAllocPitch_v2: Self = Self(117);
-    pub const cuMemAlloc_v2: Self = Self(118);
-    pub const cuMemCreate: Self = Self(119);
-    pub const cuMemFreeAsync: Self = Self(120);
-    pub const cuMemFreeHost: Self = Self(121);
-    pub const cuMemFree_v2: Self = Self(122);
-    pub const cuMemGetAccess: Self = Self(123);
-    pub const cuMemGetAddressRange_v2: Self = Self(124);
-    pub const cuMemGetAllocationGranularity: Self = Self(125);
-    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(126);
-    pub const cuMemGetDefaultMemPool: Self = Self(127);
-    pub const cuMemGetInfo_v2: Self = Self(128);
-    pub const cuMemGetMemPool: Self = Self(129);
-    pub const cuMemHostAlloc: Self = Self(130);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(131);
-    pub const cuMemHostGetFlags: Self = Self(132);
-    pub const cuMemHostRegister_v2: Self = Self(133);
-    pub const cuMemHostUnregister: Self = Self(134);
-    pub const cuMemMap: Self = Self(135);
-    pub const cuMemPoolCreate: Self = Self(136);
-    pub const cuMemPoolDestroy: Self = Self(137);
-    pub const cuMemPoolGetAccess: Self = Self(138);
-    pub const cuMemPoolGetAttribute: Self = Self(139);
-    pub const cuMemPoolSetAccess: Self = Self(140);
-    pub const cuMemPoolSetAttribute: Self = Self(141);
-    pub const cuMemPoolTrimTo: Self = Self(142);
-    pub const cuMemRelease: Self = Self(143);
-    pub const cuMemRetainAllocationHandle: Self = Self(144);
-    pub const cuMemSetAccess: Self = Self(145);
-    pub const cuMemSetMemPool: Self = Self(146);
-    pub const cuMemUnmap: Self = Self(147);
-    pub const cuMemcpy: Self = Self(148);
-    pub const cuMemcpy2DAsync_v2: Self = Self(149);
-    pub const cuMemcpy2DUnaligned_v2: Self = Self(150);
-    pub const cuMemcpy2D_v2: Self = Self(151);
-    pub const cuMemcpy3DAsync_v2: Self = Self(152);
-    pub const cuMemcpy3D_v2: Self = Self(153);
-    pub const cuMemcpyAsync: Self = Self(154);
-    pub const cuMemcpyAtoA_v2: Self = Self(155);
-    pub const cuMemcpyAtoD_v2: Self = Self(156);
-    pub const cuMemcpyAtoHAsync_v2: Self = Self(157);
-    pub const cuMemcpyAtoH_v2: Self = Self(158);
-    pub const cuMemcpyDtoA_v2: Self = Self(159);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(160);
-    pub const cuMemcpyDtoD_v2: Self = Self(161);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(162);
-    pub const cuMemcpyDtoH_v2: Self = Self(163);
-    pub const cuMemcpyHtoAAsync_v2: Self = Self(164);
-    pub const cuMemcpyHtoA_v2: Self = Self(165);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(166);
-    pub const cuMemcpyHtoD_v2: Self = Self(167);
-    pub const cuMemsetD16Async: Self = Self(168);
-    pub const cuMemsetD16_v2: Self = Self(169);
-    pub const cuMemsetD2D16Async: Self = Self(170);
-    pub const cuMemsetD2D16_v2: Self = Self(171);
-    pub const cuMemsetD2D32Async: Self = Self(172);
-    pub const cuMemsetD2D32_v2: Self = Self(173);
-    pub const cuMemsetD2D8Async: Self = Self(174);
-    pub const cuMemsetD2D8_v2: Self = Self(175);
-    pub const cuMemsetD32Async: Self = Self(176);
-    pub const cuMemsetD32_v2: Self = Self(177);
-    pub const cuMemsetD8Async: Self = Self(178);
-    pub const cuMemsetD8_v2: Self = Self(179);
-    pub const cuMipmappedArrayCreate: Self = Self(180);
-    pub const cuMipmappedArrayDestroy: Self = Self(181);
-    pub const cuMipmappedArrayGetLevel: Self = Self(182);
-    pub const cuModuleEnumerateFunctions: Self = Self(183);
-    pub const cuModuleGetFunction: Self = Self(184);
-    pub const cuModuleGetFunctionCount: Self = Self(185);
-    pub const cuModuleGetGlobal_v2: Self = Self(186);
-    pub const cuModuleGetLoadingMode: Self = Self(187);
-    pub const cuModuleLoad: Self = Self(188);
-    pub const cuModuleLoadData: Self = Self(189);
-    pub const cuModuleLoadDataEx: Self = Self(190);
-    pub const cuModuleLoadFatBinary: Self = Self(191);
-    pub const cuModuleUnload: Self = Self(192);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(193);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(194);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(195);
-    pub const cuOccupancyMaxActiveClusters: Self = Self(196);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(197);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(198);
-    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(199);
-    pub const cuPointerGetAttribute: Self = Self(200);
-    pub const cuPointerGetAttributes: Self = Self(201);
-    pub const cuProfilerStart: Self = Self(202);
-    pub const cuProfilerStop: Self = Self(203);
-    pub const cuStreamAddCallback: Self = Self(204);
-    pub const cuStreamBatchMemOp: Self = Self(205);
-    pub const cuStreamBatchMemOp_v2: Self = Self(206);
-    pub const cuStreamBeginCapture: Self = Self(207);
-    pub const cuStreamBeginCaptureToGraph: Self = Self(208);
-    pub const cuStreamBeginCapture_v2: Self = Self(209);
-    pub const cuStreamCreate: Self = Self(210);
-    pub const cuStreamCreateWithPriority: Self = Self(211);
-    pub const cuStreamDestroy_v2: Self = Self(212);
-    pub const cuStreamEndCapture: Self = Self(213);
-    pub const cuStreamGetCaptureInfo: Self = Self(214);
-    pub const cuStreamGetCaptureInfo_v2: Self = Self(215);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(216);
-    pub const cuStreamGetCtx: Self = Self(217);
-    pub const cuStreamGetCtx_v2: Self = Self(218);
-    pub const cuStreamGetDevice: Self = Self(219);
-    pub const cuStreamGetFlags: Self = Self(220);
-    pub const cuStreamGetId: Self = Self(221);
-    pub const cuStreamGetPriority: Self = Self(222);
-    pub const cuStreamIsCapturing: Self = Self(223);
-    pub const cuStreamQuery: Self = Self(224);
-    pub const cuStreamSynchronize: Self = Self(225);
-    pub const cuStreamUpdateCaptureDependencies: Self = Self(226);
-    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(227);
-    pub const cuStreamWaitEvent: Self = Self(228);
-    pub const cuStreamWaitValue32: Self = Self(229);
-    pub const cuStreamWaitValue32_v2: Self = Self(230);
-    pub const cuStreamWaitValue64: Self = Self(231);
-    pub const cuStreamWaitValue64_v2: Self = Self(232);
-    pub const cuStreamWriteValue32: Self = Self(233);
-    pub const cuStreamWriteValue32_v2: Self = Self(234);
-    pub const cuStreamWriteValue64: Self = Self(235);
-    pub const cuStreamWriteValue64_v2: Self = Self(236);
-    pub const cuSurfObjectCreate: Self = Self(237);
-    pub const cuSurfObjectDestroy: Self = Self(238);
-    pub const cuSurfObjectGetResourceDesc: Self = Self(239);
-    pub const cuTexObjectCreate: Self = Self(240);
-    pub const cuTexObjectDestroy: Self = Self(241);
-    pub const cuTexObjectGetResourceDesc: Self = Self(242);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(243);
-    pub const cuTexObjectGetTextureDesc: Self = Self(244);
-    pub const cuThreadExchangeStreamCaptureMode: Self = Self(245);
-    pub const cuUserObjectCreate: Self = Self(246);
-    pub const cuUserObjectRelease: Self = Self(247);
-    pub const cuUserObjectRetain: Self = Self(248);
-    pub const vgpuBeginCapture: Self = Self(249);
-    pub const vgpuCaptureInfo: Self = Self(250);
-    pub const vgpuClusters: Self = Self(251);
-    pub const vgpuCodeNames: Self = Self(252);
-    pub const vgpuCopy: Self = Self(253);
-    pub const vgpuCopyBox: Self = Self(254);
-    pub const vgpuCopyIn: Self = Self(255);
-    pub const vgpuCopyInBulk: Self = Self(256);
-    pub const vgpuCopyOut: Self = Self(257);
-    pub const vgpuCopyOutBulk: Self = Self(258);
-    pub const vgpuCredit: Self = Self(259);
-    pub const vgpuInstantiate: Self = Self(260);
-    pub const vgpuLinkRead: Self = Self(261);
-    pub const vgpuListNodes: Self = Self(262);
-    pub const vgpuMemOps: Self = Self(263);
-    pub const vgpuMemset: Self = Self(264);
-    pub const vgpuNop: Self = Self(265);
-    pub const vgpuOutput: Self = Self(266);
-    pub const vgpuReadDown: Self = Self(267);
-    pub const vgpuSnapshot: Self = Self(268);
-    pub const vgpuUpdateDependencies: Self = Self(269);
-    pub const vgpuUpload: Self = Self(270);
+    pub const cuCtxDisablePeerAccess: Self = Self(9);
+    pub const cuCtxEnablePeerAccess: Self = Self(10);
+    pub const cuCtxGetApiVersion: Self = Self(11);
+    pub const cuCtxGetCacheConfig: Self = Self(12);
+    pub const cuCtxGetCurrent: Self = Self(13);
+    pub const cuCtxGetDevice: Self = Self(14);
+    pub const cuCtxGetDevice_v2: Self = Self(15);
+    pub const cuCtxGetFlags: Self = Self(16);
+    pub const cuCtxGetId: Self = Self(17);
+    pub const cuCtxGetLimit: Self = Self(18);
+    pub const cuCtxGetStreamPriorityRange: Self = Self(19);
+    pub const cuCtxPopCurrent_v2: Self = Self(20);
+    pub const cuCtxPushCurrent_v2: Self = Self(21);
+    pub const cuCtxResetPersistingL2Cache: Self = Self(22);
+    pub const cuCtxSetCacheConfig: Self = Self(23);
+    pub const cuCtxSetCurrent: Self = Self(24);
+    pub const cuCtxSetFlags: Self = Self(25);
+    pub const cuCtxSetLimit: Self = Self(26);
+    pub const cuCtxSynchronize: Self = Self(27);
+    pub const cuCtxSynchronize_v2: Self = Self(28);
+    pub const cuDeviceCanAccessPeer: Self = Self(29);
+    pub const cuDeviceComputeCapability: Self = Self(30);
+    pub const cuDeviceGet: Self = Self(31);
+    pub const cuDeviceGetAttribute: Self = Self(32);
+    pub const cuDeviceGetByPCIBusId: Self = Self(33);
+    pub const cuDeviceGetCount: Self = Self(34);
+    pub const cuDeviceGetDefaultMemPool: Self = Self(35);
+    pub const cuDeviceGetMemPool: Self = Self(36);
+    pub const cuDeviceGetName: Self = Self(37);
+    pub const cuDeviceGetP2PAttribute: Self = Self(38);
+    pub const cuDeviceGetPCIBusId: Self = Self(39);
+    pub const cuDeviceGetProperties: Self = Self(40);
+    pub const cuDeviceGetUuid: Self = Self(41);
+    pub const cuDeviceGetUuid_v2: Self = Self(42);
+    pub const cuDevicePrimaryCtxGetState: Self = Self(43);
+    pub const cuDevicePrimaryCtxRelease: Self = Self(44);
+    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(45);
+    pub const cuDevicePrimaryCtxReset: Self = Self(46);
+    pub const cuDevicePrimaryCtxReset_v2: Self = Self(47);
+    pub const cuDevicePrimaryCtxRetain: Self = Self(48);
+    pub const cuDevicePrimaryCtxSetFlags: Self = Self(49);
+    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(50);
+    pub const cuDeviceSetMemPool: Self = Self(51);
+    pub const cuDeviceTotalMem_v2: Self = Self(52);
+    pub const cuDriverGetVersion: Self = Self(53);
+    pub const cuEventCreate: Self = Self(54);
+    pub const cuEventDestroy_v2: Self = Self(55);
+    pub const cuEventElapsedTime: Self = Self(56);
+    pub const cuEventElapsedTime_v2: Self = Self(57);
+    pub const cuEventQuery: Self = Self(58);
+    pub const cuEventRecord: Self = Self(59);
+    pub const cuEventRecordWithFlags: Self = Self(60);
+    pub const cuEventSynchronize: Self = Self(61);
+    pub const cuFuncGetAttribute: Self = Self(62);
+    pub const cuFuncGetModule: Self = Self(63);
+    pub const cuFuncGetName: Self = Self(64);
+    pub const cuFuncGetParamCount: Self = Self(65);
+    pub const cuFuncGetParamInfo: Self = Self(66);
+    pub const cuFuncIsLoaded: Self = Self(67);
+    pub const cuFuncLoad: Self = Self(68);
+    pub const cuFuncSetAttribute: Self = Self(69);
+    pub const cuFuncSetCacheConfig: Self = Self(70);
+    pub const cuGetErrorName: Self = Self(71);
+    pub const cuGetErrorString: Self = Self(72);
+    pub const cuGetExportTable: Self = Self(73);
+    pub const cuGetProcAddress: Self = Self(74);
+    pub const cuGetProcAddress_v2: Self = Self(75);
+    pub const cuGraphCreate: Self = Self(76);
+    pub const cuGraphDestroy: Self = Self(77);
+    pub const cuGraphExecDestroy: Self = Self(78);
+    pub const cuGraphGetNodes: Self = Self(79);
+    pub const cuGraphInstantiate: Self = Self(80);
+    pub const cuGraphInstantiateWithFlags: Self = Self(81);
+    pub const cuGraphInstantiateWithParams: Self = Self(82);
+    pub const cuGraphInstantiate_v2: Self = Self(83);
+    pub const cuGraphLaunch: Self = Self(84);
+    pub const cuGraphReleaseUserObject: Self = Self(85);
+    pub const cuGraphRetainUserObject: Self = Self(86);
+    pub const cuGraphUpload: Self = Self(87);
+    pub const cuInit: Self = Self(88);
+    pub const cuKernelGetAttribute: Self = Self(89);
+    pub const cuKernelGetFunction: Self = Self(90);
+    pub const cuKernelGetLibrary: Self = Self(91);
+    pub const cuKernelGetName: Self = Self(92);
+    pub const cuKernelGetParamCount: Self = Self(93);
+    pub const cuKernelGetParamInfo: Self = Self(94);
+    pub const cuKernelSetAttribute: Self = Self(95);
+    pub const cuKernelSetCacheConfig: Self = Self(96);
+    pub const cuLaunchCooperativeKernel: Self = Self(97);
+    pub const cuLaunchHostFunc: Self = Self(98);
+    pub const cuLaunchHostFunc_v2: Self = Self(99);
+    pub const cuLaunchKernel: Self = Self(100);
+    pub const cuLaunchKernelEx: Self = Self(101);
+    pub const cuLibraryEnumerateKernels: Self = Self(102);
+    pub const cuLibraryGetGlobal: Self = Self(103);
+    pub const cuLibraryGetKernel: Self = Self(104);
+    pub const cuLibraryGetKernelCount: Self = Self(105);
+    pub const cuLibraryGetModule: Self = Self(106);
+    pub const cuLibraryLoadData: Self = Self(107);
+    pub const cuLibraryLoadFromFile: Self = Self(108);
+    pub const cuLibraryUnload: Self = Self(109);
+    pub const cuLinkAddData_v2: Self = Self(110);
+    pub const cuLinkAddFile_v2: Self = Self(111);
+    pub const cuLinkComplete: Self = Self(112);
+    pub const cuLinkCreate_v2: Self = Self(113);
+    pub const cuLinkDestroy: Self = Self(114);
+    pub const cuMemAddressFree: Self = Self(115);
+    pub const cuMemAddressReserve: Self = Self(116);
+    pub const cuMemAdvise: Self = Self(117);
+    pub const cuMemAdvise_v2: Self = Self(118);
+    pub const cuMemAllocAsync: Self = Self(119);
+    pub const cuMemAllocFromPoolAsync: Self = Self(120);
+    pub const cuMemAllocHost_v2: Self = Self(121);
+    pub const cuMemAllocManaged: Self = Self(122);
+    pub const cuMemAllocPitch_v2: Self = Self(123);
+    pub const cuMemAlloc_v2: Self = Self(124);
+    pub const cuMemCreate: Self = Self(125);
+    pub const cuMemFreeAsync: Self = Self(126);
+    pub const cuMemFreeHost: Self = Self(127);
+    pub const cuMemFree_v2: Self = Self(128);
+    pub const cuMemGetAccess: Self = Self(129);
+    pub const cuMemGetAddressRange_v2: Self = Self(130);
+    pub const cuMemGetAllocationGranularity: Self = Self(131);
+    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(132);
+    pub const cuMemGetDefaultMemPool: Self = Self(133);
+    pub const cuMemGetInfo_v2: Self = Self(134);
+    pub const cuMemGetMemPool: Self = Self(135);
+    pub const cuMemHostAlloc: Self = Self(136);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(137);
+    pub const cuMemHostGetFlags: Self = Self(138);
+    pub const cuMemHostRegister_v2: Self = Self(139);
+    pub const cuMemHostUnregister: Self = Self(140);
+    pub const cuMemMap: Self = Self(141);
+    pub const cuMemPoolCreate: Self = Self(142);
+    pub const cuMemPoolDestroy: Self = Self(143);
+    pub const cuMemPoolGetAccess: Self = Self(144);
+    pub const cuMemPoolGetAttribute: Self = Self(145);
+    pub const cuMemPoolSetAccess: Self = Self(146);
+    pub const cuMemPoolSetAttribute: Self = Self(147);
+    pub const cuMemPoolTrimTo: Self = Self(148);
+    pub const cuMemPrefetchAsync: Self = Self(149);
+    pub const cuMemPrefetchAsync_v2: Self = Self(150);
+    pub const cuMemRangeGetAttribute: Self = Self(151);
+    pub const cuMemRangeGetAttributes: Self = Self(152);
+    pub const cuMemRelease: Self = Self(153);
+    pub const cuMemRetainAllocationHandle: Self = Self(154);
+    pub const cuMemSetAccess: Self = Self(155);
+    pub const cuMemSetMemPool: Self = Self(156);
+    pub const cuMemUnmap: Self = Self(157);
+    pub const cuMemcpy: Self = Self(158);
+    pub const cuMemcpy2DAsync_v2: Self = Self(159);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(160);
+    pub const cuMemcpy2D_v2: Self = Self(161);
+    pub const cuMemcpy3DAsync_v2: Self = Self(162);
+    pub const cuMemcpy3DPeer: Self = Self(163);
+    pub const cuMemcpy3DPeerAsync: Self = Self(164);
+    pub const cuMemcpy3D_v2: Self = Self(165);
+    pub const cuMemcpyAsync: Self = Self(166);
+    pub const cuMemcpyAtoA_v2: Self = Self(167);
+    pub const cuMemcpyAtoD_v2: Self = Self(168);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(169);
+    pub const cuMemcpyAtoH_v2: Self = Self(170);
+    pub const cuMemcpyBatchAsync: Self = Self(171);
+    pub const cuMemcpyBatchAsync_v2: Self = Self(172);
+    pub const cuMemcpyDtoA_v2: Self = Self(173);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(174);
+    pub const cuMemcpyDtoD_v2: Self = Self(175);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(176);
+    pub const cuMemcpyDtoH_v2: Self = Self(177);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(178);
+    pub const cuMemcpyHtoA_v2: Self = Self(179);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(180);
+    pub const cuMemcpyHtoD_v2: Self = Self(181);
+    pub const cuMemcpyPeer: Self = Self(182);
+    pub const cuMemcpyPeerAsync: Self = Self(183);
+    pub const cuMemcpyWithAttributesAsync: Self = Self(184);
+    pub const cuMemsetD16Async: Self = Self(185);
+    pub const cuMemsetD16_v2: Self = Self(186);
+    pub const cuMemsetD2D16Async: Self = Self(187);
+    pub const cuMemsetD2D16_v2: Self = Self(188);
+    pub const cuMemsetD2D32Async: Self = Self(189);
+    pub const cuMemsetD2D32_v2: Self = Self(190);
+    pub const cuMemsetD2D8Async: Self = Self(191);
+    pub const cuMemsetD2D8_v2: Self = Self(192);
+    pub const cuMemsetD32Async: Self = Self(193);
+    pub const cuMemsetD32_v2: Self = Self(194);
+    pub const cuMemsetD8Async: Self = Self(195);
+    pub const cuMemsetD8_v2: Self = Self(196);
+    pub const cuMipmappedArrayCreate: Self = Self(197);
+    pub const cuMipmappedArrayDestroy: Self = Self(198);
+    pub const cuMipmappedArrayGetLevel: Self = Self(199);
+    pub const cuModuleEnumerateFunctions: Self = Self(200);
+    pub const cuModuleGetFunction: Self = Self(201);
+    pub const cuModuleGetFunctionCount: Self = Self(202);
+    pub const cuModuleGetGlobal_v2: Self = Self(203);
+    pub const cuModuleGetLoadingMode: Self = Self(204);
+    pub const cuModuleLoad: Self = Self(205);
+    pub const cuModuleLoadData: Self = Self(206);
+    pub const cuModuleLoadDataEx: Self = Self(207);
+    pub const cuModuleLoadFatBinary: Self = Self(208);
+    pub const cuModuleUnload: Self = Self(209);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(210);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(211);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(212);
+    pub const cuOccupancyMaxActiveClusters: Self = Self(213);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(214);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(215);
+    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(216);
+    pub const cuPointerGetAttribute: Self = Self(217);
+    pub const cuPointerGetAttributes: Self = Self(218);
+    pub const cuPointerSetAttribute: Self = Self(219);
+    pub const cuProfilerStart: Self = Self(220);
+    pub const cuProfilerStop: Self = Self(221);
+    pub const cuStreamAddCallback: Self = Self(222);
+    pub const cuStreamAttachMemAsync: Self = Self(223);
+    pub const cuStreamBatchMemOp: Self = Self(224);
+    pub const cuStreamBatchMemOp_v2: Self = Self(225);
+    pub const cuStreamBeginCapture: Self = Self(226);
+    pub const cuStreamBeginCaptureToGraph: Self = Self(227);
+    pub const cuStreamBeginCapture_v2: Self = Self(228);
+    pub const cuStreamCreate: Self = Self(229);
+    pub const cuStreamCreateWithPriority: Self = Self(230);
+    pub const cuStreamDestroy_v2: Self = Self(231);
+    pub const cuStreamEndCapture: Self = Self(232);
+    pub const cuStreamGetCaptureInfo: Self = Self(233);
+    pub const cuStreamGetCaptureInfo_v2: Self = Self(234);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(235);
+    pub const cuStreamGetCtx: Self = Self(236);
+    pub const cuStreamGetCtx_v2: Self = Self(237);
+    pub const cuStreamGetDevice: Self = Self(238);
+    pub const cuStreamGetFlags: Self = Self(239);
+    pub const cuStreamGetId: Self = Self(240);
+    pub const cuStreamGetPriority: Self = Self(241);
+    pub const cuStreamIsCapturing: Self = Self(242);
+    pub const cuStreamQuery: Self = Self(243);
+    pub const cuStreamSynchronize: Self = Self(244);
+    pub const cuStreamUpdateCaptureDependencies: Self = Self(245);
+    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(246);
+    pub const cuStreamWaitEvent: Self = Self(247);
+    pub const cuStreamWaitValue32: Self = Self(248);
+    pub const cuStreamWaitValue32_v2: Self = Self(249);
+    pub const cuStreamWaitValue64: Self = Self(250);
+    pub const cuStreamWaitValue64_v2: Self = Self(251);
+    pub const cuStreamWriteValue32: Self = Self(252);
+    pub const cuStreamWriteValue32_v2: Self = Self(253);
+    pub const cuStreamWriteValue64: Self = Self(254);
+    pub const cuStreamWriteValue64_v2: Self = Self(255);
+    pub const cuSurfObjectCreate: Self = Self(256);
+    pub const cuSurfObjectDestroy: Self = Self(257);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(258);
+    pub const cuTexObjectCreate: Self = Self(259);
+    pub const cuTexObjectDestroy: Self = Self(260);
+    pub const cuTexObjectGetResourceDesc: Self = Self(261);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(262);
+    pub const cuTexObjectGetTextureDesc: Self = Self(263);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(264);
+    pub const cuUserObjectCreate: Self = Self(265);
+    pub const cuUserObjectRelease: Self = Self(266);
+    pub const cuUserObjectRetain: Self = Self(267);
+    pub const vgpuBeginCapture: Self = Self(268);
+    pub const vgpuCaptureInfo: Self = Self(269);
+    pub const vgpuClusters: Self = Self(270);
+    pub const vgpuCodeNames: Self = Self(271);
+    pub const vgpuCopy: Self = Self(272);
+    pub const vgpuCopyBox: Self = Self(273);
+    pub const vgpuCopyIn: Self = Self(274);
+    pub const vgpuCopyInBulk: Self = Self(275);
+    pub const vgpuCopyOut: Self = Self(276);
+    pub const vgpuCopyOutBulk: Self = Self(277);
+    pub const vgpuCredit: Self = Self(278);
+    pub const vgpuInstantiate: Self = Self(279);
+    pub const vgpuLinkRead: Self = Self(280);
+    pub const vgpuListNodes: Self = Self(281);
+    pub const vgpuMemOps: Self = Self(282);
+    pub const vgpuMemset: Self = Self(283);
+    pub const vgpuNop: Self = Self(284);
+    pub const vgpuOutput: Self = Self(285);
+    pub const vgpuReadDown: Self = Self(286);
+    pub const vgpuSnapshot: Self = Self(287);
+    pub const vgpuUpdateDependencies: Self = Self(288);
+    pub const vgpuUpload: Self = Self(289);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 271] = [
+pub static FUNCTIONS: [FunctionInfo; 290] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -353,6 +372,22 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
         group: "compute",
         audit: "object",
         opcode: 20,
+    },
+    FunctionInfo {
+        name: "cuCtxDisablePeerAccess",
+        chapter: "peer",
+        class: Class::Local,
+        group: "compute",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuCtxEnablePeerAccess",
+        chapter: "peer",
+        class: Class::Local,
+        group: "compute",
+        audit: "query",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuCtxGetApiVersion",
@@ -565,6 +600,14 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
     FunctionInfo {
         name: "cuDeviceGetName",
         chapter: "device",
+        class: Class::Cached,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuDeviceGetP2PAttribute",
+        chapter: "peer",
         class: Class::Cached,
         group: "query",
         audit: "query",
@@ -1195,6 +1238,22 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
         opcode: 193,
     },
     FunctionInfo {
+        name: "cuMemAdvise",
+        chapter: "managed",
+        class: Class::Local,
+        group: "memory",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemAdvise_v2",
+        chapter: "managed",
+        class: Class::Local,
+        group: "memory",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuMemAllocAsync",
         chapter: "pool",
         class: Class::Blocking,
@@ -1213,6 +1272,14 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
     FunctionInfo {
         name: "cuMemAllocHost_v2",
         chapter: "memory",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemAllocManaged",
+        chapter: "managed",
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
@@ -1427,6 +1494,38 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
         opcode: 213,
     },
     FunctionInfo {
+        name: "cuMemPrefetchAsync",
+        chapter: "managed",
+        class: Class::Local,
+        group: "memory",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemPrefetchAsync_v2",
+        chapter: "managed",
+        class: Class::Local,
+        group: "memory",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemRangeGetAttribute",
+        chapter: "managed",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemRangeGetAttributes",
+        chapter: "managed",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuMemRelease",
         chapter: "vmm",
         class: Class::Blocking,
@@ -1507,6 +1606,22 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuMemcpy3DPeer",
+        chapter: "peer",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpy3DPeerAsync",
+        chapter: "peer",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuMemcpy3D_v2",
         chapter: "copy",
         class: Class::Blocking,
@@ -1550,6 +1665,22 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
         name: "cuMemcpyAtoH_v2",
         chapter: "copy",
         class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyBatchAsync",
+        chapter: "batch",
+        class: Class::Async,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyBatchAsync_v2",
+        chapter: "batch",
+        class: Class::Async,
         group: "memory",
         audit: "copy",
         opcode: 0,
@@ -1622,6 +1753,30 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
         name: "cuMemcpyHtoD_v2",
         chapter: "memory",
         class: Class::Blocking,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyPeer",
+        chapter: "peer",
+        class: Class::Async,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyPeerAsync",
+        chapter: "peer",
+        class: Class::Async,
+        group: "memory",
+        audit: "copy",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemcpyWithAttributesAsync",
+        chapter: "batch",
+        class: Class::Async,
         group: "memory",
         audit: "copy",
         opcode: 0,
@@ -1899,6 +2054,14 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuPointerSetAttribute",
+        chapter: "memory",
+        class: Class::Local,
+        group: "memory",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuProfilerStart",
         chapter: "profiler",
         class: Class::Inline,
@@ -1920,6 +2083,14 @@ pub static FUNCTIONS: [FunctionInfo; 271] = [
         class: Class::Async,
         group: "compute",
         audit: "launch",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuStreamAttachMemAsync",
+        chapter: "managed",
+        class: Class::Local,
+        group: "memory",
+        audit: "query",
         opcode: 0,
     },
     FunctionInfo {

@@ -39,6 +39,9 @@ pub type cuCtxCreate_v4 = unsafe extern "C" fn(
     dev: CUdevice,
 ) -> CUresult;
 pub type cuCtxDestroy_v2 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type cuCtxDisablePeerAccess = unsafe extern "C" fn(peerContext: CUcontext) -> CUresult;
+pub type cuCtxEnablePeerAccess =
+    unsafe extern "C" fn(peerContext: CUcontext, Flags: c_uint) -> CUresult;
 pub type cuCtxGetApiVersion =
     unsafe extern "C" fn(ctx: CUcontext, version: *mut c_uint) -> CUresult;
 pub type cuCtxGetCacheConfig = unsafe extern "C" fn(pconfig: *mut CUfunc_cache) -> CUresult;
@@ -76,6 +79,12 @@ pub type cuDeviceGetMemPool =
     unsafe extern "C" fn(pool: *mut CUmemoryPool, dev: CUdevice) -> CUresult;
 pub type cuDeviceGetName =
     unsafe extern "C" fn(name: *mut c_char, len: c_int, dev: CUdevice) -> CUresult;
+pub type cuDeviceGetP2PAttribute = unsafe extern "C" fn(
+    value: *mut c_int,
+    attrib: CUdevice_P2PAttribute,
+    srcDevice: CUdevice,
+    dstDevice: CUdevice,
+) -> CUresult;
 pub type cuDeviceGetPCIBusId =
     unsafe extern "C" fn(pciBusId: *mut c_char, len: c_int, dev: CUdevice) -> CUresult;
 pub type cuDeviceGetProperties =
@@ -655,6 +664,18 @@ pub type cuMemAddressReserve = unsafe extern "C" fn(
     addr: CUdeviceptr,
     flags: u64,
 ) -> CUresult;
+pub type cuMemAdvise = unsafe extern "C" fn(
+    devPtr: CUdeviceptr,
+    count: usize,
+    advice: CUmem_advise,
+    device: CUdevice,
+) -> CUresult;
+pub type cuMemAdvise_v2 = unsafe extern "C" fn(
+    devPtr: CUdeviceptr,
+    count: usize,
+    advice: CUmem_advise,
+    location: CUmemLocation,
+) -> CUresult;
 pub type cuMemAllocAsync =
     unsafe extern "C" fn(dptr: *mut CUdeviceptr, bytesize: usize, hStream: CUstream) -> CUresult;
 pub type cuMemAllocFromPoolAsync = unsafe extern "C" fn(
@@ -665,6 +686,8 @@ pub type cuMemAllocFromPoolAsync = unsafe extern "C" fn(
 ) -> CUresult;
 pub type cuMemAllocHost_v2 =
     unsafe extern "C" fn(pp: *mut *mut c_void, bytesize: usize) -> CUresult;
+pub type cuMemAllocManaged =
+    unsafe extern "C" fn(dptr: *mut CUdeviceptr, bytesize: usize, flags: c_uint) -> CUresult;
 pub type cuMemAllocPitch_v2 = unsafe extern "C" fn(
     dptr: *mut CUdeviceptr,
     pPitch: *mut usize,
@@ -746,6 +769,34 @@ pub type cuMemPoolSetAttribute = unsafe extern "C" fn(
 ) -> CUresult;
 pub type cuMemPoolTrimTo =
     unsafe extern "C" fn(pool: CUmemoryPool, minBytesToKeep: usize) -> CUresult;
+pub type cuMemPrefetchAsync = unsafe extern "C" fn(
+    devPtr: CUdeviceptr,
+    count: usize,
+    dstDevice: CUdevice,
+    hStream: CUstream,
+) -> CUresult;
+pub type cuMemPrefetchAsync_v2 = unsafe extern "C" fn(
+    devPtr: CUdeviceptr,
+    count: usize,
+    location: CUmemLocation,
+    flags: c_uint,
+    hStream: CUstream,
+) -> CUresult;
+pub type cuMemRangeGetAttribute = unsafe extern "C" fn(
+    data: *mut c_void,
+    dataSize: usize,
+    attribute: CUmem_range_attribute,
+    devPtr: CUdeviceptr,
+    count: usize,
+) -> CUresult;
+pub type cuMemRangeGetAttributes = unsafe extern "C" fn(
+    data: *mut *mut c_void,
+    dataSizes: *mut usize,
+    attributes: *mut CUmem_range_attribute,
+    numAttributes: usize,
+    devPtr: CUdeviceptr,
+    count: usize,
+) -> CUresult;
 pub type cuMemRelease = unsafe extern "C" fn(handle: CUmemGenericAllocationHandle) -> CUresult;
 pub type cuMemRetainAllocationHandle =
     unsafe extern "C" fn(handle: *mut CUmemGenericAllocationHandle, addr: *mut c_void) -> CUresult;
@@ -769,6 +820,9 @@ pub type cuMemcpy2DUnaligned_v2 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY
 pub type cuMemcpy2D_v2 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY2D) -> CUresult;
 pub type cuMemcpy3DAsync_v2 =
     unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D, hStream: CUstream) -> CUresult;
+pub type cuMemcpy3DPeer = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_PEER) -> CUresult;
+pub type cuMemcpy3DPeerAsync =
+    unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D_PEER, hStream: CUstream) -> CUresult;
 pub type cuMemcpy3D_v2 = unsafe extern "C" fn(pCopy: *const CUDA_MEMCPY3D) -> CUresult;
 pub type cuMemcpyAsync = unsafe extern "C" fn(
     dst: CUdeviceptr,
@@ -801,6 +855,27 @@ pub type cuMemcpyAtoH_v2 = unsafe extern "C" fn(
     srcArray: CUarray,
     srcOffset: usize,
     ByteCount: usize,
+) -> CUresult;
+pub type cuMemcpyBatchAsync = unsafe extern "C" fn(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    failIdx: *mut usize,
+    hStream: CUstream,
+) -> CUresult;
+pub type cuMemcpyBatchAsync_v2 = unsafe extern "C" fn(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    hStream: CUstream,
 ) -> CUresult;
 pub type cuMemcpyDtoA_v2 = unsafe extern "C" fn(
     dstArray: CUarray,
@@ -860,6 +935,21 @@ pub type cuMemcpyPeer = unsafe extern "C" fn(
     srcDevice: CUdeviceptr,
     srcContext: CUcontext,
     ByteCount: usize,
+) -> CUresult;
+pub type cuMemcpyPeerAsync = unsafe extern "C" fn(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult;
+pub type cuMemcpyWithAttributesAsync = unsafe extern "C" fn(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    size: usize,
+    attr: *mut CUmemcpyAttributes,
+    hStream: CUstream,
 ) -> CUresult;
 pub type cuMemsetD16Async =
     unsafe extern "C" fn(dstDevice: CUdeviceptr, us: u16, N: usize, hStream: CUstream) -> CUresult;
@@ -1020,12 +1110,23 @@ pub type cuPointerGetAttributes = unsafe extern "C" fn(
     data: *mut *mut c_void,
     ptr: CUdeviceptr,
 ) -> CUresult;
+pub type cuPointerSetAttribute = unsafe extern "C" fn(
+    value: *const c_void,
+    attribute: CUpointer_attribute,
+    ptr: CUdeviceptr,
+) -> CUresult;
 pub type cuProfilerStart = unsafe extern "C" fn() -> CUresult;
 pub type cuProfilerStop = unsafe extern "C" fn() -> CUresult;
 pub type cuStreamAddCallback = unsafe extern "C" fn(
     hStream: CUstream,
     callback: CUstreamCallback,
     userData: *mut c_void,
+    flags: c_uint,
+) -> CUresult;
+pub type cuStreamAttachMemAsync = unsafe extern "C" fn(
+    hStream: CUstream,
+    dptr: CUdeviceptr,
+    length: usize,
     flags: c_uint,
 ) -> CUresult;
 pub type cuStreamBatchMemOp = unsafe extern "C" fn(

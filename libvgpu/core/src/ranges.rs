@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
 use idm_protocol::wire::access::DeviceAccess;
@@ -25,6 +25,8 @@ pub enum Place {
         /// The flags it was registered with.
         flags: u32,
     },
+    /// Managed memory, which lies in the arena like pinned memory.
+    Managed,
     /// A variable of a loaded module.
     Global {
         /// Handle of the module or library.
@@ -118,6 +120,8 @@ pub struct Ranges(RwLock<Map>);
 struct Map {
     by_start: BTreeMap<u64, Range>,
     last_id: u64,
+    /// Names of ranges where synchronous calls shall wait that need not.
+    synchronous: HashSet<u64>,
 }
 
 impl Ranges {
@@ -145,6 +149,32 @@ impl Ranges {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let (_, range) = map.by_start.range(..=address).next_back()?;
         range.holds(address, 1).then_some(*range)
+    }
+
+    /// Whether a synchronous fill, or copy between device memory, waits for its end here: in memory that the
+    /// program itself sees, or that it asked for.
+    pub fn synchronises(&self, address: u64) -> bool {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let found = map.by_start.range(..=address).next_back();
+        found.is_some_and(|(_, range)| {
+            range.holds(address, 1) && (!range.on_device() || map.synchronous.contains(&range.id))
+        })
+    }
+
+    /// Whether the program asked for that.
+    pub fn is_synchronous(&self, range: &Range) -> bool {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        map.synchronous.contains(&range.id)
+    }
+
+    /// The program asks for it, or no longer.
+    pub fn set_synchronous(&self, range: &Range, on: bool) {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if on {
+            map.synchronous.insert(range.id);
+        } else {
+            map.synchronous.remove(&range.id);
+        }
     }
 
     /// The range that all of these bytes lie in, or the first of mappings side by side that hold them all;
@@ -208,6 +238,7 @@ impl Ranges {
         if !wanted(&range) {
             return None;
         }
+        map.synchronous.remove(&range.id);
         map.by_start.remove(&start)
     }
 

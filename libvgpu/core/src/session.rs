@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use cuda_abi::managed::Managed;
 use cuda_abi::types::CUresult;
 use cuda_abi::visible::visible;
 use idm_protocol::attach::client::{AttachError, Lifeline, attach};
@@ -71,6 +72,8 @@ pub(crate) struct Session {
     pub(crate) images: Mutex<HashMap<u64, ImageObject>>,
     /// Reserved addresses, and memory without one.
     pub(crate) vmm: Mutex<Vmm>,
+    /// What the program said about managed memory, by address.
+    pub(crate) managed: Mutex<HashMap<u64, Managed>>,
     /// Pools, and which is used where.
     pub(crate) pools: Mutex<Pools>,
     objects: RwLock<Objects>,
@@ -221,6 +224,7 @@ impl Session {
             pinned: Mutex::default(),
             images: Mutex::default(),
             vmm: Mutex::default(),
+            managed: Mutex::default(),
             pools: Mutex::default(),
             objects: RwLock::new(objects),
             alive: (0..limits.contexts).map(|_| AtomicU32::new(0)).collect(),

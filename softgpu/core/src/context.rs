@@ -347,7 +347,7 @@ impl Context {
         let space = self.gpu.space();
         let found = space
             .at(address)
-            .filter(|a| matches!(a.kind, Kind::Device | Kind::Pooled))
+            .filter(|a| matches!(a.kind, Kind::Device | Kind::Pooled | Kind::Managed))
             .ok_or(Error::InvalidValue)?;
         // Work of the owner may still touch it, whoever frees it.
         self.settle(found.owner);

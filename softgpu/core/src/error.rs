@@ -75,6 +75,12 @@ pub enum Error {
     /// A kernel ran past its limit. Sticky.
     #[error("launch timeout")]
     LaunchTimeout = 702,
+    /// There is no peer access between the two devices.
+    #[error("peer access unsupported")]
+    PeerAccessUnsupported = 217,
+    /// Peer access was not enabled.
+    #[error("peer access not enabled")]
+    PeerAccessNotEnabled = 705,
     /// The primary context is active already.
     #[error("primary context active")]
     PrimaryContextActive = 708,

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::exec::image::Image;
@@ -100,6 +101,15 @@ impl Span {
             .iter()
             .chain(&self.more)
             .all(|part| part.permission() == Permission::ReadWrite)
+    }
+
+    /// Whether a synchronous fill, or copy between device memory, waits for its end here: in memory that the
+    /// program itself sees, or that it asked for.
+    #[must_use]
+    pub fn synchronises(&self) -> bool {
+        self.allocation
+            .as_ref()
+            .is_none_or(|found| found.kind.is_host() || found.synchronous.load(Ordering::Relaxed))
     }
 
     /// Bytes.

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use cuda_abi::managed::Managed;
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC, CUDA_TEXTURE_DESC};
 use softgpu_core::config::Config;
@@ -43,11 +44,13 @@ pub(crate) struct Driver {
     pub arrays: Table<ArrayObject>,
     pub mipmapped_arrays: Table<MipmappedObject>,
     pub allocations: Table<Generic>,
+    /// What was said about managed memory, by the allocation's id.
+    managed: Mutex<HashMap<u64, Managed>>,
     /// The order of what changes numbers of references to them.
     references: Mutex<()>,
     pub pools: Table<MemPool>,
     /// Handle of each device's default pool, and of the one that is used without being named.
-    device_pools: Mutex<Vec<(u64, u64)>>,
+    pub device_pools: Mutex<Vec<(u64, u64)>>,
     /// What texture and surface objects were made with, by value.
     pub image_objects: Mutex<HashMap<u64, ImageObject>>,
     /// Handle of each device's primary context.
@@ -376,6 +379,7 @@ impl Driver {
             arrays: Table::new(9),
             mipmapped_arrays: Table::new(10),
             allocations: Table::new(11),
+            managed: Mutex::default(),
             references: Mutex::default(),
             pools,
             device_pools: Mutex::new(device_pools),
@@ -503,6 +507,7 @@ impl Driver {
         }
         context.destroy(streams);
         crate::edge::print(&context.take_output());
+        self.forget_managed();
         self.events.remove_where(|e| e.context.id() == id);
         self.arrays.remove_where(|a| a.context.id() == id);
         self.mipmapped_arrays.remove_where(|a| a.context.id() == id);
@@ -521,50 +526,18 @@ impl Driver {
         crate::private_tables::context_destroyed(handle);
     }
 
-    /// Handle of a device's default pool.
-    pub fn default_pool(&self, device: i32) -> Result<u64> {
-        self.with_device_pools(device, |(default, _)| *default)
+    /// What was said about managed memory, locked.
+    pub fn managed(&self) -> MutexGuard<'_, HashMap<u64, Managed>> {
+        self.managed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Handle of the pool that is used on a device without being named.
-    pub fn current_pool(&self, device: i32) -> Result<u64> {
-        self.with_device_pools(device, |(_, current)| *current)
-    }
-
-    /// Sets it.
-    pub fn set_current_pool(&self, device: i32, pool: u64) -> Result<()> {
-        self.with_device_pools(device, |(_, current)| *current = pool)
-    }
-
-    /// Ends a pool that is no default one. What is in use stays until it is freed.
-    pub fn destroy_pool(&self, handle: u64) -> Result<()> {
-        let mut all = self.locked_device_pools();
-        if all.iter().any(|(default, _)| *default == handle) {
-            return Err(Error::InvalidValue);
-        }
-        let pool = self.pools.remove(handle).ok_or(Error::InvalidValue)?;
-        for (default, current) in all.iter_mut().filter(|(_, current)| *current == handle) {
-            *current = *default;
-        }
-        pool.destroy();
-        pool.synchronized(self.gpu.scheduler());
-        Ok(())
-    }
-
-    fn with_device_pools<T>(
-        &self,
-        device: i32,
-        work: impl FnOnce(&mut (u64, u64)) -> T,
-    ) -> Result<T> {
-        let index = usize::try_from(device).map_err(|_| Error::InvalidDevice)?;
-        let mut all = self.locked_device_pools();
-        all.get_mut(index).map(work).ok_or(Error::InvalidDevice)
-    }
-
-    fn locked_device_pools(&self) -> MutexGuard<'_, Vec<(u64, u64)>> {
-        self.device_pools
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Forgets what was said about managed memory that is gone.
+    pub fn forget_managed(&self) {
+        let space = self.gpu.space();
+        self.managed().retain(|id, managed| {
+            let found = space.at(managed.start());
+            found.is_some_and(|found| found.id == *id)
+        });
     }
 
     /// Held while the number of references to a [`Generic`] changes.

@@ -14,6 +14,7 @@ mod edge;
 mod graph;
 mod image;
 mod jit;
+mod pools;
 mod private_tables;
 
 pub use edge::Outcome;

@@ -106,6 +106,8 @@ pub fn rust_type(c_type: &str) -> String {
         "CUmemAllocationProp_v1" => "CUmemAllocationProp",
         "CUmemAccessDesc_v1" => "CUmemAccessDesc",
         "CUmemPoolProps_v1" => "CUmemPoolProps",
+        "CUDA_MEMCPY3D_PEER_v1" => "CUDA_MEMCPY3D_PEER",
+        "CUmemcpyAttributes_v1" => "CUmemcpyAttributes",
         other => other,
     }
     .to_owned()

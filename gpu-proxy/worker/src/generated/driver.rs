@@ -20,6 +20,8 @@ pub struct Table {
     cuCtxCreate_v3: Option<sig::cuCtxCreate_v3>,
     cuCtxCreate_v4: Option<sig::cuCtxCreate_v4>,
     cuCtxDestroy_v2: Option<sig::cuCtxDestroy_v2>,
+    cuCtxDisablePeerAccess: Option<sig::cuCtxDisablePeerAccess>,
+    cuCtxEnablePeerAccess: Option<sig::cuCtxEnablePeerAccess>,
     cuCtxGetApiVersion: Option<sig::cuCtxGetApiVersion>,
     cuCtxGetCacheConfig: Option<sig::cuCtxGetCacheConfig>,
     cuCtxGetCurrent: Option<sig::cuCtxGetCurrent>,
@@ -47,6 +49,7 @@ pub struct Table {
     cuDeviceGetDefaultMemPool: Option<sig::cuDeviceGetDefaultMemPool>,
     cuDeviceGetMemPool: Option<sig::cuDeviceGetMemPool>,
     cuDeviceGetName: Option<sig::cuDeviceGetName>,
+    cuDeviceGetP2PAttribute: Option<sig::cuDeviceGetP2PAttribute>,
     cuDeviceGetPCIBusId: Option<sig::cuDeviceGetPCIBusId>,
     cuDeviceGetProperties: Option<sig::cuDeviceGetProperties>,
     cuDeviceGetUuid: Option<sig::cuDeviceGetUuid>,
@@ -125,9 +128,12 @@ pub struct Table {
     cuLinkDestroy: Option<sig::cuLinkDestroy>,
     cuMemAddressFree: Option<sig::cuMemAddressFree>,
     cuMemAddressReserve: Option<sig::cuMemAddressReserve>,
+    cuMemAdvise: Option<sig::cuMemAdvise>,
+    cuMemAdvise_v2: Option<sig::cuMemAdvise_v2>,
     cuMemAllocAsync: Option<sig::cuMemAllocAsync>,
     cuMemAllocFromPoolAsync: Option<sig::cuMemAllocFromPoolAsync>,
     cuMemAllocHost_v2: Option<sig::cuMemAllocHost_v2>,
+    cuMemAllocManaged: Option<sig::cuMemAllocManaged>,
     cuMemAllocPitch_v2: Option<sig::cuMemAllocPitch_v2>,
     cuMemAlloc_v2: Option<sig::cuMemAlloc_v2>,
     cuMemCreate: Option<sig::cuMemCreate>,
@@ -154,6 +160,10 @@ pub struct Table {
     cuMemPoolSetAccess: Option<sig::cuMemPoolSetAccess>,
     cuMemPoolSetAttribute: Option<sig::cuMemPoolSetAttribute>,
     cuMemPoolTrimTo: Option<sig::cuMemPoolTrimTo>,
+    cuMemPrefetchAsync: Option<sig::cuMemPrefetchAsync>,
+    cuMemPrefetchAsync_v2: Option<sig::cuMemPrefetchAsync_v2>,
+    cuMemRangeGetAttribute: Option<sig::cuMemRangeGetAttribute>,
+    cuMemRangeGetAttributes: Option<sig::cuMemRangeGetAttributes>,
     cuMemRelease: Option<sig::cuMemRelease>,
     cuMemRetainAllocationHandle: Option<sig::cuMemRetainAllocationHandle>,
     cuMemSetAccess: Option<sig::cuMemSetAccess>,
@@ -164,12 +174,16 @@ pub struct Table {
     cuMemcpy2DUnaligned_v2: Option<sig::cuMemcpy2DUnaligned_v2>,
     cuMemcpy2D_v2: Option<sig::cuMemcpy2D_v2>,
     cuMemcpy3DAsync_v2: Option<sig::cuMemcpy3DAsync_v2>,
+    cuMemcpy3DPeer: Option<sig::cuMemcpy3DPeer>,
+    cuMemcpy3DPeerAsync: Option<sig::cuMemcpy3DPeerAsync>,
     cuMemcpy3D_v2: Option<sig::cuMemcpy3D_v2>,
     cuMemcpyAsync: Option<sig::cuMemcpyAsync>,
     cuMemcpyAtoA_v2: Option<sig::cuMemcpyAtoA_v2>,
     cuMemcpyAtoD_v2: Option<sig::cuMemcpyAtoD_v2>,
     cuMemcpyAtoHAsync_v2: Option<sig::cuMemcpyAtoHAsync_v2>,
     cuMemcpyAtoH_v2: Option<sig::cuMemcpyAtoH_v2>,
+    cuMemcpyBatchAsync: Option<sig::cuMemcpyBatchAsync>,
+    cuMemcpyBatchAsync_v2: Option<sig::cuMemcpyBatchAsync_v2>,
     cuMemcpyDtoA_v2: Option<sig::cuMemcpyDtoA_v2>,
     cuMemcpyDtoDAsync_v2: Option<sig::cuMemcpyDtoDAsync_v2>,
     cuMemcpyDtoD_v2: Option<sig::cuMemcpyDtoD_v2>,
@@ -179,6 +193,9 @@ pub struct Table {
     cuMemcpyHtoA_v2: Option<sig::cuMemcpyHtoA_v2>,
     cuMemcpyHtoDAsync_v2: Option<sig::cuMemcpyHtoDAsync_v2>,
     cuMemcpyHtoD_v2: Option<sig::cuMemcpyHtoD_v2>,
+    cuMemcpyPeer: Option<sig::cuMemcpyPeer>,
+    cuMemcpyPeerAsync: Option<sig::cuMemcpyPeerAsync>,
+    cuMemcpyWithAttributesAsync: Option<sig::cuMemcpyWithAttributesAsync>,
     cuMemsetD16Async: Option<sig::cuMemsetD16Async>,
     cuMemsetD16_v2: Option<sig::cuMemsetD16_v2>,
     cuMemsetD2D16Async: Option<sig::cuMemsetD2D16Async>,
@@ -216,9 +233,11 @@ pub struct Table {
     cuOccupancyMaxPotentialClusterSize: Option<sig::cuOccupancyMaxPotentialClusterSize>,
     cuPointerGetAttribute: Option<sig::cuPointerGetAttribute>,
     cuPointerGetAttributes: Option<sig::cuPointerGetAttributes>,
+    cuPointerSetAttribute: Option<sig::cuPointerSetAttribute>,
     cuProfilerStart: Option<sig::cuProfilerStart>,
     cuProfilerStop: Option<sig::cuProfilerStop>,
     cuStreamAddCallback: Option<sig::cuStreamAddCallback>,
+    cuStreamAttachMemAsync: Option<sig::cuStreamAttachMemAsync>,
     cuStreamBatchMemOp: Option<sig::cuStreamBatchMemOp>,
     cuStreamBatchMemOp_v2: Option<sig::cuStreamBatchMemOp_v2>,
     cuStreamBeginCapture: Option<sig::cuStreamBeginCapture>,
@@ -295,6 +314,14 @@ impl Table {
             cuCtxCreate_v4: unsafe { symbols.find::<sig::cuCtxCreate_v4>(c"cuCtxCreate_v4") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxDestroy_v2: unsafe { symbols.find::<sig::cuCtxDestroy_v2>(c"cuCtxDestroy_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuCtxDisablePeerAccess: unsafe {
+                symbols.find::<sig::cuCtxDisablePeerAccess>(c"cuCtxDisablePeerAccess")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuCtxEnablePeerAccess: unsafe {
+                symbols.find::<sig::cuCtxEnablePeerAccess>(c"cuCtxEnablePeerAccess")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxGetApiVersion: unsafe {
                 symbols.find::<sig::cuCtxGetApiVersion>(c"cuCtxGetApiVersion")
@@ -379,6 +406,10 @@ impl Table {
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDeviceGetName: unsafe { symbols.find::<sig::cuDeviceGetName>(c"cuDeviceGetName") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuDeviceGetP2PAttribute: unsafe {
+                symbols.find::<sig::cuDeviceGetP2PAttribute>(c"cuDeviceGetP2PAttribute")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDeviceGetPCIBusId: unsafe {
                 symbols.find::<sig::cuDeviceGetPCIBusId>(c"cuDeviceGetPCIBusId")
@@ -634,6 +665,10 @@ impl Table {
                 symbols.find::<sig::cuMemAddressReserve>(c"cuMemAddressReserve")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemAdvise: unsafe { symbols.find::<sig::cuMemAdvise>(c"cuMemAdvise") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemAdvise_v2: unsafe { symbols.find::<sig::cuMemAdvise_v2>(c"cuMemAdvise_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemAllocAsync: unsafe { symbols.find::<sig::cuMemAllocAsync>(c"cuMemAllocAsync") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemAllocFromPoolAsync: unsafe {
@@ -642,6 +677,10 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemAllocHost_v2: unsafe {
                 symbols.find::<sig::cuMemAllocHost_v2>(c"cuMemAllocHost_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemAllocManaged: unsafe {
+                symbols.find::<sig::cuMemAllocManaged>(c"cuMemAllocManaged")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemAllocPitch_v2: unsafe {
@@ -724,6 +763,22 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemPoolTrimTo: unsafe { symbols.find::<sig::cuMemPoolTrimTo>(c"cuMemPoolTrimTo") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPrefetchAsync: unsafe {
+                symbols.find::<sig::cuMemPrefetchAsync>(c"cuMemPrefetchAsync")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemPrefetchAsync_v2: unsafe {
+                symbols.find::<sig::cuMemPrefetchAsync_v2>(c"cuMemPrefetchAsync_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemRangeGetAttribute: unsafe {
+                symbols.find::<sig::cuMemRangeGetAttribute>(c"cuMemRangeGetAttribute")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemRangeGetAttributes: unsafe {
+                symbols.find::<sig::cuMemRangeGetAttributes>(c"cuMemRangeGetAttributes")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemRelease: unsafe { symbols.find::<sig::cuMemRelease>(c"cuMemRelease") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemRetainAllocationHandle: unsafe {
@@ -752,6 +807,12 @@ impl Table {
                 symbols.find::<sig::cuMemcpy3DAsync_v2>(c"cuMemcpy3DAsync_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpy3DPeer: unsafe { symbols.find::<sig::cuMemcpy3DPeer>(c"cuMemcpy3DPeer") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpy3DPeerAsync: unsafe {
+                symbols.find::<sig::cuMemcpy3DPeerAsync>(c"cuMemcpy3DPeerAsync")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpy3D_v2: unsafe { symbols.find::<sig::cuMemcpy3D_v2>(c"cuMemcpy3D_v2") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpyAsync: unsafe { symbols.find::<sig::cuMemcpyAsync>(c"cuMemcpyAsync") },
@@ -765,6 +826,14 @@ impl Table {
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpyAtoH_v2: unsafe { symbols.find::<sig::cuMemcpyAtoH_v2>(c"cuMemcpyAtoH_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyBatchAsync: unsafe {
+                symbols.find::<sig::cuMemcpyBatchAsync>(c"cuMemcpyBatchAsync")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyBatchAsync_v2: unsafe {
+                symbols.find::<sig::cuMemcpyBatchAsync_v2>(c"cuMemcpyBatchAsync_v2")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpyDtoA_v2: unsafe { symbols.find::<sig::cuMemcpyDtoA_v2>(c"cuMemcpyDtoA_v2") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -791,6 +860,16 @@ impl Table {
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemcpyHtoD_v2: unsafe { symbols.find::<sig::cuMemcpyHtoD_v2>(c"cuMemcpyHtoD_v2") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyPeer: unsafe { symbols.find::<sig::cuMemcpyPeer>(c"cuMemcpyPeer") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyPeerAsync: unsafe {
+                symbols.find::<sig::cuMemcpyPeerAsync>(c"cuMemcpyPeerAsync")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuMemcpyWithAttributesAsync: unsafe {
+                symbols.find::<sig::cuMemcpyWithAttributesAsync>(c"cuMemcpyWithAttributesAsync")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuMemsetD16Async: unsafe { symbols.find::<sig::cuMemsetD16Async>(c"cuMemsetD16Async") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -916,12 +995,20 @@ impl Table {
                 symbols.find::<sig::cuPointerGetAttributes>(c"cuPointerGetAttributes")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuPointerSetAttribute: unsafe {
+                symbols.find::<sig::cuPointerSetAttribute>(c"cuPointerSetAttribute")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuProfilerStart: unsafe { symbols.find::<sig::cuProfilerStart>(c"cuProfilerStart") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuProfilerStop: unsafe { symbols.find::<sig::cuProfilerStop>(c"cuProfilerStop") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamAddCallback: unsafe {
                 symbols.find::<sig::cuStreamAddCallback>(c"cuStreamAddCallback")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamAttachMemAsync: unsafe {
+                symbols.find::<sig::cuStreamAttachMemAsync>(c"cuStreamAttachMemAsync")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamBatchMemOp: unsafe {
@@ -1144,6 +1231,16 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuCtxDisablePeerAccess(&self) -> Result<sig::cuCtxDisablePeerAccess, CUresult> {
+        self.cuCtxDisablePeerAccess
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuCtxEnablePeerAccess(&self) -> Result<sig::cuCtxEnablePeerAccess, CUresult> {
+        self.cuCtxEnablePeerAccess
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuCtxGetApiVersion(&self) -> Result<sig::cuCtxGetApiVersion, CUresult> {
         self.cuCtxGetApiVersion
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -1274,6 +1371,11 @@ impl Table {
 
     pub fn cuDeviceGetName(&self) -> Result<sig::cuDeviceGetName, CUresult> {
         self.cuDeviceGetName
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuDeviceGetP2PAttribute(&self) -> Result<sig::cuDeviceGetP2PAttribute, CUresult> {
+        self.cuDeviceGetP2PAttribute
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1665,6 +1767,15 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuMemAdvise(&self) -> Result<sig::cuMemAdvise, CUresult> {
+        self.cuMemAdvise.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemAdvise_v2(&self) -> Result<sig::cuMemAdvise_v2, CUresult> {
+        self.cuMemAdvise_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuMemAllocAsync(&self) -> Result<sig::cuMemAllocAsync, CUresult> {
         self.cuMemAllocAsync
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -1677,6 +1788,11 @@ impl Table {
 
     pub fn cuMemAllocHost_v2(&self) -> Result<sig::cuMemAllocHost_v2, CUresult> {
         self.cuMemAllocHost_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemAllocManaged(&self) -> Result<sig::cuMemAllocManaged, CUresult> {
+        self.cuMemAllocManaged
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1811,6 +1927,26 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuMemPrefetchAsync(&self) -> Result<sig::cuMemPrefetchAsync, CUresult> {
+        self.cuMemPrefetchAsync
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemPrefetchAsync_v2(&self) -> Result<sig::cuMemPrefetchAsync_v2, CUresult> {
+        self.cuMemPrefetchAsync_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemRangeGetAttribute(&self) -> Result<sig::cuMemRangeGetAttribute, CUresult> {
+        self.cuMemRangeGetAttribute
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemRangeGetAttributes(&self) -> Result<sig::cuMemRangeGetAttributes, CUresult> {
+        self.cuMemRangeGetAttributes
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuMemRelease(&self) -> Result<sig::cuMemRelease, CUresult> {
         self.cuMemRelease.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
@@ -1859,6 +1995,16 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuMemcpy3DPeer(&self) -> Result<sig::cuMemcpy3DPeer, CUresult> {
+        self.cuMemcpy3DPeer
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpy3DPeerAsync(&self) -> Result<sig::cuMemcpy3DPeerAsync, CUresult> {
+        self.cuMemcpy3DPeerAsync
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuMemcpy3D_v2(&self) -> Result<sig::cuMemcpy3D_v2, CUresult> {
         self.cuMemcpy3D_v2.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
@@ -1884,6 +2030,16 @@ impl Table {
 
     pub fn cuMemcpyAtoH_v2(&self) -> Result<sig::cuMemcpyAtoH_v2, CUresult> {
         self.cuMemcpyAtoH_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyBatchAsync(&self) -> Result<sig::cuMemcpyBatchAsync, CUresult> {
+        self.cuMemcpyBatchAsync
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyBatchAsync_v2(&self) -> Result<sig::cuMemcpyBatchAsync_v2, CUresult> {
+        self.cuMemcpyBatchAsync_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1929,6 +2085,22 @@ impl Table {
 
     pub fn cuMemcpyHtoD_v2(&self) -> Result<sig::cuMemcpyHtoD_v2, CUresult> {
         self.cuMemcpyHtoD_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyPeer(&self) -> Result<sig::cuMemcpyPeer, CUresult> {
+        self.cuMemcpyPeer.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyPeerAsync(&self) -> Result<sig::cuMemcpyPeerAsync, CUresult> {
+        self.cuMemcpyPeerAsync
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuMemcpyWithAttributesAsync(
+        &self,
+    ) -> Result<sig::cuMemcpyWithAttributesAsync, CUresult> {
+        self.cuMemcpyWithAttributesAsync
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -2114,6 +2286,11 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuPointerSetAttribute(&self) -> Result<sig::cuPointerSetAttribute, CUresult> {
+        self.cuPointerSetAttribute
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuProfilerStart(&self) -> Result<sig::cuProfilerStart, CUresult> {
         self.cuProfilerStart
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -2126,6 +2303,11 @@ impl Table {
 
     pub fn cuStreamAddCallback(&self) -> Result<sig::cuStreamAddCallback, CUresult> {
         self.cuStreamAddCallback
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamAttachMemAsync(&self) -> Result<sig::cuStreamAttachMemAsync, CUresult> {
+        self.cuStreamAttachMemAsync
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 

@@ -204,7 +204,7 @@ unsafe fn row(call: Call, [to, from]: [End; 2], bytes: usize, stream: u64, wait:
 
 /// # Safety
 /// As [`copy`].
-unsafe fn run(call: Call, what: &CUDA_MEMCPY3D, stream: u64, wait: bool) -> Outcome {
+pub(super) unsafe fn run(call: Call, what: &CUDA_MEMCPY3D, stream: u64, wait: bool) -> Outcome {
     if what.srcLOD != 0 || what.dstLOD != 0 {
         return Err(INVALID);
     }
@@ -405,7 +405,9 @@ impl Side {
                 let inside = call.session.ranges.cover(first, bytes, need);
                 match (inside, found) {
                     (Some(range), _) if range.on_device() => box_kind::DEVICE,
-                    (Some(range), _) if matches!(range.place, Place::Pinned { .. }) => {
+                    (Some(range), _)
+                        if matches!(range.place, Place::Pinned { .. } | Place::Managed) =>
+                    {
                         box_kind::PINNED
                     }
                     (None, Some(range)) if range.on_device() => return Err(INVALID),

@@ -210,9 +210,7 @@ fn is_withheld(attrib: CUdevice_attribute) -> bool {
     use CUdevice_attribute as A;
     matches!(
         attrib,
-        A::CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY
-            | A::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS
-            | A::CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS
+        A::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS
             | A::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES
             | A::CU_DEVICE_ATTRIBUTE_DIRECT_MANAGED_MEM_ACCESS_FROM_HOST
             | A::CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
@@ -346,7 +344,7 @@ mod tests {
         assert_eq!(
             attribute(
                 &device,
-                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY
+                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS
             ),
             Ok(0)
         );

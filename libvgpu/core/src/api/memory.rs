@@ -17,6 +17,7 @@ use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{CUdeviceptr, CUresult};
 use idm_protocol::wire;
 
+use super::managed;
 use crate::call::{Call, Outcome, accepted};
 use crate::edge;
 use crate::ranges::{Place, Range};
@@ -139,8 +140,14 @@ pub unsafe fn cuMemFree_v2(dptr: CUdeviceptr) -> Outcome {
     }
     let session = call.session;
     // Out of the map first: while the worker frees it, the next allocation of another thread may get it.
-    let range = session.ranges.remove(dptr, Range::is_allocated);
+    let range = session.ranges.remove(dptr, |range| {
+        range.is_allocated() || range.place == Place::Managed
+    });
     let range = range.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+    if range.place == Place::Managed {
+        managed::forget(session, dptr);
+        return free_pinned(&mut call, dptr);
+    }
     let freed = call.complete(&wire::CuMemFreeV2 { address: dptr });
     if freed == Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED) {
         // Refused because of a capture: it is as it was.
@@ -190,6 +197,18 @@ pub unsafe fn cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uin
         // SAFETY: the caller's promise.
         return unsafe { edge::put(pp, std::ptr::null_mut()) };
     }
+    let address = allocate_pinned(&mut call, bytesize, Flags, Place::Pinned { flags: Flags })?;
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(pp, pointer(address)) }
+}
+
+/// A piece of the arena, zeroed and registered by the worker.
+pub(super) fn allocate_pinned(
+    call: &mut Call,
+    bytesize: usize,
+    flags: c_uint,
+    place: Place,
+) -> Outcome<u64> {
     let session = call.session;
     let piece = session
         .pieces
@@ -211,7 +230,7 @@ pub unsafe fn cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uin
     let request = wire::CuMemHostAlloc {
         address,
         bytes: len as u64,
-        flags: Flags,
+        flags,
         reserved: 0,
     };
     if let Err(error) = call.exchange(&request, &[], |_, _| Ok(())) {
@@ -221,9 +240,9 @@ pub unsafe fn cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uin
     let range = Range {
         start: address,
         bytes: bytesize as u64,
-        place: Place::Pinned { flags: Flags },
+        place,
         context: call.context_handle(),
-        device: device_of(&call)?,
+        device: device_of(call)?,
         id: 0,
     };
     if session.ranges.insert(range).is_err() {
@@ -237,8 +256,7 @@ pub unsafe fn cuMemHostAlloc(pp: *mut *mut c_void, bytesize: usize, Flags: c_uin
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .insert(address, len);
-    // SAFETY: the caller's promise.
-    unsafe { edge::put(pp, pointer(address)) }
+    Ok(address)
 }
 
 pub unsafe fn cuMemAllocHost_v2(pp: *mut *mut c_void, bytesize: usize) -> Outcome {
@@ -257,6 +275,12 @@ pub unsafe fn cuMemFreeHost(p: *mut c_void) -> Outcome {
         .ranges
         .remove(address, |range| matches!(range.place, Place::Pinned { .. }));
     range.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+    free_pinned(&mut call, address)
+}
+
+/// Gives a piece of the arena back that is in no range any more.
+fn free_pinned(call: &mut Call, address: u64) -> Outcome {
+    let session = call.session;
     let freed = call.complete(&wire::CuMemFreeHost { address });
     let len = session
         .pinned

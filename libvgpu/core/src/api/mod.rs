@@ -12,6 +12,7 @@
 )]
 
 pub mod array;
+pub mod batch;
 pub mod capture;
 pub mod context;
 pub mod copy;
@@ -21,11 +22,13 @@ pub mod graph;
 pub mod launch;
 pub mod library;
 pub mod linker;
+pub mod managed;
 pub mod memop;
 pub mod memory;
 pub mod module;
 pub mod object;
 pub mod occupancy;
+pub mod peer;
 pub mod pool;
 pub mod resolver;
 pub mod stream;

@@ -242,13 +242,19 @@ pub unsafe extern "C" fn cuCtxDetach() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxDisablePeerAccess() -> CUresult {
-    refuse(35)
+pub unsafe extern "C" fn cuCtxDisablePeerAccess(peerContext: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxDisablePeerAccess", || unsafe {
+        api::peer::cuCtxDisablePeerAccess(peerContext)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxEnablePeerAccess() -> CUresult {
-    refuse(36)
+pub unsafe extern "C" fn cuCtxEnablePeerAccess(peerContext: CUcontext, Flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxEnablePeerAccess", || unsafe {
+        api::peer::cuCtxEnablePeerAccess(peerContext, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -607,8 +613,16 @@ pub unsafe extern "C" fn cuDeviceGetP2PAtomicCapabilities() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetP2PAttribute() -> CUresult {
-    refuse(88)
+pub unsafe extern "C" fn cuDeviceGetP2PAttribute(
+    value: *mut c_int,
+    attrib: CUdevice_P2PAttribute,
+    srcDevice: CUdevice,
+    dstDevice: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetP2PAttribute", || unsafe {
+        api::peer::cuDeviceGetP2PAttribute(value, attrib, srcDevice, dstDevice)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2590,13 +2604,29 @@ pub unsafe extern "C" fn cuMemAddressReserve(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAdvise() -> CUresult {
-    refuse(362)
+pub unsafe extern "C" fn cuMemAdvise(
+    devPtr: CUdeviceptr,
+    count: usize,
+    advice: CUmem_advise,
+    device: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAdvise", || unsafe {
+        api::managed::cuMemAdvise(devPtr, count, advice, device)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAdvise_v2() -> CUresult {
-    refuse(363)
+pub unsafe extern "C" fn cuMemAdvise_v2(
+    devPtr: CUdeviceptr,
+    count: usize,
+    advice: CUmem_advise,
+    location: CUmemLocation,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAdvise_v2", || unsafe {
+        api::managed::cuMemAdvise_v2(devPtr, count, advice, location)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2668,8 +2698,15 @@ pub unsafe extern "C" fn cuMemAllocHost_v2(pp: *mut *mut c_void, bytesize: usize
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocManaged() -> CUresult {
-    refuse(371)
+pub unsafe extern "C" fn cuMemAllocManaged(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocManaged", || unsafe {
+        api::managed::cuMemAllocManaged(dptr, bytesize, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3068,23 +3105,57 @@ pub unsafe extern "C" fn cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usi
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync() -> CUresult {
-    refuse(421)
+pub unsafe extern "C" fn cuMemPrefetchAsync(
+    devPtr: CUdeviceptr,
+    count: usize,
+    dstDevice: CUdevice,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPrefetchAsync", || unsafe {
+        api::managed::cuMemPrefetchAsync(devPtr, count, dstDevice, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync_ptsz() -> CUresult {
-    refuse(422)
+pub unsafe extern "C" fn cuMemPrefetchAsync_ptsz(
+    devPtr: CUdeviceptr,
+    count: usize,
+    dstDevice: CUdevice,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPrefetchAsync_ptsz", || unsafe {
+        api::managed::cuMemPrefetchAsync(devPtr, count, dstDevice, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync_v2() -> CUresult {
-    refuse(423)
+pub unsafe extern "C" fn cuMemPrefetchAsync_v2(
+    devPtr: CUdeviceptr,
+    count: usize,
+    location: CUmemLocation,
+    flags: c_uint,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPrefetchAsync_v2", || unsafe {
+        api::managed::cuMemPrefetchAsync_v2(devPtr, count, location, flags, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync_v2_ptsz() -> CUresult {
-    refuse(424)
+pub unsafe extern "C" fn cuMemPrefetchAsync_v2_ptsz(
+    devPtr: CUdeviceptr,
+    count: usize,
+    location: CUmemLocation,
+    flags: c_uint,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPrefetchAsync_v2_ptsz", || unsafe {
+        api::managed::cuMemPrefetchAsync_v2(devPtr, count, location, flags, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3098,13 +3169,39 @@ pub unsafe extern "C" fn cuMemPrefetchBatchAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemRangeGetAttribute() -> CUresult {
-    refuse(427)
+pub unsafe extern "C" fn cuMemRangeGetAttribute(
+    data: *mut c_void,
+    dataSize: usize,
+    attribute: CUmem_range_attribute,
+    devPtr: CUdeviceptr,
+    count: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemRangeGetAttribute", || unsafe {
+        api::managed::cuMemRangeGetAttribute(data, dataSize, attribute, devPtr, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemRangeGetAttributes() -> CUresult {
-    refuse(428)
+pub unsafe extern "C" fn cuMemRangeGetAttributes(
+    data: *mut *mut c_void,
+    dataSizes: *mut usize,
+    attributes: *mut CUmem_range_attribute,
+    numAttributes: usize,
+    devPtr: CUdeviceptr,
+    count: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemRangeGetAttributes", || unsafe {
+        api::managed::cuMemRangeGetAttributes(
+            data,
+            dataSizes,
+            attributes,
+            numAttributes,
+            devPtr,
+            count,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3289,23 +3386,41 @@ pub unsafe extern "C" fn cuMemcpy3DBatchAsync_v2_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DPeer() -> CUresult {
-    refuse(452)
+pub unsafe extern "C" fn cuMemcpy3DPeer(pCopy: *const CUDA_MEMCPY3D_PEER) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DPeer", || unsafe {
+        api::peer::cuMemcpy3DPeer(DefaultStream::Legacy, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DPeerAsync() -> CUresult {
-    refuse(453)
+pub unsafe extern "C" fn cuMemcpy3DPeerAsync(
+    pCopy: *const CUDA_MEMCPY3D_PEER,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DPeerAsync", || unsafe {
+        api::peer::cuMemcpy3DPeerAsync(pCopy, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DPeerAsync_ptsz() -> CUresult {
-    refuse(454)
+pub unsafe extern "C" fn cuMemcpy3DPeerAsync_ptsz(
+    pCopy: *const CUDA_MEMCPY3D_PEER,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DPeerAsync_ptsz", || unsafe {
+        api::peer::cuMemcpy3DPeerAsync(pCopy, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DPeer_ptds() -> CUresult {
-    refuse(455)
+pub unsafe extern "C" fn cuMemcpy3DPeer_ptds(pCopy: *const CUDA_MEMCPY3D_PEER) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DPeer_ptds", || unsafe {
+        api::peer::cuMemcpy3DPeer(DefaultStream::PerThread, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3533,23 +3648,96 @@ pub unsafe extern "C" fn cuMemcpyAtoH_v2_ptds(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyBatchAsync() -> CUresult {
-    refuse(474)
+pub unsafe extern "C" fn cuMemcpyBatchAsync(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    failIdx: *mut usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyBatchAsync", || unsafe {
+        api::batch::cuMemcpyBatchAsync(
+            dsts, srcs, sizes, count, attrs, attrIdxs, numAttrs, failIdx, hStream,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyBatchAsync_ptsz() -> CUresult {
-    refuse(475)
+pub unsafe extern "C" fn cuMemcpyBatchAsync_ptsz(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    failIdx: *mut usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyBatchAsync_ptsz", || unsafe {
+        api::batch::cuMemcpyBatchAsync(
+            dsts,
+            srcs,
+            sizes,
+            count,
+            attrs,
+            attrIdxs,
+            numAttrs,
+            failIdx,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyBatchAsync_v2() -> CUresult {
-    refuse(476)
+pub unsafe extern "C" fn cuMemcpyBatchAsync_v2(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyBatchAsync_v2", || unsafe {
+        api::batch::cuMemcpyBatchAsync_v2(
+            dsts, srcs, sizes, count, attrs, attrIdxs, numAttrs, hStream,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyBatchAsync_v2_ptsz() -> CUresult {
-    refuse(477)
+pub unsafe extern "C" fn cuMemcpyBatchAsync_v2_ptsz(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyBatchAsync_v2_ptsz", || unsafe {
+        api::batch::cuMemcpyBatchAsync_v2(
+            dsts,
+            srcs,
+            sizes,
+            count,
+            attrs,
+            attrIdxs,
+            numAttrs,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3858,33 +4046,112 @@ pub unsafe extern "C" fn cuMemcpyHtoD_v2_ptds(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyPeer() -> CUresult {
-    refuse(505)
+pub unsafe extern "C" fn cuMemcpyPeer(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyPeer", || unsafe {
+        api::peer::cuMemcpyPeer(
+            DefaultStream::Legacy,
+            dstDevice,
+            dstContext,
+            srcDevice,
+            srcContext,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyPeerAsync() -> CUresult {
-    refuse(506)
+pub unsafe extern "C" fn cuMemcpyPeerAsync(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyPeerAsync", || unsafe {
+        api::peer::cuMemcpyPeerAsync(
+            dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyPeerAsync_ptsz() -> CUresult {
-    refuse(507)
+pub unsafe extern "C" fn cuMemcpyPeerAsync_ptsz(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyPeerAsync_ptsz", || unsafe {
+        api::peer::cuMemcpyPeerAsync(
+            dstDevice,
+            dstContext,
+            srcDevice,
+            srcContext,
+            ByteCount,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyPeer_ptds() -> CUresult {
-    refuse(508)
+pub unsafe extern "C" fn cuMemcpyPeer_ptds(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyPeer_ptds", || unsafe {
+        api::peer::cuMemcpyPeer(
+            DefaultStream::PerThread,
+            dstDevice,
+            dstContext,
+            srcDevice,
+            srcContext,
+            ByteCount,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyWithAttributesAsync() -> CUresult {
-    refuse(509)
+pub unsafe extern "C" fn cuMemcpyWithAttributesAsync(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    size: usize,
+    attr: *mut CUmemcpyAttributes,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyWithAttributesAsync", || unsafe {
+        api::batch::cuMemcpyWithAttributesAsync(dst, src, size, attr, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyWithAttributesAsync_ptsz() -> CUresult {
-    refuse(510)
+pub unsafe extern "C" fn cuMemcpyWithAttributesAsync_ptsz(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    size: usize,
+    attr: *mut CUmemcpyAttributes,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyWithAttributesAsync_ptsz", || unsafe {
+        api::batch::cuMemcpyWithAttributesAsync(dst, src, size, attr, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4653,8 +4920,15 @@ pub unsafe extern "C" fn cuPointerGetAttributes(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuPointerSetAttribute() -> CUresult {
-    refuse(582)
+pub unsafe extern "C" fn cuPointerSetAttribute(
+    value: *const c_void,
+    attribute: CUpointer_attribute,
+    ptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuPointerSetAttribute", || unsafe {
+        api::memory::cuPointerSetAttribute(value, attribute, ptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4711,13 +4985,29 @@ pub unsafe extern "C" fn cuStreamAddCallback_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamAttachMemAsync() -> CUresult {
-    refuse(590)
+pub unsafe extern "C" fn cuStreamAttachMemAsync(
+    hStream: CUstream,
+    dptr: CUdeviceptr,
+    length: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamAttachMemAsync", || unsafe {
+        api::managed::cuStreamAttachMemAsync(hStream, dptr, length, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamAttachMemAsync_ptsz() -> CUresult {
-    refuse(591)
+pub unsafe extern "C" fn cuStreamAttachMemAsync_ptsz(
+    hStream: CUstream,
+    dptr: CUdeviceptr,
+    length: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamAttachMemAsync_ptsz", || unsafe {
+        api::managed::cuStreamAttachMemAsync(per_thread(hStream), dptr, length, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6391,10 +6681,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemcpyAtoHAsync_v2_ptsz as *const c_void),
     Address::new(cuMemcpyAtoH_v2 as *const c_void),
     Address::new(cuMemcpyAtoH_v2_ptds as *const c_void),
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemcpyBatchAsync as *const c_void),
+    Address::new(cuMemcpyBatchAsync_ptsz as *const c_void),
+    Address::new(cuMemcpyBatchAsync_v2 as *const c_void),
+    Address::new(cuMemcpyBatchAsync_v2_ptsz as *const c_void),
     Address::new(cuMemcpyDtoA as *const c_void),
     Address::new(cuMemcpyDtoA_v2 as *const c_void),
     Address::new(cuMemcpyDtoA_v2_ptds as *const c_void),

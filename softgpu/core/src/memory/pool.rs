@@ -270,6 +270,7 @@ impl MemPool {
                     chunk,
                     freed: AtomicBool::new(false),
                 }),
+                synchronous: AtomicBool::new(false),
                 arena: None,
             },
             replaced,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::heap::{Backing, GRANULE, Heap};
@@ -32,6 +32,8 @@ pub enum Kind {
     Pooled,
     /// Pinned host memory that the device allocated, with the caller's flags.
     HostAllocated(u32),
+    /// Managed memory: as pinned memory, for every context and the program.
+    Managed,
     /// The program's own memory that it registered, with its flags.
     HostRegistered(u32),
 }
@@ -40,7 +42,10 @@ impl Kind {
     /// Whether the bytes belong to the host.
     #[must_use]
     pub const fn is_host(self) -> bool {
-        matches!(self, Self::HostAllocated(_) | Self::HostRegistered(_))
+        matches!(
+            self,
+            Self::HostAllocated(_) | Self::HostRegistered(_) | Self::Managed
+        )
     }
 }
 
@@ -68,6 +73,8 @@ pub struct Allocation {
     pub physical: Option<Arc<Physical>>,
     /// The pool it is from.
     pub pooled: Option<Pooled>,
+    /// Whether synchronous calls wait here that need not: the program asked for it.
+    pub synchronous: AtomicBool,
     pub(super) arena: Option<Arc<Arena>>,
 }
 
@@ -107,7 +114,9 @@ impl Drop for Allocation {
                     arena.heap().release(self.start, self.size);
                 }
             }
-            Kind::HostAllocated(_) => os::unmap(self.start, self.size.next_multiple_of(os::PAGE)),
+            Kind::HostAllocated(_) | Kind::Managed => {
+                os::unmap(self.start, self.size.next_multiple_of(os::PAGE))
+            }
             Kind::HostRegistered(_) | Kind::Mapped | Kind::Pooled => {}
         }
     }
@@ -247,6 +256,7 @@ impl Space {
             access: None,
             physical: None,
             pooled: None,
+            synchronous: AtomicBool::new(false),
             arena: Some(arena),
         })?;
         if self.poison {
@@ -255,7 +265,7 @@ impl Space {
         Ok(made)
     }
 
-    /// Allocates pinned host memory, which every context may use.
+    /// Allocates pinned or managed host memory, which every context may use.
     ///
     /// # Errors
     /// As [`Self::allocate`].
@@ -264,7 +274,7 @@ impl Space {
         device: u32,
         owner: Owner,
         size: u64,
-        flags: u32,
+        kind: Kind,
     ) -> Result<Arc<Allocation>> {
         if size == 0 {
             return Err(Error::InvalidValue);
@@ -273,7 +283,6 @@ impl Space {
             .checked_next_multiple_of(os::PAGE)
             .ok_or(Error::OutOfMemory)?;
         let start = os::map_anywhere(bytes).map_err(|_| Error::OutOfMemory)?;
-        let kind = Kind::HostAllocated(flags);
         let id = self.next_id();
         self.insert(Allocation {
             start,
@@ -285,6 +294,7 @@ impl Space {
             access: None,
             physical: None,
             pooled: None,
+            synchronous: AtomicBool::new(false),
             arena: None,
         })
     }
@@ -317,6 +327,7 @@ impl Space {
             access: None,
             physical: None,
             pooled: None,
+            synchronous: AtomicBool::new(false),
             arena: None,
         })
         .map_err(|_| Error::HostMemoryAlreadyRegistered)
@@ -637,7 +648,9 @@ mod tests {
     fn device_memory_of_another_context_is_not_valid_but_pinned_memory_is() {
         let space = space(false);
         let device = space.allocate(0, 7, 64, Kind::Device).unwrap();
-        let pinned = space.allocate_host(0, 7, 64, 0).unwrap();
+        let pinned = space
+            .allocate_host(0, 7, 64, Kind::HostAllocated(0))
+            .unwrap();
         assert_eq!(space.view(8, 0).range(device.start), None);
         assert!(space.view(8, 0).range(pinned.start).is_some());
     }

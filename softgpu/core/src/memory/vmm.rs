@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::heap::{GRANULE, insert_merged};
@@ -353,6 +353,7 @@ pub(super) fn mapping(start: u64, size: u64, memory: &Arc<Physical>, id: u64) ->
         access: Some(Arc::default()),
         physical: Some(Arc::clone(memory)),
         pooled: None,
+        synchronous: AtomicBool::new(false),
         arena: None,
     }
 }

@@ -285,7 +285,7 @@ impl Copy3D {
 
 /// # Safety
 /// Host memory on either side is accessible until the copy is done: with `wait` that is during the call.
-unsafe fn copy(place: &Place, what: &CUDA_MEMCPY3D, wait: bool) -> Outcome {
+pub(super) unsafe fn copy(place: &Place, what: &CUDA_MEMCPY3D, wait: bool) -> Outcome {
     place.context.check()?;
     // SAFETY: the caller's promise.
     let Some((to, from, extent)) = unsafe { prepare(&place.context, what) }? else {

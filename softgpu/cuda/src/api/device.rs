@@ -145,7 +145,7 @@ pub(crate) fn signed<T: TryInto<c_int>>(value: T) -> Result<c_int, Error> {
     value.try_into().map_err(|_| Error::Unknown)
 }
 
-/// What a device says of itself. What it cannot do (managed memory, pools, clusters)
+/// What a device says of itself. What it cannot do (clusters, say)
 /// is 0, so that programs take their other way.
 fn attribute(device: &Device, attribute: CUdevice_attribute) -> Result<c_int, Error> {
     use CUdevice_attribute as A;
@@ -202,7 +202,9 @@ fn attribute(device: &Device, attribute: CUdevice_attribute) -> Result<c_int, Er
         | A::CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
         | A::CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED
         | A::CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
-        | A::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED => 1,
+        | A::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
+        | A::CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY
+        | A::CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS => 1,
         known if known.name().is_some() => image_limit(known),
         _ => return Err(Error::InvalidValue),
     };

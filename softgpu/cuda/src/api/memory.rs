@@ -65,7 +65,9 @@ pub unsafe fn cuMemFree_v2(pointer: CUdeviceptr) -> Outcome {
     if pointer == 0 {
         return Ok(());
     }
-    context.free(pointer)
+    context.free(pointer)?;
+    driver()?.forget_managed();
+    Ok(())
 }
 
 pub unsafe fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Outcome {
@@ -112,7 +114,7 @@ pub unsafe fn cuMemHostAlloc(pointer: *mut *mut c_void, size: usize, flags: c_ui
         context.device().ordinal,
         context.id(),
         size as u64,
-        flags | MAPPED,
+        Kind::HostAllocated(flags | MAPPED),
     )?;
     // SAFETY: the caller's promise.
     unsafe { put(pointer, made.start as *mut c_void) }
@@ -222,7 +224,13 @@ impl Side {
 
 /// # Safety
 /// Host memory on either side is accessible until the copy is done: with `wait` that is during the call.
-unsafe fn copy(place: &Place, to: Side, from: Side, length: usize, wait: bool) -> Outcome {
+pub(super) unsafe fn copy(
+    place: &Place,
+    to: Side,
+    from: Side,
+    length: usize,
+    wait: bool,
+) -> Outcome {
     place.context.check()?;
     if length == 0 {
         return Ok(());
@@ -297,23 +305,23 @@ pub unsafe fn cuMemcpyDtoH_v2(
     }
 }
 
-/// Between two places on devices nobody waits, as on a GPU: what comes after is ordered behind it.
+fn synchronises(place: &Place, address: u64) -> bool {
+    let space = place.context.gpu().space();
+    Span::device(space, address, 1).is_ok_and(|span| span.synchronises())
+}
+
+/// Between two places on devices nobody waits, as on a GPU: what comes after is ordered behind it. Unless the
+/// program asked for it.
 pub unsafe fn cuMemcpyDtoD_v2(
     default: DefaultStream,
     to: CUdeviceptr,
     from: CUdeviceptr,
     length: usize,
 ) -> Outcome {
+    let place = waiting_place(default)?;
+    let wait = synchronises(&place, to) || synchronises(&place, from);
     // SAFETY: the caller's promise.
-    unsafe {
-        copy(
-            &waiting_place(default)?,
-            Side::Device(to),
-            Side::Device(from),
-            length,
-            false,
-        )
-    }
+    unsafe { copy(&place, Side::Device(to), Side::Device(from), length, wait) }
 }
 
 pub unsafe fn cuMemcpyAsync(
@@ -380,29 +388,6 @@ pub unsafe fn cuMemcpyDtoDAsync_v2(
     unsafe {
         copy(
             &place(stream as u64)?,
-            Side::Device(to),
-            Side::Device(from),
-            length,
-            false,
-        )
-    }
-}
-
-/// Peers are reached through unified addresses, so the contexts add nothing but a check.
-pub unsafe fn cuMemcpyPeer(
-    default: DefaultStream,
-    to: CUdeviceptr,
-    to_context: cuda_abi::types::CUcontext,
-    from: CUdeviceptr,
-    from_context: cuda_abi::types::CUcontext,
-    length: usize,
-) -> Outcome {
-    driver()?.context(to_context as u64)?.check()?;
-    driver()?.context(from_context as u64)?.check()?;
-    // SAFETY: both sides are device memory.
-    unsafe {
-        copy(
-            &waiting_place(default)?,
             Side::Device(to),
             Side::Device(from),
             length,

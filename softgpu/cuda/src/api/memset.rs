@@ -38,24 +38,25 @@ impl Fill {
         }
     }
 
-    /// As on a GPU nobody waits for device memory; host memory is filled before the call returns.
+    /// As on a GPU nobody waits for device memory, unless the program asked for it; host memory is filled before
+    /// the call returns.
     fn run(&self, place: &Place, wait: bool) -> Outcome {
         place.context.check()?;
-        let Some((is_host, work)) = self.ready(&place.context)? else {
+        let Some((waits, work)) = self.ready(&place.context)? else {
             return Ok(());
         };
         let node = || Ok(Operation::Fill(Arc::clone(&place.context), *self));
         if capture::take(place, node)? {
             return Ok(());
         }
-        if wait && is_host {
+        if wait && waits {
             place.context.run(place.stream, work)
         } else {
             place.context.submit(place.stream, work)
         }
     }
 
-    /// The fill as it could run now, and whether it is of host memory; none if it is of nothing.
+    /// The fill as it could run now, and whether a synchronous one waits; none if it is of nothing.
     pub fn ready(&self, context: &Context) -> Result<Option<(bool, Work)>, Error> {
         let aligned = |n: u64| n.is_multiple_of(self.size);
         if !matches!(self.size, 1 | 2 | 4) || !aligned(self.to) || !aligned(self.pitch as u64) {
@@ -79,9 +80,7 @@ impl Fill {
         if !span.is_writable() {
             return Err(Error::InvalidValue);
         }
-        let is_host = space
-            .find(self.to)
-            .is_some_and(|found| found.kind.is_host());
+        let waits = span.synchronises();
         let (value, size) = (self.value, self.size);
         let work = Box::new(move || {
             for index in 0..height {
@@ -90,7 +89,7 @@ impl Fill {
                 }
             }
         });
-        Ok(Some((is_host, work)))
+        Ok(Some((waits, work)))
     }
 
     /// Whether another fill differs in its address, value and width only.

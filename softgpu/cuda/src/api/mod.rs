@@ -9,6 +9,7 @@
 #![allow(unsafe_code, non_snake_case, clippy::missing_safety_doc)]
 
 pub mod array;
+pub mod batch;
 pub mod capture;
 pub mod context;
 pub mod copy;
@@ -20,6 +21,7 @@ pub mod graph;
 pub mod launch;
 pub mod library;
 pub mod linker;
+pub mod managed;
 pub mod memop;
 pub mod memory;
 pub mod memset;
@@ -27,6 +29,7 @@ pub mod module;
 pub mod node;
 pub mod object;
 pub mod occupancy;
+pub mod peer;
 pub mod pointer;
 pub mod pool;
 pub mod profiler;

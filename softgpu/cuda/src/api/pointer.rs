@@ -3,6 +3,7 @@
 //! Truth values are ints: the CUDA runtime reads four bytes of each and does not clear them first.
 
 use std::ffi::{c_int, c_uint, c_void};
+use std::sync::atomic::Ordering;
 
 use cuda_abi::types::{CUdeviceptr, CUmemorytype, CUpointer_attribute};
 use softgpu_core::error::Error;
@@ -57,6 +58,24 @@ pub unsafe fn cuPointerGetAttributes(
     Ok(())
 }
 
+pub unsafe fn cuPointerSetAttribute(
+    value: *const c_void,
+    attribute: CUpointer_attribute,
+    pointer: CUdeviceptr,
+) -> Outcome {
+    let driver = driver()?;
+    // SAFETY: the caller's promise; a truth value as wide as an int.
+    let on = unsafe { edge::take(value.cast::<c_int>()) }? != 0;
+    if attribute != CUpointer_attribute::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS {
+        return Err(Error::InvalidValue);
+    }
+    let found = driver.gpu.space().find(pointer);
+    let found = found.filter(|found| matches!(found.kind, Kind::Device | Kind::Pooled));
+    let found = found.ok_or(Error::InvalidValue)?;
+    found.synchronous.store(on, Ordering::Relaxed);
+    Ok(())
+}
+
 /// An attribute's value, as wide as the caller's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
@@ -88,6 +107,7 @@ fn known(
 ) -> Result<Value, Error> {
     use CUpointer_attribute as A;
     let is_host = found.kind.is_host();
+    let managed = found.kind == Kind::Managed;
     let around = match found.kind {
         Kind::Mapped => driver.gpu.space().reservation(pointer),
         _ => None,
@@ -99,7 +119,8 @@ fn known(
             Value::Word(driver.context_handle(found.owner).unwrap_or(0))
         }
         A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => {
-            let kind = if is_host {
+            // What is managed counts as a device's, and is the program's as well.
+            let kind = if is_host && !managed {
                 CUmemorytype::CU_MEMORYTYPE_HOST
             } else {
                 CUmemorytype::CU_MEMORYTYPE_DEVICE
@@ -129,9 +150,11 @@ fn known(
         A::CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES => {
             Value::Word(physical.map_or(0, |physical| physical.handle_types.into()))
         }
-        A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
-        | A::CU_POINTER_ATTRIBUTE_IS_MANAGED
-        | A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
+        A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS => {
+            Value::Int(found.synchronous.load(Ordering::Relaxed).into())
+        }
+        A::CU_POINTER_ATTRIBUTE_IS_MANAGED => Value::Int(managed.into()),
+        A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
         | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
         | A::CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE
         | A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => absent(attribute, 0),

@@ -242,13 +242,19 @@ pub unsafe extern "C" fn cuCtxDetach() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxDisablePeerAccess() -> CUresult {
-    refuse(35)
+pub unsafe extern "C" fn cuCtxDisablePeerAccess(peerContext: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxDisablePeerAccess", || unsafe {
+        api::peer::cuCtxDisablePeerAccess(peerContext)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxEnablePeerAccess() -> CUresult {
-    refuse(36)
+pub unsafe extern "C" fn cuCtxEnablePeerAccess(peerContext: CUcontext, Flags: c_uint) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxEnablePeerAccess", || unsafe {
+        api::peer::cuCtxEnablePeerAccess(peerContext, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -609,8 +615,16 @@ pub unsafe extern "C" fn cuDeviceGetP2PAtomicCapabilities() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetP2PAttribute() -> CUresult {
-    refuse(88)
+pub unsafe extern "C" fn cuDeviceGetP2PAttribute(
+    value: *mut c_int,
+    attrib: CUdevice_P2PAttribute,
+    srcDevice: CUdevice,
+    dstDevice: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuDeviceGetP2PAttribute", || unsafe {
+        api::peer::cuDeviceGetP2PAttribute(value, attrib, srcDevice, dstDevice)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3180,13 +3194,29 @@ pub unsafe extern "C" fn cuMemAddressReserve(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAdvise() -> CUresult {
-    refuse(362)
+pub unsafe extern "C" fn cuMemAdvise(
+    devPtr: CUdeviceptr,
+    count: usize,
+    advice: CUmem_advise,
+    device: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAdvise", || unsafe {
+        api::managed::cuMemAdvise(devPtr, count, advice, device)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAdvise_v2() -> CUresult {
-    refuse(363)
+pub unsafe extern "C" fn cuMemAdvise_v2(
+    devPtr: CUdeviceptr,
+    count: usize,
+    advice: CUmem_advise,
+    location: CUmemLocation,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAdvise_v2", || unsafe {
+        api::managed::cuMemAdvise_v2(devPtr, count, advice, location)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3258,8 +3288,15 @@ pub unsafe extern "C" fn cuMemAllocHost_v2(pp: *mut *mut c_void, bytesize: usize
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocManaged() -> CUresult {
-    refuse(371)
+pub unsafe extern "C" fn cuMemAllocManaged(
+    dptr: *mut CUdeviceptr,
+    bytesize: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemAllocManaged", || unsafe {
+        api::managed::cuMemAllocManaged(dptr, bytesize, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3658,23 +3695,57 @@ pub unsafe extern "C" fn cuMemPoolTrimTo(pool: CUmemoryPool, minBytesToKeep: usi
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync() -> CUresult {
-    refuse(421)
+pub unsafe extern "C" fn cuMemPrefetchAsync(
+    devPtr: CUdeviceptr,
+    count: usize,
+    dstDevice: CUdevice,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPrefetchAsync", || unsafe {
+        api::managed::cuMemPrefetchAsync(devPtr, count, dstDevice, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync_ptsz() -> CUresult {
-    refuse(422)
+pub unsafe extern "C" fn cuMemPrefetchAsync_ptsz(
+    devPtr: CUdeviceptr,
+    count: usize,
+    dstDevice: CUdevice,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPrefetchAsync_ptsz", || unsafe {
+        api::managed::cuMemPrefetchAsync(devPtr, count, dstDevice, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync_v2() -> CUresult {
-    refuse(423)
+pub unsafe extern "C" fn cuMemPrefetchAsync_v2(
+    devPtr: CUdeviceptr,
+    count: usize,
+    location: CUmemLocation,
+    flags: c_uint,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPrefetchAsync_v2", || unsafe {
+        api::managed::cuMemPrefetchAsync_v2(devPtr, count, location, flags, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync_v2_ptsz() -> CUresult {
-    refuse(424)
+pub unsafe extern "C" fn cuMemPrefetchAsync_v2_ptsz(
+    devPtr: CUdeviceptr,
+    count: usize,
+    location: CUmemLocation,
+    flags: c_uint,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemPrefetchAsync_v2_ptsz", || unsafe {
+        api::managed::cuMemPrefetchAsync_v2(devPtr, count, location, flags, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3688,13 +3759,39 @@ pub unsafe extern "C" fn cuMemPrefetchBatchAsync_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemRangeGetAttribute() -> CUresult {
-    refuse(427)
+pub unsafe extern "C" fn cuMemRangeGetAttribute(
+    data: *mut c_void,
+    dataSize: usize,
+    attribute: CUmem_range_attribute,
+    devPtr: CUdeviceptr,
+    count: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemRangeGetAttribute", || unsafe {
+        api::managed::cuMemRangeGetAttribute(data, dataSize, attribute, devPtr, count)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemRangeGetAttributes() -> CUresult {
-    refuse(428)
+pub unsafe extern "C" fn cuMemRangeGetAttributes(
+    data: *mut *mut c_void,
+    dataSizes: *mut usize,
+    attributes: *mut CUmem_range_attribute,
+    numAttributes: usize,
+    devPtr: CUdeviceptr,
+    count: usize,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemRangeGetAttributes", || unsafe {
+        api::managed::cuMemRangeGetAttributes(
+            data,
+            dataSizes,
+            attributes,
+            numAttributes,
+            devPtr,
+            count,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3879,23 +3976,41 @@ pub unsafe extern "C" fn cuMemcpy3DBatchAsync_v2_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DPeer() -> CUresult {
-    refuse(452)
+pub unsafe extern "C" fn cuMemcpy3DPeer(pCopy: *const CUDA_MEMCPY3D_PEER) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DPeer", || unsafe {
+        api::peer::cuMemcpy3DPeer(DefaultStream::Legacy, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DPeerAsync() -> CUresult {
-    refuse(453)
+pub unsafe extern "C" fn cuMemcpy3DPeerAsync(
+    pCopy: *const CUDA_MEMCPY3D_PEER,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DPeerAsync", || unsafe {
+        api::peer::cuMemcpy3DPeerAsync(pCopy, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DPeerAsync_ptsz() -> CUresult {
-    refuse(454)
+pub unsafe extern "C" fn cuMemcpy3DPeerAsync_ptsz(
+    pCopy: *const CUDA_MEMCPY3D_PEER,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DPeerAsync_ptsz", || unsafe {
+        api::peer::cuMemcpy3DPeerAsync(pCopy, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpy3DPeer_ptds() -> CUresult {
-    refuse(455)
+pub unsafe extern "C" fn cuMemcpy3DPeer_ptds(pCopy: *const CUDA_MEMCPY3D_PEER) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpy3DPeer_ptds", || unsafe {
+        api::peer::cuMemcpy3DPeer(DefaultStream::PerThread, pCopy)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4123,23 +4238,96 @@ pub unsafe extern "C" fn cuMemcpyAtoH_v2_ptds(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyBatchAsync() -> CUresult {
-    refuse(474)
+pub unsafe extern "C" fn cuMemcpyBatchAsync(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    failIdx: *mut usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyBatchAsync", || unsafe {
+        api::batch::cuMemcpyBatchAsync(
+            dsts, srcs, sizes, count, attrs, attrIdxs, numAttrs, failIdx, hStream,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyBatchAsync_ptsz() -> CUresult {
-    refuse(475)
+pub unsafe extern "C" fn cuMemcpyBatchAsync_ptsz(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    failIdx: *mut usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyBatchAsync_ptsz", || unsafe {
+        api::batch::cuMemcpyBatchAsync(
+            dsts,
+            srcs,
+            sizes,
+            count,
+            attrs,
+            attrIdxs,
+            numAttrs,
+            failIdx,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyBatchAsync_v2() -> CUresult {
-    refuse(476)
+pub unsafe extern "C" fn cuMemcpyBatchAsync_v2(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyBatchAsync_v2", || unsafe {
+        api::batch::cuMemcpyBatchAsync_v2(
+            dsts, srcs, sizes, count, attrs, attrIdxs, numAttrs, hStream,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyBatchAsync_v2_ptsz() -> CUresult {
-    refuse(477)
+pub unsafe extern "C" fn cuMemcpyBatchAsync_v2_ptsz(
+    dsts: *mut CUdeviceptr,
+    srcs: *mut CUdeviceptr,
+    sizes: *mut usize,
+    count: usize,
+    attrs: *mut CUmemcpyAttributes,
+    attrIdxs: *mut usize,
+    numAttrs: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyBatchAsync_v2_ptsz", || unsafe {
+        api::batch::cuMemcpyBatchAsync_v2(
+            dsts,
+            srcs,
+            sizes,
+            count,
+            attrs,
+            attrIdxs,
+            numAttrs,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4457,7 +4645,7 @@ pub unsafe extern "C" fn cuMemcpyPeer(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuMemcpyPeer", || unsafe {
-        api::memory::cuMemcpyPeer(
+        api::peer::cuMemcpyPeer(
             DefaultStream::Legacy,
             dstDevice,
             dstContext,
@@ -4469,13 +4657,42 @@ pub unsafe extern "C" fn cuMemcpyPeer(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyPeerAsync() -> CUresult {
-    refuse(506)
+pub unsafe extern "C" fn cuMemcpyPeerAsync(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyPeerAsync", || unsafe {
+        api::peer::cuMemcpyPeerAsync(
+            dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyPeerAsync_ptsz() -> CUresult {
-    refuse(507)
+pub unsafe extern "C" fn cuMemcpyPeerAsync_ptsz(
+    dstDevice: CUdeviceptr,
+    dstContext: CUcontext,
+    srcDevice: CUdeviceptr,
+    srcContext: CUcontext,
+    ByteCount: usize,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyPeerAsync_ptsz", || unsafe {
+        api::peer::cuMemcpyPeerAsync(
+            dstDevice,
+            dstContext,
+            srcDevice,
+            srcContext,
+            ByteCount,
+            per_thread(hStream),
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -4488,7 +4705,7 @@ pub unsafe extern "C" fn cuMemcpyPeer_ptds(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuMemcpyPeer_ptds", || unsafe {
-        api::memory::cuMemcpyPeer(
+        api::peer::cuMemcpyPeer(
             DefaultStream::PerThread,
             dstDevice,
             dstContext,
@@ -4500,13 +4717,31 @@ pub unsafe extern "C" fn cuMemcpyPeer_ptds(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyWithAttributesAsync() -> CUresult {
-    refuse(509)
+pub unsafe extern "C" fn cuMemcpyWithAttributesAsync(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    size: usize,
+    attr: *mut CUmemcpyAttributes,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyWithAttributesAsync", || unsafe {
+        api::batch::cuMemcpyWithAttributesAsync(dst, src, size, attr, hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemcpyWithAttributesAsync_ptsz() -> CUresult {
-    refuse(510)
+pub unsafe extern "C" fn cuMemcpyWithAttributesAsync_ptsz(
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    size: usize,
+    attr: *mut CUmemcpyAttributes,
+    hStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemcpyWithAttributesAsync_ptsz", || unsafe {
+        api::batch::cuMemcpyWithAttributesAsync(dst, src, size, attr, per_thread(hStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5280,8 +5515,15 @@ pub unsafe extern "C" fn cuPointerGetAttributes(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuPointerSetAttribute() -> CUresult {
-    refuse(582)
+pub unsafe extern "C" fn cuPointerSetAttribute(
+    value: *const c_void,
+    attribute: CUpointer_attribute,
+    ptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuPointerSetAttribute", || unsafe {
+        api::pointer::cuPointerSetAttribute(value, attribute, ptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5342,13 +5584,29 @@ pub unsafe extern "C" fn cuStreamAddCallback_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamAttachMemAsync() -> CUresult {
-    refuse(590)
+pub unsafe extern "C" fn cuStreamAttachMemAsync(
+    hStream: CUstream,
+    dptr: CUdeviceptr,
+    length: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamAttachMemAsync", || unsafe {
+        api::managed::cuStreamAttachMemAsync(hStream, dptr, length, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamAttachMemAsync_ptsz() -> CUresult {
-    refuse(591)
+pub unsafe extern "C" fn cuStreamAttachMemAsync_ptsz(
+    hStream: CUstream,
+    dptr: CUdeviceptr,
+    length: usize,
+    flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamAttachMemAsync_ptsz", || unsafe {
+        api::managed::cuStreamAttachMemAsync(per_thread(hStream), dptr, length, flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6548,6 +6806,8 @@ const _: cuda_abi::sig::cuCtxCreate_v2 = cuCtxCreate_v2;
 const _: cuda_abi::sig::cuCtxCreate_v3 = cuCtxCreate_v3;
 const _: cuda_abi::sig::cuCtxCreate_v4 = cuCtxCreate_v4;
 const _: cuda_abi::sig::cuCtxDestroy_v2 = cuCtxDestroy_v2;
+const _: cuda_abi::sig::cuCtxDisablePeerAccess = cuCtxDisablePeerAccess;
+const _: cuda_abi::sig::cuCtxEnablePeerAccess = cuCtxEnablePeerAccess;
 const _: cuda_abi::sig::cuCtxGetApiVersion = cuCtxGetApiVersion;
 const _: cuda_abi::sig::cuCtxGetCacheConfig = cuCtxGetCacheConfig;
 const _: cuda_abi::sig::cuCtxGetCurrent = cuCtxGetCurrent;
@@ -6575,6 +6835,7 @@ const _: cuda_abi::sig::cuDeviceGetCount = cuDeviceGetCount;
 const _: cuda_abi::sig::cuDeviceGetDefaultMemPool = cuDeviceGetDefaultMemPool;
 const _: cuda_abi::sig::cuDeviceGetMemPool = cuDeviceGetMemPool;
 const _: cuda_abi::sig::cuDeviceGetName = cuDeviceGetName;
+const _: cuda_abi::sig::cuDeviceGetP2PAttribute = cuDeviceGetP2PAttribute;
 const _: cuda_abi::sig::cuDeviceGetPCIBusId = cuDeviceGetPCIBusId;
 const _: cuda_abi::sig::cuDeviceGetProperties = cuDeviceGetProperties;
 const _: cuda_abi::sig::cuDeviceGetUuid = cuDeviceGetUuid;
@@ -6725,9 +6986,12 @@ const _: cuda_abi::sig::cuLinkCreate_v2 = cuLinkCreate_v2;
 const _: cuda_abi::sig::cuLinkDestroy = cuLinkDestroy;
 const _: cuda_abi::sig::cuMemAddressFree = cuMemAddressFree;
 const _: cuda_abi::sig::cuMemAddressReserve = cuMemAddressReserve;
+const _: cuda_abi::sig::cuMemAdvise = cuMemAdvise;
+const _: cuda_abi::sig::cuMemAdvise_v2 = cuMemAdvise_v2;
 const _: cuda_abi::sig::cuMemAllocAsync = cuMemAllocAsync;
 const _: cuda_abi::sig::cuMemAllocFromPoolAsync = cuMemAllocFromPoolAsync;
 const _: cuda_abi::sig::cuMemAllocHost_v2 = cuMemAllocHost_v2;
+const _: cuda_abi::sig::cuMemAllocManaged = cuMemAllocManaged;
 const _: cuda_abi::sig::cuMemAllocPitch_v2 = cuMemAllocPitch_v2;
 const _: cuda_abi::sig::cuMemAlloc_v2 = cuMemAlloc_v2;
 const _: cuda_abi::sig::cuMemCreate = cuMemCreate;
@@ -6755,6 +7019,10 @@ const _: cuda_abi::sig::cuMemPoolGetAttribute = cuMemPoolGetAttribute;
 const _: cuda_abi::sig::cuMemPoolSetAccess = cuMemPoolSetAccess;
 const _: cuda_abi::sig::cuMemPoolSetAttribute = cuMemPoolSetAttribute;
 const _: cuda_abi::sig::cuMemPoolTrimTo = cuMemPoolTrimTo;
+const _: cuda_abi::sig::cuMemPrefetchAsync = cuMemPrefetchAsync;
+const _: cuda_abi::sig::cuMemPrefetchAsync_v2 = cuMemPrefetchAsync_v2;
+const _: cuda_abi::sig::cuMemRangeGetAttribute = cuMemRangeGetAttribute;
+const _: cuda_abi::sig::cuMemRangeGetAttributes = cuMemRangeGetAttributes;
 const _: cuda_abi::sig::cuMemRelease = cuMemRelease;
 const _: cuda_abi::sig::cuMemRetainAllocationHandle = cuMemRetainAllocationHandle;
 const _: cuda_abi::sig::cuMemSetAccess = cuMemSetAccess;
@@ -6765,12 +7033,16 @@ const _: cuda_abi::sig::cuMemcpy2DAsync_v2 = cuMemcpy2DAsync_v2;
 const _: cuda_abi::sig::cuMemcpy2DUnaligned_v2 = cuMemcpy2DUnaligned_v2;
 const _: cuda_abi::sig::cuMemcpy2D_v2 = cuMemcpy2D_v2;
 const _: cuda_abi::sig::cuMemcpy3DAsync_v2 = cuMemcpy3DAsync_v2;
+const _: cuda_abi::sig::cuMemcpy3DPeer = cuMemcpy3DPeer;
+const _: cuda_abi::sig::cuMemcpy3DPeerAsync = cuMemcpy3DPeerAsync;
 const _: cuda_abi::sig::cuMemcpy3D_v2 = cuMemcpy3D_v2;
 const _: cuda_abi::sig::cuMemcpyAsync = cuMemcpyAsync;
 const _: cuda_abi::sig::cuMemcpyAtoA_v2 = cuMemcpyAtoA_v2;
 const _: cuda_abi::sig::cuMemcpyAtoD_v2 = cuMemcpyAtoD_v2;
 const _: cuda_abi::sig::cuMemcpyAtoHAsync_v2 = cuMemcpyAtoHAsync_v2;
 const _: cuda_abi::sig::cuMemcpyAtoH_v2 = cuMemcpyAtoH_v2;
+const _: cuda_abi::sig::cuMemcpyBatchAsync = cuMemcpyBatchAsync;
+const _: cuda_abi::sig::cuMemcpyBatchAsync_v2 = cuMemcpyBatchAsync_v2;
 const _: cuda_abi::sig::cuMemcpyDtoA_v2 = cuMemcpyDtoA_v2;
 const _: cuda_abi::sig::cuMemcpyDtoDAsync_v2 = cuMemcpyDtoDAsync_v2;
 const _: cuda_abi::sig::cuMemcpyDtoD_v2 = cuMemcpyDtoD_v2;
@@ -6781,6 +7053,8 @@ const _: cuda_abi::sig::cuMemcpyHtoA_v2 = cuMemcpyHtoA_v2;
 const _: cuda_abi::sig::cuMemcpyHtoDAsync_v2 = cuMemcpyHtoDAsync_v2;
 const _: cuda_abi::sig::cuMemcpyHtoD_v2 = cuMemcpyHtoD_v2;
 const _: cuda_abi::sig::cuMemcpyPeer = cuMemcpyPeer;
+const _: cuda_abi::sig::cuMemcpyPeerAsync = cuMemcpyPeerAsync;
+const _: cuda_abi::sig::cuMemcpyWithAttributesAsync = cuMemcpyWithAttributesAsync;
 const _: cuda_abi::sig::cuMemsetD16Async = cuMemsetD16Async;
 const _: cuda_abi::sig::cuMemsetD16_v2 = cuMemsetD16_v2;
 const _: cuda_abi::sig::cuMemsetD2D16Async = cuMemsetD2D16Async;
@@ -6819,9 +7093,11 @@ const _: cuda_abi::sig::cuOccupancyMaxPotentialBlockSizeWithFlags =
 const _: cuda_abi::sig::cuOccupancyMaxPotentialClusterSize = cuOccupancyMaxPotentialClusterSize;
 const _: cuda_abi::sig::cuPointerGetAttribute = cuPointerGetAttribute;
 const _: cuda_abi::sig::cuPointerGetAttributes = cuPointerGetAttributes;
+const _: cuda_abi::sig::cuPointerSetAttribute = cuPointerSetAttribute;
 const _: cuda_abi::sig::cuProfilerStart = cuProfilerStart;
 const _: cuda_abi::sig::cuProfilerStop = cuProfilerStop;
 const _: cuda_abi::sig::cuStreamAddCallback = cuStreamAddCallback;
+const _: cuda_abi::sig::cuStreamAttachMemAsync = cuStreamAttachMemAsync;
 const _: cuda_abi::sig::cuStreamBatchMemOp = cuStreamBatchMemOp;
 const _: cuda_abi::sig::cuStreamBatchMemOp_v2 = cuStreamBatchMemOp_v2;
 const _: cuda_abi::sig::cuStreamBeginCapture = cuStreamBeginCapture;
@@ -6912,8 +7188,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuCtxDestroy_v2 as *const c_void),
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuCtxDisablePeerAccess as *const c_void),
+    Address::new(cuCtxEnablePeerAccess as *const c_void),
     Address::NULL,
     Address::new(cuCtxGetApiVersion as *const c_void),
     Address::new(cuCtxGetCacheConfig as *const c_void),
@@ -6965,7 +7241,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuDeviceGetName as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
+    Address::new(cuDeviceGetP2PAttribute as *const c_void),
     Address::new(cuDeviceGetPCIBusId as *const c_void),
     Address::new(cuDeviceGetProperties as *const c_void),
     Address::NULL,
@@ -7239,8 +7515,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuMemAddressFree as *const c_void),
     Address::new(cuMemAddressReserve as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemAdvise as *const c_void),
+    Address::new(cuMemAdvise_v2 as *const c_void),
     Address::NULL,
     Address::new(cuMemAllocAsync as *const c_void),
     Address::new(cuMemAllocAsync_ptsz as *const c_void),
@@ -7248,7 +7524,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemAllocFromPoolAsync_ptsz as *const c_void),
     Address::NULL,
     Address::new(cuMemAllocHost_v2 as *const c_void),
-    Address::NULL,
+    Address::new(cuMemAllocManaged as *const c_void),
     Address::NULL,
     Address::new(cuMemAllocPitch_v2 as *const c_void),
     Address::new(cuMemAlloc_v2 as *const c_void),
@@ -7298,14 +7574,14 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemPoolSetAccess as *const c_void),
     Address::new(cuMemPoolSetAttribute as *const c_void),
     Address::new(cuMemPoolTrimTo as *const c_void),
+    Address::new(cuMemPrefetchAsync as *const c_void),
+    Address::new(cuMemPrefetchAsync_ptsz as *const c_void),
+    Address::new(cuMemPrefetchAsync_v2 as *const c_void),
+    Address::new(cuMemPrefetchAsync_v2_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemRangeGetAttribute as *const c_void),
+    Address::new(cuMemRangeGetAttributes as *const c_void),
     Address::new(cuMemRelease as *const c_void),
     Address::new(cuMemRetainAllocationHandle as *const c_void),
     Address::new(cuMemSetAccess as *const c_void),
@@ -7329,10 +7605,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemcpy3DPeer as *const c_void),
+    Address::new(cuMemcpy3DPeerAsync as *const c_void),
+    Address::new(cuMemcpy3DPeerAsync_ptsz as *const c_void),
+    Address::new(cuMemcpy3DPeer_ptds as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::new(cuMemcpy3D_v2 as *const c_void),
@@ -7351,10 +7627,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemcpyAtoHAsync_v2_ptsz as *const c_void),
     Address::new(cuMemcpyAtoH_v2 as *const c_void),
     Address::new(cuMemcpyAtoH_v2_ptds as *const c_void),
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemcpyBatchAsync as *const c_void),
+    Address::new(cuMemcpyBatchAsync_ptsz as *const c_void),
+    Address::new(cuMemcpyBatchAsync_v2 as *const c_void),
+    Address::new(cuMemcpyBatchAsync_v2_ptsz as *const c_void),
     Address::NULL,
     Address::new(cuMemcpyDtoA_v2 as *const c_void),
     Address::new(cuMemcpyDtoA_v2_ptds as *const c_void),
@@ -7383,11 +7659,11 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuMemcpyHtoD_v2 as *const c_void),
     Address::new(cuMemcpyHtoD_v2_ptds as *const c_void),
     Address::new(cuMemcpyPeer as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemcpyPeerAsync as *const c_void),
+    Address::new(cuMemcpyPeerAsync_ptsz as *const c_void),
     Address::new(cuMemcpyPeer_ptds as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuMemcpyWithAttributesAsync as *const c_void),
+    Address::new(cuMemcpyWithAttributesAsync_ptsz as *const c_void),
     Address::new(cuMemcpy_ptds as *const c_void),
     Address::NULL,
     Address::new(cuMemsetD16Async as *const c_void),
@@ -7459,7 +7735,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuPointerGetAttribute as *const c_void),
     Address::new(cuPointerGetAttributes as *const c_void),
-    Address::NULL,
+    Address::new(cuPointerSetAttribute as *const c_void),
     Address::NULL,
     Address::new(cuProfilerStart as *const c_void),
     Address::new(cuProfilerStop as *const c_void),
@@ -7467,8 +7743,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuStreamAddCallback as *const c_void),
     Address::new(cuStreamAddCallback_ptsz as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamAttachMemAsync as *const c_void),
+    Address::new(cuStreamAttachMemAsync_ptsz as *const c_void),
     Address::new(cuStreamBatchMemOp as *const c_void),
     Address::new(cuStreamBatchMemOp_ptsz as *const c_void),
     Address::new(cuStreamBatchMemOp_v2 as *const c_void),

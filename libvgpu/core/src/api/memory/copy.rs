@@ -20,7 +20,7 @@ use crate::session::Session;
 
 /// Which ends of a copy must be CUDA's.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ends {
+pub(in crate::api) enum Ends {
     HostToDevice,
     DeviceToHost,
     DeviceToDevice,
@@ -76,7 +76,9 @@ pub unsafe fn cuMemcpyDtoD_v2(
     ByteCount: usize,
 ) -> Outcome {
     let call = Call::begin(Function::cuMemcpyDtoD_v2)?;
-    // The driver does not wait for copies between device memory either.
+    // The driver does not wait for copies between device memory either, unless the program asked for it.
+    let ranges = &call.session.ranges;
+    let wait = ranges.synchronises(dstDevice) || ranges.synchronises(srcDevice);
     // SAFETY: the caller's promise.
     unsafe {
         copy(
@@ -86,7 +88,7 @@ pub unsafe fn cuMemcpyDtoD_v2(
             srcDevice,
             ByteCount,
             stream_of(default),
-            false,
+            wait,
         )
     }
 }
@@ -195,7 +197,7 @@ pub unsafe fn cuMemcpyAsync(
 ///
 /// # Safety
 /// As `cuMemcpy`: addresses that are not CUDA's are memory of the program's, valid for the copy.
-unsafe fn copy(
+pub(in crate::api) unsafe fn copy(
     mut call: Call,
     ends: Ends,
     dst: u64,
@@ -236,11 +238,10 @@ unsafe fn copy(
     let length = bytes as u64;
     let side = usize::try_from(session.welcome.limits.side_bytes).unwrap_or(0);
     match (to, from) {
-        // Both within this process's reach.
-        (End::Program, End::Program | End::Pinned) | (End::Pinned, End::Program) => {
-            // In stream order: what was enqueued before may still read or write these bytes.
+        (End::Program | End::Pinned, End::Program) | (End::Program, End::Pinned) => {
+            // In stream order: what was enqueued before may still read or write these bytes. Both are mapped here.
             call.complete(&wire::CuStreamSynchronize { hStream: stream })?;
-            // SAFETY: both are the program's, by this function's contract, or in its arena; they may overlap.
+            // SAFETY: both are the program's, by this function's contract, or the arena's; they may overlap.
             unsafe { std::ptr::copy(pointer(src).cast::<u8>(), pointer(dst).cast(), bytes) };
             Ok(())
         }
@@ -346,7 +347,7 @@ fn end(session: &Session, address: u64, bytes: usize, need: Need) -> Outcome<End
         Place::Device | Place::Global { .. } | Place::Mapped { .. } | Place::Pooled { .. } => {
             End::Device
         }
-        Place::Pinned { .. } => End::Pinned,
+        Place::Pinned { .. } | Place::Managed => End::Pinned,
         Place::Registered { .. } => return Ok(End::Program),
     };
     if session.ranges.cover(address, bytes as u64, need).is_some() {

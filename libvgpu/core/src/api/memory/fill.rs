@@ -16,7 +16,8 @@ macro_rules! memsets {
     ($($name:ident, $value:ident: $type:ty, $bytes:literal;)+) => {$(
         pub unsafe fn $name(default: DefaultStream, dstDevice: CUdeviceptr, $value: $type, N: usize) -> Outcome {
             let call = Call::begin(Function::$name)?;
-            fill(call, Area::row(dstDevice, N, $bytes), $value.into(), stream_of(default))
+            let wait = call.session.ranges.synchronises(dstDevice);
+            fill(call, Area::row(dstDevice, N, $bytes), $value.into(), stream_of(default), wait)
         }
     )+};
 }
@@ -26,7 +27,7 @@ macro_rules! async_memsets {
         pub unsafe fn $name(dstDevice: CUdeviceptr, $value: $type, N: usize, hStream: CUstream) -> Outcome {
             let call = Call::begin(Function::$name)?;
             let stream = call.handle(Kind::STREAM, hStream as u64)?;
-            fill(call, Area::row(dstDevice, N, $bytes), $value.into(), stream)
+            fill(call, Area::row(dstDevice, N, $bytes), $value.into(), stream, false)
         }
     )+};
 }
@@ -38,7 +39,8 @@ macro_rules! memsets_2d {
         ) -> Outcome {
             let call = Call::begin(Function::$name)?;
             let area = Area { address: dstDevice, pitch: dstPitch, width: Width, height: Height, element_bytes: $bytes };
-            fill(call, area, $value.into(), stream_of(default))
+            let wait = call.session.ranges.synchronises(dstDevice);
+            fill(call, area, $value.into(), stream_of(default), wait)
         }
     )+};
 }
@@ -51,7 +53,7 @@ macro_rules! async_memsets_2d {
             let call = Call::begin(Function::$name)?;
             let stream = call.handle(Kind::STREAM, hStream as u64)?;
             let area = Area { address: dstDevice, pitch: dstPitch, width: Width, height: Height, element_bytes: $bytes };
-            fill(call, area, $value.into(), stream)
+            fill(call, area, $value.into(), stream, false)
         }
     )+};
 }
@@ -118,7 +120,7 @@ impl Area {
     }
 }
 
-fn fill(mut call: Call, area: Area, value: u32, stream: u64) -> Outcome {
+fn fill(mut call: Call, area: Area, value: u32, stream: u64, wait: bool) -> Outcome {
     let extent = area.extent().ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
     if area.width == 0 || area.height == 0 {
         return Ok(());
@@ -133,7 +135,7 @@ fn fill(mut call: Call, area: Area, value: u32, stream: u64) -> Outcome {
         value,
         element_bytes: area.element_bytes,
     };
-    send(&mut call, stream, false, &request, &[])
+    send(&mut call, stream, wait, &request, &[])
 }
 
 #[cfg(test)]

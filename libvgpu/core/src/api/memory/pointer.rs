@@ -62,6 +62,24 @@ pub unsafe fn cuPointerGetAttributes(
     Ok(())
 }
 
+pub unsafe fn cuPointerSetAttribute(
+    value: *const c_void,
+    attribute: CUpointer_attribute,
+    ptr: CUdeviceptr,
+) -> Outcome {
+    let session = state::ready()?;
+    edge::require(value)?;
+    if attribute != CUpointer_attribute::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS {
+        return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+    }
+    let range = session.ranges.find(ptr).filter(Range::is_allocated);
+    let range = range.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)?;
+    // SAFETY: not null, and a truth value as wide as an int by the caller's promise.
+    let on = unsafe { value.cast::<c_int>().read_unaligned() } != 0;
+    session.ranges.set_synchronous(&range, on);
+    Ok(())
+}
+
 /// An attribute's value, of the size that the caller's place has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
@@ -108,6 +126,8 @@ struct Memory {
     handle_types: u32,
     /// What the current context's device may do here.
     access: u32,
+    /// Whether synchronous calls wait here that need not.
+    synchronous: bool,
 }
 
 impl Known {
@@ -123,6 +143,7 @@ impl Known {
             block: range.id,
             handle_types: 0,
             access: access::READ_WRITE,
+            synchronous: session.ranges.is_synchronous(&range),
         };
         if let Place::Mapped { allocation, access } = range.place {
             let vmm = vmm();
@@ -160,10 +181,12 @@ impl Memory {
         let range = &self.range;
         let device_side = range.on_device();
         let registered = matches!(range.place, Place::Registered { .. });
+        let managed = range.place == Place::Managed;
         Ok(match attribute {
             A::CU_POINTER_ATTRIBUTE_CONTEXT => Value::Word(range.context),
             A::CU_POINTER_ATTRIBUTE_MEMORY_TYPE => {
-                let kind = if device_side {
+                // What is managed counts as a device's, and is the program's as well.
+                let kind = if device_side || managed {
                     CUmemorytype::CU_MEMORYTYPE_DEVICE
                 } else {
                     CUmemorytype::CU_MEMORYTYPE_HOST
@@ -172,9 +195,8 @@ impl Memory {
             }
             A::CU_POINTER_ATTRIBUTE_DEVICE_POINTER if !registered => Value::Word(ptr),
             A::CU_POINTER_ATTRIBUTE_HOST_POINTER if !device_side => Value::Word(ptr),
-            A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS | A::CU_POINTER_ATTRIBUTE_IS_MANAGED => {
-                Value::Bool(false)
-            }
+            A::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS => Value::Bool(self.synchronous),
+            A::CU_POINTER_ATTRIBUTE_IS_MANAGED => Value::Bool(managed),
             A::CU_POINTER_ATTRIBUTE_BUFFER_ID => Value::Word(range.id),
             A::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID => Value::Word(self.block),
             A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => Value::Int(range.device),
@@ -241,6 +263,7 @@ mod tests {
             block: 7,
             handle_types: 1,
             access: access::READ,
+            synchronous: false,
         }
     }
 
