@@ -71,6 +71,9 @@ pub fn handle_error(error: HandleError, kind: Kind) -> CUresult {
         HandleError::Poisoned { code, .. } => CUresult(code),
         HandleError::OverLimit { .. } => CUresult::CUDA_ERROR_OUT_OF_MEMORY,
         _ if kind == Kind::CONTEXT => CUresult::CUDA_ERROR_INVALID_CONTEXT,
+        _ if matches!(kind, Kind::GRAPH_EXEC | Kind::USER_OBJECT) => {
+            CUresult::CUDA_ERROR_INVALID_VALUE
+        }
         _ => CUresult::CUDA_ERROR_INVALID_HANDLE,
     }
 }

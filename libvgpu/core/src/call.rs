@@ -508,5 +508,22 @@ fn needs_no_context(function: Function) -> bool {
             | Function::cuKernelSetAttribute
             | Function::cuKernelSetCacheConfig
             | Function::cuLibraryGetKernelCount
+            | Function::cuGraphCreate
+            | Function::cuGraphDestroy
+            | Function::cuGraphExecDestroy
+            | Function::cuGraphGetNodes
+            | Function::cuGraphInstantiate
+            | Function::cuGraphInstantiate_v2
+            | Function::cuGraphInstantiateWithFlags
+            | Function::cuGraphInstantiateWithParams
+            | Function::cuGraphReleaseUserObject
+            | Function::cuGraphRetainUserObject
+            | Function::cuLinkAddData_v2
+            | Function::cuLinkAddFile_v2
+            | Function::cuLinkComplete
+            | Function::cuLinkDestroy
+            | Function::cuUserObjectCreate
+            | Function::cuUserObjectRelease
+            | Function::cuUserObjectRetain
     )
 }

@@ -179,6 +179,9 @@ pub fn refusal(kind: Kind, error: &HandleError) -> CUresult {
         HandleError::OverLimit { .. } => CUresult::CUDA_ERROR_OUT_OF_MEMORY,
         HandleError::Poisoned { code, .. } => CUresult(*code),
         _ if kind == Kind::CONTEXT => CUresult::CUDA_ERROR_INVALID_CONTEXT,
+        _ if matches!(kind, Kind::GRAPH_EXEC | Kind::USER_OBJECT) => {
+            CUresult::CUDA_ERROR_INVALID_VALUE
+        }
         _ => CUresult::CUDA_ERROR_INVALID_HANDLE,
     }
 }

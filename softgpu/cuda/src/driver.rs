@@ -292,6 +292,19 @@ pub(crate) fn context() -> Result<Arc<Context>> {
     Ok(context)
 }
 
+/// The current context, or where none is current that of the function.
+pub(crate) fn context_for(function: u64) -> Result<Arc<Context>> {
+    match context() {
+        Err(Error::InvalidContext) => {
+            let found = driver()?.functions.get(function);
+            found
+                .map(|function| function.context.clone())
+                .ok_or(Error::InvalidContext)
+        }
+        other => other,
+    }
+}
+
 /// The driver, for questions that need no current context; one that is lost is told all the same.
 pub(crate) fn anywhere() -> Result<&'static Driver> {
     let driver = driver()?;

@@ -175,7 +175,19 @@ fn own_context(function: &Declaration) -> Option<(&str, String)> {
         .arguments
         .iter()
         .any(|argument| matches!(&argument.role, Role::Handle(kind) if kind == "STREAM"));
-    named.filter(|(kind, _)| !works_on_stream && !matches!(*kind, "CONTEXT" | "KERNEL" | "LIBRARY"))
+    named.filter(|(kind, _)| {
+        !works_on_stream
+            && !matches!(
+                *kind,
+                "CONTEXT"
+                    | "KERNEL"
+                    | "LIBRARY"
+                    | "GRAPH"
+                    | "GRAPH_NODE"
+                    | "GRAPH_EXEC"
+                    | "USER_OBJECT"
+            )
+    })
 }
 
 pub fn parameters(arguments: &[Argument]) -> String {

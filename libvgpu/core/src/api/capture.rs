@@ -40,6 +40,7 @@ pub unsafe fn cuStreamBeginCaptureToGraph(
     mode: CUstreamCaptureMode,
 ) -> Outcome {
     let call = Call::begin(Function::cuStreamBeginCaptureToGraph)?;
+    call.handle(Kind::STREAM, hStream as u64)?;
     if hGraph.is_null() {
         return Err(INVALID);
     }
@@ -264,6 +265,7 @@ pub unsafe fn cuStreamUpdateCaptureDependencies(
     flags: c_uint,
 ) -> Outcome {
     let call = Call::begin(Function::cuStreamUpdateCaptureDependencies)?;
+    check_captured(&call, hStream)?;
     let none = std::ptr::null();
     // SAFETY: the caller's promise.
     let before = unsafe { edges(dependencies, None, none, numDependencies) }?;
@@ -278,9 +280,20 @@ pub unsafe fn cuStreamUpdateCaptureDependencies_v2(
     flags: c_uint,
 ) -> Outcome {
     let call = Call::begin(Function::cuStreamUpdateCaptureDependencies_v2)?;
+    check_captured(&call, hStream)?;
     // SAFETY: the caller's promise.
     let before = unsafe { edges(dependencies, None, dependencyData, numDependencies) }?;
     update(call, hStream, &before, flags)
+}
+
+/// While nothing is captured, a stream has no dependencies, whatever they are said to be.
+fn check_captured(call: &Call, stream: CUstream) -> Outcome {
+    call.handle(Kind::STREAM, stream as u64)?;
+    if call.session.captures.any() {
+        Ok(())
+    } else {
+        Err(CUresult::CUDA_ERROR_ILLEGAL_STATE)
+    }
 }
 
 fn update(mut call: Call, stream: CUstream, before: &[Edge], flags: c_uint) -> Outcome {

@@ -45,6 +45,7 @@ pub unsafe fn cuStreamBatchMemOp(
     flags: c_uint,
 ) -> Outcome {
     let call = Call::begin(Function::cuStreamBatchMemOp)?;
+    call.handle(Kind::STREAM, stream as u64)?;
     // SAFETY: the caller's promise.
     let list = unsafe { operations(count, paramArray) }?;
     submit(call, stream, &list, flags)
@@ -57,6 +58,7 @@ pub unsafe fn cuStreamBatchMemOp_v2(
     flags: c_uint,
 ) -> Outcome {
     let call = Call::begin(Function::cuStreamBatchMemOp_v2)?;
+    call.handle(Kind::STREAM, stream as u64)?;
     // SAFETY: the caller's promise.
     let list = unsafe { operations(count, paramArray) }?;
     submit(call, stream, &list, flags)
@@ -112,11 +114,11 @@ pub(super) fn check(call: &Call, operation: &CUstreamBatchMemOpParams) -> Outcom
         _ => return Err(INVALID),
     };
     const FLUSH: u64 = 1 << 30;
+    if flags & !FLUSH > known || !address.is_multiple_of(width) {
+        return Err(INVALID);
+    }
     if flags & FLUSH != 0 {
         return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
-    }
-    if flags > known || !address.is_multiple_of(width) {
-        return Err(INVALID);
     }
     call.device_range(address, width)
 }

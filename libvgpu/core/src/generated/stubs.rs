@@ -317,7 +317,7 @@ pub unsafe fn cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint) -> Outcome {
 ///
 /// As the Driver API's: pointers are null or valid for the access that `cuGraphDestroy` documents.
 pub unsafe fn cuGraphDestroy(hGraph: CUgraph) -> Outcome {
-    let mut call = Call::begin_on_object(Function::cuGraphDestroy, Kind::GRAPH, hGraph as u64)?;
+    let mut call = Call::begin(Function::cuGraphDestroy)?;
     let hGraph = call.own_handle(Kind::GRAPH, hGraph as u64)?;
     let request = wire::CuGraphDestroy { hGraph };
     call.complete(&request)?;
@@ -333,11 +333,7 @@ pub unsafe fn cuGraphReleaseUserObject(
     object: CUuserObject,
     count: c_uint,
 ) -> Outcome {
-    let mut call = Call::begin_on_object(
-        Function::cuGraphReleaseUserObject,
-        Kind::GRAPH,
-        graph as u64,
-    )?;
+    let mut call = Call::begin(Function::cuGraphReleaseUserObject)?;
     let graph = call.handle(Kind::GRAPH, graph as u64)?;
     let object = call.handle(Kind::USER_OBJECT, object as u64)?;
     let request = wire::CuGraphReleaseUserObject {
@@ -359,8 +355,7 @@ pub unsafe fn cuGraphRetainUserObject(
     count: c_uint,
     flags: c_uint,
 ) -> Outcome {
-    let mut call =
-        Call::begin_on_object(Function::cuGraphRetainUserObject, Kind::GRAPH, graph as u64)?;
+    let mut call = Call::begin(Function::cuGraphRetainUserObject)?;
     let graph = call.handle(Kind::GRAPH, graph as u64)?;
     let object = call.handle(Kind::USER_OBJECT, object as u64)?;
     let request = wire::CuGraphRetainUserObject {
@@ -733,11 +728,7 @@ pub unsafe fn cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: c_uin
 ///
 /// As the Driver API's: pointers are null or valid for the access that `cuUserObjectRelease` documents.
 pub unsafe fn cuUserObjectRelease(object: CUuserObject, count: c_uint) -> Outcome {
-    let mut call = Call::begin_on_object(
-        Function::cuUserObjectRelease,
-        Kind::USER_OBJECT,
-        object as u64,
-    )?;
+    let mut call = Call::begin(Function::cuUserObjectRelease)?;
     let object = call.handle(Kind::USER_OBJECT, object as u64)?;
     let request = wire::CuUserObjectRelease {
         object,
@@ -752,11 +743,7 @@ pub unsafe fn cuUserObjectRelease(object: CUuserObject, count: c_uint) -> Outcom
 ///
 /// As the Driver API's: pointers are null or valid for the access that `cuUserObjectRetain` documents.
 pub unsafe fn cuUserObjectRetain(object: CUuserObject, count: c_uint) -> Outcome {
-    let mut call = Call::begin_on_object(
-        Function::cuUserObjectRetain,
-        Kind::USER_OBJECT,
-        object as u64,
-    )?;
+    let mut call = Call::begin(Function::cuUserObjectRetain)?;
     let object = call.handle(Kind::USER_OBJECT, object as u64)?;
     let request = wire::CuUserObjectRetain {
         object,

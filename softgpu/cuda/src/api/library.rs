@@ -113,6 +113,8 @@ pub unsafe fn cuLibraryEnumerateKernels(
     count: c_uint,
     library: CUlibrary,
 ) -> Outcome {
+    driver()?;
+    edge::require(kernels)?;
     let driver = driver()?;
     let found = driver
         .libraries
@@ -178,6 +180,8 @@ pub unsafe fn cuKernelGetFunction(function: *mut CUfunction, kernel: CUkernel) -
 }
 
 pub unsafe fn cuKernelGetLibrary(library: *mut CUlibrary, kernel: CUkernel) -> Outcome {
+    driver()?;
+    edge::require(library)?;
     let found = driver()?
         .kernels
         .get(kernel as u64)
@@ -214,6 +218,8 @@ pub unsafe fn cuKernelGetParamInfo(
 }
 
 pub unsafe fn cuKernelGetParamCount(kernel: CUkernel, count: *mut usize) -> Outcome {
+    driver()?;
+    edge::require(count)?;
     let found = driver()?
         .kernels
         .get(kernel as u64)

@@ -171,6 +171,8 @@ pub unsafe fn cuModuleGetFunction(
 }
 
 pub unsafe fn cuModuleGetFunctionCount(count: *mut c_uint, module: CUmodule) -> Outcome {
+    driver()?;
+    edge::require(count)?;
     let loaded = driver()?
         .modules
         .get(module as u64)
@@ -190,6 +192,8 @@ pub unsafe fn cuModuleEnumerateFunctions(
     count: c_uint,
     module: CUmodule,
 ) -> Outcome {
+    driver()?;
+    edge::require(functions)?;
     driver::context()?;
     let driver = driver()?;
     let loaded = driver
@@ -290,6 +294,8 @@ pub unsafe fn cuFuncGetParamInfo(
 }
 
 pub unsafe fn cuFuncGetParamCount(function: CUfunction, count: *mut usize) -> Outcome {
+    driver()?;
+    edge::require(count)?;
     let kernel = driver()?.kernel(function as u64)?;
     // SAFETY: the caller's promise.
     unsafe { put(count, kernel.code().params.len()) }

@@ -36,7 +36,7 @@ pub unsafe fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     dynamic_shared: usize,
     flags: c_uint,
 ) -> Outcome {
-    let context = driver::context()?;
+    let context = driver::context_for(function as u64)?;
     edge::require(blocks)?;
     let kernel = driver()?.kernel(function as u64)?;
     let threads = u32::try_from(block_size)
@@ -57,7 +57,7 @@ pub unsafe fn cuOccupancyAvailableDynamicSMemPerBlock(
     blocks: c_int,
     block_size: c_int,
 ) -> Outcome {
-    let context = driver::context()?;
+    let context = driver::context_for(function as u64)?;
     edge::require(bytes)?;
     let kernel = driver()?.kernel(function as u64)?;
     let positive = |n: c_int| {
@@ -136,6 +136,8 @@ pub unsafe fn cuOccupancyMaxActiveClusters(
     function: CUfunction,
     config: *const CUlaunchConfig,
 ) -> Outcome {
+    driver()?;
+    edge::require(clusters)?;
     // SAFETY: the caller's promise.
     let (resident, cluster) = unsafe { cluster_config(function, config) }?;
     // SAFETY: the caller's promise.
@@ -147,6 +149,8 @@ pub unsafe fn cuOccupancyMaxPotentialClusterSize(
     function: CUfunction,
     config: *const CUlaunchConfig,
 ) -> Outcome {
+    driver()?;
+    edge::require(blocks)?;
     // SAFETY: the caller's promise.
     let (resident, _) = unsafe { cluster_config(function, config) }?;
     // SAFETY: the caller's promise.

@@ -10,7 +10,7 @@ use softgpu_core::error::Error;
 use softgpu_core::memory::{Allocation, Kind, Permission};
 
 use crate::api::device::signed;
-use crate::driver::{self, Driver};
+use crate::driver::{self, Driver, driver};
 use crate::edge::{self, Outcome, put};
 
 pub unsafe fn cuPointerGetAttribute(

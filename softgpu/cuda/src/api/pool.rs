@@ -76,6 +76,7 @@ pub unsafe fn cuMemGetDefaultMemPool(
     location: *mut CUmemLocation,
     kind: CUmemAllocationType,
 ) -> Outcome {
+    driver()?;
     // SAFETY: the caller's promise.
     let device = unsafe { device_of(location, kind) }?;
     // SAFETY: the caller's promise.
@@ -87,6 +88,7 @@ pub unsafe fn cuMemGetMemPool(
     location: *mut CUmemLocation,
     kind: CUmemAllocationType,
 ) -> Outcome {
+    driver()?;
     // SAFETY: the caller's promise.
     let device = unsafe { device_of(location, kind) }?;
     // SAFETY: the caller's promise.
@@ -98,6 +100,7 @@ pub unsafe fn cuMemSetMemPool(
     kind: CUmemAllocationType,
     pool: CUmemoryPool,
 ) -> Outcome {
+    driver()?;
     // SAFETY: the caller's promise.
     let device = unsafe { device_of(location, kind) }?;
     // SAFETY: the caller's promise.

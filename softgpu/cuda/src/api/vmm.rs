@@ -21,6 +21,7 @@ pub unsafe fn cuMemGetAllocationGranularity(
     prop: *const CUmemAllocationProp,
     option: CUmemAllocationGranularity_flags,
 ) -> Outcome {
+    driver()?;
     // SAFETY: the caller's promise.
     let prop = unsafe { edge::take(prop) }?;
     device_of(&prop)?;
@@ -197,6 +198,7 @@ pub unsafe fn cuMemGetAccess(
     location: *const CUmemLocation,
     pointer: CUdeviceptr,
 ) -> Outcome {
+    driver()?;
     // SAFETY: the caller's promise.
     let device = located(&unsafe { edge::take(location) }?)?;
     let found = driver()?.gpu.space().find(pointer);

@@ -186,7 +186,10 @@ fn values(function: &str, parameter: &Parameter<'_>, fixture: &Fixture) -> Vec<V
         "CUoccupancyB2DSize" => {
             vec![
                 null(),
-                value("function", nothing as extern "C" fn() -> usize as usize as u64),
+                value(
+                    "function",
+                    nothing as extern "C" fn() -> usize as usize as u64,
+                ),
             ]
         }
         // An enumeration, a bit set or an object that the fixture has none of.
