@@ -7,6 +7,8 @@
 
 use std::io::Read;
 
+use crate::ptx::requirements::Architecture;
+
 /// First bytes of the structure that the CUDA runtime passes for a fat binary.
 pub const WRAPPER_MAGIC: u32 = 0x4662_43b1;
 /// First bytes of a fat binary.
@@ -122,23 +124,15 @@ pub fn select_ptx(image: &[u8], device: (u32, u32)) -> Result<String, FatbinErro
 /// later ones, `f` targets within their family, `a` targets on theirs alone.
 #[must_use]
 pub fn target_runs_on(text: &str, device: (u32, u32)) -> bool {
-    let name = text
+    let mut names = text
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix(".target"))
-        .find_map(|rest| rest.trim_start().strip_prefix("sm_"));
-    let Some(name) = name else {
-        return true; // The compiler will say what is wrong with it.
-    };
-    let digits = name.bytes().take_while(u8::is_ascii_digit).count();
-    let Ok(sm) = name[..digits].parse::<u32>() else {
-        return true;
-    };
-    let own = device.0 * 10 + device.1;
-    match name.as_bytes().get(digits) {
-        Some(b'a') => sm == own,
-        Some(b'f') => sm / 10 == device.0 && sm <= own,
-        _ => sm <= own,
-    }
+        .filter_map(|rest| rest.split([',', ' ', '\t']).find(|word| !word.is_empty()));
+    // The compiler will say what is wrong with a name that says nothing.
+    let architecture = names
+        .next()
+        .and_then(|name| Architecture::parse(name.trim()));
+    architecture.is_none_or(|architecture| architecture.runs_on(device))
 }
 
 struct Entry<'a> {

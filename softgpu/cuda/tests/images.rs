@@ -137,6 +137,7 @@ fn fill<T>(array: CUarray, values: &[T]) {
 }
 
 const U32: CUarray_format = CUarray_format::CU_AD_FORMAT_UNSIGNED_INT32;
+const S32: CUarray_format = CUarray_format::CU_AD_FORMAT_SIGNED_INT32;
 const U8: CUarray_format = CUarray_format::CU_AD_FORMAT_UNSIGNED_INT8;
 const F32: CUarray_format = CUarray_format::CU_AD_FORMAT_FLOAT;
 const READ_AS_INTEGER: u32 = 1;
@@ -199,13 +200,22 @@ fn surface_reductions_are_atomic_and_formatted_stores_clamp() {
     )
     .unwrap();
     run(
-        "mov.u32 %x, 3; sured.p.min.1d.u32.trap [%o, {%x}], %t;",
+        "mov.u32 %x, 3; sured.p.min.1d.b32.trap [%o, {%x}], %t;",
         object,
         2,
     )
     .unwrap();
     let read = "shl.b32 %x, %t, 2; suld.b.1d.b32.trap %v, [%o, {%x}];";
     assert_eq!(run(read, object, 4).unwrap(), [5 + 2016, 5, u32::MAX, 0]);
+    // The format of the surface says how a formatted reduction compares.
+    let signed = array(2, 0, 0, S32, 0);
+    fill(signed, &[5_u32, 5]);
+    let object_signed = surface(signed);
+    for (place, f) in [(0, "min"), (1, "max")] {
+        let text = format!("mov.u32 %x, {place}; sured.p.{f}.1d.b32.trap [%o, {{%x}}], -1;");
+        run(&text, object_signed, 2).unwrap();
+    }
+    assert_eq!(run(read, object_signed, 2).unwrap(), [u32::MAX, 5]);
     let bytes = array(4, 0, 0, U8, 0);
     let object = surface(bytes);
     run(

@@ -668,6 +668,12 @@ fn one(op: Op, frame: &mut Frame, reader: &mut Reader<'_>, lane: usize) -> Fault
             else {
                 return Ok(());
             };
+            let signed = spec.bytes == 0 && reader.image.format.channel == Channel::S32;
+            let f = match f {
+                SurfaceOp::MinU if signed => SurfaceOp::MinS,
+                SurfaceOp::MaxU if signed => SurfaceOp::MaxS,
+                other => other,
+            };
             let low = get(frame, a[0]);
             let wide = u64::from(get(frame, a[1])) << 32 | u64::from(low);
             let place = reader.place(base, address, bytes, true)?;

@@ -14,6 +14,7 @@ mod lexer;
 mod lower;
 mod parser;
 mod propagate;
+pub(crate) mod requirements;
 mod types;
 
 use std::fmt;

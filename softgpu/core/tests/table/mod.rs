@@ -187,10 +187,12 @@ pub fn register_file(ty: &str) -> Option<&'static str> {
 
 /// A module with one form, and the line on which that stands.
 pub fn module(row: &Row, form: &str) -> (String, u32) {
-    let mut text = format!(
-        ".version 8.8\n.target {}\n.address_size 64\n{PRELUDE}",
-        row.target
-    );
+    text("8.8", &row.target, form)
+}
+
+/// The same for any version and target.
+pub fn text(version: &str, target: &str, form: &str) -> (String, u32) {
+    let mut text = format!(".version {version}\n.target {target}\n.address_size 64\n{PRELUDE}");
     let line = text.lines().count() + 1;
     text = text + form + ";" + POSTLUDE;
     (text, u32::try_from(line).unwrap_or(u32::MAX))

@@ -4,6 +4,7 @@
 
 use super::super::ast::{Instruction, Operand, Value};
 use super::super::ir::*;
+use super::super::requirements::Needs;
 use super::super::types::Ty;
 use super::Result;
 use super::builder::Builder;
@@ -121,6 +122,9 @@ impl<'a> Builder<'_, 'a> {
                 _ => count = Some(self.w(more, Ty::U32)?),
             },
             None => {}
+        }
+        if ignore.is_some() {
+            self.demand(Needs::of_name("cp.async: ignore-src"))?;
         }
         let (to, _) = self.place(to, Space::Shared)?;
         let (from, _) = self.place(from, Space::Global)?;
@@ -317,6 +321,12 @@ impl<'a> Builder<'_, 'a> {
             || value.is_some() && f == MbarrierOp::Inval
         {
             return Err(self.error("wrong number of operands"));
+        }
+        if optional && value.is_some() {
+            self.demand(Needs::of_name("mbarrier.arrive: a count"))?;
+        }
+        if f == MbarrierOp::Arrive && token == Some(&Operand::Discard) {
+            self.demand(Needs::of_name("mbarrier.arrive: no state"))?;
         }
         let bytes = expect || matches!(f, MbarrierOp::ExpectTx | MbarrierOp::CompleteTx);
         let (count, bytes) = if bytes { (None, value) } else { (value, None) };

@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use super::super::ast::{self, Instruction, Operand, Statement, StatementKind};
 use super::super::ir::{self, AnyReg, Constant, D, Guard, Inst, Module, Op, P, Preload, W};
 use super::super::lexer::Pos;
+use super::super::requirements::Needs;
 use super::super::{CompileError, allocate, propagate, types::Ty};
 use super::layout::{self, Layout};
 use super::{Context, Result, failure};
@@ -552,7 +553,16 @@ impl<'a> Builder<'_, 'a> {
         )))
     }
 
+    /// Refuses what the unit's target or version does not have.
+    pub(super) fn demand(&self, needs: Needs) -> Result<()> {
+        match needs.missing(self.context.unit) {
+            Some(reason) => Err(self.error(reason)),
+            None => Ok(()),
+        }
+    }
+
     fn instruction(&mut self, i: &Instruction<'a>) -> Result<()> {
+        self.demand(Needs::of(i))?;
         let known = self.asynchronous(i)?
             || self.rare(i)?
             || self.hints(i)?

@@ -286,7 +286,6 @@ impl<'a> Builder<'_, 'a> {
         }
         let d = self.dest(&i.operands[0], ty)?;
         if ty == Ty::F32x2 {
-            self.needs(100)?;
             return self.float_pair(spec, sources, d);
         }
         self.emit_float(spec, ty, sources, d)

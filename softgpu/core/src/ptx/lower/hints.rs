@@ -62,7 +62,6 @@ impl<'a> Builder<'_, 'a> {
             "mapa" => self.map_address(i)?,
             "getctarank" => {
                 self.arity(i, 2)?;
-                self.needs(90)?;
                 self.only(i, &[".shared::cluster"])?;
                 // A cluster has one block here.
                 let a = self.constant_w(0)?;
@@ -71,12 +70,10 @@ impl<'a> Builder<'_, 'a> {
             }
             "griddepcontrol" => {
                 self.arity(i, 0)?;
-                self.needs(90)?;
                 self.only(i, &[".launch_dependents", ".wait"])?;
             }
             "setmaxnreg" => {
                 self.arity(i, 1)?;
-                self.needs(90)?;
                 self.only(i, &[".inc", ".dec", ".sync", ".aligned"])?;
                 let count = self.immediate(&i.operands[0])?;
                 if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
@@ -156,7 +153,6 @@ impl<'a> Builder<'_, 'a> {
     /// The address of another block's shared memory; the only block of a cluster is the own one.
     fn map_address(&mut self, i: &Instruction<'a>) -> Result<()> {
         self.arity(i, 3)?;
-        self.needs(90)?;
         self.only(i, &[".shared::cluster"])?;
         let ty = self.ty(i)?;
         self.w(&i.operands[2], Ty::U32)?;
@@ -169,7 +165,6 @@ impl<'a> Builder<'_, 'a> {
 
     /// Each element is an atomic operation of its own.
     fn vector_atomic(&mut self, i: &Instruction<'a>) -> Result<()> {
-        self.needs(90)?;
         let ty = self.ty(i)?;
         let (name, count) = if self.has(i, ".v2") {
             (".v2", 2)

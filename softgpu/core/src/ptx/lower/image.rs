@@ -405,6 +405,9 @@ impl<'a> Builder<'_, 'a> {
         if spec.count != 1 {
             return Err(self.error("one element is reduced"));
         }
+        if formatted != (ty == Ty::B32) && !matches!(i.modifiers.get(1), Some(&(".and" | ".or"))) {
+            return Err(self.error("type is not supported"));
+        }
         let signed = matches!(ty, Ty::S32 | Ty::S64);
         let f = match i.modifiers.get(1).copied() {
             Some(".add") => SurfaceOp::Add,
@@ -419,6 +422,7 @@ impl<'a> Builder<'_, 'a> {
         let (object, at) = self.texel(&i.operands[0], spec.geometry, true)?;
         let mut a = [None; 2];
         match ty {
+            // Of a formatted one the surface tells the type.
             Ty::U32 | Ty::S32 | Ty::B32 => a[0] = Some(self.w(&i.operands[1], ty)?),
             Ty::U64 | Ty::S64 | Ty::B64 if !formatted => {
                 let (lo, hi) = (self.temp_w()?, self.temp_w()?);

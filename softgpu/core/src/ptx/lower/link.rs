@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use super::super::ast::{self, Function, Item, Linkage, Variable};
 use super::super::ir::{self, Global, GlobalSpace, Module, Relocation, RelocationTarget};
 use super::super::lexer::Pos;
+use super::super::requirements;
 use super::super::{CompileError, ErrorKind};
 use super::layout::{self, Layout};
 use super::{Context, Declaration, Extent, failure};
@@ -49,18 +50,20 @@ fn variables<'t, 'a>(tree: &'t ast::Module<'a>) -> impl Iterator<Item = (usize, 
 /// initial values of variables.
 pub(super) fn declare<'a>(
     trees: &[ast::Module<'a>],
+    targets: &[requirements::Unit],
     extent: Extent,
     module: &mut Module,
 ) -> LinkResult<Vec<Unit<'a>>> {
-    let context = || Context {
+    let context = |unit| Context {
+        unit,
         globals: HashMap::new(),
         functions: HashMap::new(),
         shared: HashMap::new(),
     };
-    let mut units: Vec<Unit<'a>> = trees
+    let mut units: Vec<Unit<'a>> = targets
         .iter()
-        .map(|_| Unit {
-            context: context(),
+        .map(|&unit| Unit {
+            context: context(unit),
             bodies: HashSet::new(),
         })
         .collect();

@@ -25,6 +25,7 @@ use std::collections::{HashMap, HashSet};
 use super::ast::{self, Operand, StatementKind};
 use super::ir::{self, Kernel, Module, Param};
 use super::lexer::Pos;
+use super::requirements::{Architecture, Unit};
 use super::{CompileError, ErrorKind, Target};
 use layout::Layout;
 
@@ -32,6 +33,7 @@ pub(super) type Result<T> = std::result::Result<T, CompileError>;
 
 /// What all functions of a module see.
 struct Context<'a> {
+    unit: Unit,
     globals: HashMap<&'a str, u32>,
     functions: HashMap<&'a str, Declaration>,
     /// Module-scope shared variables: size (`None`: sized at launch) and alignment.
@@ -75,15 +77,18 @@ pub fn lower(
     extent: Extent,
 ) -> std::result::Result<Module, (usize, CompileError)> {
     let mut module = Module::default();
+    let mut targets = Vec::with_capacity(trees.len());
     for (unit, tree) in trees.iter().enumerate() {
-        let version = check_version(tree, target).map_err(|error| (unit, error))?;
-        if version >= module.target_version {
-            module.target_version = version;
+        let checked = check_version(tree, target).map_err(|error| (unit, error))?;
+        targets.push(checked);
+        let number = checked.architecture.number;
+        if number >= module.target_version {
+            module.target_version = number;
             module.target = tree.target.first().copied().unwrap_or_default().to_owned();
         }
         module.version = module.version.max(tree.version);
     }
-    let units = link::declare(trees, extent, &mut module)?;
+    let units = link::declare(trees, &targets, extent, &mut module)?;
     let common = common_shared(trees, &units)?;
     for (index, (tree, unit)) in trees.iter().zip(&units).enumerate() {
         if extent == Extent::Last && index + 1 < trees.len() {
@@ -145,8 +150,8 @@ fn lower_unit<'a>(
     Ok(())
 }
 
-/// The `sm_` version that the unit is for.
-fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<u32> {
+/// What the unit is for.
+fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<Unit> {
     let refuse = |kind, pos: Pos, reason: String| {
         Err(CompileError {
             kind,
@@ -168,28 +173,27 @@ fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<u32> {
     let Some(name) = tree.target.first() else {
         return Err(failure(Pos::default(), ".target is missing"));
     };
-    let digits = name.strip_prefix("sm_").unwrap_or_default();
-    let number = digits.trim_end_matches(['a', 'f']);
-    let (device_major, device_minor) = target.compute_capability;
-    match number.parse::<u32>() {
-        Ok(version)
-            if number.len() == digits.len() && version <= device_major * 10 + device_minor =>
-        {
-            Ok(version)
-        }
-        Ok(version) if version == device_major * 10 + device_minor => Ok(version),
-        Ok(_) => {
-            let reason = format!(
-                "{name} code does not run on a device of capability {device_major}.{device_minor}"
-            );
-            refuse(ErrorKind::UnsupportedTarget, tree.target_pos, reason)
-        }
-        Err(_) => refuse(
-            ErrorKind::UnsupportedTarget,
-            tree.target_pos,
-            format!("unknown target {name}"),
-        ),
+    let unsupported = |reason| refuse(ErrorKind::UnsupportedTarget, tree.target_pos, reason);
+    let known = Architecture::parse(name).and_then(|found| Some((found, found.introduced()?)));
+    let Some((architecture, introduced)) = known else {
+        return unsupported(format!("unknown target {name}"));
+    };
+    if !architecture.runs_on(target.compute_capability) {
+        let (major, minor) = target.compute_capability;
+        return unsupported(format!(
+            "{name} code does not run on a device of capability {major}.{minor}"
+        ));
     }
+    if tree.version < introduced {
+        let (a, b) = introduced;
+        let reason =
+            format!("PTX ISA {major}.{minor} has no target {name}: that requires version {a}.{b}");
+        return Err(failure(tree.target_pos, reason));
+    }
+    Ok(Unit {
+        version: tree.version,
+        architecture,
+    })
 }
 
 /// Shared variables that device functions use: they need one place for all kernels of all units.

@@ -3,6 +3,7 @@
 
 use super::super::ast::{Operand, Value};
 use super::super::ir::{self, AnyReg, Constant, D, Op, P, Special, W};
+use super::super::requirements::Needs;
 use super::super::types::Ty;
 use super::builder::{Builder, Symbol, register_bits, register_class};
 use super::{Result, layout};
@@ -110,6 +111,8 @@ impl<'a> Builder<'_, 'a> {
 
     fn special(&mut self, name: &str, ty: Ty) -> Result<Option<AnyReg>> {
         use Special as S;
+        let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
+        self.demand(Needs::of_name(stem))?;
         let axis = |name: &str| match name {
             "x" => Some(0u8),
             "y" => Some(1),

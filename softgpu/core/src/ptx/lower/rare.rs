@@ -74,16 +74,6 @@ impl<'a> Builder<'_, 'a> {
         ])
     }
 
-    /// Whether the module's target is at least `sm_` this; refuses what needs more.
-    pub(super) fn needs(&self, version: u32) -> Result<()> {
-        let digits = self.module.target.trim_start_matches("sm_");
-        let target = digits.trim_end_matches(['a', 'f']).parse::<u32>();
-        if target.is_ok_and(|target| target >= version) {
-            return Ok(());
-        }
-        Err(self.error(format!("it needs sm_{version}")))
-    }
-
     /// Two 16-bit integers at a time.
     fn halves(&mut self, i: &Instruction<'a>) -> Result<()> {
         self.arity(i, 3)?;
@@ -94,7 +84,6 @@ impl<'a> Builder<'_, 'a> {
             _ => &[],
         };
         self.only(i, allowed)?;
-        self.needs(90)?;
         let f = match (i.opcode, signed) {
             ("add", _) => HalvesOp::Add,
             ("min", true) => HalvesOp::MinS,
@@ -238,7 +227,6 @@ impl<'a> Builder<'_, 'a> {
         let Some(format) = i.modifiers.iter().find_map(|m| eight(m)) else {
             return Ok(false);
         };
-        self.needs(89)?;
         if !self.has(i, ".rn") {
             return Err(self.error("a rounding modifier is needed"));
         }
