@@ -673,6 +673,7 @@ impl Job {
             kernel: kernel.code(),
             grid: self.request.grid,
             block: self.request.block,
+            cooperative: self.request.cooperative,
             dynamic_shared_bytes: self.request.shared_bytes,
             params: &self.request.params,
             global_addresses: self.request.module.addresses(),

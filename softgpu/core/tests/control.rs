@@ -155,6 +155,40 @@ fn jump_table_sends_each_lane_to_its_target() {
 }
 
 #[test]
+fn shared_variables_of_one_name_in_two_functions_are_two_variables() {
+    // Each function, the module and the kernel have a `v`; each writes its own and all are read at the end.
+    let function = |name: &str, value: u32| {
+        format!(
+            ".func (.param .b32 d) {name}(.param .b32 set) {{\n.reg .b32 %r<2>; .reg .pred %p; .shared .b32 v;\n\
+             ld.param.b32 %r0, [set]; setp.ne.u32 %p, %r0, 0; @%p st.shared.u32 [v], {value};\n\
+             ld.shared.u32 %r1, [v]; st.param.b32 [d], %r1; ret; }}\n"
+        )
+    };
+    let call = |name: &str, set: u32| {
+        format!("st.param.b32 [s], {set}; call (d), {name}, (s); ld.param.b32 %r1, [d];\n")
+    };
+    let text = format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.shared .b32 v;\n{}{}{}\
+         .visible .entry k(.param .u64 o) {{\n.reg .b32 %r<2>; .reg .b64 %rd<1>; .param .b32 s; .param .b32 d;\n\
+         ld.param.u64 %rd0, [o];\n{}{}{}{}st.global.u32 [%rd0], %r1;\n{}st.global.u32 [%rd0+4], %r1;\n\
+         {}st.global.u32 [%rd0+8], %r1;\nret; }}\n",
+        function("f", 1),
+        function("g", 2),
+        ".func module_one() { st.shared.u32 [v], 3; ret; }\n",
+        call("f", 1),
+        call("g", 1),
+        "call module_one;\n",
+        call("f", 0),
+        call("g", 0),
+        "{ .shared .b32 v; st.shared.u32 [v], 4; }\nld.shared.u32 %r1, [v];\n",
+    );
+    let p = Program::new(&text);
+    let out = p.memory.buffer(12);
+    p.launch("k", 1, 1, Arguments::new().buffer(out));
+    assert_eq!(out.read::<u32>(), [1, 2, 3]);
+}
+
+#[test]
 fn atomics_on_shared_memory_count_every_thread() {
     let got = run(
         "mov.u32 %r1, tile; setp.eq.u32 %p0, %r0, 0; @%p0 st.shared.u32 [%r1], 0; bar.sync 0; atom.shared.inc.u32 %r2, [%r1], 9; red.shared.max.u32 [%r1+4], %r0; bar.sync 0; ld.shared.u32 %r3, [%r1]; ld.shared.u32 %r4, [%r1+4]; mad.lo.u32 %r3, %r3, 1000, %r4; st.global.u32 [%rd1], %r3;",

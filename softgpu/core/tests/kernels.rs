@@ -371,7 +371,8 @@ fn half_precision_kernels_agree_with_the_host() {
 
 #[test]
 fn tiles_warps_blocks_and_the_grid_work_together() {
-    let p = Program::new(include_str!("ptx/groups.ptx"));
+    let mut p = Program::new(include_str!("ptx/groups.ptx"));
+    p.cooperative = true;
     let out = p.memory.buffer(128);
     let run = |grid| {
         p.run(
@@ -396,6 +397,21 @@ fn tiles_warps_blocks_and_the_grid_work_together() {
     assert_eq!(got, expected);
     // Five blocks on two OS threads meet at the barrier of the grid.
     run(5).unwrap();
+}
+
+#[test]
+fn the_grid_has_a_workspace_only_in_a_cooperative_launch() {
+    let mut p = Program::new(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 o) {\n\
+         .reg .b32 %r<2>; .reg .b64 %rd<2>;\nld.param.u64 %rd0, [o];\nmov.b32 %r0, %envreg2;\n\
+         mov.b32 %r1, %envreg1;\nmov.b64 %rd1, {%r0, %r1};\nst.global.u64 [%rd0], %rd1;\nret;\n}\n",
+    );
+    let out = p.memory.buffer(8);
+    p.launch("k", 1, 1, Arguments::new().buffer(out));
+    assert_eq!(out.read::<u64>(), [0]);
+    p.cooperative = true;
+    p.launch("k", 1, 1, Arguments::new().buffer(out));
+    assert_ne!(out.read::<u64>(), [0]);
 }
 
 #[test]

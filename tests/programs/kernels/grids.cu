@@ -25,6 +25,9 @@ KERNEL sum_by_grid(const int *in, long long *partial, long long *out, int n) {
     }
 }
 
+// Only blocks that were launched to wait for each other may.
+KERNEL may_meet(int *out) { out[cg::this_grid().thread_rank()] = cg::this_grid().is_valid(); }
+
 // Jacobi's iteration for heat on a line: every step needs all of the one before.
 KERNEL steps_by_grid(float *a, float *b, int n, int steps) {
     cg::grid_group grid = cg::this_grid();
@@ -59,6 +62,14 @@ TEST(reduction_by_grid) {
     Buffer<long long> partial(8 * 64), out(1);
     cooperate("sum_by_grid", 8, 64, x, partial, out, n);
     equal(out.read()[0], std::accumulate(in.begin(), in.end(), 0LL) + 1);
+}
+
+TEST(a_grid_may_meet_only_in_a_cooperative_launch) {
+    Buffer<int> out(2 * 32);
+    cooperate("may_meet", 2, 32, out);
+    equal(out.read(), std::vector<int>(2 * 32, 1));
+    launch("may_meet", 2, 32, out);
+    equal(out.read(), std::vector<int>(2 * 32, 0));
 }
 
 TEST(steps_by_grid) {

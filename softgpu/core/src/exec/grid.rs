@@ -37,7 +37,7 @@ pub struct Shape<'a> {
     /// the module asks for its place.
     pub reserved_shared: Option<u32>,
     pub local_bytes: u32,
-    /// Address of the grid's workspace.
+    /// Address of the grid's workspace; 0 if the launch is not cooperative.
     workspace: u64,
 }
 
@@ -229,7 +229,12 @@ struct Progress {
 /// Executes a grid.
 pub fn run(launch: &Launch<'_>, space: &dyn AddressSpace) -> Result<Stats, Fault> {
     let space = &WithWorkspace::new(space);
-    let shape = Shape::of(launch, space.address()).map_err(|kind| Fault {
+    let workspace = if launch.cooperative {
+        space.address()
+    } else {
+        0
+    };
+    let shape = Shape::of(launch, workspace).map_err(|kind| Fault {
         kind,
         kernel: launch.kernel.name.clone(),
         block: [0; 3],

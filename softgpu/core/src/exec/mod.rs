@@ -79,6 +79,8 @@ pub struct Launch<'a> {
     pub grid: [u32; 3],
     /// Threads of a block by axis; at most 1024 in all.
     pub block: [u32; 3],
+    /// Whether blocks may wait for each other: the kernel is told where the grid's workspace lies.
+    pub cooperative: bool,
     /// Dynamic shared memory of each block.
     pub dynamic_shared_bytes: u32,
     /// The parameter block; at least the kernel's `param_bytes`.

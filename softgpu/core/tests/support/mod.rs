@@ -135,6 +135,7 @@ pub struct Program {
     pub workers: usize,
     pub instruction_limit: Option<u64>,
     pub dynamic_shared: u32,
+    pub cooperative: bool,
     pub cancel: AtomicBool,
     pub heap: Option<DeviceHeap>,
 }
@@ -176,6 +177,7 @@ impl Program {
             workers: 2,
             instruction_limit: Some(1 << 32),
             dynamic_shared: 0,
+            cooperative: false,
             cancel: AtomicBool::new(false),
             heap: None,
         }
@@ -195,6 +197,7 @@ impl Program {
             kernel: self.module.kernel(kernel).expect("the kernel exists"),
             grid,
             block,
+            cooperative: self.cooperative,
             dynamic_shared_bytes: self.dynamic_shared,
             params: &arguments.0,
             global_addresses: &self.globals,

@@ -1,7 +1,7 @@
 //! One function: scopes, registers and its layout. The instruction families are in the sibling files.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU16;
 
 use super::super::ast::{self, Instruction, Operand, Statement, StatementKind};
@@ -62,6 +62,16 @@ pub(super) enum Named<'a> {
     Prototype(super::Declaration),
 }
 
+/// Where a function's shared variables lie.
+pub(super) struct SharedPlaces<'a> {
+    /// What is taken already.
+    pub layout: Layout,
+    /// Variables of the module.
+    pub names: HashMap<&'a str, u32>,
+    /// A device function's own ones, in order: they have one place in all kernels.
+    pub own: VecDeque<u32>,
+}
+
 pub(super) struct Builder<'m, 'a> {
     pub(super) module: &'m mut Module,
     pub(super) context: &'m Context<'a>,
@@ -81,8 +91,7 @@ pub(super) struct Builder<'m, 'a> {
     preloads: HashMap<(u8, Constant), AnyReg>,
     frame: Layout,
     pub(super) frame_high: u32,
-    shared: Layout,
-    shared_names: HashMap<&'a str, u32>,
+    shared: SharedPlaces<'a>,
     carry: Option<P>,
     /// Registers that a function returns, and where in its frame.
     returned: Vec<(AnyReg, u32, Ty)>,
@@ -93,8 +102,7 @@ pub(super) fn lower_function<'a>(
     context: &Context<'a>,
     function: &ast::Function<'a>,
     body: &[Statement<'a>],
-    shared: Layout,
-    shared_names: HashMap<&'a str, u32>,
+    shared: SharedPlaces<'a>,
 ) -> Result<()> {
     let declaration = &context.functions[function.name];
     let mut builder = Builder {
@@ -115,7 +123,6 @@ pub(super) fn lower_function<'a>(
         frame: Layout::default(),
         frame_high: 0,
         shared,
-        shared_names,
         carry: None,
         returned: Vec::new(),
     };
@@ -301,11 +308,11 @@ impl<'a> Builder<'_, 'a> {
                 Symbol::Frame { offset, size }
             }
             ".shared" => {
-                let offset = match self.shared_names.get(variable.name) {
-                    Some(&offset) if !self.entry => offset,
-                    _ => {
+                let offset = match self.shared.own.pop_front() {
+                    Some(offset) => offset,
+                    None => {
                         let size = layout::small(size, variable.pos)?;
-                        self.shared.place(size, align, variable.pos)?
+                        self.shared.layout.place(size, align, variable.pos)?
                     }
                 };
                 Symbol::Shared { offset }
@@ -514,7 +521,7 @@ impl<'a> Builder<'_, 'a> {
             scope = self.scopes[index].parent.filter(|_| index != 0);
         }
         if let Some((size, _)) = self.context.shared.get(name) {
-            return match (size, self.shared_names.get(name)) {
+            return match (size, self.shared.names.get(name)) {
                 (None, _) => Some(Symbol::DynamicShared),
                 (_, Some(&offset)) => Some(Symbol::Shared { offset }),
                 _ => None,
@@ -636,8 +643,12 @@ impl<'a> Builder<'_, 'a> {
         }
         let index = layout::count(self.module.functions.len(), self.pos)?;
         if self.entry {
-            let mut kernel =
-                super::kernel(function, index, declaration.params.clone(), self.shared)?;
+            let mut kernel = super::kernel(
+                function,
+                index,
+                declaration.params.clone(),
+                self.shared.layout,
+            )?;
             let count = u32::from(registers.w) + 2 * u32::from(registers.d);
             kernel.register_count = count.clamp(8, 255);
             self.module.kernels.push(kernel);

@@ -20,7 +20,7 @@ mod operand;
 mod rare;
 mod warp;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::ast::{self, Operand, StatementKind};
 use super::ir::{self, Kernel, Module, Param};
@@ -94,14 +94,8 @@ pub fn lower(
         if extent == Extent::Last && index + 1 < trees.len() {
             continue;
         }
-        lower_unit(
-            &mut module,
-            tree,
-            unit,
-            common.layout,
-            &common.offsets[index],
-        )
-        .map_err(|error| (index, error))?;
+        lower_unit(&mut module, tree, unit, common.layout, &common.units[index])
+            .map_err(|error| (index, error))?;
     }
     if extent == Extent::Whole {
         for kernel in 0..module.kernels.len() {
@@ -118,8 +112,9 @@ fn lower_unit<'a>(
     tree: &ast::Module<'a>,
     unit: &link::Unit<'a>,
     common: Layout,
-    offsets: &HashMap<&'a str, u32>,
+    shared_of_functions: &UnitShared<'a>,
 ) -> Result<()> {
+    let offsets = &shared_of_functions.module;
     let context = &unit.context;
     for (item, function) in link::functions(tree) {
         let (Some(body), true) = (&function.body, unit.bodies.contains(&item)) else {
@@ -145,7 +140,13 @@ fn lower_unit<'a>(
                 }
             }
         }
-        builder::lower_function(module, context, function, body, shared, names)?;
+        let own = shared_of_functions.own.get(&item);
+        let places = builder::SharedPlaces {
+            layout: shared,
+            names,
+            own: own.cloned().unwrap_or_default(),
+        };
+        builder::lower_function(module, context, function, body, places)?;
     }
     Ok(())
 }
@@ -199,8 +200,17 @@ fn check_version(tree: &ast::Module<'_>, target: &Target) -> Result<Unit> {
 /// Shared variables that device functions use: they need one place for all kernels of all units.
 struct CommonShared<'a> {
     layout: Layout,
-    /// By unit.
-    offsets: Vec<HashMap<&'a str, u32>>,
+    units: Vec<UnitShared<'a>>,
+}
+
+/// Where those of a unit lie.
+#[derive(Default)]
+struct UnitShared<'a> {
+    /// Variables of the module, by name.
+    module: HashMap<&'a str, u32>,
+    /// Each function's own ones in the order of their declarations, by the function's item. Two functions may
+    /// use one name for two variables.
+    own: HashMap<usize, VecDeque<u32>>,
 }
 
 fn common_shared<'a>(
@@ -209,13 +219,11 @@ fn common_shared<'a>(
 ) -> std::result::Result<CommonShared<'a>, (usize, CompileError)> {
     let mut common = CommonShared {
         layout: Layout::default(),
-        offsets: Vec::with_capacity(trees.len()),
+        units: Vec::with_capacity(trees.len()),
     };
     for (index, (tree, unit)) in trees.iter().zip(units).enumerate() {
-        let mut offsets = HashMap::new();
-        unit_shared(tree, &unit.context, &mut common.layout, &mut offsets)
-            .map_err(|error| (index, error))?;
-        common.offsets.push(offsets);
+        let shared = unit_shared(tree, &unit.context, &mut common.layout);
+        common.units.push(shared.map_err(|error| (index, error))?);
     }
     Ok(common)
 }
@@ -224,9 +232,9 @@ fn unit_shared<'a>(
     tree: &ast::Module<'a>,
     context: &Context<'a>,
     layout: &mut Layout,
-    offsets: &mut HashMap<&'a str, u32>,
-) -> Result<()> {
-    for (_, function) in link::functions(tree) {
+) -> Result<UnitShared<'a>> {
+    let mut shared = UnitShared::default();
+    for (item, function) in link::functions(tree) {
         let (false, Some(body)) = (function.entry, &function.body) else {
             continue;
         };
@@ -234,23 +242,24 @@ fn unit_shared<'a>(
         for (name, (size, align)) in sorted(&context.shared) {
             if let Some(size) = size
                 && used.contains(name)
-                && !offsets.contains_key(name)
+                && !shared.module.contains_key(name)
             {
-                offsets.insert(name, layout.place(size, align, function.pos)?);
+                let offset = layout.place(size, align, function.pos)?;
+                shared.module.insert(name, offset);
             }
         }
         for statement in body {
             if let StatementKind::Variable(variable) = &statement.kind
                 && variable.space == ".shared"
-                && !offsets.contains_key(variable.name)
             {
                 let (size, align) = layout::size_and_align(variable)?;
                 let size = layout::small(size, variable.pos)?;
-                offsets.insert(variable.name, layout.place(size, align, variable.pos)?);
+                let offset = layout.place(size, align, variable.pos)?;
+                shared.own.entry(item).or_default().push_back(offset);
             }
         }
     }
-    Ok(())
+    Ok(shared)
 }
 
 fn sorted<'a, T: Copy>(map: &HashMap<&'a str, T>) -> Vec<(&'a str, T)> {
