@@ -124,6 +124,7 @@ fn assembled(
             ".version {version}\n.target {target}\n.address_size 64\n{}",
             table::PRELUDE
         );
+        text += table::registers("%q");
         let first = text.lines().count() + 1;
         for ((_, form), known) in forms.iter().zip(&refused) {
             // What ends the assembler at once has been noted the time before.
@@ -151,14 +152,15 @@ fn assembled(
             let (number, reason) = rest.split_once(';').unwrap_or((rest, ""));
             let reason = reason.trim();
             let number: usize = number.trim().parse().unwrap_or(0);
-            if number == 2 && reason.starts_with("error") {
+            let wrong = reason.starts_with("error") || reason.starts_with("fatal");
+            if number <= 2 && wrong {
                 return None;
             }
             let place = number
                 .checked_sub(first)
                 .and_then(|place| refused.get_mut(place));
             if let Some(place) = place
-                && (reason.starts_with("error") || reason.starts_with("fatal"))
+                && wrong
             {
                 fatal |= reason.starts_with("fatal");
                 *place = Some(reason.to_owned());

@@ -10,6 +10,8 @@
 //! as one atomic access. It stands in inline assembly, since Rust has no atomic of that width: to
 //! the compiler it is a foreign access like those of the host program.
 
+mod wide;
+
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 

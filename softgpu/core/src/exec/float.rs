@@ -183,6 +183,20 @@ impl Format {
         sign_bits | biased << self.fraction_bits() | fraction << self.padding
     }
 
+    /// The smaller or larger value; of a number and NaN the number. -0 is less than +0.
+    pub fn extreme(self, a: u64, b: u64, max: bool) -> u64 {
+        match (self.is_nan(a), self.is_nan(b)) {
+            (true, true) => self.nan,
+            (true, _) => b,
+            (_, true) => a,
+            _ => {
+                let (x, y) = (self.to_f64(a), self.to_f64(b));
+                let a_is_less = x < y || x == y && x.is_sign_negative();
+                if a_is_less != max { a } else { b }
+            }
+        }
+    }
+
     pub fn negate(self, bits: u64) -> u64 {
         bits ^ self.sign_bit()
     }

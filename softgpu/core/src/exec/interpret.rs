@@ -24,6 +24,7 @@ use super::register::*;
 use super::scalar;
 use super::transfer::{Target, atomic, load, store};
 use super::warp::Frame;
+use super::wide;
 use crate::ptx::ir::*;
 
 /// Where a path is, and what surrounds it.
@@ -615,6 +616,9 @@ fn run(
                     offset: offset.into(),
                 };
                 check!('path, atomic(cpu, frame, memory, f, target, (b, c, d), mask));
+            }
+            Op::Wide { .. } | Op::Aligned { .. } => {
+                check!('path, wide::execute(inst.op, frame, memory, mask));
             }
             // SYNC: pairs with the fences and atomics of other blocks and of the host program.
             Op::Fence {

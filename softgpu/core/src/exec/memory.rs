@@ -180,6 +180,44 @@ impl View<'_> {
         Ok(())
     }
 
+    /// One lane's access to 16 bytes at once; `change` says what is stored. Returns what was there.
+    pub fn wide(
+        &mut self,
+        space: Space,
+        address: u64,
+        lane: usize,
+        f: WideOp,
+        change: impl Fn([u64; 2]) -> [u64; 2],
+    ) -> Result<[u64; 2], FaultKind> {
+        let atomic = matches!(f, WideOp::Exchange | WideOp::Compare);
+        let (bytes, offset) = match self.place(space, address, 16, f != WideOp::Load, lane)? {
+            Place::Host(place) => {
+                return Ok(match f {
+                    WideOp::Load => place.load128(),
+                    WideOp::Store => {
+                        let value = change([0; 2]);
+                        place.store128(value);
+                        value
+                    }
+                    WideOp::Exchange | WideOp::Compare => place.update128(change),
+                });
+            }
+            Place::Local(_) | Place::Param(_) if atomic => {
+                return Err(FaultKind::InvalidAddressSpace { address });
+            }
+            Place::Param(offset) => {
+                return Ok([0, 8].map(|half| read(self.params, offset + half, 8)));
+            }
+            Place::Shared(offset) => (&mut *self.shared, offset),
+            Place::Local(offset) => (&mut *self.local, offset),
+        };
+        let old = [0, 8].map(|half| read(bytes, offset + half, 8));
+        for (half, value) in [0, 8].into_iter().zip(change(old)) {
+            write(bytes, offset + half, 8, value);
+        }
+        Ok(old)
+    }
+
     /// A word of shared memory that a lane may read and write.
     pub fn shared_word(
         &mut self,
@@ -632,13 +670,17 @@ fn modify(op: Atomic, old: u64, b: u64, c: u64) -> u64 {
             .into(),
         AtomOp::AddF(FloatType::F64) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
         AtomOp::AddF(ty) => Format::of(ty).add(old, b, Round::Nearest),
-        AtomOp::AddFx2(ty) => {
-            let half = |shift: u32| {
-                Format::of(ty).add(old >> shift & 0xffff, b >> shift & 0xffff, Round::Nearest)
-            };
-            half(0) | half(16) << 16
-        }
+        AtomOp::AddFx2(ty) => halves(old, b, |a, b| Format::of(ty).add(a, b, Round::Nearest)),
+        AtomOp::MinF(ty) => Format::of(ty).extreme(old, b, false),
+        AtomOp::MaxF(ty) => Format::of(ty).extreme(old, b, true),
+        AtomOp::MinFx2(ty) => halves(old, b, |a, b| Format::of(ty).extreme(a, b, false)),
+        AtomOp::MaxFx2(ty) => halves(old, b, |a, b| Format::of(ty).extreme(a, b, true)),
     }
+}
+
+/// Two values of 16 bits each.
+fn halves(a: u64, b: u64, one: impl Fn(u64, u64) -> u64) -> u64 {
+    one(a & 0xffff, b & 0xffff) | one(a >> 16 & 0xffff, b >> 16 & 0xffff) << 16
 }
 
 /// Modifies each active lane's cell of shared memory, in lane order.

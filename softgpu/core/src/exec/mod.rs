@@ -28,6 +28,7 @@ mod register;
 mod scalar;
 mod transfer;
 mod warp;
+mod wide;
 
 pub use fault::{Fault, FaultKind};
 pub use heap::DeviceHeap;

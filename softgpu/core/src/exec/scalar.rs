@@ -212,16 +212,8 @@ fn float_one(spec: FloatSpec, a: u64, b: u64, c: u64) -> u64 {
             let (a, b) = (a & !sign, b & !sign);
             crossed
                 ^ match (format.is_nan(a), format.is_nan(b)) {
-                    (true, true) => format.nan,
                     (true, _) | (_, true) if propagate => format.nan,
-                    (true, _) => b,
-                    (_, true) => a,
-                    _ => {
-                        let (x, y) = (format.to_f64(a), format.to_f64(b));
-                        // -0 is less than +0.
-                        let a_is_less = x < y || x == y && x.is_sign_negative();
-                        if a_is_less != max { a } else { b }
-                    }
+                    _ => format.extreme(a, b, max),
                 }
         }
     };

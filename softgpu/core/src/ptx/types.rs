@@ -11,6 +11,7 @@ pub enum Ty {
     B16,
     B32,
     B64,
+    B128,
     U8,
     U16,
     U32,
@@ -41,6 +42,7 @@ impl Ty {
             ".b16" => Self::B16,
             ".b32" => Self::B32,
             ".b64" => Self::B64,
+            ".b128" => Self::B128,
             ".u8" => Self::U8,
             ".u16" => Self::U16,
             ".u32" => Self::U32,
@@ -68,6 +70,7 @@ impl Ty {
             Self::Pred => 1,
             Self::B8 | Self::U8 | Self::S8 => 8,
             Self::B16 | Self::U16 | Self::S16 | Self::F16 | Self::Bf16 => 16,
+            Self::B128 => 128,
             Self::B64 | Self::U64 | Self::S64 | Self::F64 | Self::F32x2 => 64,
             _ => 32,
         }

@@ -44,9 +44,13 @@ pub struct Buffer {
 
 impl Memory {
     pub fn buffer(&self, bytes: usize) -> Buffer {
-        let words: &'static mut [u64] =
-            Box::leak(vec![0u64; bytes.div_ceil(8).max(1)].into_boxed_slice());
-        let address = words.as_mut_ptr().expose_provenance() as u64;
+        // The driver's allocations are aligned, too.
+        #[derive(Clone, Copy)]
+        #[repr(align(64))]
+        struct Line(#[allow(dead_code, reason = "kernels use it")] [u64; 8]);
+        let lines: &'static mut [Line] =
+            Box::leak(vec![Line([0; 8]); bytes.div_ceil(64).max(1)].into_boxed_slice());
+        let address = lines.as_mut_ptr().expose_provenance() as u64;
         let range = Range {
             start: address,
             end: address + bytes as u64,

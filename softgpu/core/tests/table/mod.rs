@@ -192,8 +192,19 @@ pub fn module(row: &Row, form: &str) -> (String, u32) {
 
 /// The same for any version and target.
 pub fn text(version: &str, target: &str, form: &str) -> (String, u32) {
-    let mut text = format!(".version {version}\n.target {target}\n.address_size 64\n{PRELUDE}");
+    let registers = registers(form);
+    let mut text =
+        format!(".version {version}\n.target {target}\n.address_size 64\n{PRELUDE}{registers}");
     let line = text.lines().count() + 1;
     text = text + form + ";" + POSTLUDE;
     (text, u32::try_from(line).unwrap_or(u32::MAX))
+}
+
+/// Declares the registers that only newer versions of PTX have, if a form names them.
+pub fn registers(form: &str) -> &'static str {
+    if form.contains("%q") {
+        ".reg .b128 %q<4>;\n"
+    } else {
+        ""
+    }
 }

@@ -129,6 +129,10 @@ operations! {
     StD { imm space: Space, imm ty: MemType, in base: Base, imm offset: i32, in a: [Option<D>; 4] }
     AtomW { imm space: Space, imm f: AtomOp, imm ty: MemType, in base: Base, imm offset: i16, in b: W, in c: Option<W>, out d: Option<W> }
     AtomD { imm space: Space, imm f: AtomOp, imm ty: MemType, in base: Base, imm offset: i16, in b: D, in c: Option<D>, out d: Option<D> }
+    /// 128 bits at once: `d` is what was there, `b` what is stored or compared, `c` what then is stored.
+    Wide { imm space: Space, imm f: WideOp, in base: Base, imm offset: i32, in b: [Option<D>; 2], in c: [Option<D>; 2], out d: [Option<D>; 2] }
+    /// A fault where an address is no multiple of `bytes`.
+    Aligned { in base: Base, imm offset: i32, imm bytes: u8 }
     Fence { imm scope: FenceScope }
     /// Address of a byte of the frame, in local space.
     LocalAddr { imm offset: u32, out d: D }
@@ -539,6 +543,20 @@ pub enum AtomOp {
     MaxU,
     AddF(FloatType),
     AddFx2(FloatType),
+    MinF(FloatType),
+    MinFx2(FloatType),
+    MaxF(FloatType),
+    MaxFx2(FloatType),
+}
+
+/// What an access of 128 bits does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum WideOp {
+    Load,
+    Store,
+    Exchange,
+    Compare,
 }
 
 /// How far a fence reaches.

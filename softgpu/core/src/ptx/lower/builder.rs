@@ -93,6 +93,8 @@ pub(super) struct Builder<'m, 'a> {
     pub(super) frame_high: u32,
     shared: SharedPlaces<'a>,
     carry: Option<P>,
+    /// Of registers of 128 bits, the upper halves by the lower ones.
+    upper_halves: HashMap<D, D>,
     /// Registers that a function returns, and where in its frame.
     returned: Vec<(AnyReg, u32, Ty)>,
 }
@@ -124,6 +126,7 @@ pub(super) fn lower_function<'a>(
         frame_high: 0,
         shared,
         carry: None,
+        upper_halves: HashMap::new(),
         returned: Vec::new(),
     };
     builder.collect_labels(body)?;
@@ -247,6 +250,9 @@ impl<'a> Builder<'_, 'a> {
                 let parsed = Ty::parse(ty).ok_or_else(|| {
                     self.error(format!("registers of type {ty} are not supported"))
                 })?;
+                if parsed == Ty::B128 {
+                    self.demand(Needs::of_name(".reg: .b128"))?;
+                }
                 for &(name, count) in names {
                     let declared = Declared {
                         ty: parsed,
@@ -464,8 +470,28 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    /// The declared register called `name`.
+    /// The declared register called `name`, which must not have 128 bits.
     pub(super) fn register(&mut self, name: &'a str) -> Result<Option<(AnyReg, Ty)>> {
+        match self.find_register(name)? {
+            Some((_, Ty::B128)) => Err(self.error(format!("{name} has 128 bits"))),
+            found => Ok(found),
+        }
+    }
+
+    /// The two halves of the declared register called `name`, if that has 128 bits.
+    pub(super) fn pair_of(&mut self, name: &'a str) -> Result<Option<[D; 2]>> {
+        let Some((AnyReg::D(low), Ty::B128)) = self.find_register(name)? else {
+            return Ok(None);
+        };
+        let high = match self.upper_halves.get(&low) {
+            Some(&high) => high,
+            None => self.temp_d()?,
+        };
+        self.upper_halves.insert(low, high);
+        Ok(Some([low, high]))
+    }
+
+    fn find_register(&mut self, name: &'a str) -> Result<Option<(AnyReg, Ty)>> {
         let (stem, element) = match name.rsplit_once('.') {
             Some((stem, "x" | "r")) => (stem, Some(0)),
             Some((stem, "y" | "g")) => (stem, Some(1)),
@@ -499,7 +525,7 @@ impl<'a> Builder<'_, 'a> {
                     (Some(limit), Some(element)) if element < limit => {}
                     _ => return Err(self.error(format!("{name} is not a scalar register"))),
                 }
-                let register = self.new_register(declared.ty.bits())?;
+                let register = self.new_register(declared.ty.bits().min(64))?;
                 self.scopes[index]
                     .known
                     .insert(name, (register, declared.ty));
@@ -570,7 +596,8 @@ impl<'a> Builder<'_, 'a> {
 
     fn instruction(&mut self, i: &Instruction<'a>) -> Result<()> {
         self.demand(Needs::of(i))?;
-        let known = self.asynchronous(i)?
+        let known = self.pairs(i)?
+            || self.asynchronous(i)?
             || self.rare(i)?
             || self.hints(i)?
             || self.memory(i)?

@@ -163,59 +163,89 @@ impl<'a> Builder<'_, 'a> {
         self.copy(a, d)
     }
 
-    /// Each element is an atomic operation of its own.
+    /// Each element is an atomic operation of its own; the vector is aligned as a whole.
     fn vector_atomic(&mut self, i: &Instruction<'a>) -> Result<()> {
+        const OPERATIONS: &[&str] = &[".add", ".min", ".max"];
         let ty = self.ty(i)?;
-        let (name, count) = if self.has(i, ".v2") {
-            (".v2", 2)
-        } else if self.has(i, ".v4") {
-            (".v4", 4)
-        } else {
-            (".v8", 8)
+        let count = [(".v2", 2), (".v4", 4), (".v8", 8)];
+        let count = count.iter().find(|(name, _)| self.has(i, name));
+        let count = count.map_or(1, |(_, count)| *count);
+        let f = i.modifiers.iter().find(|m| OPERATIONS.contains(m)).copied();
+        let f = f.ok_or_else(|| self.error("vector form is not supported"))?;
+        let (f, half) = match (f, ty) {
+            (".add", Ty::F32) => (AtomOp::AddF(FloatType::F32), false),
+            (".add", _) => (self.atomic_operation(f, ty)?, true),
+            (".min", Ty::F16 | Ty::Bf16) => (AtomOp::MinF(self.half_format(ty)?), true),
+            (".min", _) => (AtomOp::MinFx2(self.half_format(ty)?), true),
+            (_, Ty::F16 | Ty::Bf16) => (AtomOp::MaxF(self.half_format(ty)?), true),
+            _ => (AtomOp::MaxFx2(self.half_format(ty)?), true),
         };
-        let allowed = match ty {
-            Ty::F32 | Ty::F16x2 | Ty::Bf16x2 => count <= 4,
-            Ty::F16 | Ty::Bf16 => true,
-            _ => false,
-        };
-        if !allowed || !self.has(i, ".add") || !self.has(i, ".global") {
+        let access = self.access(i, &[".add", ".min", ".max", ".noftz", ".v8"])?;
+        let bytes = ty.bytes() * count;
+        if !matches!(ty, Ty::F32 | Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2)
+            || half != self.has(i, ".noftz")
+            || bytes > 16
+            || !matches!(access.space, Space::Global | Space::Generic)
+        {
             return Err(self.error("vector form is not supported"));
         }
         let red = i.opcode == "red";
         self.arity(i, if red { 2 } else { 3 })?;
-        let address = &i.operands[usize::from(!red)];
-        let lists: Vec<&Vec<Operand<'a>>> = i
-            .operands
-            .iter()
-            .filter_map(|operand| match operand {
-                Operand::Vector(list) if list.len() == count => Some(list),
-                _ => None,
-            })
-            .collect();
-        let Operand::Address { base, offset } = address else {
-            return Err(self.error("an address is needed"));
+        let vector = |operand: &Operand<'a>| match operand {
+            Operand::Vector(list) if list.len() as u64 == u64::from(count) => Ok(list.clone()),
+            _ => Err(self.error(format!("{count} registers are needed"))),
         };
-        if lists.len() + 1 != i.operands.len() {
-            return Err(self.error(format!("{count} registers are needed")));
-        }
-        for (element, step) in
-            (0..count).zip((0i64..).step_by(usize::from(ty.bytes() == 4) * 2 + 2))
+        let operands = &i.operands[usize::from(!red)..];
+        let sources = vector(&operands[1])?;
+        let results = match red {
+            true => vec![Operand::Discard; sources.len()],
+            false => vector(&i.operands[0])?,
+        };
+        let (base, first, space) = self.address(&operands[0], access.space)?;
+        self.emit(Op::Aligned {
+            base,
+            offset: first,
+            bytes: u8::try_from(bytes).unwrap_or(16),
+        })?;
+        // What an element yields may be written only when all have been read.
+        let mut found = Vec::new();
+        for (element, step) in sources
+            .iter()
+            .zip((0..).step_by(usize::from(ty.bytes() == 4) * 2 + 2))
         {
-            let mut operands = vec![Operand::Address {
-                base: base.clone(),
-                offset: offset.wrapping_add(step),
-            }];
-            if !red {
-                operands.insert(0, lists[0][element].clone());
-            }
-            operands.push(lists[lists.len() - 1][element].clone());
-            self.memory(&Instruction {
-                modifiers: without(&i.modifiers, name),
-                operands,
-                ..copy(i)
+            let offset = first.checked_add(step);
+            let offset = offset.ok_or_else(|| self.error("offset is out of range"))?;
+            let mut base = base;
+            let offset = self.short_offset(&mut base, offset)?;
+            let b = self.w(element, ty)?;
+            let d = match red {
+                true => None,
+                false => Some(self.temp_w()?),
+            };
+            found.push(d);
+            self.emit(Op::AtomW {
+                space,
+                f,
+                ty: ty.memory(0),
+                base,
+                offset,
+                b,
+                c: None,
+                d,
             })?;
         }
+        for (a, result) in found.into_iter().zip(&results) {
+            if let (Some(a), false) = (a, *result == Operand::Discard) {
+                let d = self.dest_w(result)?;
+                self.emit(Op::MovW { a, d })?;
+            }
+        }
         Ok(())
+    }
+
+    fn half_format(&self, ty: Ty) -> Result<FloatType> {
+        let float = ty.float().filter(|float| *float != FloatType::F32);
+        float.ok_or_else(|| self.error("vector form is not supported"))
     }
 }
 

@@ -56,6 +56,17 @@ const SPACES: &[(&str, Space)] = &[
     (".param::func", Space::Local),
 ];
 
+/// What the modifiers of a load or store say.
+pub(super) struct Access {
+    pub space: Space,
+    /// Other accesses may race with it, and none may tear it.
+    pub strong: bool,
+    /// Later accesses come after it.
+    pub acquire: bool,
+    /// Earlier accesses come before it.
+    pub release: bool,
+}
+
 impl<'a> Builder<'_, 'a> {
     pub(super) fn memory(&mut self, i: &Instruction<'a>) -> Result<bool> {
         match i.opcode {
@@ -103,6 +114,27 @@ impl<'a> Builder<'_, 'a> {
             }
         }
         Ok(space)
+    }
+
+    /// What the modifiers of an access say, those in `more` apart.
+    pub(super) fn access(&self, i: &Instruction<'a>, more: &[&str]) -> Result<Access> {
+        self.check_modifiers(i, more)?;
+        let any = |names: &[&str]| i.modifiers.iter().any(|m| names.contains(m));
+        Ok(Access {
+            space: self.space(i)?,
+            strong: any(&[".relaxed", ".acquire", ".release", ".volatile", ".mmio"]),
+            acquire: any(&[".acquire", ".volatile", ".mmio"]),
+            release: any(&[".release", ".volatile", ".mmio"]),
+        })
+    }
+
+    pub(super) fn fence_if(&mut self, needed: bool) -> Result<()> {
+        match needed {
+            true => self.emit(Op::Fence {
+                scope: FenceScope::AcqRel,
+            }),
+            false => Ok(()),
+        }
     }
 
     fn check_modifiers(&self, i: &Instruction<'a>, more: &[&str]) -> Result<()> {
@@ -204,13 +236,12 @@ impl<'a> Builder<'_, 'a> {
 
     fn load(&mut self, i: &Instruction<'a>) -> Result<()> {
         self.arity(i, 2)?;
-        self.check_modifiers(i, &[])?;
+        let Access { space, acquire, .. } = self.access(i, &[])?;
         let ty = self.ty(i)?;
         if ty == Ty::Pred || ty.bits() != 64 && ty.float().is_some_and(|f| f != FloatType::F32) {
             return Err(self.error("type is not supported"));
         }
         let elements = self.elements(i, &i.operands[0])?;
-        let space = self.space(i)?;
         if self.entry
             && space == Space::Param
             && let Operand::Address { base, offset } = &i.operands[1]
@@ -289,15 +320,7 @@ impl<'a> Builder<'_, 'a> {
                 }
             }
         }
-        if i.modifiers
-            .iter()
-            .any(|m| matches!(*m, ".acquire" | ".volatile" | ".mmio"))
-        {
-            self.emit(Op::Fence {
-                scope: FenceScope::AcqRel,
-            })?;
-        }
-        Ok(())
+        self.fence_if(acquire)
     }
 
     fn is_narrow(&mut self, elements: &[Operand<'a>]) -> Result<bool> {
@@ -357,22 +380,14 @@ impl<'a> Builder<'_, 'a> {
 
     fn store(&mut self, i: &Instruction<'a>) -> Result<()> {
         self.arity(i, 2)?;
-        self.check_modifiers(i, &[])?;
+        let Access { space, release, .. } = self.access(i, &[])?;
         let ty = self.ty(i)?;
         if ty == Ty::Pred || ty.bits() != 64 && ty.float().is_some_and(|f| f != FloatType::F32) {
             return Err(self.error("type is not supported"));
         }
         let elements = self.elements(i, &i.operands[1])?;
-        let space = self.space(i)?;
         let (base, offset, space) = self.address(&i.operands[0], space)?;
-        if i.modifiers
-            .iter()
-            .any(|m| matches!(*m, ".release" | ".volatile" | ".mmio"))
-        {
-            self.emit(Op::Fence {
-                scope: FenceScope::AcqRel,
-            })?;
-        }
+        self.fence_if(release)?;
         if ty.bits() == 64 {
             let mut a = [None; 4];
             for (slot, element) in a.iter_mut().zip(elements) {
@@ -471,29 +486,7 @@ impl<'a> Builder<'_, 'a> {
         let ty = self.ty(i)?;
         let name = i.modifiers.iter().find(|m| OPERATIONS.contains(m)).copied();
         let name = name.ok_or_else(|| self.error("operation is not supported"))?;
-        let f = match (name, ty) {
-            (".add", Ty::F32 | Ty::F64 | Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2) => {
-                let float = ty.float().unwrap_or(FloatType::F32);
-                if ty.is_packed() {
-                    AtomOp::AddFx2(float)
-                } else {
-                    AtomOp::AddF(float)
-                }
-            }
-            (".add", Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64) => AtomOp::Add,
-            (".and", Ty::B32 | Ty::B64) => AtomOp::And,
-            (".or", Ty::B32 | Ty::B64) => AtomOp::Or,
-            (".xor", Ty::B32 | Ty::B64) => AtomOp::Xor,
-            (".exch", Ty::B32 | Ty::B64) => AtomOp::Exch,
-            (".cas", Ty::B16 | Ty::B32 | Ty::B64) => AtomOp::Cas,
-            (".inc", Ty::U32) => AtomOp::Inc,
-            (".dec", Ty::U32) => AtomOp::Dec,
-            (".min", Ty::S32 | Ty::S64) => AtomOp::MinS,
-            (".min", Ty::U32 | Ty::U64) => AtomOp::MinU,
-            (".max", Ty::S32 | Ty::S64) => AtomOp::MaxS,
-            (".max", Ty::U32 | Ty::U64) => AtomOp::MaxU,
-            _ => return Err(self.error("type is not supported for this operation")),
-        };
+        let f = self.atomic_operation(name, ty)?;
         let cas = f == AtomOp::Cas;
         if red && matches!(f, AtomOp::Cas | AtomOp::Exch) {
             return Err(self.error("operation is not supported"));
@@ -506,37 +499,7 @@ impl<'a> Builder<'_, 'a> {
         };
         let space = self.space(i)?;
         let (mut base, offset, space) = self.address(&operands[0], space)?;
-        let offset = match i16::try_from(offset) {
-            Ok(offset) => offset,
-            Err(_) => {
-                base = match base {
-                    Base::D(a) => {
-                        let (b, d) = (
-                            self.constant_d(i64::from(offset).cast_unsigned())?,
-                            self.temp_d()?,
-                        );
-                        self.emit(Op::BinD {
-                            f: BinD::Add,
-                            a,
-                            b,
-                            d,
-                        })?;
-                        Base::D(d)
-                    }
-                    Base::W(a) => {
-                        let (b, d) = (self.constant_w(offset.cast_unsigned())?, self.temp_w()?);
-                        self.emit(Op::BinW {
-                            f: BinW::Add,
-                            a,
-                            b,
-                            d,
-                        })?;
-                        Base::W(d)
-                    }
-                };
-                0
-            }
-        };
+        let offset = self.short_offset(&mut base, offset)?;
         let memory = ty.memory(0);
         if ty.bits() == 64 {
             let b = self.d(&operands[1], ty)?;
@@ -582,6 +545,56 @@ impl<'a> Builder<'_, 'a> {
             c,
             d,
         })
+    }
+
+    /// What an atomic operation on one value is.
+    pub(super) fn atomic_operation(&self, name: &str, ty: Ty) -> Result<AtomOp> {
+        Ok(match (name, ty) {
+            (".add", Ty::F32 | Ty::F64 | Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2) => {
+                let float = ty.float().unwrap_or(FloatType::F32);
+                if ty.is_packed() {
+                    AtomOp::AddFx2(float)
+                } else {
+                    AtomOp::AddF(float)
+                }
+            }
+            (".add", Ty::U32 | Ty::S32 | Ty::U64 | Ty::S64) => AtomOp::Add,
+            (".and", Ty::B32 | Ty::B64) => AtomOp::And,
+            (".or", Ty::B32 | Ty::B64) => AtomOp::Or,
+            (".xor", Ty::B32 | Ty::B64) => AtomOp::Xor,
+            (".exch", Ty::B32 | Ty::B64) => AtomOp::Exch,
+            (".cas", Ty::B16 | Ty::B32 | Ty::B64) => AtomOp::Cas,
+            (".inc", Ty::U32) => AtomOp::Inc,
+            (".dec", Ty::U32) => AtomOp::Dec,
+            (".min", Ty::S32 | Ty::S64) => AtomOp::MinS,
+            (".min", Ty::U32 | Ty::U64) => AtomOp::MinU,
+            (".max", Ty::S32 | Ty::S64) => AtomOp::MaxS,
+            (".max", Ty::U32 | Ty::U64) => AtomOp::MaxU,
+            _ => return Err(self.error("type is not supported for this operation")),
+        })
+    }
+
+    /// The offset of an atomic operation's address: one that is large is added to the register.
+    pub(super) fn short_offset(&mut self, base: &mut Base, offset: i32) -> Result<i16> {
+        if let Ok(offset) = i16::try_from(offset) {
+            return Ok(offset);
+        }
+        *base = match *base {
+            Base::D(a) => {
+                let offset = i64::from(offset).cast_unsigned();
+                let (b, d) = (self.constant_d(offset)?, self.temp_d()?);
+                let f = BinD::Add;
+                self.emit(Op::BinD { f, a, b, d })?;
+                Base::D(d)
+            }
+            Base::W(a) => {
+                let (b, d) = (self.constant_w(offset.cast_unsigned())?, self.temp_w()?);
+                let f = BinW::Add;
+                self.emit(Op::BinW { f, a, b, d })?;
+                Base::W(d)
+            }
+        };
+        Ok(0)
     }
 
     fn cvta(&mut self, i: &Instruction<'a>) -> Result<()> {

@@ -19,6 +19,7 @@ mod modifiers;
 mod operand;
 mod rare;
 mod warp;
+mod wide;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
