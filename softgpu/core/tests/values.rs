@@ -228,7 +228,10 @@ fn differences(row: &Row, inputs: &[Vec<u64>; 3], wrong: &mut Vec<String>) {
     for (number, form) in forms.iter().enumerate() {
         text += &kernel(&format!("k{number}"), form);
     }
-    let digits = row.target.trim_start_matches("sm_").trim_end_matches('a');
+    let digits = row
+        .target
+        .trim_start_matches("sm_")
+        .trim_end_matches(['a', 'f']);
     let number: u32 = digits.parse().unwrap();
     let target = ptx::Target {
         compute_capability: (number / 10, number % 10),

@@ -14,20 +14,32 @@ pub fn compute(f: Rare, a: u32, b: u32, c: u32) -> u32 {
     match f {
         Rare::FindNth => find_nth(a, b, c as i32),
         Rare::Halves(f) => halves(f, a, b),
-        Rare::ToEight { format, relu, half } => {
-            let (high, low) = if half {
-                let f16 = Format::of(FloatType::F16);
-                (
-                    f16.to_f64(u64::from(a >> 16)),
-                    f16.to_f64(u64::from(a & 0xffff)),
-                )
-            } else {
-                (f64::from(f32::from_bits(a)), f64::from(f32::from_bits(b)))
-            };
-            u32::from(to_eight(format, relu, high)) << 8 | u32::from(to_eight(format, relu, low))
+        Rare::ToSmall { format, relu, from } => {
+            let up = if format == Small::E2m1 { 4 } else { 8 };
+            let [high, low] = two(from, a, b).map(|value| u32::from(to_small(format, relu, value)));
+            high << up | low
         }
-        Rare::FromEight { format, relu } => {
-            let half = |byte: u32| from_eight(format, relu, byte as u8);
+        Rare::FromSmall { format, relu, to } => {
+            let (up, mask) = if format == Small::E2m1 {
+                (4, 0xf)
+            } else {
+                (8, 0xff)
+            };
+            let half = |bits: u32| from_small(format, relu, (bits & mask) as u8, to);
+            half(a >> up) << 16 | half(a)
+        }
+        Rare::ToScale { up, sat, from } => {
+            let [high, low] = two(from, a, b).map(|value| to_scale(up, sat, value));
+            high << 8 | low
+        }
+        Rare::FromScale => {
+            let half = |byte: u32| match byte & 0xff {
+                0xff => 0x7fff,
+                exponent => {
+                    let value = 2f64.powi(exponent as i32 - 127);
+                    Format::of(FloatType::Bf16).of_f64(value) as u32
+                }
+            };
             half(a >> 8) << 16 | half(a)
         }
         Rare::Video(video) => self::video(video, a, b, c),
@@ -77,26 +89,38 @@ fn halves(f: HalvesOp, a: u32, b: u32) -> u32 {
     one((a >> 16) as u16, (b >> 16) as u16) << 16 | one(a as u16, b as u16)
 }
 
-/// Stored significand bits, smallest normal exponent and the largest finite pattern.
-fn eight(format: Eight) -> (i32, i32, u8) {
+/// The two operands of a conversion: f32 values, or the halves of the first.
+fn two(from: FloatType, a: u32, b: u32) -> [f64; 2] {
+    if from == FloatType::F32 {
+        return [a, b].map(|bits| f64::from(f32::from_bits(bits)));
+    }
+    [a >> 16, a & 0xffff].map(|bits| Format::of(from).to_f64(bits.into()))
+}
+
+/// Stored significand bits, smallest normal exponent, the largest finite pattern and the sign.
+fn small(format: Small) -> (i32, i32, u8, u8) {
     match format {
-        Eight::E4m3 => (3, -6, 0x7e),
-        Eight::E5m2 => (2, -14, 0x7b),
+        Small::E4m3 => (3, -6, 0x7e, 0x80),
+        Small::E5m2 => (2, -14, 0x7b, 0x80),
+        Small::E2m3 => (3, 0, 0x1f, 0x20),
+        Small::E3m2 => (2, -2, 0x1f, 0x20),
+        Small::E2m1 => (1, 0, 0x07, 0x08),
     }
 }
 
-/// To nearest, ties to even, and to the largest finite number where that is exceeded.
-fn to_eight(format: Eight, relu: bool, value: f64) -> u8 {
-    let (fraction, min_exponent, largest) = eight(format);
+/// To nearest, ties to even, and to the largest finite number where that is exceeded. NaN is that number,
+/// too, where there is none.
+fn to_small(format: Small, relu: bool, value: f64) -> u8 {
+    let (fraction, min_exponent, largest, sign) = small(format);
     if value.is_nan() {
-        return 0x7f;
+        return if sign == 0x80 { 0x7f } else { largest };
     }
     if relu && value.is_sign_negative() {
         return 0;
     }
-    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
+    let sign = if value.is_sign_negative() { sign } else { 0 };
     let magnitude = value.abs();
-    // Both formats end far below 2^20; f32 and f16 are normal numbers of f64.
+    // All formats end far below 2^20; f32 and both halves are normal numbers of f64.
     let exponent = (magnitude.to_bits() >> 52) as i32 - 1023;
     if exponent >= 20 {
         return sign | largest;
@@ -108,14 +132,20 @@ fn to_eight(format: Eight, relu: bool, value: f64) -> u8 {
     sign | bits.min(i32::from(largest)) as u8
 }
 
-fn from_eight(format: Eight, relu: bool, byte: u8) -> u32 {
-    let (fraction, min_exponent, largest) = eight(format);
-    let magnitude = byte & 0x7f;
-    let negative = byte & 0x80 != 0;
+fn from_small(format: Small, relu: bool, byte: u8, to: FloatType) -> u32 {
+    let (fraction, min_exponent, largest, sign) = small(format);
+    let to = Format::of(to);
+    // Of six bits, the two above are ignored.
+    let magnitude = byte & (sign - 1);
+    let negative = byte & sign != 0;
     if magnitude > largest {
         return match (format, magnitude) {
-            (Eight::E5m2, 0x7c) if negative && relu => 0,
-            (Eight::E5m2, 0x7c) => u32::from(byte & 0x80) << 8 | 0x7c00,
+            (Small::E5m2, 0x7c) if negative && relu => 0,
+            (Small::E5m2, 0x7c) => to.of_f64(if negative {
+                f64::NEG_INFINITY
+            } else {
+                f64::INFINITY
+            }) as u32,
             _ => 0x7fff,
         };
     }
@@ -130,7 +160,28 @@ fn from_eight(format: Eight, relu: bool, byte: u8) -> u32 {
     };
     let value = f64::from(significand) * 2f64.powi(exponent - fraction);
     let value = if negative { -value } else { value };
-    Format::of(FloatType::F16).of_f64(value) as u32
+    to.of_f64(value) as u32
+}
+
+/// The exponent of the power of two below or above a magnitude, plus 127; 255 is NaN.
+fn to_scale(up: bool, sat: bool, value: f64) -> u32 {
+    if value.is_nan() {
+        return 0xff;
+    }
+    // What is not 0 is a normal number of f64.
+    let bits = value.abs().to_bits();
+    let power = (bits >> 52) as i32 - 1023;
+    let above = up && bits << 12 != 0;
+    match power + i32::from(above) {
+        128.. => {
+            if sat {
+                0xfe
+            } else {
+                0xff
+            }
+        }
+        power => (power.max(-127) + 127) as u32,
+    }
 }
 
 fn part(value: u32, part: Part) -> i128 {

@@ -241,6 +241,7 @@ const TARGETS: &[(u32, Version, Option<Version>, Option<Version>)] = &[
 const HALF: &str = ".f16 .f16x2";
 const BRAIN: &str = ".bf16 .bf16x2";
 const EIGHT: &str = ".e4m3x2 .e5m2x2";
+const SIX: &str = ".e2m3x2 .e3m2x2 .e2m1x2";
 
 /// What forms need, by opcode. What is not here, every target from sm_50 on has in every version from 4.0 on.
 #[rustfmt::skip]
@@ -290,6 +291,10 @@ const RULES: &[Rule] = &[
     from(80, (8, 1), "cvt", &[".tf32", ".satfinite"]),
     from(90, (7, 8), "cvt", &[".tf32", ".rn .rz"]),
     earlier(from(89, (7, 8), "cvt", &[EIGHT]), 90, (8, 1)),
+    specific(100, (8, 6), "cvt", &[".e2m3x2 .e3m2x2 .e2m1x2 .ue8m0x2"]),
+    specific(100, (9, 1), "cvt", &[SIX, ".satfinite", ".f16x2 .bf16x2"]),
+    specific(100, (9, 1), "cvt", &[EIGHT, ".satfinite", ".bf16x2"]),
+    specific(100, (9, 2), "cvt", &[".e4m3x2 .e5m2x2 .e2m3x2 .e3m2x2 .e2m1x2", ".bf16x2", "!.satfinite"]),
     from(72, (6, 5), "cvt", &[".pack"]),
     from(75, (6, 5), "cvt", &[".pack", ".u4 .s4 .u2 .s2"]),
 

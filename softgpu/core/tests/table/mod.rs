@@ -44,7 +44,7 @@ pub const PRELUDE: &str = "
 .reg .b32 %r<2>; ld.param.b32 %r1, [argument]; st.param.b32 [result], %r1; ret; }
 .func nothing() { ret; }
 .visible .entry k(.param .u64 output, .param .align 16 .b8 parameter[64]) {
-.reg .pred %p<10>; .reg .b16 %h<10>; .reg .b32 %r<10>; .reg .b64 %rd<10>;
+.reg .pred %p<10>; .reg .b8 %b<10>; .reg .b16 %h<10>; .reg .b32 %r<10>; .reg .b64 %rd<10>;
 .shared .align 16 .b8 shared[256]; .local .align 16 .b8 local[256];
 .param .b32 in; .param .b32 out;
 targets: .branchtargets L, M;
@@ -177,7 +177,9 @@ fn named(form: &str) -> String {
 pub fn register_file(ty: &str) -> Option<&'static str> {
     Some(match ty {
         "pred" => "%p",
-        "u8" | "s8" | "b8" | "u16" | "s16" | "b16" | "f16" | "bf16" | "e4m3x2" | "e5m2x2" => "%h",
+        "u8" | "s8" | "b8" | "u16" | "s16" | "b16" | "f16" | "bf16" | "e4m3x2" | "e5m2x2"
+        | "e2m3x2" | "e3m2x2" | "ue8m0x2" => "%h",
+        "e2m1x2" => "%b",
         "u32" | "s32" | "b32" | "f32" | "tf32" | "f16x2" | "bf16x2" => "%r",
         "u64" | "s64" | "b64" | "f64" | "f32x2" => "%rd",
         "b128" => "%q",
@@ -187,7 +189,7 @@ pub fn register_file(ty: &str) -> Option<&'static str> {
 
 /// A module with one form, and the line on which that stands.
 pub fn module(row: &Row, form: &str) -> (String, u32) {
-    text("8.8", &row.target, form)
+    text("9.3", &row.target, form)
 }
 
 /// The same for any version and target.

@@ -1,6 +1,8 @@
 //! Operations on 32-bit registers that programs seldom use.
 #![forbid(unsafe_code)]
 
+use super::float::FloatType;
+
 /// An operation on up to three 32-bit registers; unused ones repeat the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rare {
@@ -8,22 +10,35 @@ pub enum Rare {
     FindNth,
     /// Two integers of 16 bits in each register.
     Halves(HalvesOp),
-    /// Two f32 values, or the two f16 values of the first operand, to 8 bits each.
-    ToEight {
+    /// Two f32 values, or the two halves of the first operand, to a small format.
+    ToSmall {
         /// The result's format.
-        format: Eight,
+        format: Small,
         /// A negative result becomes 0.
         relu: bool,
-        /// The operand is f16x2.
-        half: bool,
+        /// f32 for two operands, f16 or bf16 for the halves of one.
+        from: FloatType,
     },
-    /// Two values of 8 bits to f16x2.
-    FromEight {
+    /// Two values of a small format to two halves.
+    FromSmall {
         /// The operand's format.
-        format: Eight,
+        format: Small,
         /// A negative result becomes 0.
         relu: bool,
+        /// f16 or bf16.
+        to: FloatType,
     },
+    /// Two magnitudes to powers of two of 8 bits.
+    ToScale {
+        /// To the power above, not the one below.
+        up: bool,
+        /// What is too large becomes the largest power, not NaN.
+        sat: bool,
+        /// f32 for two operands, bf16 for the halves of one.
+        from: FloatType,
+    },
+    /// Two powers of two of 8 bits to bf16x2.
+    FromScale,
     /// A video instruction on one value.
     Video(Video),
 }
@@ -39,13 +54,19 @@ pub enum HalvesOp {
     MaxU,
 }
 
-/// Floating-point formats of 8 bits.
+/// Floating-point formats of 8 bits and less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Eight {
+pub enum Small {
     /// 4 bits of exponent, 3 of significand; no infinity, one NaN.
     E4m3,
     /// 5 bits of exponent, 2 of significand.
     E5m2,
+    /// 2 bits of exponent, 3 of significand, as the following without infinity and NaN.
+    E2m3,
+    /// 3 bits of exponent, 2 of significand.
+    E3m2,
+    /// 2 bits of exponent, 1 of significand. Two of them lie in one byte.
+    E2m1,
 }
 
 /// A video instruction: picks parts of its operands, computes exactly, clamps and merges; or does so

@@ -441,6 +441,7 @@ impl<'a> Builder<'_, 'a> {
         let ty = self.ty(i)?;
         match (&i.operands[0], &i.operands[1]) {
             (Operand::Vector(parts), source) => match (ty.bits(), parts.len()) {
+                (16, 2) | (32, 4) => self.move_bytes(parts, source, (ty, false)),
                 (64, 2) => {
                     let a = self.d(source, ty)?;
                     let lo = Some(self.dest_w(&parts[0])?);
@@ -471,6 +472,7 @@ impl<'a> Builder<'_, 'a> {
                 _ => Err(self.error("vector form is not supported")),
             },
             (dest, Operand::Vector(parts)) => match (ty.bits(), parts.len()) {
+                (16, 2) | (32, 4) => self.move_bytes(parts, dest, (ty, true)),
                 (64, 2) => {
                     let (lo, hi) = (self.w(&parts[0], Ty::B32)?, self.w(&parts[1], Ty::B32)?);
                     let d = self.dest_d(dest)?;

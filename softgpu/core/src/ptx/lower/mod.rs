@@ -18,6 +18,7 @@ mod memory;
 mod modifiers;
 mod operand;
 mod rare;
+mod small;
 mod warp;
 mod wide;
 

@@ -56,13 +56,13 @@ impl<'a> Builder<'_, 'a> {
                 self.emit(Op::Rare { f, a, b, c, d })?;
             }
             "cvt" if self.has(i, ".pack") => self.pack_integers(i)?,
-            "cvt" => return self.eight_bit_floats(i),
+            "cvt" => return self.small_floats(i),
             _ => return self.video(i),
         }
         Ok(true)
     }
 
-    fn bin_w(&mut self, f: BinW, a: W, b: W, d: W) -> Result<()> {
+    pub(super) fn bin_w(&mut self, f: BinW, a: W, b: W, d: W) -> Result<()> {
         self.emit(Op::BinW { f, a, b, d })
     }
 
@@ -210,68 +210,11 @@ impl<'a> Builder<'_, 'a> {
     }
 
     /// `upper` shifted to lie above the `bits` bits of `lower`.
-    fn above(&mut self, upper: W, bits: u32, lower: W) -> Result<W> {
+    pub(super) fn above(&mut self, upper: W, bits: u32, lower: W) -> Result<W> {
         let (by, shifted, both) = (self.constant_w(bits)?, self.temp_w()?, self.temp_w()?);
         self.bin_w(BinW::Shl, upper, by, shifted)?;
         self.bin_w(BinW::Or, shifted, lower, both)?;
         Ok(both)
-    }
-
-    /// Conversions to and from floating point of 8 bits.
-    fn eight_bit_floats(&mut self, i: &Instruction<'a>) -> Result<bool> {
-        let eight = |modifier: &str| match modifier {
-            ".e4m3x2" => Some(Eight::E4m3),
-            ".e5m2x2" => Some(Eight::E5m2),
-            _ => None,
-        };
-        let Some(format) = i.modifiers.iter().find_map(|m| eight(m)) else {
-            return Ok(false);
-        };
-        if !self.has(i, ".rn") {
-            return Err(self.error("a rounding modifier is needed"));
-        }
-        let relu = self.has(i, ".relu");
-        let known = [".rn", ".relu", ".satfinite", ".e4m3x2", ".e5m2x2"];
-        self.only(i, &known)?;
-        let (c, f, d) = match i.modifiers[i.modifiers.len() - 2..] {
-            [_, ".f16x2" | ".f32"] if !self.has(i, ".satfinite") => {
-                return Err(self.error("modifier .satfinite is needed"));
-            }
-            [to, ".f16x2"] if eight(to).is_some() => {
-                self.arity(i, 2)?;
-                let a = self.w(&i.operands[1], Ty::F16x2)?;
-                let f = Rare::ToEight {
-                    format,
-                    relu,
-                    half: true,
-                };
-                ([a; 2], f, self.dest(&i.operands[0], Ty::B16)?)
-            }
-            [to, ".f32"] if eight(to).is_some() => {
-                self.arity(i, 3)?;
-                let a = self.w(&i.operands[1], Ty::F32)?;
-                let b = self.w(&i.operands[2], Ty::F32)?;
-                let f = Rare::ToEight {
-                    format,
-                    relu,
-                    half: false,
-                };
-                ([a, b], f, self.dest(&i.operands[0], Ty::B16)?)
-            }
-            [".f16x2", from] if eight(from).is_some() => {
-                self.arity(i, 2)?;
-                let a = self.w(&i.operands[1], Ty::B16)?;
-                let f = Rare::FromEight { format, relu };
-                ([a; 2], f, self.dest(&i.operands[0], Ty::B32)?)
-            }
-            _ => return Err(self.error("type is not supported")),
-        };
-        let AnyReg::W(d) = d else {
-            return Err(self.error("type is not supported"));
-        };
-        let [a, b] = c;
-        self.emit(Op::Rare { f, a, b, c: a, d })?;
-        Ok(true)
     }
 
     /// Video instructions on single values.
