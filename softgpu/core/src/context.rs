@@ -4,6 +4,7 @@
 //! and every call in it returns the fault's error; other contexts and the process go on.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -29,6 +30,7 @@ pub struct Context {
     /// Of the device, if it is shared.
     health: Option<Arc<Health>>,
     destroyed: AtomicBool,
+    freeing: Mutex<HashSet<u64>>,
     limits: Mutex<Limits>,
     output: Arc<Mutex<Vec<u8>>>,
     heap: OnceLock<Arc<DeviceHeap>>,
@@ -182,6 +184,7 @@ impl Context {
             legacy: gpu.scheduler().create(id, Order::Legacy),
             fault,
             destroyed: AtomicBool::new(false),
+            freeing: Mutex::default(),
             limits: Mutex::default(),
             output: Arc::default(),
             heap: OnceLock::new(),
@@ -330,6 +333,10 @@ impl Context {
         match found.kind {
             Kind::Pooled => MemPool::free(space, scheduler, stream, &found),
             Kind::Device => {
+                // To the program it is gone now; its bytes are there until the stream has come to it.
+                if !self.freeing().insert(found.id) {
+                    return Err(Error::InvalidValue);
+                }
                 let map = Arc::clone(space);
                 let off_the_map = Box::new(move || drop(map.remove(address, |a| a.id == found.id)));
                 scheduler.submit(stream, &[], off_the_map);
@@ -337,6 +344,11 @@ impl Context {
             }
             _ => Err(Error::InvalidValue),
         }
+    }
+
+    /// Allocations that a stream has yet to free. Their numbers are never used again.
+    fn freeing(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.freeing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Frees device memory, once the context's work is done.
@@ -348,6 +360,7 @@ impl Context {
         let found = space
             .at(address)
             .filter(|a| matches!(a.kind, Kind::Device | Kind::Pooled | Kind::Managed))
+            .filter(|a| !self.freeing().contains(&a.id))
             .ok_or(Error::InvalidValue)?;
         // Work of the owner may still touch it, whoever frees it.
         self.settle(found.owner);

@@ -265,7 +265,7 @@ pub unsafe fn cuStreamUpdateCaptureDependencies(
     flags: c_uint,
 ) -> Outcome {
     let call = Call::begin(Function::cuStreamUpdateCaptureDependencies)?;
-    check_captured(&call, hStream)?;
+    check_captured(&call, hStream, flags)?;
     let none = std::ptr::null();
     // SAFETY: the caller's promise.
     let before = unsafe { edges(dependencies, None, none, numDependencies) }?;
@@ -280,15 +280,19 @@ pub unsafe fn cuStreamUpdateCaptureDependencies_v2(
     flags: c_uint,
 ) -> Outcome {
     let call = Call::begin(Function::cuStreamUpdateCaptureDependencies_v2)?;
-    check_captured(&call, hStream)?;
+    check_captured(&call, hStream, flags)?;
     // SAFETY: the caller's promise.
     let before = unsafe { edges(dependencies, None, dependencyData, numDependencies) }?;
     update(call, hStream, &before, flags)
 }
 
 /// While nothing is captured, a stream has no dependencies, whatever they are said to be.
-fn check_captured(call: &Call, stream: CUstream) -> Outcome {
+fn check_captured(call: &Call, stream: CUstream, flags: c_uint) -> Outcome {
     call.handle(Kind::STREAM, stream as u64)?;
+    // Added to, or put in the place of, those there are.
+    if flags > 1 {
+        return Err(INVALID);
+    }
     if call.session.captures.any() {
         Ok(())
     } else {

@@ -65,7 +65,7 @@ pub unsafe fn cuLinkAddData_v2(
     options: *mut CUjit_option,
     optionValues: *mut *mut c_void,
 ) -> Outcome {
-    let call = Call::begin_on_object(Function::cuLinkAddData_v2, Kind::LINK, state as u64)?;
+    let call = Call::begin(Function::cuLinkAddData_v2)?;
     // SAFETY: the caller's promise.
     let given = unsafe { Options::read(numOptions, options, optionValues) }?;
     edge::require(data)?;
@@ -93,7 +93,7 @@ pub unsafe fn cuLinkAddFile_v2(
     optionValues: *mut *mut c_void,
 ) -> Outcome {
     use std::os::unix::ffi::OsStrExt as _;
-    let call = Call::begin_on_object(Function::cuLinkAddFile_v2, Kind::LINK, state as u64)?;
+    let call = Call::begin(Function::cuLinkAddFile_v2)?;
     // SAFETY: the caller's promise.
     let given = unsafe { Options::read(numOptions, options, optionValues) }?;
     // SAFETY: the caller's promise.
@@ -161,7 +161,7 @@ pub unsafe fn cuLinkComplete(
     cubinOut: *mut *mut c_void,
     sizeOut: *mut usize,
 ) -> Outcome {
-    let mut call = Call::begin_on_object(Function::cuLinkComplete, Kind::LINK, state as u64)?;
+    let mut call = Call::begin(Function::cuLinkComplete)?;
     edge::require(cubinOut)?;
     let link = link(call.session, state)?;
     let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,7 +190,7 @@ pub unsafe fn cuLinkComplete(
 }
 
 pub unsafe fn cuLinkDestroy(state: CUlinkState) -> Outcome {
-    let mut call = Call::begin_on_object(Function::cuLinkDestroy, Kind::LINK, state as u64)?;
+    let mut call = Call::begin(Function::cuLinkDestroy)?;
     let handle = call.handle(Kind::LINK, state as u64)?;
     call.exchange(&wire::CuLinkDestroy { link: handle }, &[], |_, _| Ok(()))?;
     call.retire(Kind::LINK, handle);

@@ -16,6 +16,10 @@ use crate::edge;
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 /// Most operations of a batch, as drivers have it.
 const MOST: c_uint = 256;
+/// How a wait compares.
+const WAIT: u64 = 3;
+/// That a write is not ordered behind what came before.
+const WRITE: u64 = 1;
 
 macro_rules! operations {
     ($($name:ident, $type:ty, $kind:ident;)+) => {$(
@@ -101,10 +105,10 @@ pub(super) fn check(call: &Call, operation: &CUstreamBatchMemOpParams) -> Outcom
     let flags = flags & u64::from(u32::MAX);
     // How to compare, or not to order what came before.
     let (width, known) = match Type(u32::from_le_bytes([t0, t1, t2, t3])) {
-        Type::CU_STREAM_MEM_OP_WAIT_VALUE_32 => (4, 3),
-        Type::CU_STREAM_MEM_OP_WRITE_VALUE_32 => (4, 1),
-        Type::CU_STREAM_MEM_OP_WAIT_VALUE_64 => (8, 3),
-        Type::CU_STREAM_MEM_OP_WRITE_VALUE_64 => (8, 1),
+        Type::CU_STREAM_MEM_OP_WAIT_VALUE_32 => (4, WAIT),
+        Type::CU_STREAM_MEM_OP_WRITE_VALUE_32 => (4, WRITE),
+        Type::CU_STREAM_MEM_OP_WAIT_VALUE_64 => (8, WAIT),
+        Type::CU_STREAM_MEM_OP_WRITE_VALUE_64 => (8, WRITE),
         Type::CU_STREAM_MEM_OP_BARRIER if u32::from_le_bytes([f0, f1, f2, f3]) <= 1 => {
             return Ok(());
         }
@@ -114,11 +118,12 @@ pub(super) fn check(call: &Call, operation: &CUstreamBatchMemOpParams) -> Outcom
         _ => return Err(INVALID),
     };
     const FLUSH: u64 = 1 << 30;
-    if flags & !FLUSH > known || !address.is_multiple_of(width) {
-        return Err(INVALID);
-    }
-    if flags & FLUSH != 0 {
+    // Only a wait has that flag; where it does, the driver looks at it first.
+    if known == WAIT && flags & FLUSH != 0 {
         return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED);
+    }
+    if flags > known || !address.is_multiple_of(width) {
+        return Err(INVALID);
     }
     call.device_range(address, width)
 }

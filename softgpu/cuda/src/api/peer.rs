@@ -55,6 +55,7 @@ pub unsafe fn cuMemcpy3DPeer(default: DefaultStream, what: *const CUDA_MEMCPY3D_
 }
 
 pub unsafe fn cuMemcpy3DPeerAsync(what: *const CUDA_MEMCPY3D_PEER, stream: CUstream) -> Outcome {
+    driver::driver()?;
     // SAFETY: the caller's promise.
     let what = unsafe { checked(what) }?;
     let place = place(stream as u64)?;
