@@ -83,224 +83,299 @@ impl Function {
     pub const cuGetExportTable: Self = Self(73);
     pub const cuGetProcAddress: Self = Self(74);
     pub const cuGetProcAddress_v2: Self = Self(75);
-    pub const cuGraphCreate: Self = Self(76);
-    pub const cuGraphDestroy: Self = Self(77);
-    pub const cuGraphExecDestroy: Self = Self(78);
-    pub const cuGraphGetNodes: Self = Self(79);
-    pub const cuGraphInstantiate: Self = Self(80);
-    pub const cuGraphInstantiateWithFlags: Self = Self(81);
-    pub const cuGraphInstantiateWithParams: Self = Self(82);
-    pub const cuGraphInstantiate_v2: Self = Self(83);
-    pub const cuGraphLaunch: Self = Self(84);
-    pub const cuGraphReleaseUserObject: Self = Self(85);
-    pub const cuGraphRetainUserObject: Self = Self(86);
-    pub const cuGraphUpload: Self = Self(87);
-    pub const cuInit: Self = Self(88);
-    pub const cuKernelGetAttribute: Self = Self(89);
-    pub const cuKernelGetFunction: Self = Self(90);
-    pub const cuKernelGetLibrary: Self = Self(91);
-    pub const cuKernelGetName: Self = Self(92);
-    pub const cuKernelGetParamCount: Self = Self(93);
-    pub const cuKernelGetParamInfo: Self = Self(94);
-    pub const cuKernelSetAttribute: Self = Self(95);
-    pub const cuKernelSetCacheConfig: Self = Self(96);
-    pub const cuLaunchCooperativeKernel: Self = Self(97);
-    pub const cuLaunchHostFunc: Self = Self(98);
-    pub const cuLaunchHostFunc_v2: Self = Self(99);
-    pub const cuLaunchKernel: Self = Self(100);
-    pub const cuLaunchKernelEx: Self = Self(101);
-    pub const cuLibraryEnumerateKernels: Self = Self(102);
-    pub const cuLibraryGetGlobal: Self = Self(103);
-    pub const cuLibraryGetKernel: Self = Self(104);
-    pub const cuLibraryGetKernelCount: Self = Self(105);
-    pub const cuLibraryGetModule: Self = Self(106);
-    pub const cuLibraryLoadData: Self = Self(107);
-    pub const cuLibraryLoadFromFile: Self = Self(108);
-    pub const cuLibraryUnload: Self = Self(109);
-    pub const cuLinkAddData_v2: Self = Self(110);
-    pub const cuLinkAddFile_v2: Self = Self(111);
-    pub const cuLinkComplete: Self = Self(112);
-    pub const cuLinkCreate_v2: Self = Self(113);
-    pub const cuLinkDestroy: Self = Self(114);
-    pub const cuMemAddressFree: Self = Self(115);
-    pub const cuMemAddressReserve: Self = Self(116);
-    pub const cuMemAdvise: Self = Self(117);
-    pub const cuMemAdvise_v2: Self = Self(118);
-    pub const cuMemAllocAsync: Self = Self(119);
-    pub const cuMemAllocFromPoolAsync: Self = Self(120);
-    pub const cuMemAllocHost_v2: Self = Self(121);
-    pub const cuMemAllocManaged: Self = Self(122);
-    pub const cuMemAllocPitch_v2: Self = Self(123);
-    pub const cuMemAlloc_v2: Self = Self(124);
-    pub const cuMemCreate: Self = Self(125);
-    pub const cuMemFreeAsync: Self = Self(126);
-    pub const cuMemFreeHost: Self = Self(127);
-    pub const cuMemFree_v2: Self = Self(128);
-    pub const cuMemGetAccess: Self = Self(129);
-    pub const cuMemGetAddressRange_v2: Self = Self(130);
-    pub const cuMemGetAllocationGranularity: Self = Self(131);
-    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(132);
-    pub const cuMemGetDefaultMemPool: Self = Self(133);
-    pub const cuMemGetInfo_v2: Self = Self(134);
-    pub const cuMemGetMemPool: Self = Self(135);
-    pub const cuMemHostAlloc: Self = Self(136);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(137);
-    pub const cuMemHostGetFlags: Self = Self(138);
-    pub const cuMemHostRegister_v2: Self = Self(139);
-    pub const cuMemHostUnregister: Self = Self(140);
-    pub const cuMemMap: Self = Self(141);
-    pub const cuMemPoolCreate: Self = Self(142);
-    pub const cuMemPoolDestroy: Self = Self(143);
-    pub const cuMemPoolGetAccess: Self = Self(144);
-    pub const cuMemPoolGetAttribute: Self = Self(145);
-    pub const cuMemPoolSetAccess: Self = Self(146);
-    pub const cuMemPoolSetAttribute: Self = Self(147);
-    pub const cuMemPoolTrimTo: Self = Self(148);
-    pub const cuMemPrefetchAsync: Self = Self(149);
-    pub const cuMemPrefetchAsync_v2: Self = Self(150);
-    pub const cuMemRangeGetAttribute: Self = Self(151);
-    pub const cuMemRangeGetAttributes: Self = Self(152);
-    pub const cuMemRelease: Self = Self(153);
-    pub const cuMemRetainAllocationHandle: Self = Self(154);
-    pub const cuMemSetAccess: Self = Self(155);
-    pub const cuMemSetMemPool: Self = Self(156);
-    pub const cuMemUnmap: Self = Self(157);
-    pub const cuMemcpy: Self = Self(158);
-    pub const cuMemcpy2DAsync_v2: Self = Self(159);
-    pub const cuMemcpy2DUnaligned_v2: Self = Self(160);
-    pub const cuMemcpy2D_v2: Self = Self(161);
-    pub const cuMemcpy3DAsync_v2: Self = Self(162);
-    pub const cuMemcpy3DPeer: Self = Self(163);
-    pub const cuMemcpy3DPeerAsync: Self = Self(164);
-    pub const cuMemcpy3D_v2: Self = Self(165);
-    pub const cuMemcpyAsync: Self = Self(166);
-    pub const cuMemcpyAtoA_v2: Self = Self(167);
-    pub const cuMemcpyAtoD_v2: Self = Self(168);
-    pub const cuMemcpyAtoHAsync_v2: Self = Self(169);
-    pub const cuMemcpyAtoH_v2: Self = Self(170);
-    pub const cuMemcpyBatchAsync: Self = Self(171);
-    pub const cuMemcpyBatchAsync_v2: Self = Self(172);
-    pub const cuMemcpyDtoA_v2: Self = Self(173);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(174);
-    pub const cuMemcpyDtoD_v2: Self = Self(175);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(176);
-    pub const cuMemcpyDtoH_v2: Self = Self(177);
-    pub const cuMemcpyHtoAAsync_v2: Self = Self(178);
-    pub const cuMemcpyHtoA_v2: Self = Self(179);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(180);
-    pub const cuMemcpyHtoD_v2: Self = Self(181);
-    pub const cuMemcpyPeer: Self = Self(182);
-    pub const cuMemcpyPeerAsync: Self = Self(183);
-    pub const cuMemcpyWithAttributesAsync: Self = Self(184);
-    pub const cuMemsetD16Async: Self = Self(185);
-    pub const cuMemsetD16_v2: Self = Self(186);
-    pub const cuMemsetD2D16Async: Self = Self(187);
-    pub const cuMemsetD2D16_v2: Self = Self(188);
-    pub const cuMemsetD2D32Async: Self = Self(189);
-    pub const cuMemsetD2D32_v2: Self = Self(190);
-    pub const cuMemsetD2D8Async: Self = Self(191);
-    pub const cuMemsetD2D8_v2: Self = Self(192);
-    pub const cuMemsetD32Async: Self = Self(193);
-    pub const cuMemsetD32_v2: Self = Self(194);
-    pub const cuMemsetD8Async: Self = Self(195);
-    pub const cuMemsetD8_v2: Self = Self(196);
-    pub const cuMipmappedArrayCreate: Self = Self(197);
-    pub const cuMipmappedArrayDestroy: Self = Self(198);
-    pub const cuMipmappedArrayGetLevel: Self = Self(199);
-    pub const cuModuleEnumerateFunctions: Self = Self(200);
-    pub const cuModuleGetFunction: Self = Self(201);
-    pub const cuModuleGetFunctionCount: Self = Self(202);
-    pub const cuModuleGetGlobal_v2: Self = Self(203);
-    pub const cuModuleGetLoadingMode: Self = Self(204);
-    pub const cuModuleLoad: Self = Self(205);
-    pub const cuModuleLoadData: Self = Self(206);
-    pub const cuModuleLoadDataEx: Self = Self(207);
-    pub const cuModuleLoadFatBinary: Self = Self(208);
-    pub const cuModuleUnload: Self = Self(209);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(210);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(211);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(212);
-    pub const cuOccupancyMaxActiveClusters: Self = Self(213);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(214);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(215);
-    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(216);
-    pub const cuPointerGetAttribute: Self = Self(217);
-    pub const cuPointerGetAttributes: Self = Self(218);
-    pub const cuPointerSetAttribute: Self = Self(219);
-    pub const cuProfilerStart: Self = Self(220);
-    pub const cuProfilerStop: Self = Self(221);
-    pub const cuStreamAddCallback: Self = Self(222);
-    pub const cuStreamAttachMemAsync: Self = Self(223);
-    pub const cuStreamBatchMemOp: Self = Self(224);
-    pub const cuStreamBatchMemOp_v2: Self = Self(225);
-    pub const cuStreamBeginCapture: Self = Self(226);
-    pub const cuStreamBeginCaptureToGraph: Self = Self(227);
-    pub const cuStreamBeginCapture_v2: Self = Self(228);
-    pub const cuStreamCreate: Self = Self(229);
-    pub const cuStreamCreateWithPriority: Self = Self(230);
-    pub const cuStreamDestroy_v2: Self = Self(231);
-    pub const cuStreamEndCapture: Self = Self(232);
-    pub const cuStreamGetCaptureInfo: Self = Self(233);
-    pub const cuStreamGetCaptureInfo_v2: Self = Self(234);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(235);
-    pub const cuStreamGetCtx: Self = Self(236);
-    pub const cuStreamGetCtx_v2: Self = Self(237);
-    pub const cuStreamGetDevice: Self = Self(238);
-    pub const cuStreamGetFlags: Self = Self(239);
-    pub const cuStreamGetId: Self = Self(240);
-    pub const cuStreamGetPriority: Self = Self(241);
-    pub const cuStreamIsCapturing: Self = Self(242);
-    pub const cuStreamQuery: Self = Self(243);
-    pub const cuStreamSynchronize: Self = Self(244);
-    pub const cuStreamUpdateCaptureDependencies: Self = Self(245);
-    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(246);
-    pub const cuStreamWaitEvent: Self = Self(247);
-    pub const cuStreamWaitValue32: Self = Self(248);
-    pub const cuStreamWaitValue32_v2: Self = Self(249);
-    pub const cuStreamWaitValue64: Self = Self(250);
-    pub const cuStreamWaitValue64_v2: Self = Self(251);
-    pub const cuStreamWriteValue32: Self = Self(252);
-    pub const cuStreamWriteValue32_v2: Self = Self(253);
-    pub const cuStreamWriteValue64: Self = Self(254);
-    pub const cuStreamWriteValue64_v2: Self = Self(255);
-    pub const cuSurfObjectCreate: Self = Self(256);
-    pub const cuSurfObjectDestroy: Self = Self(257);
-    pub const cuSurfObjectGetResourceDesc: Self = Self(258);
-    pub const cuTexObjectCreate: Self = Self(259);
-    pub const cuTexObjectDestroy: Self = Self(260);
-    pub const cuTexObjectGetResourceDesc: Self = Self(261);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(262);
-    pub const cuTexObjectGetTextureDesc: Self = Self(263);
-    pub const cuThreadExchangeStreamCaptureMode: Self = Self(264);
-    pub const cuUserObjectCreate: Self = Self(265);
-    pub const cuUserObjectRelease: Self = Self(266);
-    pub const cuUserObjectRetain: Self = Self(267);
-    pub const vgpuBeginCapture: Self = Self(268);
-    pub const vgpuCaptureInfo: Self = Self(269);
-    pub const vgpuClusters: Self = Self(270);
-    pub const vgpuCodeNames: Self = Self(271);
-    pub const vgpuCopy: Self = Self(272);
-    pub const vgpuCopyBox: Self = Self(273);
-    pub const vgpuCopyIn: Self = Self(274);
-    pub const vgpuCopyInBulk: Self = Self(275);
-    pub const vgpuCopyOut: Self = Self(276);
-    pub const vgpuCopyOutBulk: Self = Self(277);
-    pub const vgpuCredit: Self = Self(278);
-    pub const vgpuInstantiate: Self = Self(279);
-    pub const vgpuLinkRead: Self = Self(280);
-    pub const vgpuListNodes: Self = Self(281);
-    pub const vgpuMemOps: Self = Self(282);
-    pub const vgpuMemset: Self = Self(283);
-    pub const vgpuNop: Self = Self(284);
-    pub const vgpuOutput: Self = Self(285);
-    pub const vgpuReadDown: Self = Self(286);
-    pub const vgpuSnapshot: Self = Self(287);
-    pub const vgpuUpdateDependencies: Self = Self(288);
-    pub const vgpuUpload: Self = Self(289);
+    pub const cuGraphAddBatchMemOpNode: Self = Self(76);
+    pub const cuGraphAddChildGraphNode: Self = Self(77);
+    pub const cuGraphAddDependencies: Self = Self(78);
+    pub const cuGraphAddDependencies_v2: Self = Self(79);
+    pub const cuGraphAddEmptyNode: Self = Self(80);
+    pub const cuGraphAddEventRecordNode: Self = Self(81);
+    pub const cuGraphAddEventWaitNode: Self = Self(82);
+    pub const cuGraphAddHostNode: Self = Self(83);
+    pub const cuGraphAddKernelNode: Self = Self(84);
+    pub const cuGraphAddKernelNode_v2: Self = Self(85);
+    pub const cuGraphAddMemcpyNode: Self = Self(86);
+    pub const cuGraphAddMemsetNode: Self = Self(87);
+    pub const cuGraphAddNode: Self = Self(88);
+    pub const cuGraphAddNode_v2: Self = Self(89);
+    pub const cuGraphAddNode_v3: Self = Self(90);
+    pub const cuGraphBatchMemOpNodeGetParams: Self = Self(91);
+    pub const cuGraphBatchMemOpNodeSetParams: Self = Self(92);
+    pub const cuGraphChildGraphNodeGetGraph: Self = Self(93);
+    pub const cuGraphClone: Self = Self(94);
+    pub const cuGraphCreate: Self = Self(95);
+    pub const cuGraphDebugDotPrint: Self = Self(96);
+    pub const cuGraphDestroy: Self = Self(97);
+    pub const cuGraphDestroyNode: Self = Self(98);
+    pub const cuGraphEventRecordNodeGetEvent: Self = Self(99);
+    pub const cuGraphEventRecordNodeSetEvent: Self = Self(100);
+    pub const cuGraphEventWaitNodeGetEvent: Self = Self(101);
+    pub const cuGraphEventWaitNodeSetEvent: Self = Self(102);
+    pub const cuGraphExecBatchMemOpNodeSetParams: Self = Self(103);
+    pub const cuGraphExecChildGraphNodeSetParams: Self = Self(104);
+    pub const cuGraphExecDestroy: Self = Self(105);
+    pub const cuGraphExecEventRecordNodeSetEvent: Self = Self(106);
+    pub const cuGraphExecEventWaitNodeSetEvent: Self = Self(107);
+    pub const cuGraphExecGetFlags: Self = Self(108);
+    pub const cuGraphExecGetId: Self = Self(109);
+    pub const cuGraphExecHostNodeSetParams: Self = Self(110);
+    pub const cuGraphExecKernelNodeSetParams: Self = Self(111);
+    pub const cuGraphExecKernelNodeSetParams_v2: Self = Self(112);
+    pub const cuGraphExecMemcpyNodeSetParams: Self = Self(113);
+    pub const cuGraphExecMemsetNodeSetParams: Self = Self(114);
+    pub const cuGraphExecNodeSetParams: Self = Self(115);
+    pub const cuGraphExecUpdate: Self = Self(116);
+    pub const cuGraphExecUpdate_v2: Self = Self(117);
+    pub const cuGraphGetEdges: Self = Self(118);
+    pub const cuGraphGetEdges_v2: Self = Self(119);
+    pub const cuGraphGetId: Self = Self(120);
+    pub const cuGraphGetNodes: Self = Self(121);
+    pub const cuGraphGetRootNodes: Self = Self(122);
+    pub const cuGraphHostNodeGetParams: Self = Self(123);
+    pub const cuGraphHostNodeSetParams: Self = Self(124);
+    pub const cuGraphInstantiate: Self = Self(125);
+    pub const cuGraphInstantiateWithFlags: Self = Self(126);
+    pub const cuGraphInstantiateWithParams: Self = Self(127);
+    pub const cuGraphInstantiate_v2: Self = Self(128);
+    pub const cuGraphKernelNodeCopyAttributes: Self = Self(129);
+    pub const cuGraphKernelNodeGetAttribute: Self = Self(130);
+    pub const cuGraphKernelNodeGetParams: Self = Self(131);
+    pub const cuGraphKernelNodeGetParams_v2: Self = Self(132);
+    pub const cuGraphKernelNodeSetAttribute: Self = Self(133);
+    pub const cuGraphKernelNodeSetParams: Self = Self(134);
+    pub const cuGraphKernelNodeSetParams_v2: Self = Self(135);
+    pub const cuGraphLaunch: Self = Self(136);
+    pub const cuGraphMemcpyNodeGetParams: Self = Self(137);
+    pub const cuGraphMemcpyNodeSetParams: Self = Self(138);
+    pub const cuGraphMemsetNodeGetParams: Self = Self(139);
+    pub const cuGraphMemsetNodeSetParams: Self = Self(140);
+    pub const cuGraphNodeFindInClone: Self = Self(141);
+    pub const cuGraphNodeGetContainingGraph: Self = Self(142);
+    pub const cuGraphNodeGetDependencies: Self = Self(143);
+    pub const cuGraphNodeGetDependencies_v2: Self = Self(144);
+    pub const cuGraphNodeGetDependentNodes: Self = Self(145);
+    pub const cuGraphNodeGetDependentNodes_v2: Self = Self(146);
+    pub const cuGraphNodeGetEnabled: Self = Self(147);
+    pub const cuGraphNodeGetLocalId: Self = Self(148);
+    pub const cuGraphNodeGetToolsId: Self = Self(149);
+    pub const cuGraphNodeGetType: Self = Self(150);
+    pub const cuGraphNodeSetEnabled: Self = Self(151);
+    pub const cuGraphNodeSetParams: Self = Self(152);
+    pub const cuGraphNodeSetParams_v2: Self = Self(153);
+    pub const cuGraphReleaseUserObject: Self = Self(154);
+    pub const cuGraphRemoveDependencies: Self = Self(155);
+    pub const cuGraphRemoveDependencies_v2: Self = Self(156);
+    pub const cuGraphRetainUserObject: Self = Self(157);
+    pub const cuGraphUpload: Self = Self(158);
+    pub const cuInit: Self = Self(159);
+    pub const cuKernelGetAttribute: Self = Self(160);
+    pub const cuKernelGetFunction: Self = Self(161);
+    pub const cuKernelGetLibrary: Self = Self(162);
+    pub const cuKernelGetName: Self = Self(163);
+    pub const cuKernelGetParamCount: Self = Self(164);
+    pub const cuKernelGetParamInfo: Self = Self(165);
+    pub const cuKernelSetAttribute: Self = Self(166);
+    pub const cuKernelSetCacheConfig: Self = Self(167);
+    pub const cuLaunchCooperativeKernel: Self = Self(168);
+    pub const cuLaunchHostFunc: Self = Self(169);
+    pub const cuLaunchHostFunc_v2: Self = Self(170);
+    pub const cuLaunchKernel: Self = Self(171);
+    pub const cuLaunchKernelEx: Self = Self(172);
+    pub const cuLibraryEnumerateKernels: Self = Self(173);
+    pub const cuLibraryGetGlobal: Self = Self(174);
+    pub const cuLibraryGetKernel: Self = Self(175);
+    pub const cuLibraryGetKernelCount: Self = Self(176);
+    pub const cuLibraryGetModule: Self = Self(177);
+    pub const cuLibraryLoadData: Self = Self(178);
+    pub const cuLibraryLoadFromFile: Self = Self(179);
+    pub const cuLibraryUnload: Self = Self(180);
+    pub const cuLinkAddData_v2: Self = Self(181);
+    pub const cuLinkAddFile_v2: Self = Self(182);
+    pub const cuLinkComplete: Self = Self(183);
+    pub const cuLinkCreate_v2: Self = Self(184);
+    pub const cuLinkDestroy: Self = Self(185);
+    pub const cuMemAddressFree: Self = Self(186);
+    pub const cuMemAddressReserve: Self = Self(187);
+    pub const cuMemAdvise: Self = Self(188);
+    pub const cuMemAdvise_v2: Self = Self(189);
+    pub const cuMemAllocAsync: Self = Self(190);
+    pub const cuMemAllocFromPoolAsync: Self = Self(191);
+    pub const cuMemAllocHost_v2: Self = Self(192);
+    pub const cuMemAllocManaged: Self = Self(193);
+    pub const cuMemAllocPitch_v2: Self = Self(194);
+    pub const cuMemAlloc_v2: Self = Self(195);
+    pub const cuMemCreate: Self = Self(196);
+    pub const cuMemFreeAsync: Self = Self(197);
+    pub const cuMemFreeHost: Self = Self(198);
+    pub const cuMemFree_v2: Self = Self(199);
+    pub const cuMemGetAccess: Self = Self(200);
+    pub const cuMemGetAddressRange_v2: Self = Self(201);
+    pub const cuMemGetAllocationGranularity: Self = Self(202);
+    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(203);
+    pub const cuMemGetDefaultMemPool: Self = Self(204);
+    pub const cuMemGetInfo_v2: Self = Self(205);
+    pub const cuMemGetMemPool: Self = Self(206);
+    pub const cuMemHostAlloc: Self = Self(207);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(208);
+    pub const cuMemHostGetFlags: Self = Self(209);
+    pub const cuMemHostRegister_v2: Self = Self(210);
+    pub const cuMemHostUnregister: Self = Self(211);
+    pub const cuMemMap: Self = Self(212);
+    pub const cuMemPoolCreate: Self = Self(213);
+    pub const cuMemPoolDestroy: Self = Self(214);
+    pub const cuMemPoolGetAccess: Self = Self(215);
+    pub const cuMemPoolGetAttribute: Self = Self(216);
+    pub const cuMemPoolSetAccess: Self = Self(217);
+    pub const cuMemPoolSetAttribute: Self = Self(218);
+    pub const cuMemPoolTrimTo: Self = Self(219);
+    pub const cuMemPrefetchAsync: Self = Self(220);
+    pub const cuMemPrefetchAsync_v2: Self = Self(221);
+    pub const cuMemRangeGetAttribute: Self = Self(222);
+    pub const cuMemRangeGetAttributes: Self = Self(223);
+    pub const cuMemRelease: Self = Self(224);
+    pub const cuMemRetainAllocationHandle: Self = Self(225);
+    pub const cuMemSetAccess: Self = Self(226);
+    pub const cuMemSetMemPool: Self = Self(227);
+    pub const cuMemUnmap: Self = Self(228);
+    pub const cuMemcpy: Self = Self(229);
+    pub const cuMemcpy2DAsync_v2: Self = Self(230);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(231);
+    pub const cuMemcpy2D_v2: Self = Self(232);
+    pub const cuMemcpy3DAsync_v2: Self = Self(233);
+    pub const cuMemcpy3DPeer: Self = Self(234);
+    pub const cuMemcpy3DPeerAsync: Self = Self(235);
+    pub const cuMemcpy3D_v2: Self = Self(236);
+    pub const cuMemcpyAsync: Self = Self(237);
+    pub const cuMemcpyAtoA_v2: Self = Self(238);
+    pub const cuMemcpyAtoD_v2: Self = Self(239);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(240);
+    pub const cuMemcpyAtoH_v2: Self = Self(241);
+    pub const cuMemcpyBatchAsync: Self = Self(242);
+    pub const cuMemcpyBatchAsync_v2: Self = Self(243);
+    pub const cuMemcpyDtoA_v2: Self = Self(244);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(245);
+    pub const cuMemcpyDtoD_v2: Self = Self(246);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(247);
+    pub const cuMemcpyDtoH_v2: Self = Self(248);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(249);
+    pub const cuMemcpyHtoA_v2: Self = Self(250);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(251);
+    pub const cuMemcpyHtoD_v2: Self = Self(252);
+    pub const cuMemcpyPeer: Self = Self(253);
+    pub const cuMemcpyPeerAsync: Self = Self(254);
+    pub const cuMemcpyWithAttributesAsync: Self = Self(255);
+    pub const cuMemsetD16Async: Self = Self(256);
+    pub const cuMemsetD16_v2: Self = Self(257);
+    pub const cuMemsetD2D16Async: Self = Self(258);
+    pub const cuMemsetD2D16_v2: Self = Self(259);
+    pub const cuMemsetD2D32Async: Self = Self(260);
+    pub const cuMemsetD2D32_v2: Self = Self(261);
+    pub const cuMemsetD2D8Async: Self = Self(262);
+    pub const cuMemsetD2D8_v2: Self = Self(263);
+    pub const cuMemsetD32Async: Self = Self(264);
+    pub const cuMemsetD32_v2: Self = Self(265);
+    pub const cuMemsetD8Async: Self = Self(266);
+    pub const cuMemsetD8_v2: Self = Self(267);
+    pub const cuMipmappedArrayCreate: Self = Self(268);
+    pub const cuMipmappedArrayDestroy: Self = Self(269);
+    pub const cuMipmappedArrayGetLevel: Self = Self(270);
+    pub const cuModuleEnumerateFunctions: Self = Self(271);
+    pub const cuModuleGetFunction: Self = Self(272);
+    pub const cuModuleGetFunctionCount: Self = Self(273);
+    pub const cuModuleGetGlobal_v2: Self = Self(274);
+    pub const cuModuleGetLoadingMode: Self = Self(275);
+    pub const cuModuleLoad: Self = Self(276);
+    pub const cuModuleLoadData: Self = Self(277);
+    pub const cuModuleLoadDataEx: Self = Self(278);
+    pub const cuModuleLoadFatBinary: Self = Self(279);
+    pub const cuModuleUnload: Self = Self(280);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(281);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(282);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(283);
+    pub const cuOccupancyMaxActiveClusters: Self = Self(284);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(285);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(286);
+    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(287);
+    pub const cuPointerGetAttribute: Self = Self(288);
+    pub const cuPointerGetAttributes: Self = Self(289);
+    pub const cuPointerSetAttribute: Self = Self(290);
+    pub const cuProfilerStart: Self = Self(291);
+    pub const cuProfilerStop: Self = Self(292);
+    pub const cuStreamAddCallback: Self = Self(293);
+    pub const cuStreamAttachMemAsync: Self = Self(294);
+    pub const cuStreamBatchMemOp: Self = Self(295);
+    pub const cuStreamBatchMemOp_v2: Self = Self(296);
+    pub const cuStreamBeginCapture: Self = Self(297);
+    pub const cuStreamBeginCaptureToGraph: Self = Self(298);
+    pub const cuStreamBeginCapture_v2: Self = Self(299);
+    pub const cuStreamCreate: Self = Self(300);
+    pub const cuStreamCreateWithPriority: Self = Self(301);
+    pub const cuStreamDestroy_v2: Self = Self(302);
+    pub const cuStreamEndCapture: Self = Self(303);
+    pub const cuStreamGetCaptureInfo: Self = Self(304);
+    pub const cuStreamGetCaptureInfo_v2: Self = Self(305);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(306);
+    pub const cuStreamGetCtx: Self = Self(307);
+    pub const cuStreamGetCtx_v2: Self = Self(308);
+    pub const cuStreamGetDevice: Self = Self(309);
+    pub const cuStreamGetFlags: Self = Self(310);
+    pub const cuStreamGetId: Self = Self(311);
+    pub const cuStreamGetPriority: Self = Self(312);
+    pub const cuStreamIsCapturing: Self = Self(313);
+    pub const cuStreamQuery: Self = Self(314);
+    pub const cuStreamSynchronize: Self = Self(315);
+    pub const cuStreamUpdateCaptureDependencies: Self = Self(316);
+    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(317);
+    pub const cuStreamWaitEvent: Self = Self(318);
+    pub const cuStreamWaitValue32: Self = Self(319);
+    pub const cuStreamWaitValue32_v2: Self = Self(320);
+    pub const cuStreamWaitValue64: Self = Self(321);
+    pub const cuStreamWaitValue64_v2: Self = Self(322);
+    pub const cuStreamWriteValue32: Self = Self(323);
+    pub const cuStreamWriteValue32_v2: Self = Self(324);
+    pub const cuStreamWriteValue64: Self = Self(325);
+    pub const cuStreamWriteValue64_v2: Self = Self(326);
+    pub const cuSurfObjectCreate: Self = Self(327);
+    pub const cuSurfObjectDestroy: Self = Self(328);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(329);
+    pub const cuTexObjectCreate: Self = Self(330);
+    pub const cuTexObjectDestroy: Self = Self(331);
+    pub const cuTexObjectGetResourceDesc: Self = Self(332);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(333);
+    pub const cuTexObjectGetTextureDesc: Self = Self(334);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(335);
+    pub const cuUserObjectCreate: Self = Self(336);
+    pub const cuUserObjectRelease: Self = Self(337);
+    pub const cuUserObjectRetain: Self = Self(338);
+    pub const vgpuBeginCapture: Self = Self(339);
+    pub const vgpuCaptureInfo: Self = Self(340);
+    pub const vgpuClusters: Self = Self(341);
+    pub const vgpuCodeNames: Self = Self(342);
+    pub const vgpuCopy: Self = Self(343);
+    pub const vgpuCopyBox: Self = Self(344);
+    pub const vgpuCopyIn: Self = Self(345);
+    pub const vgpuCopyInBulk: Self = Self(346);
+    pub const vgpuCopyOut: Self = Self(347);
+    pub const vgpuCopyOutBulk: Self = Self(348);
+    pub const vgpuCredit: Self = Self(349);
+    pub const vgpuEdges: Self = Self(350);
+    pub const vgpuInstantiate: Self = Self(351);
+    pub const vgpuLinkRead: Self = Self(352);
+    pub const vgpuListNodes: Self = Self(353);
+    pub const vgpuMemOps: Self = Self(354);
+    pub const vgpuMemset: Self = Self(355);
+    pub const vgpuNode: Self = Self(356);
+    pub const vgpuNodeAttribute: Self = Self(357);
+    pub const vgpuNop: Self = Self(358);
+    pub const vgpuOutput: Self = Self(359);
+    pub const vgpuReadDown: Self = Self(360);
+    pub const vgpuSetNode: Self = Self(361);
+    pub const vgpuSnapshot: Self = Self(362);
+    pub const vgpuUpdateDependencies: Self = Self(363);
+    pub const vgpuUpload: Self = Self(364);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 290] = [
+pub static FUNCTIONS: [FunctionInfo; 365] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -910,12 +985,172 @@ pub static FUNCTIONS: [FunctionInfo; 290] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuGraphAddBatchMemOpNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddChildGraphNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddDependencies",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddDependencies_v2",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddEmptyNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddEventRecordNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddEventWaitNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddHostNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddKernelNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddKernelNode_v2",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddMemcpyNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddMemsetNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddNode_v2",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphAddNode_v3",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphBatchMemOpNodeGetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphBatchMemOpNodeSetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphChildGraphNodeGetGraph",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 360,
+    },
+    FunctionInfo {
+        name: "cuGraphClone",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 343,
+    },
+    FunctionInfo {
         name: "cuGraphCreate",
         chapter: "graph",
         class: Class::Inline,
         group: "graph",
         audit: "object",
         opcode: 336,
+    },
+    FunctionInfo {
+        name: "cuGraphDebugDotPrint",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuGraphDestroy",
@@ -926,6 +1161,62 @@ pub static FUNCTIONS: [FunctionInfo; 290] = [
         opcode: 337,
     },
     FunctionInfo {
+        name: "cuGraphDestroyNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 362,
+    },
+    FunctionInfo {
+        name: "cuGraphEventRecordNodeGetEvent",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphEventRecordNodeSetEvent",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphEventWaitNodeGetEvent",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphEventWaitNodeSetEvent",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecBatchMemOpNodeSetParams",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecChildGraphNodeSetParams",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuGraphExecDestroy",
         chapter: "graph",
         class: Class::Blocking,
@@ -934,11 +1225,155 @@ pub static FUNCTIONS: [FunctionInfo; 290] = [
         opcode: 342,
     },
     FunctionInfo {
+        name: "cuGraphExecEventRecordNodeSetEvent",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecEventWaitNodeSetEvent",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecGetFlags",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 371,
+    },
+    FunctionInfo {
+        name: "cuGraphExecGetId",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 372,
+    },
+    FunctionInfo {
+        name: "cuGraphExecHostNodeSetParams",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecKernelNodeSetParams",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecKernelNodeSetParams_v2",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecMemcpyNodeSetParams",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecMemsetNodeSetParams",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecNodeSetParams",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecUpdate",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphExecUpdate_v2",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 368,
+    },
+    FunctionInfo {
+        name: "cuGraphGetEdges",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphGetEdges_v2",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphGetId",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 344,
+    },
+    FunctionInfo {
         name: "cuGraphGetNodes",
         chapter: "graph",
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphGetRootNodes",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphHostNodeGetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphHostNodeSetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
         opcode: 0,
     },
     FunctionInfo {
@@ -974,6 +1409,62 @@ pub static FUNCTIONS: [FunctionInfo; 290] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuGraphKernelNodeCopyAttributes",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 355,
+    },
+    FunctionInfo {
+        name: "cuGraphKernelNodeGetAttribute",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphKernelNodeGetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphKernelNodeGetParams_v2",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphKernelNodeSetAttribute",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphKernelNodeSetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphKernelNodeSetParams_v2",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuGraphLaunch",
         chapter: "graph",
         class: Class::Async,
@@ -982,12 +1473,164 @@ pub static FUNCTIONS: [FunctionInfo; 290] = [
         opcode: 340,
     },
     FunctionInfo {
+        name: "cuGraphMemcpyNodeGetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphMemcpyNodeSetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphMemsetNodeGetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphMemsetNodeSetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeFindInClone",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 361,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetContainingGraph",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 359,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetDependencies",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetDependencies_v2",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetDependentNodes",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetDependentNodes_v2",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetEnabled",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 369,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetLocalId",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 357,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetToolsId",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 358,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeGetType",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 356,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeSetEnabled",
+        chapter: "exec",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 370,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeSetParams",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphNodeSetParams_v2",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuGraphReleaseUserObject",
         chapter: "object",
         class: Class::Blocking,
         group: "graph",
         audit: "object",
         opcode: 388,
+    },
+    FunctionInfo {
+        name: "cuGraphRemoveDependencies",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuGraphRemoveDependencies_v2",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuGraphRetainUserObject",
@@ -2534,6 +3177,14 @@ pub static FUNCTIONS: [FunctionInfo; 290] = [
         opcode: 3,
     },
     FunctionInfo {
+        name: "vgpuEdges",
+        chapter: "graph",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 345,
+    },
+    FunctionInfo {
         name: "vgpuInstantiate",
         chapter: "graph",
         class: Class::Blocking,
@@ -2574,6 +3225,22 @@ pub static FUNCTIONS: [FunctionInfo; 290] = [
         opcode: 77,
     },
     FunctionInfo {
+        name: "vgpuNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "query",
+        opcode: 353,
+    },
+    FunctionInfo {
+        name: "vgpuNodeAttribute",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 354,
+    },
+    FunctionInfo {
         name: "vgpuNop",
         chapter: "session",
         class: Class::Inline,
@@ -2596,6 +3263,14 @@ pub static FUNCTIONS: [FunctionInfo; 290] = [
         group: "memory",
         audit: "copy",
         opcode: 166,
+    },
+    FunctionInfo {
+        name: "vgpuSetNode",
+        chapter: "node",
+        class: Class::Blocking,
+        group: "graph",
+        audit: "object",
+        opcode: 352,
     },
     FunctionInfo {
         name: "vgpuSnapshot",
@@ -2748,6 +3423,25 @@ pub static OPCODES: &[(u16, Function)] = &[
     (340, Function::cuGraphLaunch),
     (341, Function::cuGraphUpload),
     (342, Function::cuGraphExecDestroy),
+    (343, Function::cuGraphClone),
+    (344, Function::cuGraphGetId),
+    (345, Function::vgpuEdges),
+    (352, Function::vgpuSetNode),
+    (353, Function::vgpuNode),
+    (354, Function::vgpuNodeAttribute),
+    (355, Function::cuGraphKernelNodeCopyAttributes),
+    (356, Function::cuGraphNodeGetType),
+    (357, Function::cuGraphNodeGetLocalId),
+    (358, Function::cuGraphNodeGetToolsId),
+    (359, Function::cuGraphNodeGetContainingGraph),
+    (360, Function::cuGraphChildGraphNodeGetGraph),
+    (361, Function::cuGraphNodeFindInClone),
+    (362, Function::cuGraphDestroyNode),
+    (368, Function::cuGraphExecUpdate_v2),
+    (369, Function::cuGraphNodeGetEnabled),
+    (370, Function::cuGraphNodeSetEnabled),
+    (371, Function::cuGraphExecGetFlags),
+    (372, Function::cuGraphExecGetId),
     (384, Function::cuUserObjectCreate),
     (385, Function::cuUserObjectRetain),
     (386, Function::cuUserObjectRelease),

@@ -84,6 +84,22 @@ pub fn destructor(session: &Session, context: u16, callback: u64) -> Registered 
     Registered(keep(session, context, callback, false))
 }
 
+/// The number that the client knows a function by.
+pub fn callback_of(number: usize) -> Option<u64> {
+    calls().get(&number).map(|call| call.callback)
+}
+
+/// Ends a function once what is on a stream now is done.
+pub fn end_after(session: &Session, stream: usize, number: usize) {
+    let data = core::ptr::without_provenance_mut(number);
+    // SAFETY: the trampoline takes any number, at any time.
+    let enqueued = unsafe { session.driver().launch_host(stream, Some(forget), data) };
+    if let Err(status) = enqueued {
+        // It stays as long as the session does.
+        tracing::debug!(?status, number, "host function outlives its graph");
+    }
+}
+
 /// Whether a function may still be called.
 pub fn is_waiting(number: usize) -> bool {
     calls().contains_key(&number)

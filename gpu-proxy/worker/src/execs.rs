@@ -12,10 +12,19 @@ use crate::callbacks;
 /// Executable graphs and user objects of a session.
 #[derive(Debug, Default)]
 pub struct Execs {
-    /// Numbers of the host functions that were put into an executable graph, by the driver's object.
-    callbacks: HashMap<usize, Vec<usize>>,
+    /// By the driver's object, those that host functions were put into.
+    execs: HashMap<usize, Exec>,
     /// User objects, by handle.
     objects: HashMap<u64, Owned>,
+}
+
+/// An executable graph that host functions were put into.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Exec {
+    /// Their numbers.
+    pub callbacks: Vec<usize>,
+    /// The stream of the last launch: its handle, and the driver's object.
+    pub last: Option<(u64, usize)>,
 }
 
 #[derive(Debug)]
@@ -29,12 +38,20 @@ struct Owned {
 impl Execs {
     /// A host function was put into an executable graph, and stays until that is destroyed.
     pub fn keep(&mut self, exec: usize, callback: usize) {
-        self.callbacks.entry(exec).or_default().push(callback);
+        let exec = self.execs.entry(exec).or_default();
+        exec.callbacks.push(callback);
     }
 
-    /// An executable graph is destroyed: the host functions that were put into it.
-    pub fn destroyed(&mut self, exec: usize) -> Vec<usize> {
-        self.callbacks.remove(&exec).unwrap_or_default()
+    /// An executable graph was launched.
+    pub fn launched(&mut self, exec: usize, stream: (u64, usize)) {
+        if let Some(exec) = self.execs.get_mut(&exec) {
+            exec.last = Some(stream);
+        }
+    }
+
+    /// An executable graph is destroyed.
+    pub fn destroyed(&mut self, exec: usize) -> Exec {
+        self.execs.remove(&exec).unwrap_or_default()
     }
 
     /// User objects that have ended since the last time: their handles name nothing any more.
@@ -106,7 +123,11 @@ mod tests {
         execs.keep(1, 10);
         execs.keep(1, 11);
         execs.keep(2, 12);
-        assert_eq!(execs.destroyed(1), [10, 11]);
-        assert!(execs.destroyed(1).is_empty());
+        execs.launched(1, (7, 8));
+        execs.launched(3, (7, 8));
+        let gone = execs.destroyed(1);
+        assert_eq!((gone.callbacks, gone.last), (vec![10, 11], Some((7, 8))));
+        assert_eq!(execs.destroyed(1), Exec::default());
+        assert_eq!(execs.destroyed(3), Exec::default());
     }
 }

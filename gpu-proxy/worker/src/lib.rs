@@ -21,6 +21,7 @@ pub mod dispatcher;
 pub mod driver;
 pub mod errors;
 pub mod execs;
+pub mod fences;
 pub mod frame;
 pub mod generated;
 pub mod graphs;

@@ -28,7 +28,7 @@ use crate::api::linker::Links;
 use crate::arrays::Arrays;
 use crate::captures::Captures;
 use crate::contexts::{ContextKey, Contexts};
-use crate::credits::{CreditCounts, Fences, StreamKey};
+use crate::credits::{CreditCounts, StreamKey};
 use crate::driver::{Driver, Table};
 use crate::errors::{Violation, handle_error, is_sticky};
 use crate::execs::Execs;
@@ -282,6 +282,14 @@ impl Session {
     /// As there.
     pub fn name(&self, kind: Kind, pointer: usize, parent: u64) -> Result<u64, CUresult> {
         lock(&self.graphs).name(kind, pointer, parent)
+    }
+
+    /// The handle of a driver's object that the client has one for.
+    pub fn find(&self, kind: Kind, pointer: usize) -> Option<u64> {
+        let objects = lock(&self.objects);
+        let mut all = objects.iter(kind);
+        all.find(|(_, object)| object.pointer == pointer)
+            .map(|(handle, _)| handle.value())
     }
 
     /// The names of graphs and nodes, locked.
@@ -745,34 +753,6 @@ impl Session {
             self.return_credits(slot, back);
         }
         Ok(unfinished)
-    }
-}
-
-impl Fences for Session {
-    fn record(&self, stream: &StreamKey) -> Result<usize, CUresult> {
-        let _gate = self.captures.hold();
-        if self.captures.includes(stream.stream, self.driver())? {
-            // What was captured is not pending, and this event would be.
-            return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-        }
-        let event = self.contexts.event(stream.context, self.driver())?;
-        self.driver().record_event(event, stream.stream)?;
-        Ok(event)
-    }
-
-    fn is_over(&self, event: usize) -> bool {
-        let asked = || self.driver().query_event(event);
-        self.captures.relaxed(self.driver(), asked) != Err(CUresult::CUDA_ERROR_NOT_READY)
-    }
-
-    fn wait(&self, event: usize) {
-        let wait = || self.driver().synchronize_event(event);
-        // A failure means that the work is over, too; the next call on the context reports it.
-        let _ = self.captures.relaxed(self.driver(), wait);
-    }
-
-    fn recycle(&self, context: ContextKey, event: usize) {
-        self.contexts.recycle(context, event);
     }
 }
 

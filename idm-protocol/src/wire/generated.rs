@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0xf1ee86996bd11560;
+pub const TABLE_HASH: u64 = 0x738140c2953b1408;
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -2090,6 +2090,402 @@ const _: () = assert!(size_of::<CuGraphExecDestroy>() == 8);
 impl Request for CuGraphExecDestroy {
     const OPCODE: u16 = 342;
 }
+
+/// Request of `cuGraphClone`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphClone {
+    pub originalGraph: u64,
+}
+const _: () = assert!(size_of::<CuGraphClone>() == 8);
+
+impl Request for CuGraphClone {
+    const OPCODE: u16 = 343;
+}
+
+/// What comes back of [`CuGraphClone`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphCloneReply {
+    pub phGraphClone: u64,
+}
+const _: () = assert!(size_of::<CuGraphCloneReply>() == 8);
+
+/// Request of `cuGraphGetId`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphGetId {
+    pub hGraph: u64,
+}
+const _: () = assert!(size_of::<CuGraphGetId>() == 8);
+
+impl Request for CuGraphGetId {
+    const OPCODE: u16 = 344;
+}
+
+/// What comes back of [`CuGraphGetId`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphGetIdReply {
+    pub graphId: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphGetIdReply>() == 8);
+
+/// Request of `vgpuEdges`. The edges follow as a tail (wire::graph::Edge).
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuEdges {
+    pub graph: u64,
+    pub count: u32,
+    pub remove: u32,
+}
+const _: () = assert!(size_of::<VgpuEdges>() == 16);
+
+impl Request for VgpuEdges {
+    const OPCODE: u16 = 345;
+}
+
+/// Request of `vgpuSetNode`. action: wire::graph::action. kind: CUgraphNodeType. handle: of the child graph or the event, or the number of the host function. The tail: what the node comes after (wire::graph::Edge), then what it does (Kernel and its parameters, Copy, Fill, or count operations on words).
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuSetNode {
+    pub target: u64,
+    pub exec: u64,
+    pub context: u64,
+    pub handle: u64,
+    pub action: u32,
+    pub kind: u32,
+    pub before: u32,
+    pub count: u32,
+    pub flags: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuSetNode>() == 56);
+
+impl Request for VgpuSetNode {
+    const OPCODE: u16 = 352;
+}
+
+/// What comes back of [`VgpuSetNode`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuSetNodeReply {
+    pub node: u64,
+}
+const _: () = assert!(size_of::<VgpuSetNodeReply>() == 8);
+
+/// Request of `vgpuNode`. What the node does, as vgpuSetNode has it, in the side buffer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuNode {
+    pub node: u64,
+}
+const _: () = assert!(size_of::<VgpuNode>() == 8);
+
+impl Request for VgpuNode {
+    const OPCODE: u16 = 353;
+}
+
+/// What comes back of [`VgpuNode`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuNodeReply {
+    pub handle: u64,
+    pub context: u64,
+    pub kind: u32,
+    pub bytes: u32,
+    pub flags: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuNodeReply>() == 32);
+
+/// Request of `vgpuNodeAttribute`. An attribute of a kernel's node, to be set or told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuNodeAttribute {
+    pub node: u64,
+    pub value0: u64,
+    pub value1: u64,
+    pub value2: u64,
+    pub value3: u64,
+    pub value4: u64,
+    pub value5: u64,
+    pub value6: u64,
+    pub value7: u64,
+    pub attribute: u32,
+    pub set: u32,
+}
+const _: () = assert!(size_of::<VgpuNodeAttribute>() == 80);
+
+impl Request for VgpuNodeAttribute {
+    const OPCODE: u16 = 354;
+}
+
+/// What comes back of [`VgpuNodeAttribute`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuNodeAttributeReply {
+    pub value0: u64,
+    pub value1: u64,
+    pub value2: u64,
+    pub value3: u64,
+    pub value4: u64,
+    pub value5: u64,
+    pub value6: u64,
+    pub value7: u64,
+}
+const _: () = assert!(size_of::<VgpuNodeAttributeReply>() == 64);
+
+/// Request of `cuGraphKernelNodeCopyAttributes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphKernelNodeCopyAttributes {
+    pub dst: u64,
+    pub src: u64,
+}
+const _: () = assert!(size_of::<CuGraphKernelNodeCopyAttributes>() == 16);
+
+impl Request for CuGraphKernelNodeCopyAttributes {
+    const OPCODE: u16 = 355;
+}
+
+/// Request of `cuGraphNodeGetType`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetType {
+    pub hNode: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetType>() == 8);
+
+impl Request for CuGraphNodeGetType {
+    const OPCODE: u16 = 356;
+}
+
+/// What comes back of [`CuGraphNodeGetType`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetTypeReply {
+    pub type_: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetTypeReply>() == 8);
+
+/// Request of `cuGraphNodeGetLocalId`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetLocalId {
+    pub hNode: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetLocalId>() == 8);
+
+impl Request for CuGraphNodeGetLocalId {
+    const OPCODE: u16 = 357;
+}
+
+/// What comes back of [`CuGraphNodeGetLocalId`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetLocalIdReply {
+    pub nodeId: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetLocalIdReply>() == 8);
+
+/// Request of `cuGraphNodeGetToolsId`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetToolsId {
+    pub hNode: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetToolsId>() == 8);
+
+impl Request for CuGraphNodeGetToolsId {
+    const OPCODE: u16 = 358;
+}
+
+/// What comes back of [`CuGraphNodeGetToolsId`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetToolsIdReply {
+    pub nodeId: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetToolsIdReply>() == 8);
+
+/// Request of `cuGraphNodeGetContainingGraph`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetContainingGraph {
+    pub hNode: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetContainingGraph>() == 8);
+
+impl Request for CuGraphNodeGetContainingGraph {
+    const OPCODE: u16 = 359;
+}
+
+/// What comes back of [`CuGraphNodeGetContainingGraph`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetContainingGraphReply {
+    pub phGraph: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetContainingGraphReply>() == 8);
+
+/// Request of `cuGraphChildGraphNodeGetGraph`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphChildGraphNodeGetGraph {
+    pub hNode: u64,
+}
+const _: () = assert!(size_of::<CuGraphChildGraphNodeGetGraph>() == 8);
+
+impl Request for CuGraphChildGraphNodeGetGraph {
+    const OPCODE: u16 = 360;
+}
+
+/// What comes back of [`CuGraphChildGraphNodeGetGraph`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphChildGraphNodeGetGraphReply {
+    pub phGraph: u64,
+}
+const _: () = assert!(size_of::<CuGraphChildGraphNodeGetGraphReply>() == 8);
+
+/// Request of `cuGraphNodeFindInClone`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeFindInClone {
+    pub hOriginalNode: u64,
+    pub hClonedGraph: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeFindInClone>() == 16);
+
+impl Request for CuGraphNodeFindInClone {
+    const OPCODE: u16 = 361;
+}
+
+/// What comes back of [`CuGraphNodeFindInClone`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeFindInCloneReply {
+    pub phNode: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeFindInCloneReply>() == 8);
+
+/// Request of `cuGraphDestroyNode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphDestroyNode {
+    pub hNode: u64,
+}
+const _: () = assert!(size_of::<CuGraphDestroyNode>() == 8);
+
+impl Request for CuGraphDestroyNode {
+    const OPCODE: u16 = 362;
+}
+
+/// Request of `cuGraphExecUpdate_v2`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphExecUpdateV2 {
+    pub exec: u64,
+    pub graph: u64,
+}
+const _: () = assert!(size_of::<CuGraphExecUpdateV2>() == 16);
+
+impl Request for CuGraphExecUpdateV2 {
+    const OPCODE: u16 = 368;
+}
+
+/// What comes back of [`CuGraphExecUpdateV2`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphExecUpdateV2Reply {
+    pub node: u64,
+    pub from: u64,
+    pub result: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphExecUpdateV2Reply>() == 24);
+
+/// Request of `cuGraphNodeGetEnabled`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetEnabled {
+    pub hGraphExec: u64,
+    pub hNode: u64,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetEnabled>() == 16);
+
+impl Request for CuGraphNodeGetEnabled {
+    const OPCODE: u16 = 369;
+}
+
+/// What comes back of [`CuGraphNodeGetEnabled`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeGetEnabledReply {
+    pub isEnabled: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphNodeGetEnabledReply>() == 8);
+
+/// Request of `cuGraphNodeSetEnabled`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphNodeSetEnabled {
+    pub hGraphExec: u64,
+    pub hNode: u64,
+    pub isEnabled: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphNodeSetEnabled>() == 24);
+
+impl Request for CuGraphNodeSetEnabled {
+    const OPCODE: u16 = 370;
+}
+
+/// Request of `cuGraphExecGetFlags`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphExecGetFlags {
+    pub hGraphExec: u64,
+}
+const _: () = assert!(size_of::<CuGraphExecGetFlags>() == 8);
+
+impl Request for CuGraphExecGetFlags {
+    const OPCODE: u16 = 371;
+}
+
+/// What comes back of [`CuGraphExecGetFlags`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphExecGetFlagsReply {
+    pub flags: u64,
+}
+const _: () = assert!(size_of::<CuGraphExecGetFlagsReply>() == 8);
+
+/// Request of `cuGraphExecGetId`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphExecGetId {
+    pub hGraphExec: u64,
+}
+const _: () = assert!(size_of::<CuGraphExecGetId>() == 8);
+
+impl Request for CuGraphExecGetId {
+    const OPCODE: u16 = 372;
+}
+
+/// What comes back of [`CuGraphExecGetId`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphExecGetIdReply {
+    pub graphId: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphExecGetIdReply>() == 8);
 
 /// Request of `cuUserObjectCreate`. The object's end names the callback, once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]

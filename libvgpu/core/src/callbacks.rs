@@ -92,6 +92,21 @@ impl Callbacks {
         waiting.work.remove(&number).map(|(work, _)| work)
     }
 
+    /// The host function of a graph's node, and its data.
+    pub(crate) fn host_function(
+        &self,
+        number: u64,
+    ) -> Outcome<(unsafe extern "C" fn(*mut c_void), *mut c_void)> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match waiting.work.get(&number) {
+            Some((Work::HostFunction(function), data)) => {
+                Ok((*function, std::ptr::with_exposed_provenance_mut(*data)))
+            }
+            // A node that moves the bytes of a captured copy: it has no function of the program's.
+            _ => Err(CUresult::CUDA_ERROR_NOT_SUPPORTED),
+        }
+    }
+
     /// A graph that needed this number is gone.
     fn release(&self, session: &Session, number: u64) {
         if let Some(Work::Move { piece, .. }) = self.take(number)

@@ -23,6 +23,7 @@ use idm_protocol::wait::{Liveness, Patience};
 use idm_protocol::window::{Arena, CANDIDATES, WINDOW_BYTES, reserve_candidates};
 use idm_protocol::wire::{self, snapshot};
 
+use crate::api::node::Told;
 use crate::api::texture::ImageObject;
 use crate::call::Outcome;
 use crate::callbacks::Callbacks;
@@ -64,6 +65,8 @@ pub(crate) struct Session {
     pub(crate) printing: Mutex<()>,
     /// Addresses of pinned memory that graphs needed and no graph needs any more.
     pub(crate) unused: Mutex<Vec<u64>>,
+    /// Lists that the program was told of nodes, by handle.
+    pub(crate) told: Mutex<HashMap<u64, Told>>,
     /// Stream captures.
     pub(crate) captures: Captures,
     /// Length of each piece handed out, by address.
@@ -220,6 +223,7 @@ impl Session {
             callbacks: Callbacks::new(callback_end),
             printing: Mutex::default(),
             captures: Captures::default(),
+            told: Mutex::default(),
             unused: Mutex::default(),
             pinned: Mutex::default(),
             images: Mutex::default(),

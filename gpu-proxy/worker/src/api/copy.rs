@@ -16,12 +16,12 @@ const MOST_DOWN: u64 = 2 << 30;
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
 /// One side, as a record names it.
-struct Side {
-    kind: u32,
-    place: u64,
-    at: [u64; 3],
-    pitch: u64,
-    height: u64,
+pub(super) struct Side {
+    pub(super) kind: u32,
+    pub(super) place: u64,
+    pub(super) at: [u64; 3],
+    pub(super) pitch: u64,
+    pub(super) height: u64,
 }
 
 /// Copies a box.
@@ -120,7 +120,7 @@ fn packed(address: u64, [width, height, _]: [u64; 3]) -> Result<Corner, CUresult
     })
 }
 
-fn corner(session: &Session, side: &Side, extent: [u64; 3]) -> Result<Corner, Refusal> {
+pub(super) fn corner(session: &Session, side: &Side, extent: [u64; 3]) -> Result<Corner, Refusal> {
     let [x, y, z] = side.at;
     let at = [size(x)?, size(y)?, size(z)?];
     let kind = match side.kind {
@@ -175,7 +175,7 @@ fn touched(side: &Side, [width, height, depth]: [u64; 3]) -> Option<(u64, u64)> 
     Some((offset, length))
 }
 
-fn size(n: u64) -> Result<usize, CUresult> {
+pub(super) fn size(n: u64) -> Result<usize, CUresult> {
     usize::try_from(n).map_err(|_| INVALID)
 }
 

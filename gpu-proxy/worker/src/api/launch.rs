@@ -90,7 +90,7 @@ pub(super) fn attributes(listed: &[u8]) -> Result<Vec<CUlaunchAttribute>, Refusa
     Ok(attributes)
 }
 
-const fn is_plain(id: CUlaunchAttributeID) -> bool {
+pub(super) const fn is_plain(id: CUlaunchAttributeID) -> bool {
     matches!(
         id,
         CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE

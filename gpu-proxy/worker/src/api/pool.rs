@@ -39,6 +39,8 @@ pub fn cuMemAllocFromPoolAsync(
         pool: session.pools().driver(request.pool)?,
         charged,
     };
+    // A graph that allocates would have to be paid for with each launch.
+    let _gate = super::memory::private(session, stream)?;
     let address = share.allocate(session, bytes, stream)?;
     let driver = session.driver();
     let kept = share
@@ -157,6 +159,7 @@ pub fn cuMemFreeAsync(
     frame: &mut Frame<'_>,
 ) -> Outcome {
     let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
+    let _gate = super::memory::private(session, stream)?;
     // First the range: once the driver has the address back, another lane may be given it.
     let range = super::memory::take_range(session, request.address, |place| {
         matches!(place, Place::Device { .. } | Place::Pooled { .. })

@@ -76,6 +76,38 @@ impl Corner {
     }
 }
 
+/// A copy of a box, as the driver takes it.
+pub(super) fn copy_of(to: &Corner, from: &Corner, extent: [usize; 3]) -> CUDA_MEMCPY3D {
+    let [width, height, depth] = extent;
+    CUDA_MEMCPY3D {
+        srcXInBytes: from.at[0],
+        srcY: from.at[1],
+        srcZ: from.at[2],
+        srcLOD: 0,
+        srcMemoryType: from.kind,
+        srcHost: from.host() as *const c_void,
+        srcDevice: from.device(),
+        srcArray: from.array(),
+        reserved0: core::ptr::null_mut(),
+        srcPitch: from.pitch,
+        srcHeight: from.height,
+        dstXInBytes: to.at[0],
+        dstY: to.at[1],
+        dstZ: to.at[2],
+        dstLOD: 0,
+        dstMemoryType: to.kind,
+        dstHost: to.host() as *mut c_void,
+        dstDevice: to.device(),
+        dstArray: to.array(),
+        reserved1: core::ptr::null_mut(),
+        dstPitch: to.pitch,
+        dstHeight: to.height,
+        WidthInBytes: width,
+        Height: height,
+        Depth: depth,
+    }
+}
+
 impl Table {
     pub(crate) fn create_array(&self, shape: &ArrayShape) -> Result<usize> {
         let function = self.cuArray3DCreate_v2()?;
@@ -125,34 +157,7 @@ impl Table {
         stream: usize,
     ) -> Result<()> {
         let function = self.cuMemcpy3DAsync_v2()?;
-        let [width, height, depth] = extent;
-        let copy = CUDA_MEMCPY3D {
-            srcXInBytes: from.at[0],
-            srcY: from.at[1],
-            srcZ: from.at[2],
-            srcLOD: 0,
-            srcMemoryType: from.kind,
-            srcHost: from.host() as *const c_void,
-            srcDevice: from.device(),
-            srcArray: from.array(),
-            reserved0: core::ptr::null_mut(),
-            srcPitch: from.pitch,
-            srcHeight: from.height,
-            dstXInBytes: to.at[0],
-            dstY: to.at[1],
-            dstZ: to.at[2],
-            dstLOD: 0,
-            dstMemoryType: to.kind,
-            dstHost: to.host() as *mut c_void,
-            dstDevice: to.device(),
-            dstArray: to.array(),
-            reserved1: core::ptr::null_mut(),
-            dstPitch: to.pitch,
-            dstHeight: to.height,
-            WidthInBytes: width,
-            Height: height,
-            Depth: depth,
-        };
+        let copy = copy_of(to, from, extent);
         // SAFETY: the caller has checked both sides; arrays are ours and the driver knows their bounds.
         ok(unsafe { function(&raw const copy, stream as CUstream) })
     }

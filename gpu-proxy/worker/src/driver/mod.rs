@@ -9,6 +9,7 @@ mod code;
 mod graph;
 mod image;
 mod link;
+mod node;
 mod pool;
 mod vmm;
 
@@ -16,6 +17,7 @@ pub use calls::{JitOptions, Launch};
 pub use graph::{CaptureInfo, Edges};
 pub use image::{ArrayShape, Corner};
 pub use link::{Input, Link};
+pub use node::NodeParams;
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;

@@ -506,6 +506,82 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuGraphExecDestroy>()?;
             api::graph::cuGraphExecDestroy(session, &request, frame)
         }
+        343 => {
+            let request = frame.request::<wire::CuGraphClone>()?;
+            api::graph::cuGraphClone(session, &request, frame)
+        }
+        344 => {
+            let request = frame.request::<wire::CuGraphGetId>()?;
+            cuGraphGetId(session, &request, frame)
+        }
+        345 => {
+            let request = frame.request::<wire::VgpuEdges>()?;
+            api::graph::vgpuEdges(session, &request, frame)
+        }
+        352 => {
+            let request = frame.request::<wire::VgpuSetNode>()?;
+            api::node::vgpuSetNode(session, &request, frame)
+        }
+        353 => {
+            let request = frame.request::<wire::VgpuNode>()?;
+            api::node::vgpuNode(session, &request, frame)
+        }
+        354 => {
+            let request = frame.request::<wire::VgpuNodeAttribute>()?;
+            api::node::vgpuNodeAttribute(session, &request, frame)
+        }
+        355 => {
+            let request = frame.request::<wire::CuGraphKernelNodeCopyAttributes>()?;
+            cuGraphKernelNodeCopyAttributes(session, &request, frame)
+        }
+        356 => {
+            let request = frame.request::<wire::CuGraphNodeGetType>()?;
+            cuGraphNodeGetType(session, &request, frame)
+        }
+        357 => {
+            let request = frame.request::<wire::CuGraphNodeGetLocalId>()?;
+            cuGraphNodeGetLocalId(session, &request, frame)
+        }
+        358 => {
+            let request = frame.request::<wire::CuGraphNodeGetToolsId>()?;
+            cuGraphNodeGetToolsId(session, &request, frame)
+        }
+        359 => {
+            let request = frame.request::<wire::CuGraphNodeGetContainingGraph>()?;
+            api::node::cuGraphNodeGetContainingGraph(session, &request, frame)
+        }
+        360 => {
+            let request = frame.request::<wire::CuGraphChildGraphNodeGetGraph>()?;
+            api::node::cuGraphChildGraphNodeGetGraph(session, &request, frame)
+        }
+        361 => {
+            let request = frame.request::<wire::CuGraphNodeFindInClone>()?;
+            api::node::cuGraphNodeFindInClone(session, &request, frame)
+        }
+        362 => {
+            let request = frame.request::<wire::CuGraphDestroyNode>()?;
+            cuGraphDestroyNode(session, &request, frame)
+        }
+        368 => {
+            let request = frame.request::<wire::CuGraphExecUpdateV2>()?;
+            api::exec::cuGraphExecUpdate_v2(session, &request, frame)
+        }
+        369 => {
+            let request = frame.request::<wire::CuGraphNodeGetEnabled>()?;
+            cuGraphNodeGetEnabled(session, &request, frame)
+        }
+        370 => {
+            let request = frame.request::<wire::CuGraphNodeSetEnabled>()?;
+            cuGraphNodeSetEnabled(session, &request, frame)
+        }
+        371 => {
+            let request = frame.request::<wire::CuGraphExecGetFlags>()?;
+            cuGraphExecGetFlags(session, &request, frame)
+        }
+        372 => {
+            let request = frame.request::<wire::CuGraphExecGetId>()?;
+            cuGraphExecGetId(session, &request, frame)
+        }
         384 => {
             let request = frame.request::<wire::CuUserObjectCreate>()?;
             api::object::cuUserObjectCreate(session, &request, frame)
@@ -1174,5 +1250,175 @@ fn cuGraphUpload(
     // SAFETY: handles were resolved from the client's own table and pointers are to locals.
     let status = unsafe { function(hGraph as CUgraphExec, hStream as CUstream) };
     session.checked(status)?;
+    Ok(())
+}
+
+fn cuGraphGetId(session: &Session, request: &wire::CuGraphGetId, frame: &mut Frame<'_>) -> Outcome {
+    let function = session.driver().cuGraphGetId()?;
+    let hGraph = session.resolve(frame, Kind::GRAPH, request.hGraph)?;
+    let mut graphId = <c_uint>::default();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hGraph as CUgraph, &raw mut graphId) };
+    session.checked(status)?;
+    frame.reply(&wire::CuGraphGetIdReply {
+        graphId: graphId,
+        reserved: 0,
+    });
+    Ok(())
+}
+
+fn cuGraphKernelNodeCopyAttributes(
+    session: &Session,
+    request: &wire::CuGraphKernelNodeCopyAttributes,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphKernelNodeCopyAttributes()?;
+    let dst = session.resolve(frame, Kind::GRAPH_NODE, request.dst)?;
+    let src = session.resolve(frame, Kind::GRAPH_NODE, request.src)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(dst as CUgraphNode, src as CUgraphNode) };
+    session.checked(status)?;
+    Ok(())
+}
+
+fn cuGraphNodeGetType(
+    session: &Session,
+    request: &wire::CuGraphNodeGetType,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphNodeGetType()?;
+    let hNode = session.resolve(frame, Kind::GRAPH_NODE, request.hNode)?;
+    let mut type_ = <CUgraphNodeType>::default();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hNode as CUgraphNode, &raw mut type_) };
+    session.checked(status)?;
+    frame.reply(&wire::CuGraphNodeGetTypeReply {
+        type_: type_.0,
+        reserved: 0,
+    });
+    Ok(())
+}
+
+fn cuGraphNodeGetLocalId(
+    session: &Session,
+    request: &wire::CuGraphNodeGetLocalId,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphNodeGetLocalId()?;
+    let hNode = session.resolve(frame, Kind::GRAPH_NODE, request.hNode)?;
+    let mut nodeId = <c_uint>::default();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hNode as CUgraphNode, &raw mut nodeId) };
+    session.checked(status)?;
+    frame.reply(&wire::CuGraphNodeGetLocalIdReply {
+        nodeId: nodeId,
+        reserved: 0,
+    });
+    Ok(())
+}
+
+fn cuGraphNodeGetToolsId(
+    session: &Session,
+    request: &wire::CuGraphNodeGetToolsId,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphNodeGetToolsId()?;
+    let hNode = session.resolve(frame, Kind::GRAPH_NODE, request.hNode)?;
+    let mut nodeId = <u64>::default();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hNode as CUgraphNode, &raw mut nodeId) };
+    session.checked(status)?;
+    frame.reply(&wire::CuGraphNodeGetToolsIdReply { nodeId: nodeId });
+    Ok(())
+}
+
+fn cuGraphDestroyNode(
+    session: &Session,
+    request: &wire::CuGraphDestroyNode,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphDestroyNode()?;
+    let hNode = session.take(frame, Kind::GRAPH_NODE, request.hNode)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hNode as CUgraphNode) };
+    session.checked(status)?;
+    Ok(())
+}
+
+fn cuGraphNodeGetEnabled(
+    session: &Session,
+    request: &wire::CuGraphNodeGetEnabled,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphNodeGetEnabled()?;
+    let hGraphExec = session.resolve(frame, Kind::GRAPH_EXEC, request.hGraphExec)?;
+    let hNode = session.resolve(frame, Kind::GRAPH_NODE, request.hNode)?;
+    let mut isEnabled = <c_uint>::default();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe {
+        function(
+            hGraphExec as CUgraphExec,
+            hNode as CUgraphNode,
+            &raw mut isEnabled,
+        )
+    };
+    session.checked(status)?;
+    frame.reply(&wire::CuGraphNodeGetEnabledReply {
+        isEnabled: isEnabled,
+        reserved: 0,
+    });
+    Ok(())
+}
+
+fn cuGraphNodeSetEnabled(
+    session: &Session,
+    request: &wire::CuGraphNodeSetEnabled,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphNodeSetEnabled()?;
+    let hGraphExec = session.resolve(frame, Kind::GRAPH_EXEC, request.hGraphExec)?;
+    let hNode = session.resolve(frame, Kind::GRAPH_NODE, request.hNode)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe {
+        function(
+            hGraphExec as CUgraphExec,
+            hNode as CUgraphNode,
+            request.isEnabled,
+        )
+    };
+    session.checked(status)?;
+    Ok(())
+}
+
+fn cuGraphExecGetFlags(
+    session: &Session,
+    request: &wire::CuGraphExecGetFlags,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphExecGetFlags()?;
+    let hGraphExec = session.resolve(frame, Kind::GRAPH_EXEC, request.hGraphExec)?;
+    let mut flags = <u64>::default();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hGraphExec as CUgraphExec, &raw mut flags) };
+    session.checked(status)?;
+    frame.reply(&wire::CuGraphExecGetFlagsReply { flags: flags });
+    Ok(())
+}
+
+fn cuGraphExecGetId(
+    session: &Session,
+    request: &wire::CuGraphExecGetId,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuGraphExecGetId()?;
+    let hGraphExec = session.resolve(frame, Kind::GRAPH_EXEC, request.hGraphExec)?;
+    let mut graphId = <c_uint>::default();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hGraphExec as CUgraphExec, &raw mut graphId) };
+    session.checked(status)?;
+    frame.reply(&wire::CuGraphExecGetIdReply {
+        graphId: graphId,
+        reserved: 0,
+    });
     Ok(())
 }

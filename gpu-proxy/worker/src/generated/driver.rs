@@ -87,16 +87,87 @@ pub struct Table {
     cuGetExportTable: Option<sig::cuGetExportTable>,
     cuGetProcAddress: Option<sig::cuGetProcAddress>,
     cuGetProcAddress_v2: Option<sig::cuGetProcAddress_v2>,
+    cuGraphAddBatchMemOpNode: Option<sig::cuGraphAddBatchMemOpNode>,
+    cuGraphAddChildGraphNode: Option<sig::cuGraphAddChildGraphNode>,
+    cuGraphAddDependencies: Option<sig::cuGraphAddDependencies>,
+    cuGraphAddDependencies_v2: Option<sig::cuGraphAddDependencies_v2>,
+    cuGraphAddEmptyNode: Option<sig::cuGraphAddEmptyNode>,
+    cuGraphAddEventRecordNode: Option<sig::cuGraphAddEventRecordNode>,
+    cuGraphAddEventWaitNode: Option<sig::cuGraphAddEventWaitNode>,
+    cuGraphAddHostNode: Option<sig::cuGraphAddHostNode>,
+    cuGraphAddKernelNode: Option<sig::cuGraphAddKernelNode>,
+    cuGraphAddKernelNode_v2: Option<sig::cuGraphAddKernelNode_v2>,
+    cuGraphAddMemcpyNode: Option<sig::cuGraphAddMemcpyNode>,
+    cuGraphAddMemsetNode: Option<sig::cuGraphAddMemsetNode>,
+    cuGraphAddNode: Option<sig::cuGraphAddNode>,
+    cuGraphAddNode_v2: Option<sig::cuGraphAddNode_v2>,
+    cuGraphAddNode_v3: Option<sig::cuGraphAddNode_v3>,
+    cuGraphBatchMemOpNodeGetParams: Option<sig::cuGraphBatchMemOpNodeGetParams>,
+    cuGraphBatchMemOpNodeSetParams: Option<sig::cuGraphBatchMemOpNodeSetParams>,
+    cuGraphChildGraphNodeGetGraph: Option<sig::cuGraphChildGraphNodeGetGraph>,
+    cuGraphClone: Option<sig::cuGraphClone>,
     cuGraphCreate: Option<sig::cuGraphCreate>,
+    cuGraphDebugDotPrint: Option<sig::cuGraphDebugDotPrint>,
     cuGraphDestroy: Option<sig::cuGraphDestroy>,
+    cuGraphDestroyNode: Option<sig::cuGraphDestroyNode>,
+    cuGraphEventRecordNodeGetEvent: Option<sig::cuGraphEventRecordNodeGetEvent>,
+    cuGraphEventRecordNodeSetEvent: Option<sig::cuGraphEventRecordNodeSetEvent>,
+    cuGraphEventWaitNodeGetEvent: Option<sig::cuGraphEventWaitNodeGetEvent>,
+    cuGraphEventWaitNodeSetEvent: Option<sig::cuGraphEventWaitNodeSetEvent>,
+    cuGraphExecBatchMemOpNodeSetParams: Option<sig::cuGraphExecBatchMemOpNodeSetParams>,
+    cuGraphExecChildGraphNodeSetParams: Option<sig::cuGraphExecChildGraphNodeSetParams>,
     cuGraphExecDestroy: Option<sig::cuGraphExecDestroy>,
+    cuGraphExecEventRecordNodeSetEvent: Option<sig::cuGraphExecEventRecordNodeSetEvent>,
+    cuGraphExecEventWaitNodeSetEvent: Option<sig::cuGraphExecEventWaitNodeSetEvent>,
+    cuGraphExecGetFlags: Option<sig::cuGraphExecGetFlags>,
+    cuGraphExecGetId: Option<sig::cuGraphExecGetId>,
+    cuGraphExecHostNodeSetParams: Option<sig::cuGraphExecHostNodeSetParams>,
+    cuGraphExecKernelNodeSetParams: Option<sig::cuGraphExecKernelNodeSetParams>,
+    cuGraphExecKernelNodeSetParams_v2: Option<sig::cuGraphExecKernelNodeSetParams_v2>,
+    cuGraphExecMemcpyNodeSetParams: Option<sig::cuGraphExecMemcpyNodeSetParams>,
+    cuGraphExecMemsetNodeSetParams: Option<sig::cuGraphExecMemsetNodeSetParams>,
+    cuGraphExecNodeSetParams: Option<sig::cuGraphExecNodeSetParams>,
+    cuGraphExecUpdate: Option<sig::cuGraphExecUpdate>,
+    cuGraphExecUpdate_v2: Option<sig::cuGraphExecUpdate_v2>,
+    cuGraphGetEdges: Option<sig::cuGraphGetEdges>,
+    cuGraphGetEdges_v2: Option<sig::cuGraphGetEdges_v2>,
+    cuGraphGetId: Option<sig::cuGraphGetId>,
     cuGraphGetNodes: Option<sig::cuGraphGetNodes>,
+    cuGraphGetRootNodes: Option<sig::cuGraphGetRootNodes>,
+    cuGraphHostNodeGetParams: Option<sig::cuGraphHostNodeGetParams>,
+    cuGraphHostNodeSetParams: Option<sig::cuGraphHostNodeSetParams>,
     cuGraphInstantiate: Option<sig::cuGraphInstantiate>,
     cuGraphInstantiateWithFlags: Option<sig::cuGraphInstantiateWithFlags>,
     cuGraphInstantiateWithParams: Option<sig::cuGraphInstantiateWithParams>,
     cuGraphInstantiate_v2: Option<sig::cuGraphInstantiate_v2>,
+    cuGraphKernelNodeCopyAttributes: Option<sig::cuGraphKernelNodeCopyAttributes>,
+    cuGraphKernelNodeGetAttribute: Option<sig::cuGraphKernelNodeGetAttribute>,
+    cuGraphKernelNodeGetParams: Option<sig::cuGraphKernelNodeGetParams>,
+    cuGraphKernelNodeGetParams_v2: Option<sig::cuGraphKernelNodeGetParams_v2>,
+    cuGraphKernelNodeSetAttribute: Option<sig::cuGraphKernelNodeSetAttribute>,
+    cuGraphKernelNodeSetParams: Option<sig::cuGraphKernelNodeSetParams>,
+    cuGraphKernelNodeSetParams_v2: Option<sig::cuGraphKernelNodeSetParams_v2>,
     cuGraphLaunch: Option<sig::cuGraphLaunch>,
+    cuGraphMemcpyNodeGetParams: Option<sig::cuGraphMemcpyNodeGetParams>,
+    cuGraphMemcpyNodeSetParams: Option<sig::cuGraphMemcpyNodeSetParams>,
+    cuGraphMemsetNodeGetParams: Option<sig::cuGraphMemsetNodeGetParams>,
+    cuGraphMemsetNodeSetParams: Option<sig::cuGraphMemsetNodeSetParams>,
+    cuGraphNodeFindInClone: Option<sig::cuGraphNodeFindInClone>,
+    cuGraphNodeGetContainingGraph: Option<sig::cuGraphNodeGetContainingGraph>,
+    cuGraphNodeGetDependencies: Option<sig::cuGraphNodeGetDependencies>,
+    cuGraphNodeGetDependencies_v2: Option<sig::cuGraphNodeGetDependencies_v2>,
+    cuGraphNodeGetDependentNodes: Option<sig::cuGraphNodeGetDependentNodes>,
+    cuGraphNodeGetDependentNodes_v2: Option<sig::cuGraphNodeGetDependentNodes_v2>,
+    cuGraphNodeGetEnabled: Option<sig::cuGraphNodeGetEnabled>,
+    cuGraphNodeGetLocalId: Option<sig::cuGraphNodeGetLocalId>,
+    cuGraphNodeGetToolsId: Option<sig::cuGraphNodeGetToolsId>,
+    cuGraphNodeGetType: Option<sig::cuGraphNodeGetType>,
+    cuGraphNodeSetEnabled: Option<sig::cuGraphNodeSetEnabled>,
+    cuGraphNodeSetParams: Option<sig::cuGraphNodeSetParams>,
+    cuGraphNodeSetParams_v2: Option<sig::cuGraphNodeSetParams_v2>,
     cuGraphReleaseUserObject: Option<sig::cuGraphReleaseUserObject>,
+    cuGraphRemoveDependencies: Option<sig::cuGraphRemoveDependencies>,
+    cuGraphRemoveDependencies_v2: Option<sig::cuGraphRemoveDependencies_v2>,
     cuGraphRetainUserObject: Option<sig::cuGraphRetainUserObject>,
     cuGraphUpload: Option<sig::cuGraphUpload>,
     cuInit: Option<sig::cuInit>,
@@ -535,15 +606,202 @@ impl Table {
                 symbols.find::<sig::cuGetProcAddress_v2>(c"cuGetProcAddress_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddBatchMemOpNode: unsafe {
+                symbols.find::<sig::cuGraphAddBatchMemOpNode>(c"cuGraphAddBatchMemOpNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddChildGraphNode: unsafe {
+                symbols.find::<sig::cuGraphAddChildGraphNode>(c"cuGraphAddChildGraphNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddDependencies: unsafe {
+                symbols.find::<sig::cuGraphAddDependencies>(c"cuGraphAddDependencies")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddDependencies_v2: unsafe {
+                symbols.find::<sig::cuGraphAddDependencies_v2>(c"cuGraphAddDependencies_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddEmptyNode: unsafe {
+                symbols.find::<sig::cuGraphAddEmptyNode>(c"cuGraphAddEmptyNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddEventRecordNode: unsafe {
+                symbols.find::<sig::cuGraphAddEventRecordNode>(c"cuGraphAddEventRecordNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddEventWaitNode: unsafe {
+                symbols.find::<sig::cuGraphAddEventWaitNode>(c"cuGraphAddEventWaitNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddHostNode: unsafe {
+                symbols.find::<sig::cuGraphAddHostNode>(c"cuGraphAddHostNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddKernelNode: unsafe {
+                symbols.find::<sig::cuGraphAddKernelNode>(c"cuGraphAddKernelNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddKernelNode_v2: unsafe {
+                symbols.find::<sig::cuGraphAddKernelNode_v2>(c"cuGraphAddKernelNode_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddMemcpyNode: unsafe {
+                symbols.find::<sig::cuGraphAddMemcpyNode>(c"cuGraphAddMemcpyNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddMemsetNode: unsafe {
+                symbols.find::<sig::cuGraphAddMemsetNode>(c"cuGraphAddMemsetNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddNode: unsafe { symbols.find::<sig::cuGraphAddNode>(c"cuGraphAddNode") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddNode_v2: unsafe {
+                symbols.find::<sig::cuGraphAddNode_v2>(c"cuGraphAddNode_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphAddNode_v3: unsafe {
+                symbols.find::<sig::cuGraphAddNode_v3>(c"cuGraphAddNode_v3")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphBatchMemOpNodeGetParams: unsafe {
+                symbols
+                    .find::<sig::cuGraphBatchMemOpNodeGetParams>(c"cuGraphBatchMemOpNodeGetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphBatchMemOpNodeSetParams: unsafe {
+                symbols
+                    .find::<sig::cuGraphBatchMemOpNodeSetParams>(c"cuGraphBatchMemOpNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphChildGraphNodeGetGraph: unsafe {
+                symbols.find::<sig::cuGraphChildGraphNodeGetGraph>(c"cuGraphChildGraphNodeGetGraph")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphClone: unsafe { symbols.find::<sig::cuGraphClone>(c"cuGraphClone") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphCreate: unsafe { symbols.find::<sig::cuGraphCreate>(c"cuGraphCreate") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphDebugDotPrint: unsafe {
+                symbols.find::<sig::cuGraphDebugDotPrint>(c"cuGraphDebugDotPrint")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphDestroy: unsafe { symbols.find::<sig::cuGraphDestroy>(c"cuGraphDestroy") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphDestroyNode: unsafe {
+                symbols.find::<sig::cuGraphDestroyNode>(c"cuGraphDestroyNode")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphEventRecordNodeGetEvent: unsafe {
+                symbols
+                    .find::<sig::cuGraphEventRecordNodeGetEvent>(c"cuGraphEventRecordNodeGetEvent")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphEventRecordNodeSetEvent: unsafe {
+                symbols
+                    .find::<sig::cuGraphEventRecordNodeSetEvent>(c"cuGraphEventRecordNodeSetEvent")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphEventWaitNodeGetEvent: unsafe {
+                symbols.find::<sig::cuGraphEventWaitNodeGetEvent>(c"cuGraphEventWaitNodeGetEvent")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphEventWaitNodeSetEvent: unsafe {
+                symbols.find::<sig::cuGraphEventWaitNodeSetEvent>(c"cuGraphEventWaitNodeSetEvent")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecBatchMemOpNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphExecBatchMemOpNodeSetParams>(
+                    c"cuGraphExecBatchMemOpNodeSetParams",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecChildGraphNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphExecChildGraphNodeSetParams>(
+                    c"cuGraphExecChildGraphNodeSetParams",
+                )
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphExecDestroy: unsafe {
                 symbols.find::<sig::cuGraphExecDestroy>(c"cuGraphExecDestroy")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecEventRecordNodeSetEvent: unsafe {
+                symbols.find::<sig::cuGraphExecEventRecordNodeSetEvent>(
+                    c"cuGraphExecEventRecordNodeSetEvent",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecEventWaitNodeSetEvent: unsafe {
+                symbols.find::<sig::cuGraphExecEventWaitNodeSetEvent>(
+                    c"cuGraphExecEventWaitNodeSetEvent",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecGetFlags: unsafe {
+                symbols.find::<sig::cuGraphExecGetFlags>(c"cuGraphExecGetFlags")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecGetId: unsafe { symbols.find::<sig::cuGraphExecGetId>(c"cuGraphExecGetId") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecHostNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphExecHostNodeSetParams>(c"cuGraphExecHostNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecKernelNodeSetParams: unsafe {
+                symbols
+                    .find::<sig::cuGraphExecKernelNodeSetParams>(c"cuGraphExecKernelNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecKernelNodeSetParams_v2: unsafe {
+                symbols.find::<sig::cuGraphExecKernelNodeSetParams_v2>(
+                    c"cuGraphExecKernelNodeSetParams_v2",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecMemcpyNodeSetParams: unsafe {
+                symbols
+                    .find::<sig::cuGraphExecMemcpyNodeSetParams>(c"cuGraphExecMemcpyNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecMemsetNodeSetParams: unsafe {
+                symbols
+                    .find::<sig::cuGraphExecMemsetNodeSetParams>(c"cuGraphExecMemsetNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphExecNodeSetParams>(c"cuGraphExecNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecUpdate: unsafe {
+                symbols.find::<sig::cuGraphExecUpdate>(c"cuGraphExecUpdate")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphExecUpdate_v2: unsafe {
+                symbols.find::<sig::cuGraphExecUpdate_v2>(c"cuGraphExecUpdate_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphGetEdges: unsafe { symbols.find::<sig::cuGraphGetEdges>(c"cuGraphGetEdges") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphGetEdges_v2: unsafe {
+                symbols.find::<sig::cuGraphGetEdges_v2>(c"cuGraphGetEdges_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphGetId: unsafe { symbols.find::<sig::cuGraphGetId>(c"cuGraphGetId") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphGetNodes: unsafe { symbols.find::<sig::cuGraphGetNodes>(c"cuGraphGetNodes") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphGetRootNodes: unsafe {
+                symbols.find::<sig::cuGraphGetRootNodes>(c"cuGraphGetRootNodes")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphHostNodeGetParams: unsafe {
+                symbols.find::<sig::cuGraphHostNodeGetParams>(c"cuGraphHostNodeGetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphHostNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphHostNodeSetParams>(c"cuGraphHostNodeSetParams")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphInstantiate: unsafe {
                 symbols.find::<sig::cuGraphInstantiate>(c"cuGraphInstantiate")
@@ -561,10 +819,118 @@ impl Table {
                 symbols.find::<sig::cuGraphInstantiate_v2>(c"cuGraphInstantiate_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphKernelNodeCopyAttributes: unsafe {
+                symbols.find::<sig::cuGraphKernelNodeCopyAttributes>(
+                    c"cuGraphKernelNodeCopyAttributes",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphKernelNodeGetAttribute: unsafe {
+                symbols.find::<sig::cuGraphKernelNodeGetAttribute>(c"cuGraphKernelNodeGetAttribute")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphKernelNodeGetParams: unsafe {
+                symbols.find::<sig::cuGraphKernelNodeGetParams>(c"cuGraphKernelNodeGetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphKernelNodeGetParams_v2: unsafe {
+                symbols.find::<sig::cuGraphKernelNodeGetParams_v2>(c"cuGraphKernelNodeGetParams_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphKernelNodeSetAttribute: unsafe {
+                symbols.find::<sig::cuGraphKernelNodeSetAttribute>(c"cuGraphKernelNodeSetAttribute")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphKernelNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphKernelNodeSetParams>(c"cuGraphKernelNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphKernelNodeSetParams_v2: unsafe {
+                symbols.find::<sig::cuGraphKernelNodeSetParams_v2>(c"cuGraphKernelNodeSetParams_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphLaunch: unsafe { symbols.find::<sig::cuGraphLaunch>(c"cuGraphLaunch") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphMemcpyNodeGetParams: unsafe {
+                symbols.find::<sig::cuGraphMemcpyNodeGetParams>(c"cuGraphMemcpyNodeGetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphMemcpyNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphMemcpyNodeSetParams>(c"cuGraphMemcpyNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphMemsetNodeGetParams: unsafe {
+                symbols.find::<sig::cuGraphMemsetNodeGetParams>(c"cuGraphMemsetNodeGetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphMemsetNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphMemsetNodeSetParams>(c"cuGraphMemsetNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeFindInClone: unsafe {
+                symbols.find::<sig::cuGraphNodeFindInClone>(c"cuGraphNodeFindInClone")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetContainingGraph: unsafe {
+                symbols.find::<sig::cuGraphNodeGetContainingGraph>(c"cuGraphNodeGetContainingGraph")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetDependencies: unsafe {
+                symbols.find::<sig::cuGraphNodeGetDependencies>(c"cuGraphNodeGetDependencies")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetDependencies_v2: unsafe {
+                symbols.find::<sig::cuGraphNodeGetDependencies_v2>(c"cuGraphNodeGetDependencies_v2")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetDependentNodes: unsafe {
+                symbols.find::<sig::cuGraphNodeGetDependentNodes>(c"cuGraphNodeGetDependentNodes")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetDependentNodes_v2: unsafe {
+                symbols.find::<sig::cuGraphNodeGetDependentNodes_v2>(
+                    c"cuGraphNodeGetDependentNodes_v2",
+                )
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetEnabled: unsafe {
+                symbols.find::<sig::cuGraphNodeGetEnabled>(c"cuGraphNodeGetEnabled")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetLocalId: unsafe {
+                symbols.find::<sig::cuGraphNodeGetLocalId>(c"cuGraphNodeGetLocalId")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetToolsId: unsafe {
+                symbols.find::<sig::cuGraphNodeGetToolsId>(c"cuGraphNodeGetToolsId")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetType: unsafe {
+                symbols.find::<sig::cuGraphNodeGetType>(c"cuGraphNodeGetType")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeSetEnabled: unsafe {
+                symbols.find::<sig::cuGraphNodeSetEnabled>(c"cuGraphNodeSetEnabled")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeSetParams: unsafe {
+                symbols.find::<sig::cuGraphNodeSetParams>(c"cuGraphNodeSetParams")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeSetParams_v2: unsafe {
+                symbols.find::<sig::cuGraphNodeSetParams_v2>(c"cuGraphNodeSetParams_v2")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphReleaseUserObject: unsafe {
                 symbols.find::<sig::cuGraphReleaseUserObject>(c"cuGraphReleaseUserObject")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphRemoveDependencies: unsafe {
+                symbols.find::<sig::cuGraphRemoveDependencies>(c"cuGraphRemoveDependencies")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphRemoveDependencies_v2: unsafe {
+                symbols.find::<sig::cuGraphRemoveDependencies_v2>(c"cuGraphRemoveDependencies_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphRetainUserObject: unsafe {
@@ -1563,12 +1929,164 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuGraphAddBatchMemOpNode(&self) -> Result<sig::cuGraphAddBatchMemOpNode, CUresult> {
+        self.cuGraphAddBatchMemOpNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddChildGraphNode(&self) -> Result<sig::cuGraphAddChildGraphNode, CUresult> {
+        self.cuGraphAddChildGraphNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddDependencies(&self) -> Result<sig::cuGraphAddDependencies, CUresult> {
+        self.cuGraphAddDependencies
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddDependencies_v2(&self) -> Result<sig::cuGraphAddDependencies_v2, CUresult> {
+        self.cuGraphAddDependencies_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddEmptyNode(&self) -> Result<sig::cuGraphAddEmptyNode, CUresult> {
+        self.cuGraphAddEmptyNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddEventRecordNode(&self) -> Result<sig::cuGraphAddEventRecordNode, CUresult> {
+        self.cuGraphAddEventRecordNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddEventWaitNode(&self) -> Result<sig::cuGraphAddEventWaitNode, CUresult> {
+        self.cuGraphAddEventWaitNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddHostNode(&self) -> Result<sig::cuGraphAddHostNode, CUresult> {
+        self.cuGraphAddHostNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddKernelNode(&self) -> Result<sig::cuGraphAddKernelNode, CUresult> {
+        self.cuGraphAddKernelNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddKernelNode_v2(&self) -> Result<sig::cuGraphAddKernelNode_v2, CUresult> {
+        self.cuGraphAddKernelNode_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddMemcpyNode(&self) -> Result<sig::cuGraphAddMemcpyNode, CUresult> {
+        self.cuGraphAddMemcpyNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddMemsetNode(&self) -> Result<sig::cuGraphAddMemsetNode, CUresult> {
+        self.cuGraphAddMemsetNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddNode(&self) -> Result<sig::cuGraphAddNode, CUresult> {
+        self.cuGraphAddNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddNode_v2(&self) -> Result<sig::cuGraphAddNode_v2, CUresult> {
+        self.cuGraphAddNode_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphAddNode_v3(&self) -> Result<sig::cuGraphAddNode_v3, CUresult> {
+        self.cuGraphAddNode_v3
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphBatchMemOpNodeGetParams(
+        &self,
+    ) -> Result<sig::cuGraphBatchMemOpNodeGetParams, CUresult> {
+        self.cuGraphBatchMemOpNodeGetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphBatchMemOpNodeSetParams(
+        &self,
+    ) -> Result<sig::cuGraphBatchMemOpNodeSetParams, CUresult> {
+        self.cuGraphBatchMemOpNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphChildGraphNodeGetGraph(
+        &self,
+    ) -> Result<sig::cuGraphChildGraphNodeGetGraph, CUresult> {
+        self.cuGraphChildGraphNodeGetGraph
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphClone(&self) -> Result<sig::cuGraphClone, CUresult> {
+        self.cuGraphClone.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuGraphCreate(&self) -> Result<sig::cuGraphCreate, CUresult> {
         self.cuGraphCreate.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuGraphDebugDotPrint(&self) -> Result<sig::cuGraphDebugDotPrint, CUresult> {
+        self.cuGraphDebugDotPrint
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuGraphDestroy(&self) -> Result<sig::cuGraphDestroy, CUresult> {
         self.cuGraphDestroy
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphDestroyNode(&self) -> Result<sig::cuGraphDestroyNode, CUresult> {
+        self.cuGraphDestroyNode
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphEventRecordNodeGetEvent(
+        &self,
+    ) -> Result<sig::cuGraphEventRecordNodeGetEvent, CUresult> {
+        self.cuGraphEventRecordNodeGetEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphEventRecordNodeSetEvent(
+        &self,
+    ) -> Result<sig::cuGraphEventRecordNodeSetEvent, CUresult> {
+        self.cuGraphEventRecordNodeSetEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphEventWaitNodeGetEvent(
+        &self,
+    ) -> Result<sig::cuGraphEventWaitNodeGetEvent, CUresult> {
+        self.cuGraphEventWaitNodeGetEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphEventWaitNodeSetEvent(
+        &self,
+    ) -> Result<sig::cuGraphEventWaitNodeSetEvent, CUresult> {
+        self.cuGraphEventWaitNodeSetEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecBatchMemOpNodeSetParams(
+        &self,
+    ) -> Result<sig::cuGraphExecBatchMemOpNodeSetParams, CUresult> {
+        self.cuGraphExecBatchMemOpNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecChildGraphNodeSetParams(
+        &self,
+    ) -> Result<sig::cuGraphExecChildGraphNodeSetParams, CUresult> {
+        self.cuGraphExecChildGraphNodeSetParams
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1577,8 +2095,111 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuGraphExecEventRecordNodeSetEvent(
+        &self,
+    ) -> Result<sig::cuGraphExecEventRecordNodeSetEvent, CUresult> {
+        self.cuGraphExecEventRecordNodeSetEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecEventWaitNodeSetEvent(
+        &self,
+    ) -> Result<sig::cuGraphExecEventWaitNodeSetEvent, CUresult> {
+        self.cuGraphExecEventWaitNodeSetEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecGetFlags(&self) -> Result<sig::cuGraphExecGetFlags, CUresult> {
+        self.cuGraphExecGetFlags
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecGetId(&self) -> Result<sig::cuGraphExecGetId, CUresult> {
+        self.cuGraphExecGetId
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecHostNodeSetParams(
+        &self,
+    ) -> Result<sig::cuGraphExecHostNodeSetParams, CUresult> {
+        self.cuGraphExecHostNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecKernelNodeSetParams(
+        &self,
+    ) -> Result<sig::cuGraphExecKernelNodeSetParams, CUresult> {
+        self.cuGraphExecKernelNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecKernelNodeSetParams_v2(
+        &self,
+    ) -> Result<sig::cuGraphExecKernelNodeSetParams_v2, CUresult> {
+        self.cuGraphExecKernelNodeSetParams_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecMemcpyNodeSetParams(
+        &self,
+    ) -> Result<sig::cuGraphExecMemcpyNodeSetParams, CUresult> {
+        self.cuGraphExecMemcpyNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecMemsetNodeSetParams(
+        &self,
+    ) -> Result<sig::cuGraphExecMemsetNodeSetParams, CUresult> {
+        self.cuGraphExecMemsetNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecNodeSetParams(&self) -> Result<sig::cuGraphExecNodeSetParams, CUresult> {
+        self.cuGraphExecNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecUpdate(&self) -> Result<sig::cuGraphExecUpdate, CUresult> {
+        self.cuGraphExecUpdate
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphExecUpdate_v2(&self) -> Result<sig::cuGraphExecUpdate_v2, CUresult> {
+        self.cuGraphExecUpdate_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphGetEdges(&self) -> Result<sig::cuGraphGetEdges, CUresult> {
+        self.cuGraphGetEdges
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphGetEdges_v2(&self) -> Result<sig::cuGraphGetEdges_v2, CUresult> {
+        self.cuGraphGetEdges_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphGetId(&self) -> Result<sig::cuGraphGetId, CUresult> {
+        self.cuGraphGetId.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuGraphGetNodes(&self) -> Result<sig::cuGraphGetNodes, CUresult> {
         self.cuGraphGetNodes
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphGetRootNodes(&self) -> Result<sig::cuGraphGetRootNodes, CUresult> {
+        self.cuGraphGetRootNodes
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphHostNodeGetParams(&self) -> Result<sig::cuGraphHostNodeGetParams, CUresult> {
+        self.cuGraphHostNodeGetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphHostNodeSetParams(&self) -> Result<sig::cuGraphHostNodeSetParams, CUresult> {
+        self.cuGraphHostNodeSetParams
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -1606,12 +2227,162 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuGraphKernelNodeCopyAttributes(
+        &self,
+    ) -> Result<sig::cuGraphKernelNodeCopyAttributes, CUresult> {
+        self.cuGraphKernelNodeCopyAttributes
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphKernelNodeGetAttribute(
+        &self,
+    ) -> Result<sig::cuGraphKernelNodeGetAttribute, CUresult> {
+        self.cuGraphKernelNodeGetAttribute
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphKernelNodeGetParams(&self) -> Result<sig::cuGraphKernelNodeGetParams, CUresult> {
+        self.cuGraphKernelNodeGetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphKernelNodeGetParams_v2(
+        &self,
+    ) -> Result<sig::cuGraphKernelNodeGetParams_v2, CUresult> {
+        self.cuGraphKernelNodeGetParams_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphKernelNodeSetAttribute(
+        &self,
+    ) -> Result<sig::cuGraphKernelNodeSetAttribute, CUresult> {
+        self.cuGraphKernelNodeSetAttribute
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphKernelNodeSetParams(&self) -> Result<sig::cuGraphKernelNodeSetParams, CUresult> {
+        self.cuGraphKernelNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphKernelNodeSetParams_v2(
+        &self,
+    ) -> Result<sig::cuGraphKernelNodeSetParams_v2, CUresult> {
+        self.cuGraphKernelNodeSetParams_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuGraphLaunch(&self) -> Result<sig::cuGraphLaunch, CUresult> {
         self.cuGraphLaunch.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuGraphMemcpyNodeGetParams(&self) -> Result<sig::cuGraphMemcpyNodeGetParams, CUresult> {
+        self.cuGraphMemcpyNodeGetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphMemcpyNodeSetParams(&self) -> Result<sig::cuGraphMemcpyNodeSetParams, CUresult> {
+        self.cuGraphMemcpyNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphMemsetNodeGetParams(&self) -> Result<sig::cuGraphMemsetNodeGetParams, CUresult> {
+        self.cuGraphMemsetNodeGetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphMemsetNodeSetParams(&self) -> Result<sig::cuGraphMemsetNodeSetParams, CUresult> {
+        self.cuGraphMemsetNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeFindInClone(&self) -> Result<sig::cuGraphNodeFindInClone, CUresult> {
+        self.cuGraphNodeFindInClone
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetContainingGraph(
+        &self,
+    ) -> Result<sig::cuGraphNodeGetContainingGraph, CUresult> {
+        self.cuGraphNodeGetContainingGraph
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetDependencies(&self) -> Result<sig::cuGraphNodeGetDependencies, CUresult> {
+        self.cuGraphNodeGetDependencies
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetDependencies_v2(
+        &self,
+    ) -> Result<sig::cuGraphNodeGetDependencies_v2, CUresult> {
+        self.cuGraphNodeGetDependencies_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetDependentNodes(
+        &self,
+    ) -> Result<sig::cuGraphNodeGetDependentNodes, CUresult> {
+        self.cuGraphNodeGetDependentNodes
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetDependentNodes_v2(
+        &self,
+    ) -> Result<sig::cuGraphNodeGetDependentNodes_v2, CUresult> {
+        self.cuGraphNodeGetDependentNodes_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetEnabled(&self) -> Result<sig::cuGraphNodeGetEnabled, CUresult> {
+        self.cuGraphNodeGetEnabled
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetLocalId(&self) -> Result<sig::cuGraphNodeGetLocalId, CUresult> {
+        self.cuGraphNodeGetLocalId
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetToolsId(&self) -> Result<sig::cuGraphNodeGetToolsId, CUresult> {
+        self.cuGraphNodeGetToolsId
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetType(&self) -> Result<sig::cuGraphNodeGetType, CUresult> {
+        self.cuGraphNodeGetType
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeSetEnabled(&self) -> Result<sig::cuGraphNodeSetEnabled, CUresult> {
+        self.cuGraphNodeSetEnabled
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeSetParams(&self) -> Result<sig::cuGraphNodeSetParams, CUresult> {
+        self.cuGraphNodeSetParams
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeSetParams_v2(&self) -> Result<sig::cuGraphNodeSetParams_v2, CUresult> {
+        self.cuGraphNodeSetParams_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuGraphReleaseUserObject(&self) -> Result<sig::cuGraphReleaseUserObject, CUresult> {
         self.cuGraphReleaseUserObject
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphRemoveDependencies(&self) -> Result<sig::cuGraphRemoveDependencies, CUresult> {
+        self.cuGraphRemoveDependencies
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphRemoveDependencies_v2(
+        &self,
+    ) -> Result<sig::cuGraphRemoveDependencies_v2, CUresult> {
+        self.cuGraphRemoveDependencies_v2
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 

@@ -9,7 +9,7 @@ use cuda_abi::types::{
     CUDA_MEMCPY2D, CUDA_MEMCPY3D, CUarray, CUdeviceptr, CUmemorytype, CUresult, CUstream,
 };
 use idm_protocol::handle::Kind;
-use idm_protocol::wire::{self, box_kind};
+use idm_protocol::wire::{self, box_kind, graph};
 
 use super::array;
 use super::memory::stream_of;
@@ -205,6 +205,86 @@ unsafe fn row(call: Call, [to, from]: [End; 2], bytes: usize, stream: u64, wait:
 /// # Safety
 /// As [`copy`].
 pub(super) unsafe fn run(call: Call, what: &CUDA_MEMCPY3D, stream: u64, wait: bool) -> Outcome {
+    let (to, from, extent) = sides(what)?;
+    // SAFETY: by this function's contract.
+    unsafe { copy(call, to, from, extent, stream, wait) }
+}
+
+/// A copy that is to be a node.
+///
+/// # Errors
+/// `NOT_SUPPORTED` if memory of the program's own is part of it.
+pub(super) fn described(call: &Call, what: &CUDA_MEMCPY3D) -> Outcome<graph::Copy> {
+    let (mut to, mut from, extent) = sides(what)?;
+    if extent.contains(&0) {
+        return Err(INVALID);
+    }
+    to.fill_in(extent)?;
+    from.fill_in(extent)?;
+    let side = |side: &Side, need| {
+        let own = CUresult::CUDA_ERROR_NOT_SUPPORTED;
+        let located = side.locate(call, extent, need)?.ok_or(own)?;
+        Ok(graph::Side {
+            place: located.place,
+            at: located.at,
+            pitch: located.pitch,
+            height: located.height,
+            kind: located.kind,
+            reserved: 0,
+        })
+    };
+    Ok(graph::Copy {
+        to: side(&to, Need::Write)?,
+        from: side(&from, Need::Read)?,
+        extent: extent.map(|n| n as u64),
+    })
+}
+
+/// What a node copies, as the program is told.
+pub(super) fn params_of(told: &graph::Copy) -> CUDA_MEMCPY3D {
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let place = |side: &graph::Side, kind| if side.kind == kind { side.place } else { 0 };
+    let host = |side| place(side, box_kind::PINNED);
+    let device = |side| place(side, box_kind::DEVICE);
+    let array = |side| place(side, box_kind::ARRAY) as CUarray;
+    let kind = |side: &graph::Side| match side.kind {
+        box_kind::ARRAY => CUmemorytype::CU_MEMORYTYPE_ARRAY,
+        box_kind::PINNED => CUmemorytype::CU_MEMORYTYPE_HOST,
+        _ => CUmemorytype::CU_MEMORYTYPE_DEVICE,
+    };
+    let pointer = |address: u64| std::ptr::with_exposed_provenance_mut::<c_void>(size(address));
+    let (to, from) = (&told.to, &told.from);
+    CUDA_MEMCPY3D {
+        srcXInBytes: size(from.at[0]),
+        srcY: size(from.at[1]),
+        srcZ: size(from.at[2]),
+        srcLOD: 0,
+        srcMemoryType: kind(from),
+        srcHost: pointer(host(from)),
+        srcDevice: device(from),
+        srcArray: array(from),
+        reserved0: std::ptr::null_mut(),
+        srcPitch: size(from.pitch),
+        srcHeight: size(from.height),
+        dstXInBytes: size(to.at[0]),
+        dstY: size(to.at[1]),
+        dstZ: size(to.at[2]),
+        dstLOD: 0,
+        dstMemoryType: kind(to),
+        dstHost: pointer(host(to)),
+        dstDevice: device(to),
+        dstArray: array(to),
+        reserved1: std::ptr::null_mut(),
+        dstPitch: size(to.pitch),
+        dstHeight: size(to.height),
+        WidthInBytes: size(told.extent[0]),
+        Height: size(told.extent[1]),
+        Depth: size(told.extent[2]),
+    }
+}
+
+/// Both sides of a copy and its extent, as the program names them.
+fn sides(what: &CUDA_MEMCPY3D) -> Outcome<(Side, Side, [usize; 3])> {
     if what.srcLOD != 0 || what.dstLOD != 0 {
         return Err(INVALID);
     }
@@ -238,8 +318,7 @@ pub(super) unsafe fn run(call: Call, what: &CUDA_MEMCPY3D, stream: u64, wait: bo
         height: what.srcHeight,
     };
     let extent = [what.WidthInBytes, what.Height, what.Depth];
-    // SAFETY: by this function's contract.
-    unsafe { copy(call, to, from, extent, stream, wait) }
+    Ok((to, from, extent))
 }
 
 /// One side of a copy, as the program names it.

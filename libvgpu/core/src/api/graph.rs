@@ -1,15 +1,17 @@
 //! Graphs and executable graphs. Handles of graphs and nodes are the worker's to know; those of executable
 //! graphs are minted here, for they are launched without waiting.
 
-use std::ffi::c_char;
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr, c_char, c_uint};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cuda_abi::function::Function;
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{
-    CUDA_GRAPH_INSTANTIATE_PARAMS, CUgraph, CUgraphExec, CUgraphInstantiateResult, CUgraphNode,
-    CUresult, CUstream,
+    CUDA_GRAPH_INSTANTIATE_PARAMS, CUgraph, CUgraphEdgeData, CUgraphExec, CUgraphInstantiateResult,
+    CUgraphNode, CUgraphNodeType, CUresult, CUstream,
 };
 use idm_protocol::handle::Kind;
 use idm_protocol::wire::{
@@ -17,11 +19,12 @@ use idm_protocol::wire::{
     graph::{Edge, list},
 };
 
-use super::capture::page;
+use super::capture::{data_of, edges, page};
 use super::memory::stream_of;
 use crate::call::{Call, Outcome, accepted, parse};
 use crate::edge;
 use crate::objects::{self, Detail};
+use zerocopy::IntoBytes;
 
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
@@ -237,3 +240,249 @@ pub unsafe fn cuGraphExecDestroy(hGraphExec: CUgraphExec) -> Outcome {
 
 /// Whether an executable graph was launched: what the driver finds wrong then is known.
 pub(crate) type Launched = Arc<AtomicBool>;
+
+pub unsafe fn cuGraphGetRootNodes(
+    hGraph: CUgraph,
+    rootNodes: *mut CUgraphNode,
+    numRootNodes: *mut usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphGetRootNodes)?;
+    // SAFETY: the caller's promise.
+    unsafe { list_nodes(call, hGraph as u64, list::ROOTS, rootNodes, numRootNodes) }
+}
+
+pub unsafe fn cuGraphGetEdges(
+    hGraph: CUgraph,
+    from: *mut CUgraphNode,
+    to: *mut CUgraphNode,
+    numEdges: *mut usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphGetEdges)?;
+    let lists = Lists::both(from, to, std::ptr::null_mut())?;
+    // SAFETY: the caller's promise.
+    unsafe { list_edges(call, hGraph as u64, list::EDGES, lists, numEdges) }
+}
+
+pub unsafe fn cuGraphGetEdges_v2(
+    hGraph: CUgraph,
+    from: *mut CUgraphNode,
+    to: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numEdges: *mut usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphGetEdges_v2)?;
+    let lists = Lists::both(from, to, edgeData)?;
+    // SAFETY: the caller's promise.
+    unsafe { list_edges(call, hGraph as u64, list::EDGES, lists, numEdges) }
+}
+
+pub unsafe fn cuGraphNodeGetDependencies(
+    hNode: CUgraphNode,
+    dependencies: *mut CUgraphNode,
+    numDependencies: *mut usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphNodeGetDependencies)?;
+    let lists = Lists::one(dependencies, std::ptr::null_mut());
+    // SAFETY: the caller's promise.
+    unsafe { list_edges(call, hNode as u64, list::BEFORE, lists, numDependencies) }
+}
+
+pub unsafe fn cuGraphNodeGetDependencies_v2(
+    hNode: CUgraphNode,
+    dependencies: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numDependencies: *mut usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphNodeGetDependencies_v2)?;
+    let lists = Lists::one(dependencies, edgeData);
+    // SAFETY: the caller's promise.
+    unsafe { list_edges(call, hNode as u64, list::BEFORE, lists, numDependencies) }
+}
+
+pub unsafe fn cuGraphNodeGetDependentNodes(
+    hNode: CUgraphNode,
+    dependentNodes: *mut CUgraphNode,
+    numDependentNodes: *mut usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphNodeGetDependentNodes)?;
+    let lists = Lists::one(dependentNodes, std::ptr::null_mut());
+    // SAFETY: the caller's promise.
+    unsafe { list_edges(call, hNode as u64, list::AFTER, lists, numDependentNodes) }
+}
+
+pub unsafe fn cuGraphNodeGetDependentNodes_v2(
+    hNode: CUgraphNode,
+    dependentNodes: *mut CUgraphNode,
+    edgeData: *mut CUgraphEdgeData,
+    numDependentNodes: *mut usize,
+) -> Outcome {
+    let call = Call::begin(Function::cuGraphNodeGetDependentNodes_v2)?;
+    let lists = Lists::one(dependentNodes, edgeData);
+    // SAFETY: the caller's promise.
+    unsafe { list_edges(call, hNode as u64, list::AFTER, lists, numDependentNodes) }
+}
+
+/// Where a program wants edges to be told; nowhere if it wants their number only.
+struct Lists {
+    from: *mut CUgraphNode,
+    to: *mut CUgraphNode,
+    data: *mut CUgraphEdgeData,
+}
+
+impl Lists {
+    fn both(
+        from: *mut CUgraphNode,
+        to: *mut CUgraphNode,
+        data: *mut CUgraphEdgeData,
+    ) -> Outcome<Self> {
+        if from.is_null() != to.is_null() {
+            return Err(INVALID);
+        }
+        Ok(Self { from, to, data })
+    }
+
+    /// The other end is known.
+    fn one(nodes: *mut CUgraphNode, data: *mut CUgraphEdgeData) -> Self {
+        Self {
+            from: nodes,
+            to: std::ptr::null_mut(),
+            data,
+        }
+    }
+}
+
+/// # Safety
+/// `count` is null or valid; each list is null or has room for as many elements as `count` says.
+unsafe fn list_edges(
+    mut call: Call,
+    object: u64,
+    which: u32,
+    lists: Lists,
+    count: *mut usize,
+) -> Outcome {
+    edge::require(count)?;
+    // SAFETY: not null, so readable by the caller's promise.
+    let room = unsafe { count.read_unaligned() };
+    let wanted = !lists.from.is_null();
+    let (total, found) = ask(&mut call, object, which, wanted, room)?;
+    if !wanted {
+        // SAFETY: the caller's promise.
+        return unsafe { edge::put(count, total) };
+    }
+    if lists.data.is_null() && found.iter().any(|edge| edge.data != [0; 8]) {
+        return Err(CUresult::CUDA_ERROR_LOSSY_QUERY);
+    }
+    for index in 0..room {
+        let edge = found.get(index).copied().unwrap_or_default();
+        // SAFETY: inside the room by the caller's promise. What there is no edge for is null.
+        unsafe { put_at(lists.from, index, edge.from as CUgraphNode) }?;
+        // SAFETY: as above.
+        unsafe { put_at(lists.to, index, edge.to as CUgraphNode) }?;
+        // SAFETY: as above.
+        unsafe { put_at(lists.data, index, data_of(edge.data)) }?;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(count, total.min(room)) }
+}
+
+/// Writes an element of a list, if it is wanted.
+///
+/// # Safety
+/// `list` is null or has more than `index` elements.
+unsafe fn put_at<T>(list: *mut T, index: usize, value: T) -> Outcome {
+    if list.is_null() {
+        return Ok(());
+    }
+    // SAFETY: inside the list by the caller's promise.
+    let place = unsafe { list.add(index) };
+    // SAFETY: as above.
+    unsafe { edge::put(place, value) }
+}
+
+macro_rules! edge_changes {
+    ($($name:ident, $remove:literal;)+) => {$(
+        pub unsafe fn $name(
+            hGraph: CUgraph,
+            from: *const CUgraphNode,
+            to: *const CUgraphNode,
+            numDependencies: usize,
+        ) -> Outcome {
+            let call = Call::begin(Function::$name)?;
+            let none = std::ptr::null();
+            // SAFETY: the caller's promise.
+            let edges = unsafe { edges(from, Some(to), none, numDependencies) }?;
+            change_edges(call, hGraph, &edges, $remove)
+        }
+    )+};
+}
+
+macro_rules! edge_changes_with_data {
+    ($($name:ident, $remove:literal;)+) => {$(
+        pub unsafe fn $name(
+            hGraph: CUgraph,
+            from: *const CUgraphNode,
+            to: *const CUgraphNode,
+            edgeData: *const CUgraphEdgeData,
+            numDependencies: usize,
+        ) -> Outcome {
+            let call = Call::begin(Function::$name)?;
+            // SAFETY: the caller's promise.
+            let edges = unsafe { edges(from, Some(to), edgeData, numDependencies) }?;
+            change_edges(call, hGraph, &edges, $remove)
+        }
+    )+};
+}
+
+edge_changes! {
+    cuGraphAddDependencies, 0;
+    cuGraphRemoveDependencies, 1;
+}
+
+edge_changes_with_data! {
+    cuGraphAddDependencies_v2, 0;
+    cuGraphRemoveDependencies_v2, 1;
+}
+
+fn change_edges(mut call: Call, graph: CUgraph, edges: &[Edge], remove: u32) -> Outcome {
+    let request = wire::VgpuEdges {
+        graph: graph as u64,
+        count: u32::try_from(edges.len()).map_err(|_| INVALID)?,
+        remove,
+    };
+    call.complete_with(&request, &[edges.as_bytes()])
+}
+
+/// The file is the program's, so it is written here: nodes, what they are, and edges.
+pub unsafe fn cuGraphDebugDotPrint(
+    hGraph: CUgraph,
+    path: *const c_char,
+    _flags: c_uint,
+) -> Outcome {
+    use std::fmt::Write as _;
+    let mut call = Call::begin(Function::cuGraphDebugDotPrint)?;
+    edge::require(path)?;
+    // SAFETY: not null, so a C string by the caller's promise.
+    let path = unsafe { CStr::from_ptr(path) };
+    let (_, nodes) = ask(&mut call, hGraph as u64, list::NODES, true, usize::MAX)?;
+    let (_, edges) = ask(&mut call, hGraph as u64, list::EDGES, true, usize::MAX)?;
+    let number: HashMap<u64, usize> = nodes.iter().map(|node| node.from).zip(1..).collect();
+    let mut text = "digraph graph {\n".to_owned();
+    for node in &nodes {
+        let request = wire::CuGraphNodeGetType { hNode: node.from };
+        let kind: wire::CuGraphNodeGetTypeReply = call.round_trip(&request)?;
+        let kind = CUgraphNodeType(kind.type_);
+        let kind = kind.name().unwrap_or_default();
+        let kind = kind.trim_start_matches("CU_GRAPH_NODE_TYPE_");
+        let number = number[&node.from];
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "    node_{number} [label=\"{number} {kind}\"];");
+    }
+    for edge in &edges {
+        if let (Some(from), Some(to)) = (number.get(&edge.from), number.get(&edge.to)) {
+            let _ = writeln!(text, "    node_{from} -> node_{to};");
+        }
+    }
+    text.push_str("}\n");
+    let path = OsStr::from_bytes(path.to_bytes());
+    std::fs::write(path, text).map_err(|_| CUresult::CUDA_ERROR_OPERATING_SYSTEM)
+}

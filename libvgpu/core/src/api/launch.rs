@@ -29,7 +29,7 @@ const _: () = assert!(ATTRIBUTE_BYTES == 72);
 /// Most parameter bytes that any device takes.
 const MOST_PARAMETER_BYTES: usize = 32764;
 /// Parameters up to this size are packed on the stack.
-const SMALL: usize = 1024;
+pub(super) const SMALL: usize = 1024;
 static ZEROS: [u8; SMALL] = [0; SMALL];
 /// More attributes than there are kinds of.
 const MOST_ATTRIBUTES: usize = 32;
@@ -260,7 +260,7 @@ fn digest(attributes: &[u8], shape: Shape) -> u64 {
 ///
 /// # Safety
 /// As [`launch`].
-unsafe fn gather<'a>(
+pub(super) unsafe fn gather<'a>(
     code: &Code,
     params: *mut *mut c_void,
     extra: *mut *mut c_void,

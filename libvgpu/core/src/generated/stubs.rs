@@ -302,6 +302,34 @@ pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_cache) -> O
 
 /// # Safety
 ///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphChildGraphNodeGetGraph` documents.
+pub unsafe fn cuGraphChildGraphNodeGetGraph(hNode: CUgraphNode, phGraph: *mut CUgraph) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphChildGraphNodeGetGraph)?;
+    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    edge::require(phGraph)?;
+    let request = wire::CuGraphChildGraphNodeGetGraph { hNode };
+    let reply: wire::CuGraphChildGraphNodeGetGraphReply = call.round_trip(&request)?;
+    // SAFETY: checked for null above; the caller vouches for the rest.
+    unsafe { phGraph.write(reply.phGraph as CUgraph) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphClone` documents.
+pub unsafe fn cuGraphClone(phGraphClone: *mut CUgraph, originalGraph: CUgraph) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphClone)?;
+    edge::require(phGraphClone)?;
+    let originalGraph = call.handle(Kind::GRAPH, originalGraph as u64)?;
+    let request = wire::CuGraphClone { originalGraph };
+    let reply: wire::CuGraphCloneReply = call.round_trip(&request)?;
+    // SAFETY: checked for null above; the caller vouches for the rest.
+    unsafe { phGraphClone.write(reply.phGraphClone as CUgraph) };
+    Ok(())
+}
+
+/// # Safety
+///
 /// As the Driver API's: pointers are null or valid for the access that `cuGraphCreate` documents.
 pub unsafe fn cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint) -> Outcome {
     let mut call = Call::begin(Function::cuGraphCreate)?;
@@ -322,6 +350,190 @@ pub unsafe fn cuGraphDestroy(hGraph: CUgraph) -> Outcome {
     let request = wire::CuGraphDestroy { hGraph };
     call.complete(&request)?;
     call.retire(Kind::GRAPH, hGraph);
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphDestroyNode` documents.
+pub unsafe fn cuGraphDestroyNode(hNode: CUgraphNode) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphDestroyNode)?;
+    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    let request = wire::CuGraphDestroyNode { hNode };
+    call.complete(&request)?;
+    call.retire(Kind::GRAPH_NODE, hNode);
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphExecGetFlags` documents.
+pub unsafe fn cuGraphExecGetFlags(hGraphExec: CUgraphExec, flags: *mut u64) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphExecGetFlags)?;
+    let hGraphExec = call.handle(Kind::GRAPH_EXEC, hGraphExec as u64)?;
+    edge::require(flags)?;
+    let request = wire::CuGraphExecGetFlags { hGraphExec };
+    let reply: wire::CuGraphExecGetFlagsReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { flags.write(reply.flags) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphExecGetId` documents.
+pub unsafe fn cuGraphExecGetId(hGraphExec: CUgraphExec, graphId: *mut c_uint) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphExecGetId)?;
+    let hGraphExec = call.handle(Kind::GRAPH_EXEC, hGraphExec as u64)?;
+    edge::require(graphId)?;
+    let request = wire::CuGraphExecGetId { hGraphExec };
+    let reply: wire::CuGraphExecGetIdReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { graphId.write(reply.graphId) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphGetId` documents.
+pub unsafe fn cuGraphGetId(hGraph: CUgraph, graphId: *mut c_uint) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphGetId)?;
+    let hGraph = call.handle(Kind::GRAPH, hGraph as u64)?;
+    edge::require(graphId)?;
+    let request = wire::CuGraphGetId { hGraph };
+    let reply: wire::CuGraphGetIdReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { graphId.write(reply.graphId) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphKernelNodeCopyAttributes` documents.
+pub unsafe fn cuGraphKernelNodeCopyAttributes(dst: CUgraphNode, src: CUgraphNode) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphKernelNodeCopyAttributes)?;
+    let dst = call.handle(Kind::GRAPH_NODE, dst as u64)?;
+    let src = call.handle(Kind::GRAPH_NODE, src as u64)?;
+    let request = wire::CuGraphKernelNodeCopyAttributes { dst, src };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphNodeFindInClone` documents.
+pub unsafe fn cuGraphNodeFindInClone(
+    phNode: *mut CUgraphNode,
+    hOriginalNode: CUgraphNode,
+    hClonedGraph: CUgraph,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphNodeFindInClone)?;
+    edge::require(phNode)?;
+    let hOriginalNode = call.handle(Kind::GRAPH_NODE, hOriginalNode as u64)?;
+    let hClonedGraph = call.handle(Kind::GRAPH, hClonedGraph as u64)?;
+    let request = wire::CuGraphNodeFindInClone {
+        hOriginalNode,
+        hClonedGraph,
+    };
+    let reply: wire::CuGraphNodeFindInCloneReply = call.round_trip(&request)?;
+    // SAFETY: checked for null above; the caller vouches for the rest.
+    unsafe { phNode.write(reply.phNode as CUgraphNode) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphNodeGetContainingGraph` documents.
+pub unsafe fn cuGraphNodeGetContainingGraph(hNode: CUgraphNode, phGraph: *mut CUgraph) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphNodeGetContainingGraph)?;
+    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    edge::require(phGraph)?;
+    let request = wire::CuGraphNodeGetContainingGraph { hNode };
+    let reply: wire::CuGraphNodeGetContainingGraphReply = call.round_trip(&request)?;
+    // SAFETY: checked for null above; the caller vouches for the rest.
+    unsafe { phGraph.write(reply.phGraph as CUgraph) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphNodeGetEnabled` documents.
+pub unsafe fn cuGraphNodeGetEnabled(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    isEnabled: *mut c_uint,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphNodeGetEnabled)?;
+    let hGraphExec = call.handle(Kind::GRAPH_EXEC, hGraphExec as u64)?;
+    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    edge::require(isEnabled)?;
+    let request = wire::CuGraphNodeGetEnabled { hGraphExec, hNode };
+    let reply: wire::CuGraphNodeGetEnabledReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { isEnabled.write(reply.isEnabled) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphNodeGetLocalId` documents.
+pub unsafe fn cuGraphNodeGetLocalId(hNode: CUgraphNode, nodeId: *mut c_uint) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphNodeGetLocalId)?;
+    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    edge::require(nodeId)?;
+    let request = wire::CuGraphNodeGetLocalId { hNode };
+    let reply: wire::CuGraphNodeGetLocalIdReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { nodeId.write(reply.nodeId) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphNodeGetToolsId` documents.
+pub unsafe fn cuGraphNodeGetToolsId(hNode: CUgraphNode, nodeId: *mut u64) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphNodeGetToolsId)?;
+    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    edge::require(nodeId)?;
+    let request = wire::CuGraphNodeGetToolsId { hNode };
+    let reply: wire::CuGraphNodeGetToolsIdReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { nodeId.write(reply.nodeId) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphNodeGetType` documents.
+pub unsafe fn cuGraphNodeGetType(hNode: CUgraphNode, type_: *mut CUgraphNodeType) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphNodeGetType)?;
+    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    edge::require(type_)?;
+    let request = wire::CuGraphNodeGetType { hNode };
+    let reply: wire::CuGraphNodeGetTypeReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { type_.write(CUgraphNodeType(reply.type_)) };
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuGraphNodeSetEnabled` documents.
+pub unsafe fn cuGraphNodeSetEnabled(
+    hGraphExec: CUgraphExec,
+    hNode: CUgraphNode,
+    isEnabled: c_uint,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphNodeSetEnabled)?;
+    let hGraphExec = call.handle(Kind::GRAPH_EXEC, hGraphExec as u64)?;
+    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    let request = wire::CuGraphNodeSetEnabled {
+        hGraphExec,
+        hNode,
+        isEnabled,
+        reserved: 0,
+    };
+    call.complete(&request)?;
     Ok(())
 }
 
