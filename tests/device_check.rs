@@ -112,16 +112,49 @@ fn a_part_that_runs_again_replaces_its_section_and_no_other() {
 }
 
 #[test]
-fn a_difference_between_the_sides_fails_the_part() {
-    let folder = tempfile::tempdir().unwrap();
-    // The software GPU does not look at this variable, our library does, as NVIDIA's driver would.
-    let finished = script(folder.path(), "1")
-        .env("PART_CASES", "driver/drv_vectoradd")
-        .env("CUDA_VISIBLE_DEVICES", "")
-        .run();
-    assert_eq!(finished.code, Some(1), "{}", finished.describe());
-    let report = report(folder.path(), &finished);
-    assert!(report.contains("**DIFFERS**"), "{report}");
+fn what_differs_between_the_sides_is_called_so() {
+    // What a program printed, natively and remoted, and what must be said of it.
+    let script = r#"
+from suite.cases import Case, Outcome, Side, compare, merge
+def verdict(speaks, native, remoted):
+    case = Case("case", [], speaks=speaks)
+    outcome = Outcome(case, *(merge(case, [(code, text, "")], 1.0) for code, text in (native, remoted)))
+    compare(outcome)
+    print(outcome.verdict, *outcome.reasons, sep="|")
+verdict("output", (0, "a"), (0, "a"))
+verdict("output", (0, "a"), (0, "b"))
+verdict("output", (0, "a"), (1, "a"))
+verdict("output", (1, "a"), (1, "a"))
+verdict("lines", (0, "value x 1.0 0.1"), (0, "value x 1.05 0.1"))
+verdict("lines", (0, "value x 1.0"), (0, "value x 1.05"))
+verdict("lines", (0, "value x nan"), (0, "value x nan"))
+verdict("lines", (0, "nothing"), (0, "nothing"))
+"#;
+    let finished = Program::new("python3")
+        .args(["-c", script])
+        .env(
+            "PYTHONPATH",
+            place::repository().join("tests/device-check"),
+        )
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .run()
+        .expect_success();
+    let said: Vec<&str> = finished
+        .stdout
+        .lines()
+        .map(|line| line.split('|').next().unwrap_or_default())
+        .collect();
+    let right = [
+        "same",
+        "DIFFERS",
+        "DIFFERS",
+        "FAILS NATIVELY",
+        "same",
+        "DIFFERS",
+        "DIFFERS",
+        "DIFFERS",
+    ];
+    assert_eq!(said, right, "{}", finished.stdout);
 }
 
 #[test]
