@@ -132,10 +132,7 @@ verdict("lines", (0, "nothing"), (0, "nothing"))
 "#;
     let finished = Program::new("python3")
         .args(["-c", script])
-        .env(
-            "PYTHONPATH",
-            place::repository().join("tests/device-check"),
-        )
+        .env("PYTHONPATH", place::repository().join("tests/device-check"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .run()
         .expect_success();

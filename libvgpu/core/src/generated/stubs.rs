@@ -358,7 +358,7 @@ pub unsafe fn cuGraphDestroy(hGraph: CUgraph) -> Outcome {
 /// As the Driver API's: pointers are null or valid for the access that `cuGraphDestroyNode` documents.
 pub unsafe fn cuGraphDestroyNode(hNode: CUgraphNode) -> Outcome {
     let mut call = Call::begin(Function::cuGraphDestroyNode)?;
-    let hNode = call.handle(Kind::GRAPH_NODE, hNode as u64)?;
+    let hNode = call.own_handle(Kind::GRAPH_NODE, hNode as u64)?;
     let request = wire::CuGraphDestroyNode { hNode };
     call.complete(&request)?;
     call.retire(Kind::GRAPH_NODE, hNode);
