@@ -502,28 +502,20 @@ pub(crate) fn failed(session: &Session, error: &LaneError) -> CUresult {
 
 /// Functions of objects that belong to no context.
 fn needs_no_context(function: Function) -> bool {
-    matches!(
-        function,
-        Function::cuKernelGetAttribute
-            | Function::cuKernelSetAttribute
-            | Function::cuKernelSetCacheConfig
-            | Function::cuLibraryGetKernelCount
-            | Function::cuGraphCreate
-            | Function::cuGraphDestroy
-            | Function::cuGraphExecDestroy
-            | Function::cuGraphGetNodes
-            | Function::cuGraphInstantiate
-            | Function::cuGraphInstantiate_v2
-            | Function::cuGraphInstantiateWithFlags
-            | Function::cuGraphInstantiateWithParams
-            | Function::cuGraphReleaseUserObject
-            | Function::cuGraphRetainUserObject
-            | Function::cuLinkAddData_v2
-            | Function::cuLinkAddFile_v2
-            | Function::cuLinkComplete
-            | Function::cuLinkDestroy
-            | Function::cuUserObjectCreate
-            | Function::cuUserObjectRelease
-            | Function::cuUserObjectRetain
-    )
+    let name = function.info().name;
+    // Graphs belong to no context; only a stream that runs one does.
+    let of_graphs = (name.starts_with("cuGraph") || name.starts_with("cuUserObject"))
+        && !matches!(function, Function::cuGraphLaunch | Function::cuGraphUpload);
+    of_graphs
+        || matches!(
+            function,
+            Function::cuKernelGetAttribute
+                | Function::cuKernelSetAttribute
+                | Function::cuKernelSetCacheConfig
+                | Function::cuLibraryGetKernelCount
+                | Function::cuLinkAddData_v2
+                | Function::cuLinkAddFile_v2
+                | Function::cuLinkComplete
+                | Function::cuLinkDestroy
+        )
 }
