@@ -58,6 +58,7 @@ fuzz_target!(|bytes: &[u8]| {
             cancel: &AtomicBool::new(false),
             clock: &|| 0,
             heap: None,
+            cooperative: false,
             output: &|_| {},
         };
         let _ = exec::run(&launch, &Nothing);
