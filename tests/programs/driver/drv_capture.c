@@ -63,6 +63,7 @@ static void kernels_and_launches(void) {
     size_t count = 9;
     int status = 9;
     CHECK(cuMemsetD32(data, 1, COUNT));
+    CHECK(cuCtxSynchronize());
     CHECK(cuStreamBeginCapture_v2(one, CU_STREAM_CAPTURE_MODE_GLOBAL));
     CHECK_THAT(status_of(one) == CU_STREAM_CAPTURE_STATUS_ACTIVE);
     CHECK_THAT(status_of(two) == CU_STREAM_CAPTURE_STATUS_NONE);
@@ -105,6 +106,7 @@ static void every_instantiation(void) {
     char log[8] = "x";
     CUDA_GRAPH_INSTANTIATE_PARAMS params = {CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD, two, (CUgraphNode)&graph, 9};
     CHECK(cuMemsetD32(data, 0, COUNT));
+    CHECK(cuCtxSynchronize());
     CHECK(cuStreamBeginCapture(one));
     launch(one, data, 1, 1);
     CHECK(cuStreamEndCapture(one, &graph));

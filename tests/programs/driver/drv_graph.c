@@ -145,6 +145,7 @@ static void device_work(CUcontext context) {
     CHECK_THAT(wrong(data, 12) == 0);
     CHECK(cuGraphExecDestroy(exec));
     CHECK(cuMemsetD32(other, 0, COUNT));
+    CHECK(cuCtxSynchronize());
     exec = exec_of(graph);
     run(exec);
     CHECK_THAT(wrong(data, 6) == 0);

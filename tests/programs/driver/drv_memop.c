@@ -36,6 +36,8 @@ int main(void) {
     CHECK(cuMemAlloc(&device, 64));
     CHECK(cuMemsetD8(device, 0, 64));
     CHECK(cuMemAllocHost(&host, 4096));
+    // The streams do not wait for the legacy stream, which does the clearing.
+    CHECK(cuCtxSynchronize());
     pinned = host;
     const CUdeviceptr mapped = (CUdeviceptr)(uintptr_t)host;
 
@@ -63,6 +65,7 @@ int main(void) {
 
     // Another stream does, in memory of the device.
     CHECK(cuMemsetD8(device, 0, 64));
+    CHECK(cuCtxSynchronize());
     waits(cuStreamWaitValue64(one, device + 8, 1ull << 40, CU_STREAM_WAIT_VALUE_GEQ), "at least 2^40");
     CHECK(cuStreamWriteValue64(two, device + 8, (1ull << 40) + 1, 0));
     CHECK(cuStreamSynchronize(one));

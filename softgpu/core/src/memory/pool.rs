@@ -476,6 +476,34 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_is_used_again_stays_valid_throughout() {
+        let bench = Bench::new();
+        let mut made = bench.allocate(0, 1000).unwrap();
+        let (view, start) = (bench.space.view(1, 0), made.start);
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                let mut gone = 0;
+                while !over.load(Ordering::Relaxed) {
+                    gone += u32::from(view.range(start).is_none());
+                }
+                gone
+            });
+            for _ in 0..2000 {
+                // Held, so that no free runs between.
+                let held = bench.hold(0);
+                bench.free(0, &made).unwrap();
+                made = bench.allocate(0, 1000).unwrap();
+                assert_eq!(made.start, start);
+                drop(held);
+                bench.wait();
+            }
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(looks.join().unwrap(), 0, "looks that found nothing");
+        });
+    }
+
+    #[test]
     fn smaller_memory_is_no_reuse_while_what_uses_the_larger_may_still_run() {
         let bench = Bench::new();
         let first = bench.allocate(0, 1000).unwrap();

@@ -435,16 +435,14 @@ impl Space {
         self.insert(vmm::mapping(start, size, memory, self.next_id()))
     }
 
-    /// Enters memory of a pool, in the place of an allocation that goes off the map a little later otherwise.
+    /// Enters memory of a pool, in the place of an allocation that goes off the map a little later otherwise:
+    /// in one step, for kernels may be at work there.
     pub(super) fn enter_pooled(
         &self,
         allocation: Allocation,
         replaced: Option<u64>,
     ) -> Result<Arc<Allocation>> {
-        if let Some(id) = replaced {
-            drop(self.remove(allocation.start, |before| before.id == id));
-        }
-        self.insert(allocation)
+        self.insert_over(allocation, replaced)
     }
 
     /// The mappings that make up a range.
@@ -488,17 +486,33 @@ impl Space {
     }
 
     fn insert(&self, allocation: Allocation) -> Result<Arc<Allocation>> {
+        self.insert_over(allocation, None)
+    }
+
+    /// Enters an allocation, in the place of the one that has the id `replaced` if that starts where it does.
+    fn insert_over(
+        &self,
+        allocation: Allocation,
+        replaced: Option<u64>,
+    ) -> Result<Arc<Allocation>> {
         let made = Arc::new(allocation);
         let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        let gives_way =
+            |below: &Allocation| below.start == made.start && Some(below.id) == replaced;
         let overlaps = ranges
             .range(..made.end())
             .next_back()
-            .is_some_and(|(_, below)| below.end() > made.start);
+            .is_some_and(|(_, below)| below.end() > made.start && !gives_way(below));
+        let before = match overlaps {
+            true => None,
+            false => ranges.insert(made.start, Arc::clone(&made)),
+        };
+        // Memory goes back to the system outside the lock that kernels resolve addresses under.
+        drop(ranges);
+        drop(before);
         if overlaps {
-            drop(ranges);
             return Err(Error::InvalidValue);
         }
-        ranges.insert(made.start, Arc::clone(&made));
         Ok(made)
     }
 }
