@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use thiserror::Error;
 
 use crate::callback::{CallbackEnd, Callbacks};
@@ -98,7 +96,7 @@ pub struct WorkerControl<R: Region> {
     pub callbacks: Callbacks<R>,
     /// Tells that kernels printed something.
     pub output: Output<R>,
-    lanes: Vec<Arc<WorkerLane<R>>>,
+    lanes: Vec<WorkerLane<R>>,
 }
 
 impl<R: Region> WorkerControl<R> {
@@ -114,7 +112,7 @@ impl<R: Region> WorkerControl<R> {
     ) -> Result<(Self, Consumer<R>), ControlError> {
         let layout = Layout::new(limits)?;
         let count = u16::try_from(limits.lanes).unwrap_or(u16::MAX);
-        let lanes = (0..count).map(|lane| WorkerLane::new(region, &layout, lane).map(Arc::new));
+        let lanes = (0..count).map(|lane| WorkerLane::new(region, &layout, lane));
         let control = Self {
             lanes: lanes.collect::<Result<_, _>>()?,
             latches: Latches::new(region, &layout)?,
@@ -134,7 +132,7 @@ impl<R: Region> WorkerControl<R> {
     /// # Errors
     /// [`LaneViolation::NoLane`].
     #[inline]
-    pub fn lane(&self, index: u16) -> Result<&Arc<WorkerLane<R>>, LaneViolation> {
+    pub fn lane(&self, index: u16) -> Result<&WorkerLane<R>, LaneViolation> {
         self.lanes
             .get(usize::from(index))
             .ok_or(LaneViolation::NoLane(index))

@@ -14,8 +14,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
@@ -87,6 +85,7 @@ pub struct ClientLane<R> {
     /// Sequence of the last record that took the side buffer along.
     side_handed: u64,
     reply: [u64; RECORD_WORDS - 2],
+    reply_len: usize,
 }
 
 impl<R: Region> ClientLane<R> {
@@ -115,6 +114,7 @@ impl<R: Region> ClientLane<R> {
             patience,
             side_handed: 0,
             reply: [0; RECORD_WORDS - 2],
+            reply_len: 0,
         })
     }
 
@@ -209,11 +209,17 @@ impl<R: Region> ClientLane<R> {
             return Err(LaneError::ReplyLength(len_claimed));
         }
         load_words(&words[2..], &mut self.reply[..len.div_ceil(WORD_BYTES)]);
+        self.reply_len = len;
         let status = u32::from_le_bytes([s0, s1, s2, s3]);
         Ok(Reply {
             status,
-            body: &self.reply.as_bytes()[..len],
+            body: self.reply_body(),
         })
+    }
+
+    /// What came with the last reply, for who needs the lane at the same time.
+    pub fn reply_body(&self) -> &[u8] {
+        &self.reply.as_bytes()[..self.reply_len]
     }
 
     /// Copies out what the worker put into the side buffer before its last reply on this lane.
@@ -386,6 +392,7 @@ impl<R: Region> WorkerLane<R> {
     }
 
     /// Its number.
+    #[inline]
     pub fn index(&self) -> u16 {
         self.index
     }
@@ -434,14 +441,25 @@ impl<R: Region> WorkerLane<R> {
     ///
     /// # Errors
     /// [`LaneViolation::SideLength`].
+    #[inline]
     pub fn collect<'a>(
         &self,
         record: &Record,
         scratch: &'a mut Vec<u8>,
     ) -> Result<Option<&'a [u8]>, LaneViolation> {
-        let Some(claimed) = record.side_len() else {
-            return Ok(None);
-        };
+        match record.side_len() {
+            None => Ok(None),
+            Some(claimed) => self.collect_aside(record, claimed, scratch).map(Some),
+        }
+    }
+
+    #[cold]
+    fn collect_aside<'a>(
+        &self,
+        record: &Record,
+        claimed: u64,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], LaneViolation> {
         let (sequence, most) = (record.sequence(), self.side.byte_len());
         let len = usize::try_from(claimed).unwrap_or(usize::MAX);
         let too_long = LaneViolation::SideLength {
@@ -460,7 +478,7 @@ impl<R: Region> WorkerLane<R> {
         // SYNC: pairs with the Acquire in `ClientLane::send_aside`.
         self.slot.words()[RELEASE_WORD].store(sequence, Ordering::Release);
         self.bell.ring();
-        Ok(Some(tail))
+        Ok(tail)
     }
 
     /// The lane's pipe for large transfers.
@@ -468,36 +486,37 @@ impl<R: Region> WorkerLane<R> {
         &self.pipe
     }
 
-    /// Undertakes to answer the request that has `sequence`.
+    /// Undertakes to answer the request that has `sequence`. Only the thread that takes records from the
+    /// ring does so: nobody else makes the lane busy between its look and its claim.
     ///
     /// # Errors
     /// [`LaneViolation::Busy`] if the lane's last request is not answered yet.
-    pub fn claim(self: &Arc<Self>, sequence: u64) -> Result<Pending<R>, LaneViolation> {
+    #[inline]
+    pub fn claim(&self, sequence: u64) -> Result<Pending<'_, R>, LaneViolation> {
         // SYNC: pairs with the Release in `Pending::publish`: what the thread that answered last
         // wrote into the slot comes before what we will write.
-        match self
-            .awaited
-            .compare_exchange(0, sequence, Ordering::Acquire, Ordering::Relaxed)
-        {
-            Ok(_) => Ok(Pending {
-                lane: Arc::clone(self),
-                sequence,
-                answered: false,
-            }),
-            Err(awaited) => Err(LaneViolation::Busy {
+        let awaited = self.awaited.load(Ordering::Acquire);
+        if awaited != 0 {
+            return Err(LaneViolation::Busy {
                 lane: self.index,
                 sequence,
                 awaited,
-            }),
+            });
         }
+        self.awaited.store(sequence, Ordering::Relaxed);
+        Ok(Pending {
+            lane: self,
+            sequence,
+            answered: false,
+        })
     }
 }
 
 /// A reply that is owed. Dropped unanswered, it answers [`STATUS_UNKNOWN`]: no client waits for ever
 /// because of a path we forgot.
 #[derive(Debug)]
-pub struct Pending<R: Region> {
-    lane: Arc<WorkerLane<R>>,
+pub struct Pending<'a, R: Region> {
+    lane: &'a WorkerLane<R>,
     sequence: u64,
     answered: bool,
 }
@@ -507,7 +526,7 @@ pub struct Pending<R: Region> {
 #[error("a reply of {0} bytes does not fit into {REPLY_BYTES}")]
 pub struct ReplyTooLong(pub usize);
 
-impl<R: Region> Pending<R> {
+impl<R: Region> Pending<'_, R> {
     /// The request's sequence.
     pub fn sequence(&self) -> u64 {
         self.sequence
@@ -524,6 +543,13 @@ impl<R: Region> Pending<R> {
     /// Bytes of the lane's side buffer.
     pub fn side_byte_len(&self) -> usize {
         self.lane.side.byte_len()
+    }
+
+    /// The answer comes in a moment: its line is with the client, which spins on it. Said earlier, the client
+    /// would have taken it back.
+    #[inline]
+    pub fn expect(&self) {
+        self.lane.slot.expect_write(0);
     }
 
     /// Answers.
@@ -556,7 +582,7 @@ impl<R: Region> Pending<R> {
     }
 }
 
-impl<R: Region> Drop for Pending<R> {
+impl<R: Region> Drop for Pending<'_, R> {
     fn drop(&mut self) {
         if !self.answered {
             self.publish(STATUS_UNKNOWN, &[]);

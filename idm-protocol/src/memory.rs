@@ -35,6 +35,11 @@ pub trait Memory: Clone + Send + Sync + std::fmt::Debug + 'static {
     /// All of it, as words.
     fn words(&self) -> &[Word];
 
+    /// Word `index` will be written soon: a hint to bring its cache line here, which the other side last
+    /// looked at, while there is other work to do.
+    #[inline]
+    fn expect_write(&self, _index: usize) {}
+
     /// Copies opaque bytes out, starting at byte `at`. What is copied while the other side writes
     /// is an arbitrary mixture; the caller checks its copy.
     ///
@@ -123,6 +128,13 @@ impl<R: Memory> View<R> {
     #[inline]
     pub fn words(&self) -> &[Word] {
         &self.region.words()[self.words.clone()]
+    }
+
+    /// Word `index` of this piece will be written soon; see [`Memory::expect_write`].
+    #[inline]
+    pub fn expect_write(&self, index: usize) {
+        self.region
+            .expect_write(self.words.start.saturating_add(index));
     }
 
     /// Bytes in this piece.

@@ -71,6 +71,7 @@ pub struct Head {
 }
 
 impl Head {
+    #[inline]
     pub(crate) fn pack(self, lines: u8) -> u64 {
         u64::from(self.opcode)
             | u64::from(lines) << 16
@@ -79,6 +80,7 @@ impl Head {
             | u64::from(self.context) << 48
     }
 
+    #[inline]
     pub(crate) fn unpack(word: u64) -> (Self, u8) {
         let [o0, o1, lines, flags, l0, l1, c0, c1] = word.to_le_bytes();
         let head = Self {
@@ -187,16 +189,19 @@ impl Record {
     }
 
     /// Its place in the order of submission; also the ticket its reply answers to.
+    #[inline]
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
     /// What the sender said about it.
+    #[inline]
     pub fn head(&self) -> Head {
         self.head
     }
 
     /// Body and inline tail, padding of the last line included.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         let start = match self.side_len() {
             Some(_) => HEADER_BYTES + WORD_BYTES,
@@ -207,6 +212,7 @@ impl Record {
     }
 
     /// Bytes that the tail has in the side buffer, as the sender claims; `None` if it is inline.
+    #[inline]
     pub fn side_len(&self) -> Option<u64> {
         let side = self.head.flags.contains(Flags::SIDE);
         side.then_some(self.words[HEADER_BYTES / WORD_BYTES])
@@ -251,6 +257,7 @@ impl Record {
     }
 
     /// Room for `lines` lines: what a ring copies into.
+    #[inline]
     pub(crate) fn fill(&mut self, sequence: u64, head: Head, lines: usize) -> &mut [u64] {
         self.sequence = sequence;
         self.head = head;

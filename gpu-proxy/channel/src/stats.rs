@@ -54,7 +54,8 @@ const OTHER_LAUNCHES: usize = 5;
 const KERNELS: usize = 8;
 const KERNEL_WORDS: usize = size_of::<Kernel>() / 8;
 
-/// The worker's end. Counting costs one relaxed atomic addition; any thread may count.
+/// The worker's end. Counting costs one relaxed atomic addition at most; any thread may count what is not
+/// said to be counted by one.
 #[derive(Debug)]
 pub struct StatsWriter {
     page: Mapped,
@@ -82,16 +83,18 @@ impl StatsWriter {
         })
     }
 
-    /// One forwarded call.
+    /// One forwarded call. Only the thread that takes them counts them.
     #[inline]
     pub fn count_call(&self) {
-        self.add(CALLS, 1);
+        self.count_calls(1);
     }
 
     /// Many forwarded calls, for a worker that counts privately and publishes now and then.
     #[inline]
     pub fn count_calls(&self, count: u64) {
-        self.add(CALLS, count);
+        let calls = &self.page.words()[CALLS];
+        let before = calls.load(Ordering::Relaxed);
+        calls.store(before.wrapping_add(count), Ordering::Relaxed);
     }
 
     /// One call that the driver answered with an error.

@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use cuda_abi::types::CUresult;
 use idm_protocol::lane::{Pending, REPLY_BYTES, WorkerLane};
 use idm_protocol::memory::{Mapped, WORD_BYTES};
@@ -43,9 +41,9 @@ pub struct Scratch {
 #[derive(Debug)]
 pub struct Frame<'a> {
     record: &'a Record,
-    lane: &'a Arc<WorkerLane<Mapped>>,
+    lane: &'static WorkerLane<Mapped>,
     side_tail: Option<&'a [u8]>,
-    pending: Option<Pending<Mapped>>,
+    pending: Option<Pending<'static, Mapped>>,
     reply: &'a mut Vec<u8>,
     bytes: &'a mut Vec<u8>,
     prepared: Prepared,
@@ -61,8 +59,8 @@ impl<'a> Frame<'a> {
     /// [`Refusal::Violation`] if they do not fit there.
     pub fn new(
         record: &'a Record,
-        lane: &'a Arc<WorkerLane<Mapped>>,
-        pending: Option<Pending<Mapped>>,
+        lane: &'static WorkerLane<Mapped>,
+        pending: Option<Pending<'static, Mapped>>,
         prepared: Prepared,
         scratch: &'a mut Scratch,
     ) -> Result<Self, Refusal> {
@@ -94,7 +92,7 @@ impl<'a> Frame<'a> {
     }
 
     /// The lane of the thread that posted it.
-    pub fn lane(&self) -> &'a Arc<WorkerLane<Mapped>> {
+    pub fn lane(&self) -> &'static WorkerLane<Mapped> {
         self.lane
     }
 
@@ -227,7 +225,7 @@ impl<'a> Frame<'a> {
     }
 
     /// What the lane's thread has to wait for, with the reply that is owed.
-    pub fn into_unfinished(self) -> Option<(Option<Pending<Mapped>>, Prepared)> {
+    pub fn into_unfinished(self) -> Option<(Option<Pending<'static, Mapped>>, Prepared)> {
         self.unfinished.map(|prepared| (self.pending, prepared))
     }
 
@@ -244,7 +242,16 @@ impl<'a> Frame<'a> {
         Err(CUresult::CUDA_ERROR_NOT_SUPPORTED.into())
     }
 
+    /// The reply comes in a moment, if one is owed.
+    #[inline]
+    pub fn expect_answer(&self) {
+        if let Some(pending) = &self.pending {
+            pending.expect();
+        }
+    }
+
     /// Sends the reply, if one is owed.
+    #[inline]
     pub fn answer(self, status: CUresult) {
         if let Some(pending) = self.pending
             && let Err(error) = pending.reply(status.0, self.reply)

@@ -28,7 +28,7 @@ pub struct Job {
     /// Its private copy.
     pub record: Record,
     /// The reply that is owed, if any.
-    pub pending: Option<Pending<Mapped>>,
+    pub pending: Option<Pending<'static, Mapped>>,
     /// What was done for it at its place in the ring.
     pub prepared: Prepared,
 }
@@ -55,7 +55,7 @@ impl Lanes {
     ///
     /// # Errors
     /// The system's, if it gives us no more threads; the record is dropped then, which answers it.
-    pub fn submit(&mut self, lane: &Arc<WorkerLane<Mapped>>, job: Job) -> io::Result<()> {
+    pub fn submit(&mut self, lane: &'static WorkerLane<Mapped>, job: Job) -> io::Result<()> {
         let index = usize::from(lane.index());
         if index >= self.mailboxes.len() {
             self.mailboxes.resize_with(index + 1, || None);
@@ -64,7 +64,7 @@ impl Lanes {
             Some(mailbox) => mailbox,
             None => {
                 let mailbox = Arc::new(Mailbox::new());
-                self.start(Arc::clone(lane), Arc::clone(&mailbox))?;
+                self.start(lane, Arc::clone(&mailbox))?;
                 self.mailboxes[index].insert(mailbox)
             }
         };
@@ -72,7 +72,7 @@ impl Lanes {
         Ok(())
     }
 
-    fn start(&self, lane: Arc<WorkerLane<Mapped>>, mailbox: Arc<Mailbox>) -> io::Result<()> {
+    fn start(&self, lane: &'static WorkerLane<Mapped>, mailbox: Arc<Mailbox>) -> io::Result<()> {
         let (session, on_violation) = (self.session, self.on_violation);
         let name = format!("lane {}", lane.index());
         thread::Builder::new().name(name).spawn(move || {
@@ -89,7 +89,7 @@ impl Lanes {
                     pending,
                     prepared,
                 } = job;
-                let executed = session.execute(&record, &lane, pending, prepared, &mut scratch);
+                let executed = session.execute(&record, lane, pending, prepared, &mut scratch);
                 if let Err(violation) = executed {
                     on_violation(session, violation);
                 }

@@ -114,7 +114,7 @@ pub struct Session {
 }
 
 /// A reply that is owed, if any, and what must be over before it goes out.
-pub type Unfinished = (Option<Pending<Mapped>>, Prepared);
+pub type Unfinished = (Option<Pending<'static, Mapped>>, Prepared);
 
 /// What the dispatcher does with a blocking record.
 #[derive(Debug)]
@@ -179,8 +179,8 @@ impl Session {
     pub fn execute(
         &self,
         record: &Record,
-        lane: &Arc<WorkerLane<Mapped>>,
-        pending: Option<Pending<Mapped>>,
+        lane: &'static WorkerLane<Mapped>,
+        pending: Option<Pending<'static, Mapped>>,
         prepared: Prepared,
         scratch: &mut Scratch,
     ) -> Result<Option<Unfinished>, Violation> {
@@ -203,8 +203,8 @@ impl Session {
     pub fn finish(
         &self,
         record: &Record,
-        lane: &Arc<WorkerLane<Mapped>>,
-        pending: Option<Pending<Mapped>>,
+        lane: &'static WorkerLane<Mapped>,
+        pending: Option<Pending<'static, Mapped>>,
         outcome: Outcome,
         scratch: &mut Scratch,
     ) -> Result<(), Violation> {
@@ -700,7 +700,9 @@ impl Session {
     }
 
     /// Answers, latches errors that nobody waits for, and counts.
+    #[inline]
     fn settle(&self, frame: Frame<'_>, outcome: Outcome) -> Result<Option<Unfinished>, Violation> {
+        frame.expect_answer();
         let (opcode, lane, context) = (frame.opcode(), frame.lane().index(), frame.context());
         let (credit, replies) = (frame.credit(), frame.replies());
         if SYNCHRONISING.contains(&opcode) {

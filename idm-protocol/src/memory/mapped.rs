@@ -67,6 +67,24 @@ impl Memory for Mapped {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 
+    #[inline]
+    fn expect_write(&self, index: usize) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if let Some(word) = self.words().get(index) {
+            // SAFETY: the instruction changes nothing that a program can see and faults nowhere; processors
+            // that do not know it ignore it.
+            unsafe {
+                std::arch::asm!(
+                    "prefetchw [{}]",
+                    in(reg) std::ptr::from_ref(word),
+                    options(nostack, preserves_flags, readonly),
+                );
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = index;
+    }
+
     fn read(&self, at: usize, into: &mut [u8]) -> Result<(), OutOfBounds> {
         bounds(self.count * WORD_BYTES, at, into.len())?;
         // SAFETY: `at` is inside the mapping, checked above.

@@ -270,11 +270,9 @@ impl Call {
             let reply = lane
                 .await_reply(sequence, &live)
                 .map_err(|error| failed(session, &error))?;
-            let (status, len) = (CUresult(reply.status), reply.body.len());
-            // The reply borrows the lane, whose side buffer `read` may want: a reply is a kilobyte at most.
-            let mut body = [0; idm_protocol::lane::REPLY_BYTES];
-            body[..len].copy_from_slice(reply.body);
-            let result = read(lane, status, &body[..len]);
+            let status = CUresult(reply.status);
+            // Through the lane, whose side buffer `read` may want too.
+            let result = read(lane, status, lane.reply_body());
             if flags.contains(Flags::LANE) {
                 print_waiting(session, lane)?;
             }

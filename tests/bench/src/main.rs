@@ -2,6 +2,7 @@
 //!
 //! Every goal is a ratio to a reference measured in the same run, by turns with what it judges. The
 //! results go to `target/bench.json` and, as a table with the command and the machine, to `docs/results`.
+//! `bench --only NAME...` prints those of some measurements of the system, not of the kernels.
 #![deny(unsafe_code)]
 
 mod client;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         [] => bench(),
+        ["--only", names @ ..] => some(names),
         ["--peer", kind, descriptor] => match descriptor.parse() {
             Ok(descriptor) => floor::peer(kind, descriptor).map_err(Into::into),
             Err(error) => Err(Box::from(format!("{descriptor}: {error}"))),
@@ -52,26 +54,49 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench() -> std::result::Result<(), Box<dyn Error>> {
+type Outcome<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Something that is measured of the system, by the name it is asked for.
+type Measurement = (&'static str, fn(&Proxy) -> Outcome<Measured>);
+
+const MEASUREMENTS: [Measurement; 7] = [
+    ("null_call", null_call),
+    ("async_launch", async_launch),
+    ("launch_rate", launch_rate),
+    ("copy", copy),
+    ("wake", wake),
+    ("attach", attach),
+    ("idle", idle),
+];
+
+fn measure_system(wanted: impl Fn(&str) -> bool) -> Outcome<Vec<Measured>> {
     let proxy = Setup::new()
         .zone(Zone::new("bench").memory("1GiB").pinned("128MiB").warm(2))
         .start();
-    let before = others_percent();
-    let mut results = vec![
-        null_call(&proxy)?,
-        async_launch(&proxy)?,
-        launch_rate(&proxy)?,
-        copy(&proxy)?,
-        wake(&proxy)?,
-        attach(&proxy)?,
-        idle(&proxy),
-    ];
+    let wanted = MEASUREMENTS.iter().filter(|(name, _)| wanted(name));
+    let results = wanted.map(|(_, measure)| measure(&proxy)).collect();
     proxy.stop();
+    results
+}
+
+fn bench() -> Outcome<()> {
+    let before = others_percent();
+    let mut results = measure_system(|_| true)?;
     results.extend(kernels::measure()?);
     for result in &mut results {
         result.explain();
     }
     report::write(&results, before.max(others_percent()))
+}
+
+fn some(names: &[&str]) -> Outcome<()> {
+    let known = MEASUREMENTS.map(|(name, _)| name);
+    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        return Err(format!("{unknown} is not measured; there are {}", known.join(", ")).into());
+    }
+    let results = measure_system(|name| names.contains(&name))?;
+    report::print(&results, others_percent());
+    Ok(())
 }
 
 /// What a client printed: name → p50 and p99.
@@ -173,7 +198,7 @@ impl Turns {
     }
 }
 
-fn null_call(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+fn null_call(proxy: &Proxy) -> Outcome<Measured> {
     let (mut value, mut native, mut floor) = (Turns::default(), Turns::default(), Turns::default());
     let (mut apart, mut query) = (Turns::default(), Turns::default());
     for _ in 0..TURNS {
@@ -208,7 +233,7 @@ fn null_call(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     Ok(result)
 }
 
-fn async_launch(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+fn async_launch(proxy: &Proxy) -> Outcome<Measured> {
     let (mut value, mut argument, mut native) =
         (Turns::default(), Turns::default(), Turns::default());
     let mut first = Turns::default();
@@ -236,7 +261,7 @@ fn async_launch(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> 
     Ok(result)
 }
 
-fn launch_rate(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+fn launch_rate(proxy: &Proxy) -> Outcome<Measured> {
     let (mut value, mut native) = (Turns::default(), Turns::default());
     for _ in 0..TURNS {
         value.add(&remoted(proxy, "launch"), "launch-rate");
@@ -254,7 +279,7 @@ fn launch_rate(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     Ok(result)
 }
 
-fn copy(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+fn copy(proxy: &Proxy) -> Outcome<Measured> {
     let (mut up, mut down, mut plain) = (Turns::default(), Turns::default(), Turns::default());
     let (mut native_up, mut native_down) = (Turns::default(), Turns::default());
     for _ in 0..TURNS {
@@ -289,7 +314,7 @@ fn copy(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     Ok(result)
 }
 
-fn wake(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+fn wake(proxy: &Proxy) -> Outcome<Measured> {
     let (mut value, mut floor, mut apart) = (Turns::default(), Turns::default(), Turns::default());
     for _ in 0..TURNS {
         let samples = floor::futex_wake()?;
@@ -313,7 +338,7 @@ fn wake(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     Ok(result)
 }
 
-fn attach(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
+fn attach(proxy: &Proxy) -> Outcome<Measured> {
     let (mut value, mut context) = (Turns::default(), Turns::default());
     let (mut native, mut native_context) = (Turns::default(), Turns::default());
     for _ in 0..15 {
@@ -344,7 +369,7 @@ fn attach(proxy: &Proxy) -> std::result::Result<Measured, Box<dyn Error>> {
     Ok(result)
 }
 
-fn idle(proxy: &Proxy) -> Measured {
+fn idle(proxy: &Proxy) -> Outcome<Measured> {
     let mut client = proxy.client("hold-memory").start();
     client.wait_for_line("holds");
     std::thread::sleep(Duration::from_secs(2));
@@ -376,7 +401,7 @@ fn idle(proxy: &Proxy) -> Measured {
         Goal::ValueAtMost(0.0),
     );
     result.what = "of all threads of proxy, workers and an attached client that waits";
-    result
+    Ok(result)
 }
 
 /// What all processors have idled so far, in ticks of 10 ms.
