@@ -85,7 +85,7 @@ fn costs_of_calls_are_measured_on_both_sides() {
 #[test]
 #[ignore = "minutes; `make test-full`"]
 fn everything_the_software_gpu_can_do_is_the_same_natively_and_remoted() {
-    for number in ["1", "2", "3", "4", "5", "6"] {
+    for number in ["1", "2", "3", "4", "5", "6", "7"] {
         part(number, "", 0);
     }
 }

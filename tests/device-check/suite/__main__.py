@@ -17,6 +17,9 @@ SECONDS = float(os.environ.get("PART_SECONDS", "450"))
 class Context:
     work: Path
     probe: str
+    device: str
+    # Where part 7 keeps what the driver answers.
+    record: Path
 
 
 def main():
@@ -52,7 +55,8 @@ def run_part(arguments):
     title, make = parts.PARTS[arguments.part]
     print(f"part {arguments.part}: {title}", flush=True)
     soft = machine.software_driver() is not None
-    context = Context(arguments.work, arguments.probe)
+    record = Path(arguments.report).with_suffix("").with_name(Path(arguments.report).stem + "-codes.txt")
+    context = Context(arguments.work, arguments.probe, arguments.device, record)
     only = os.environ.get("PART_CASES", "") or arguments.only
     outcomes = []
     with sides.Sides(arguments.work, "1GiB" if soft else "32GiB", "256MiB" if soft else "8GiB", zones=4) as both:

@@ -37,13 +37,15 @@ def nvcc():
 
 @cache
 def lacks(need):
-    """Why `need` is not met here, or None: "nvcc", "sass" (machine code runs) or a Python module."""
+    """Why `need` is not met here, or None: "nvcc", "sass" (machine code runs), one of our programs, or a Python module."""
     if need == "nvcc":
         return None if nvcc() else "no nvcc on PATH"
     if need == "sass":
         return "the software GPU runs no machine code" if software_driver() else None
     if need == "soft":
         return None if software_driver() else "only for the software GPU"
+    if need.startswith("vgpu-"):
+        return None if (binaries() / need).exists() else f"no {need} beside the project's binaries"
     if importlib.util.find_spec(need) is None:
         return f"no Python module {need}"
     return None

@@ -1,11 +1,13 @@
 """Which programs each part runs. Part 0, the assumptions probe, is a C program of its own."""
 
 import os
+import re
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
-from . import machine
+from . import codes, machine
 from .cases import Case
 
 HERE = Path(__file__).resolve().parents[1]
@@ -134,6 +136,23 @@ def several(context):
     return cases
 
 
+def calls(context):
+    """Every declared function, called rightly and wrongly, a case for each word that names begin with."""
+    program = machine.binaries() / "vgpu-test-calls"
+    if not program.exists():
+        return [Case("codes", [], needs=("vgpu-test-calls",))]
+    # Each run makes its record anew, with the cases that it was asked for.
+    context.record.write_text(f"# What the driver of {context.device} answers: STATE FUNCTION CASE -> CODE\n")
+    environment = {
+        "CODES_RECORD": str(context.record), "PYTHONPATH": str(HERE), "VGPU_LOG": "off", "SOFTGPU_LOG": "off",
+    }
+    cases = []
+    for word, names in groupby(sorted(codes.functions(program)), lambda name: re.match("cu[A-Z][a-z]*", name)[0]):
+        command = [sys.executable, "-m", "suite.codes", str(program), *names]
+        cases.append(Case(f"codes {word}*", command, speaks="output", environment=environment))
+    return cases
+
+
 PARTS = {
     1: ("our own programs", programs),
     2: ("PyTorch, training and inference", pytorch),
@@ -141,4 +160,5 @@ PARTS = {
     4: ("other clients", other_clients),
     5: ("what calls, copies and steps cost", costs),
     6: ("several clients at once", several),
+    7: ("the code of every call, right or wrong", calls),
 }
