@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod client;
+mod examples;
 mod floor;
 mod kernels;
 mod nop;
@@ -69,14 +70,22 @@ const MEASUREMENTS: [Measurement; 7] = [
     ("idle", idle),
 ];
 
+/// The name by which all examples are asked for together.
+const EXAMPLES: &str = "examples";
+
 fn measure_system(wanted: impl Fn(&str) -> bool) -> Outcome<Vec<Measured>> {
     let proxy = Setup::new()
         .zone(Zone::new("bench").memory("1GiB").pinned("128MiB").warm(2))
         .start();
-    let wanted = MEASUREMENTS.iter().filter(|(name, _)| wanted(name));
-    let results = wanted.map(|(_, measure)| measure(&proxy)).collect();
+    let single = MEASUREMENTS.iter().filter(|(name, _)| wanted(name));
+    let mut results = single
+        .map(|(_, measure)| measure(&proxy))
+        .collect::<Outcome<Vec<Measured>>>()?;
+    if wanted(EXAMPLES) {
+        results.extend(examples::measure(&proxy)?);
+    }
     proxy.stop();
-    results
+    Ok(results)
 }
 
 fn bench() -> Outcome<()> {
@@ -91,8 +100,10 @@ fn bench() -> Outcome<()> {
 
 fn some(names: &[&str]) -> Outcome<()> {
     let known = MEASUREMENTS.map(|(name, _)| name);
-    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
-        return Err(format!("{unknown} is not measured; there are {}", known.join(", ")).into());
+    let is_known = |name: &&&str| known.contains(*name) || **name == EXAMPLES;
+    if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
+        let known = known.join(", ");
+        return Err(format!("{unknown} is not measured; there are {known}, {EXAMPLES}").into());
     }
     let results = measure_system(|name| names.contains(&name))?;
     report::print(&results, others_percent());

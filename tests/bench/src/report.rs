@@ -23,7 +23,7 @@ pub enum Goal {
 /// One line of the table.
 #[derive(Clone, Debug)]
 pub struct Result {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     value: f64,
     reference: f64,
@@ -35,14 +35,14 @@ pub struct Result {
 
 impl Result {
     pub fn new(
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
         value: f64,
         reference: f64,
         goal: Goal,
     ) -> Self {
         Self {
-            name,
+            name: name.into(),
             unit,
             value,
             reference,
@@ -98,7 +98,7 @@ impl Result {
         };
         let parts = |names: [&str; 2]| Some((part(names[0])?, part(names[1])?));
         let query = parts(["cuStreamQuery(0)", crate::DIRECT_QUERY]);
-        self.note = Some(match (self.name, query) {
+        self.note = Some(match (self.name.as_str(), query) {
             ("null_call", Some((query, driver))) => format!(
                 "the floor moves one line each way and looks at nothing, so that its answer's line is on its way before \
                  the question is read; where to answer here stands in the record. Ours takes {:.0} ns more to copy, \
@@ -161,7 +161,7 @@ pub fn write(results: &[Result], busy_percent: f64) -> std::result::Result<(), B
     println!("bench: {}", fairness(busy_percent));
     let object: Map<String, Value> = results
         .iter()
-        .map(|result| (result.name.to_owned(), result.json()))
+        .map(|result| (result.name.clone(), result.json()))
         .collect();
     // Beside the profile directory, wherever that is.
     let target = place::profile();
@@ -182,7 +182,7 @@ pub fn write(results: &[Result], busy_percent: f64) -> std::result::Result<(), B
     let missed: Vec<&str> = results
         .iter()
         .filter(|result| result.is_met() == Some(false))
-        .map(|result| result.name)
+        .map(|result| result.name.as_str())
         .collect();
     if missed.is_empty() {
         println!("bench: every goal that can be measured here is met");
