@@ -9,6 +9,7 @@ use crate::decl::{Declaration, Declarations, Field, Half, Role};
 pub fn records(declarations: &Declarations) -> Result<String, String> {
     let mut body = String::new();
     let mut table = String::new();
+    let mut requests = String::new();
     let mut remote: Vec<_> = declarations.remote().collect();
     remote.sort_by_key(|function| function.op);
     for function in &remote {
@@ -18,6 +19,12 @@ pub fn records(declarations: &Declarations) -> Result<String, String> {
             table,
             "{:?} {} {request:?} {reply:?}",
             function.op, function.name
+        );
+        let _ = writeln!(
+            requests,
+            "    ({:?}, {name}::OPCODE, size_of::<{name}>()),",
+            function.name,
+            name = type_name(&function.name)
         );
         structure(
             &mut body,
@@ -40,6 +47,10 @@ pub fn records(declarations: &Declarations) -> Result<String, String> {
         text,
         "/// Hash over every opcode and layout below; both sides must agree on it at attach.\npub const TABLE_HASH: u64 = {:#018x};\n",
         fnv1a(&table)
+    );
+    let _ = writeln!(
+        text,
+        "/// Every request: the function's name, its opcode, the bytes of its body.\npub const REQUESTS: &[(&str, u16, usize)] = &[\n{requests}];\n"
     );
     text.push_str(&body);
     Ok(text)
