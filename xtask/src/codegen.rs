@@ -53,7 +53,7 @@ pub fn run(root: &Path, check: bool) -> Result<(), String> {
         ),
         (
             "softgpu/cuda/src/generated/exports.rs",
-            emit::softgpu::exports(&facts, &softgpu)?,
+            emit::softgpu::exports(&facts, &softgpu, &declarations.aliases)?,
         ),
     ];
     let mut stale = Vec::new();

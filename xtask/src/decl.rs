@@ -101,6 +101,8 @@ pub struct Field {
 #[derive(Debug, Clone)]
 pub struct Declaration {
     pub name: String,
+    /// The function whose halves serve it: itself, or the newer form of an alias.
+    pub served_by: String,
     pub chapter: String,
     pub op: Option<u16>,
     pub class: Class,
@@ -139,6 +141,8 @@ pub struct Declarations {
     pub functions: Vec<Declaration>,
     /// Prefixes of names that callers probe for: the resolver answers NULL instead of a refusing stub.
     pub probes: Vec<String>,
+    /// Older names, and the functions that serve them.
+    pub aliases: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -161,6 +165,7 @@ impl Declarations {
         paths.sort();
         let mut functions = Vec::new();
         let mut probes = Vec::new();
+        let mut aliases = BTreeMap::<String, String>::new();
         for path in paths {
             let text = fs::read_to_string(&path)
                 .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
@@ -175,6 +180,11 @@ impl Declarations {
                 probes = unsupported.probes;
                 continue;
             }
+            if chapter == "aliases" {
+                aliases = toml::from_str(&text)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+                continue;
+            }
             let table: BTreeMap<String, RawDeclaration> =
                 toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
             for (name, raw) in table {
@@ -183,9 +193,18 @@ impl Declarations {
                 functions.push(declaration);
             }
         }
+        for (name, newer) in &aliases {
+            let declaration = alias(name, newer, &functions, facts)
+                .map_err(|error| format!("aliases.toml: {name}: {error}"))?;
+            functions.push(declaration);
+        }
         functions.sort_by(|left, right| left.name.cmp(&right.name));
         check_opcodes(&functions)?;
-        Ok(Self { functions, probes })
+        Ok(Self {
+            functions,
+            probes,
+            aliases,
+        })
     }
 
     pub fn remote(&self) -> impl Iterator<Item = &Declaration> {
@@ -196,6 +215,32 @@ impl Declarations {
 
     pub fn exported(&self) -> impl Iterator<Item = &Declaration> {
         self.functions.iter().filter(|function| !function.internal)
+    }
+}
+
+/// An older name, declared as its newer form is but for the opcode: nothing is posted under it.
+fn alias(
+    name: &str,
+    newer: &str,
+    functions: &[Declaration],
+    facts: &Facts,
+) -> Result<Declaration, String> {
+    let target = functions.iter().find(|function| function.name == newer);
+    let target = target.ok_or_else(|| format!("{newer} is not declared"))?;
+    let types = |name: &str| -> Option<Vec<&str>> {
+        let export = facts.exports.get(name)?;
+        let types = export.parameters.iter().map(|p| p.c_type.as_str());
+        Some(types.collect())
+    };
+    match types(name) {
+        None => Err("no such exported name in cuda-abi/data/functions.tsv".to_owned()),
+        found if found == types(newer) => Ok(Declaration {
+            name: name.to_owned(),
+            op: None,
+            unshown: String::new(),
+            ..target.clone()
+        }),
+        Some(_) => Err(format!("{newer} has other parameters")),
     }
 }
 
@@ -242,6 +287,7 @@ fn resolve(
     }
     Ok(Declaration {
         name: name.to_owned(),
+        served_by: name.to_owned(),
         chapter: chapter.to_owned(),
         op: raw.op,
         class: raw.class,

@@ -12,370 +12,380 @@ impl Function {
     pub const cuArrayCreate_v2: Self = Self(2);
     pub const cuArrayDestroy: Self = Self(3);
     pub const cuArrayGetDescriptor_v2: Self = Self(4);
-    pub const cuCtxCreate_v2: Self = Self(5);
-    pub const cuCtxCreate_v3: Self = Self(6);
-    pub const cuCtxCreate_v4: Self = Self(7);
-    pub const cuCtxDestroy_v2: Self = Self(8);
-    pub const cuCtxDisablePeerAccess: Self = Self(9);
-    pub const cuCtxEnablePeerAccess: Self = Self(10);
-    pub const cuCtxGetApiVersion: Self = Self(11);
-    pub const cuCtxGetCacheConfig: Self = Self(12);
-    pub const cuCtxGetCurrent: Self = Self(13);
-    pub const cuCtxGetDevice: Self = Self(14);
-    pub const cuCtxGetDevice_v2: Self = Self(15);
-    pub const cuCtxGetFlags: Self = Self(16);
-    pub const cuCtxGetId: Self = Self(17);
-    pub const cuCtxGetLimit: Self = Self(18);
-    pub const cuCtxGetStreamPriorityRange: Self = Self(19);
-    pub const cuCtxPopCurrent_v2: Self = Self(20);
-    pub const cuCtxPushCurrent_v2: Self = Self(21);
-    pub const cuCtxResetPersistingL2Cache: Self = Self(22);
-    pub const cuCtxSetCacheConfig: Self = Self(23);
-    pub const cuCtxSetCurrent: Self = Self(24);
-    pub const cuCtxSetFlags: Self = Self(25);
-    pub const cuCtxSetLimit: Self = Self(26);
-    pub const cuCtxSynchronize: Self = Self(27);
-    pub const cuCtxSynchronize_v2: Self = Self(28);
-    pub const cuDeviceCanAccessPeer: Self = Self(29);
-    pub const cuDeviceComputeCapability: Self = Self(30);
-    pub const cuDeviceGet: Self = Self(31);
-    pub const cuDeviceGetAttribute: Self = Self(32);
-    pub const cuDeviceGetByPCIBusId: Self = Self(33);
-    pub const cuDeviceGetCount: Self = Self(34);
-    pub const cuDeviceGetDefaultMemPool: Self = Self(35);
-    pub const cuDeviceGetMemPool: Self = Self(36);
-    pub const cuDeviceGetName: Self = Self(37);
-    pub const cuDeviceGetP2PAttribute: Self = Self(38);
-    pub const cuDeviceGetPCIBusId: Self = Self(39);
-    pub const cuDeviceGetProperties: Self = Self(40);
-    pub const cuDeviceGetUuid: Self = Self(41);
-    pub const cuDeviceGetUuid_v2: Self = Self(42);
-    pub const cuDevicePrimaryCtxGetState: Self = Self(43);
-    pub const cuDevicePrimaryCtxRelease: Self = Self(44);
-    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(45);
-    pub const cuDevicePrimaryCtxReset: Self = Self(46);
-    pub const cuDevicePrimaryCtxReset_v2: Self = Self(47);
-    pub const cuDevicePrimaryCtxRetain: Self = Self(48);
-    pub const cuDevicePrimaryCtxSetFlags: Self = Self(49);
-    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(50);
-    pub const cuDeviceSetMemPool: Self = Self(51);
-    pub const cuDeviceTotalMem_v2: Self = Self(52);
-    pub const cuDriverGetVersion: Self = Self(53);
-    pub const cuEventCreate: Self = Self(54);
-    pub const cuEventDestroy_v2: Self = Self(55);
-    pub const cuEventElapsedTime: Self = Self(56);
-    pub const cuEventElapsedTime_v2: Self = Self(57);
-    pub const cuEventQuery: Self = Self(58);
-    pub const cuEventRecord: Self = Self(59);
-    pub const cuEventRecordWithFlags: Self = Self(60);
-    pub const cuEventSynchronize: Self = Self(61);
-    pub const cuFuncGetAttribute: Self = Self(62);
-    pub const cuFuncGetModule: Self = Self(63);
-    pub const cuFuncGetName: Self = Self(64);
-    pub const cuFuncGetParamCount: Self = Self(65);
-    pub const cuFuncGetParamInfo: Self = Self(66);
-    pub const cuFuncIsLoaded: Self = Self(67);
-    pub const cuFuncLoad: Self = Self(68);
-    pub const cuFuncSetAttribute: Self = Self(69);
-    pub const cuFuncSetCacheConfig: Self = Self(70);
-    pub const cuGetErrorName: Self = Self(71);
-    pub const cuGetErrorString: Self = Self(72);
-    pub const cuGetExportTable: Self = Self(73);
-    pub const cuGetProcAddress: Self = Self(74);
-    pub const cuGetProcAddress_v2: Self = Self(75);
-    pub const cuGraphAddBatchMemOpNode: Self = Self(76);
-    pub const cuGraphAddChildGraphNode: Self = Self(77);
-    pub const cuGraphAddDependencies: Self = Self(78);
-    pub const cuGraphAddDependencies_v2: Self = Self(79);
-    pub const cuGraphAddEmptyNode: Self = Self(80);
-    pub const cuGraphAddEventRecordNode: Self = Self(81);
-    pub const cuGraphAddEventWaitNode: Self = Self(82);
-    pub const cuGraphAddHostNode: Self = Self(83);
-    pub const cuGraphAddKernelNode: Self = Self(84);
-    pub const cuGraphAddKernelNode_v2: Self = Self(85);
-    pub const cuGraphAddMemcpyNode: Self = Self(86);
-    pub const cuGraphAddMemsetNode: Self = Self(87);
-    pub const cuGraphAddNode: Self = Self(88);
-    pub const cuGraphAddNode_v2: Self = Self(89);
-    pub const cuGraphAddNode_v3: Self = Self(90);
-    pub const cuGraphBatchMemOpNodeGetParams: Self = Self(91);
-    pub const cuGraphBatchMemOpNodeSetParams: Self = Self(92);
-    pub const cuGraphChildGraphNodeGetGraph: Self = Self(93);
-    pub const cuGraphClone: Self = Self(94);
-    pub const cuGraphCreate: Self = Self(95);
-    pub const cuGraphDebugDotPrint: Self = Self(96);
-    pub const cuGraphDestroy: Self = Self(97);
-    pub const cuGraphDestroyNode: Self = Self(98);
-    pub const cuGraphEventRecordNodeGetEvent: Self = Self(99);
-    pub const cuGraphEventRecordNodeSetEvent: Self = Self(100);
-    pub const cuGraphEventWaitNodeGetEvent: Self = Self(101);
-    pub const cuGraphEventWaitNodeSetEvent: Self = Self(102);
-    pub const cuGraphExecBatchMemOpNodeSetParams: Self = Self(103);
-    pub const cuGraphExecChildGraphNodeSetParams: Self = Self(104);
-    pub const cuGraphExecDestroy: Self = Self(105);
-    pub const cuGraphExecEventRecordNodeSetEvent: Self = Self(106);
-    pub const cuGraphExecEventWaitNodeSetEvent: Self = Self(107);
-    pub const cuGraphExecGetFlags: Self = Self(108);
-    pub const cuGraphExecGetId: Self = Self(109);
-    pub const cuGraphExecHostNodeSetParams: Self = Self(110);
-    pub const cuGraphExecKernelNodeSetParams: Self = Self(111);
-    pub const cuGraphExecKernelNodeSetParams_v2: Self = Self(112);
-    pub const cuGraphExecMemcpyNodeSetParams: Self = Self(113);
-    pub const cuGraphExecMemsetNodeSetParams: Self = Self(114);
-    pub const cuGraphExecNodeSetParams: Self = Self(115);
-    pub const cuGraphExecUpdate: Self = Self(116);
-    pub const cuGraphExecUpdate_v2: Self = Self(117);
-    pub const cuGraphGetEdges: Self = Self(118);
-    pub const cuGraphGetEdges_v2: Self = Self(119);
-    pub const cuGraphGetId: Self = Self(120);
-    pub const cuGraphGetNodes: Self = Self(121);
-    pub const cuGraphGetRootNodes: Self = Self(122);
-    pub const cuGraphHostNodeGetParams: Self = Self(123);
-    pub const cuGraphHostNodeSetParams: Self = Self(124);
-    pub const cuGraphInstantiate: Self = Self(125);
-    pub const cuGraphInstantiateWithFlags: Self = Self(126);
-    pub const cuGraphInstantiateWithParams: Self = Self(127);
-    pub const cuGraphInstantiate_v2: Self = Self(128);
-    pub const cuGraphKernelNodeCopyAttributes: Self = Self(129);
-    pub const cuGraphKernelNodeGetAttribute: Self = Self(130);
-    pub const cuGraphKernelNodeGetParams: Self = Self(131);
-    pub const cuGraphKernelNodeGetParams_v2: Self = Self(132);
-    pub const cuGraphKernelNodeSetAttribute: Self = Self(133);
-    pub const cuGraphKernelNodeSetParams: Self = Self(134);
-    pub const cuGraphKernelNodeSetParams_v2: Self = Self(135);
-    pub const cuGraphLaunch: Self = Self(136);
-    pub const cuGraphMemcpyNodeGetParams: Self = Self(137);
-    pub const cuGraphMemcpyNodeSetParams: Self = Self(138);
-    pub const cuGraphMemsetNodeGetParams: Self = Self(139);
-    pub const cuGraphMemsetNodeSetParams: Self = Self(140);
-    pub const cuGraphNodeFindInClone: Self = Self(141);
-    pub const cuGraphNodeGetContainingGraph: Self = Self(142);
-    pub const cuGraphNodeGetDependencies: Self = Self(143);
-    pub const cuGraphNodeGetDependencies_v2: Self = Self(144);
-    pub const cuGraphNodeGetDependentNodes: Self = Self(145);
-    pub const cuGraphNodeGetDependentNodes_v2: Self = Self(146);
-    pub const cuGraphNodeGetEnabled: Self = Self(147);
-    pub const cuGraphNodeGetLocalId: Self = Self(148);
-    pub const cuGraphNodeGetToolsId: Self = Self(149);
-    pub const cuGraphNodeGetType: Self = Self(150);
-    pub const cuGraphNodeSetEnabled: Self = Self(151);
-    pub const cuGraphNodeSetParams: Self = Self(152);
-    pub const cuGraphNodeSetParams_v2: Self = Self(153);
-    pub const cuGraphReleaseUserObject: Self = Self(154);
-    pub const cuGraphRemoveDependencies: Self = Self(155);
-    pub const cuGraphRemoveDependencies_v2: Self = Self(156);
-    pub const cuGraphRetainUserObject: Self = Self(157);
-    pub const cuGraphUpload: Self = Self(158);
-    pub const cuInit: Self = Self(159);
-    pub const cuKernelGetAttribute: Self = Self(160);
-    pub const cuKernelGetFunction: Self = Self(161);
-    pub const cuKernelGetLibrary: Self = Self(162);
-    pub const cuKernelGetName: Self = Self(163);
-    pub const cuKernelGetParamCount: Self = Self(164);
-    pub const cuKernelGetParamInfo: Self = Self(165);
-    pub const cuKernelSetAttribute: Self = Self(166);
-    pub const cuKernelSetCacheConfig: Self = Self(167);
-    pub const cuLaunchCooperativeKernel: Self = Self(168);
-    pub const cuLaunchHostFunc: Self = Self(169);
-    pub const cuLaunchHostFunc_v2: Self = Self(170);
-    pub const cuLaunchKernel: Self = Self(171);
-    pub const cuLaunchKernelEx: Self = Self(172);
-    pub const cuLibraryEnumerateKernels: Self = Self(173);
-    pub const cuLibraryGetGlobal: Self = Self(174);
-    pub const cuLibraryGetKernel: Self = Self(175);
-    pub const cuLibraryGetKernelCount: Self = Self(176);
-    pub const cuLibraryGetModule: Self = Self(177);
-    pub const cuLibraryLoadData: Self = Self(178);
-    pub const cuLibraryLoadFromFile: Self = Self(179);
-    pub const cuLibraryUnload: Self = Self(180);
-    pub const cuLinkAddData_v2: Self = Self(181);
-    pub const cuLinkAddFile_v2: Self = Self(182);
-    pub const cuLinkComplete: Self = Self(183);
-    pub const cuLinkCreate_v2: Self = Self(184);
-    pub const cuLinkDestroy: Self = Self(185);
-    pub const cuMemAddressFree: Self = Self(186);
-    pub const cuMemAddressReserve: Self = Self(187);
-    pub const cuMemAdvise: Self = Self(188);
-    pub const cuMemAdvise_v2: Self = Self(189);
-    pub const cuMemAllocAsync: Self = Self(190);
-    pub const cuMemAllocFromPoolAsync: Self = Self(191);
-    pub const cuMemAllocHost_v2: Self = Self(192);
-    pub const cuMemAllocManaged: Self = Self(193);
-    pub const cuMemAllocPitch_v2: Self = Self(194);
-    pub const cuMemAlloc_v2: Self = Self(195);
-    pub const cuMemCreate: Self = Self(196);
-    pub const cuMemFreeAsync: Self = Self(197);
-    pub const cuMemFreeHost: Self = Self(198);
-    pub const cuMemFree_v2: Self = Self(199);
-    pub const cuMemGetAccess: Self = Self(200);
-    pub const cuMemGetAddressRange_v2: Self = Self(201);
-    pub const cuMemGetAllocationGranularity: Self = Self(202);
-    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(203);
-    pub const cuMemGetDefaultMemPool: Self = Self(204);
-    pub const cuMemGetInfo_v2: Self = Self(205);
-    pub const cuMemGetMemPool: Self = Self(206);
-    pub const cuMemHostAlloc: Self = Self(207);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(208);
-    pub const cuMemHostGetFlags: Self = Self(209);
-    pub const cuMemHostRegister_v2: Self = Self(210);
-    pub const cuMemHostUnregister: Self = Self(211);
-    pub const cuMemMap: Self = Self(212);
-    pub const cuMemPoolCreate: Self = Self(213);
-    pub const cuMemPoolDestroy: Self = Self(214);
-    pub const cuMemPoolGetAccess: Self = Self(215);
-    pub const cuMemPoolGetAttribute: Self = Self(216);
-    pub const cuMemPoolSetAccess: Self = Self(217);
-    pub const cuMemPoolSetAttribute: Self = Self(218);
-    pub const cuMemPoolTrimTo: Self = Self(219);
-    pub const cuMemPrefetchAsync: Self = Self(220);
-    pub const cuMemPrefetchAsync_v2: Self = Self(221);
-    pub const cuMemRangeGetAttribute: Self = Self(222);
-    pub const cuMemRangeGetAttributes: Self = Self(223);
-    pub const cuMemRelease: Self = Self(224);
-    pub const cuMemRetainAllocationHandle: Self = Self(225);
-    pub const cuMemSetAccess: Self = Self(226);
-    pub const cuMemSetMemPool: Self = Self(227);
-    pub const cuMemUnmap: Self = Self(228);
-    pub const cuMemcpy: Self = Self(229);
-    pub const cuMemcpy2DAsync_v2: Self = Self(230);
-    pub const cuMemcpy2DUnaligned_v2: Self = Self(231);
-    pub const cuMemcpy2D_v2: Self = Self(232);
-    pub const cuMemcpy3DAsync_v2: Self = Self(233);
-    pub const cuMemcpy3DPeer: Self = Self(234);
-    pub const cuMemcpy3DPeerAsync: Self = Self(235);
-    pub const cuMemcpy3D_v2: Self = Self(236);
-    pub const cuMemcpyAsync: Self = Self(237);
-    pub const cuMemcpyAtoA_v2: Self = Self(238);
-    pub const cuMemcpyAtoD_v2: Self = Self(239);
-    pub const cuMemcpyAtoHAsync_v2: Self = Self(240);
-    pub const cuMemcpyAtoH_v2: Self = Self(241);
-    pub const cuMemcpyBatchAsync: Self = Self(242);
-    pub const cuMemcpyBatchAsync_v2: Self = Self(243);
-    pub const cuMemcpyDtoA_v2: Self = Self(244);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(245);
-    pub const cuMemcpyDtoD_v2: Self = Self(246);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(247);
-    pub const cuMemcpyDtoH_v2: Self = Self(248);
-    pub const cuMemcpyHtoAAsync_v2: Self = Self(249);
-    pub const cuMemcpyHtoA_v2: Self = Self(250);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(251);
-    pub const cuMemcpyHtoD_v2: Self = Self(252);
-    pub const cuMemcpyPeer: Self = Self(253);
-    pub const cuMemcpyPeerAsync: Self = Self(254);
-    pub const cuMemcpyWithAttributesAsync: Self = Self(255);
-    pub const cuMemsetD16Async: Self = Self(256);
-    pub const cuMemsetD16_v2: Self = Self(257);
-    pub const cuMemsetD2D16Async: Self = Self(258);
-    pub const cuMemsetD2D16_v2: Self = Self(259);
-    pub const cuMemsetD2D32Async: Self = Self(260);
-    pub const cuMemsetD2D32_v2: Self = Self(261);
-    pub const cuMemsetD2D8Async: Self = Self(262);
-    pub const cuMemsetD2D8_v2: Self = Self(263);
-    pub const cuMemsetD32Async: Self = Self(264);
-    pub const cuMemsetD32_v2: Self = Self(265);
-    pub const cuMemsetD8Async: Self = Self(266);
-    pub const cuMemsetD8_v2: Self = Self(267);
-    pub const cuMipmappedArrayCreate: Self = Self(268);
-    pub const cuMipmappedArrayDestroy: Self = Self(269);
-    pub const cuMipmappedArrayGetLevel: Self = Self(270);
-    pub const cuModuleEnumerateFunctions: Self = Self(271);
-    pub const cuModuleGetFunction: Self = Self(272);
-    pub const cuModuleGetFunctionCount: Self = Self(273);
-    pub const cuModuleGetGlobal_v2: Self = Self(274);
-    pub const cuModuleGetLoadingMode: Self = Self(275);
-    pub const cuModuleLoad: Self = Self(276);
-    pub const cuModuleLoadData: Self = Self(277);
-    pub const cuModuleLoadDataEx: Self = Self(278);
-    pub const cuModuleLoadFatBinary: Self = Self(279);
-    pub const cuModuleUnload: Self = Self(280);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(281);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(282);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(283);
-    pub const cuOccupancyMaxActiveClusters: Self = Self(284);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(285);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(286);
-    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(287);
-    pub const cuPointerGetAttribute: Self = Self(288);
-    pub const cuPointerGetAttributes: Self = Self(289);
-    pub const cuPointerSetAttribute: Self = Self(290);
-    pub const cuProfilerStart: Self = Self(291);
-    pub const cuProfilerStop: Self = Self(292);
-    pub const cuStreamAddCallback: Self = Self(293);
-    pub const cuStreamAttachMemAsync: Self = Self(294);
-    pub const cuStreamBatchMemOp: Self = Self(295);
-    pub const cuStreamBatchMemOp_v2: Self = Self(296);
-    pub const cuStreamBeginCapture: Self = Self(297);
-    pub const cuStreamBeginCaptureToGraph: Self = Self(298);
-    pub const cuStreamBeginCapture_v2: Self = Self(299);
-    pub const cuStreamCreate: Self = Self(300);
-    pub const cuStreamCreateWithPriority: Self = Self(301);
-    pub const cuStreamDestroy_v2: Self = Self(302);
-    pub const cuStreamEndCapture: Self = Self(303);
-    pub const cuStreamGetCaptureInfo: Self = Self(304);
-    pub const cuStreamGetCaptureInfo_v2: Self = Self(305);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(306);
-    pub const cuStreamGetCtx: Self = Self(307);
-    pub const cuStreamGetCtx_v2: Self = Self(308);
-    pub const cuStreamGetDevice: Self = Self(309);
-    pub const cuStreamGetFlags: Self = Self(310);
-    pub const cuStreamGetId: Self = Self(311);
-    pub const cuStreamGetPriority: Self = Self(312);
-    pub const cuStreamIsCapturing: Self = Self(313);
-    pub const cuStreamQuery: Self = Self(314);
-    pub const cuStreamSynchronize: Self = Self(315);
-    pub const cuStreamUpdateCaptureDependencies: Self = Self(316);
-    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(317);
-    pub const cuStreamWaitEvent: Self = Self(318);
-    pub const cuStreamWaitValue32: Self = Self(319);
-    pub const cuStreamWaitValue32_v2: Self = Self(320);
-    pub const cuStreamWaitValue64: Self = Self(321);
-    pub const cuStreamWaitValue64_v2: Self = Self(322);
-    pub const cuStreamWriteValue32: Self = Self(323);
-    pub const cuStreamWriteValue32_v2: Self = Self(324);
-    pub const cuStreamWriteValue64: Self = Self(325);
-    pub const cuStreamWriteValue64_v2: Self = Self(326);
-    pub const cuSurfObjectCreate: Self = Self(327);
-    pub const cuSurfObjectDestroy: Self = Self(328);
-    pub const cuSurfObjectGetResourceDesc: Self = Self(329);
-    pub const cuTexObjectCreate: Self = Self(330);
-    pub const cuTexObjectDestroy: Self = Self(331);
-    pub const cuTexObjectGetResourceDesc: Self = Self(332);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(333);
-    pub const cuTexObjectGetTextureDesc: Self = Self(334);
-    pub const cuThreadExchangeStreamCaptureMode: Self = Self(335);
-    pub const cuUserObjectCreate: Self = Self(336);
-    pub const cuUserObjectRelease: Self = Self(337);
-    pub const cuUserObjectRetain: Self = Self(338);
-    pub const vgpuBeginCapture: Self = Self(339);
-    pub const vgpuCaptureInfo: Self = Self(340);
-    pub const vgpuClusters: Self = Self(341);
-    pub const vgpuCodeNames: Self = Self(342);
-    pub const vgpuCopy: Self = Self(343);
-    pub const vgpuCopyBox: Self = Self(344);
-    pub const vgpuCopyIn: Self = Self(345);
-    pub const vgpuCopyInBulk: Self = Self(346);
-    pub const vgpuCopyOut: Self = Self(347);
-    pub const vgpuCopyOutBulk: Self = Self(348);
-    pub const vgpuCredit: Self = Self(349);
-    pub const vgpuEdges: Self = Self(350);
-    pub const vgpuInstantiate: Self = Self(351);
-    pub const vgpuLinkRead: Self = Self(352);
-    pub const vgpuListNodes: Self = Self(353);
-    pub const vgpuMemOps: Self = Self(354);
-    pub const vgpuMemset: Self = Self(355);
-    pub const vgpuNode: Self = Self(356);
-    pub const vgpuNodeAttribute: Self = Self(357);
-    pub const vgpuNop: Self = Self(358);
-    pub const vgpuOutput: Self = Self(359);
-    pub const vgpuReadDown: Self = Self(360);
-    pub const vgpuSetNode: Self = Self(361);
-    pub const vgpuSnapshot: Self = Self(362);
-    pub const vgpuUpdateDependencies: Self = Self(363);
-    pub const vgpuUpload: Self = Self(364);
+    pub const cuCtxCreate: Self = Self(5);
+    pub const cuCtxCreate_v2: Self = Self(6);
+    pub const cuCtxCreate_v3: Self = Self(7);
+    pub const cuCtxCreate_v4: Self = Self(8);
+    pub const cuCtxDestroy: Self = Self(9);
+    pub const cuCtxDestroy_v2: Self = Self(10);
+    pub const cuCtxDisablePeerAccess: Self = Self(11);
+    pub const cuCtxEnablePeerAccess: Self = Self(12);
+    pub const cuCtxGetApiVersion: Self = Self(13);
+    pub const cuCtxGetCacheConfig: Self = Self(14);
+    pub const cuCtxGetCurrent: Self = Self(15);
+    pub const cuCtxGetDevice: Self = Self(16);
+    pub const cuCtxGetDevice_v2: Self = Self(17);
+    pub const cuCtxGetFlags: Self = Self(18);
+    pub const cuCtxGetId: Self = Self(19);
+    pub const cuCtxGetLimit: Self = Self(20);
+    pub const cuCtxGetStreamPriorityRange: Self = Self(21);
+    pub const cuCtxPopCurrent: Self = Self(22);
+    pub const cuCtxPopCurrent_v2: Self = Self(23);
+    pub const cuCtxPushCurrent: Self = Self(24);
+    pub const cuCtxPushCurrent_v2: Self = Self(25);
+    pub const cuCtxResetPersistingL2Cache: Self = Self(26);
+    pub const cuCtxSetCacheConfig: Self = Self(27);
+    pub const cuCtxSetCurrent: Self = Self(28);
+    pub const cuCtxSetFlags: Self = Self(29);
+    pub const cuCtxSetLimit: Self = Self(30);
+    pub const cuCtxSynchronize: Self = Self(31);
+    pub const cuCtxSynchronize_v2: Self = Self(32);
+    pub const cuDeviceCanAccessPeer: Self = Self(33);
+    pub const cuDeviceComputeCapability: Self = Self(34);
+    pub const cuDeviceGet: Self = Self(35);
+    pub const cuDeviceGetAttribute: Self = Self(36);
+    pub const cuDeviceGetByPCIBusId: Self = Self(37);
+    pub const cuDeviceGetCount: Self = Self(38);
+    pub const cuDeviceGetDefaultMemPool: Self = Self(39);
+    pub const cuDeviceGetMemPool: Self = Self(40);
+    pub const cuDeviceGetName: Self = Self(41);
+    pub const cuDeviceGetP2PAttribute: Self = Self(42);
+    pub const cuDeviceGetPCIBusId: Self = Self(43);
+    pub const cuDeviceGetProperties: Self = Self(44);
+    pub const cuDeviceGetUuid: Self = Self(45);
+    pub const cuDeviceGetUuid_v2: Self = Self(46);
+    pub const cuDevicePrimaryCtxGetState: Self = Self(47);
+    pub const cuDevicePrimaryCtxRelease: Self = Self(48);
+    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(49);
+    pub const cuDevicePrimaryCtxReset: Self = Self(50);
+    pub const cuDevicePrimaryCtxReset_v2: Self = Self(51);
+    pub const cuDevicePrimaryCtxRetain: Self = Self(52);
+    pub const cuDevicePrimaryCtxSetFlags: Self = Self(53);
+    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(54);
+    pub const cuDeviceSetMemPool: Self = Self(55);
+    pub const cuDeviceTotalMem_v2: Self = Self(56);
+    pub const cuDriverGetVersion: Self = Self(57);
+    pub const cuEventCreate: Self = Self(58);
+    pub const cuEventDestroy: Self = Self(59);
+    pub const cuEventDestroy_v2: Self = Self(60);
+    pub const cuEventElapsedTime: Self = Self(61);
+    pub const cuEventElapsedTime_v2: Self = Self(62);
+    pub const cuEventQuery: Self = Self(63);
+    pub const cuEventRecord: Self = Self(64);
+    pub const cuEventRecordWithFlags: Self = Self(65);
+    pub const cuEventSynchronize: Self = Self(66);
+    pub const cuFuncGetAttribute: Self = Self(67);
+    pub const cuFuncGetModule: Self = Self(68);
+    pub const cuFuncGetName: Self = Self(69);
+    pub const cuFuncGetParamCount: Self = Self(70);
+    pub const cuFuncGetParamInfo: Self = Self(71);
+    pub const cuFuncIsLoaded: Self = Self(72);
+    pub const cuFuncLoad: Self = Self(73);
+    pub const cuFuncSetAttribute: Self = Self(74);
+    pub const cuFuncSetCacheConfig: Self = Self(75);
+    pub const cuGetErrorName: Self = Self(76);
+    pub const cuGetErrorString: Self = Self(77);
+    pub const cuGetExportTable: Self = Self(78);
+    pub const cuGetProcAddress: Self = Self(79);
+    pub const cuGetProcAddress_v2: Self = Self(80);
+    pub const cuGraphAddBatchMemOpNode: Self = Self(81);
+    pub const cuGraphAddChildGraphNode: Self = Self(82);
+    pub const cuGraphAddDependencies: Self = Self(83);
+    pub const cuGraphAddDependencies_v2: Self = Self(84);
+    pub const cuGraphAddEmptyNode: Self = Self(85);
+    pub const cuGraphAddEventRecordNode: Self = Self(86);
+    pub const cuGraphAddEventWaitNode: Self = Self(87);
+    pub const cuGraphAddHostNode: Self = Self(88);
+    pub const cuGraphAddKernelNode: Self = Self(89);
+    pub const cuGraphAddKernelNode_v2: Self = Self(90);
+    pub const cuGraphAddMemcpyNode: Self = Self(91);
+    pub const cuGraphAddMemsetNode: Self = Self(92);
+    pub const cuGraphAddNode: Self = Self(93);
+    pub const cuGraphAddNode_v2: Self = Self(94);
+    pub const cuGraphAddNode_v3: Self = Self(95);
+    pub const cuGraphBatchMemOpNodeGetParams: Self = Self(96);
+    pub const cuGraphBatchMemOpNodeSetParams: Self = Self(97);
+    pub const cuGraphChildGraphNodeGetGraph: Self = Self(98);
+    pub const cuGraphClone: Self = Self(99);
+    pub const cuGraphCreate: Self = Self(100);
+    pub const cuGraphDebugDotPrint: Self = Self(101);
+    pub const cuGraphDestroy: Self = Self(102);
+    pub const cuGraphDestroyNode: Self = Self(103);
+    pub const cuGraphEventRecordNodeGetEvent: Self = Self(104);
+    pub const cuGraphEventRecordNodeSetEvent: Self = Self(105);
+    pub const cuGraphEventWaitNodeGetEvent: Self = Self(106);
+    pub const cuGraphEventWaitNodeSetEvent: Self = Self(107);
+    pub const cuGraphExecBatchMemOpNodeSetParams: Self = Self(108);
+    pub const cuGraphExecChildGraphNodeSetParams: Self = Self(109);
+    pub const cuGraphExecDestroy: Self = Self(110);
+    pub const cuGraphExecEventRecordNodeSetEvent: Self = Self(111);
+    pub const cuGraphExecEventWaitNodeSetEvent: Self = Self(112);
+    pub const cuGraphExecGetFlags: Self = Self(113);
+    pub const cuGraphExecGetId: Self = Self(114);
+    pub const cuGraphExecHostNodeSetParams: Self = Self(115);
+    pub const cuGraphExecKernelNodeSetParams: Self = Self(116);
+    pub const cuGraphExecKernelNodeSetParams_v2: Self = Self(117);
+    pub const cuGraphExecMemcpyNodeSetParams: Self = Self(118);
+    pub const cuGraphExecMemsetNodeSetParams: Self = Self(119);
+    pub const cuGraphExecNodeSetParams: Self = Self(120);
+    pub const cuGraphExecUpdate: Self = Self(121);
+    pub const cuGraphExecUpdate_v2: Self = Self(122);
+    pub const cuGraphGetEdges: Self = Self(123);
+    pub const cuGraphGetEdges_v2: Self = Self(124);
+    pub const cuGraphGetId: Self = Self(125);
+    pub const cuGraphGetNodes: Self = Self(126);
+    pub const cuGraphGetRootNodes: Self = Self(127);
+    pub const cuGraphHostNodeGetParams: Self = Self(128);
+    pub const cuGraphHostNodeSetParams: Self = Self(129);
+    pub const cuGraphInstantiate: Self = Self(130);
+    pub const cuGraphInstantiateWithFlags: Self = Self(131);
+    pub const cuGraphInstantiateWithParams: Self = Self(132);
+    pub const cuGraphInstantiate_v2: Self = Self(133);
+    pub const cuGraphKernelNodeCopyAttributes: Self = Self(134);
+    pub const cuGraphKernelNodeGetAttribute: Self = Self(135);
+    pub const cuGraphKernelNodeGetParams: Self = Self(136);
+    pub const cuGraphKernelNodeGetParams_v2: Self = Self(137);
+    pub const cuGraphKernelNodeSetAttribute: Self = Self(138);
+    pub const cuGraphKernelNodeSetParams: Self = Self(139);
+    pub const cuGraphKernelNodeSetParams_v2: Self = Self(140);
+    pub const cuGraphLaunch: Self = Self(141);
+    pub const cuGraphMemcpyNodeGetParams: Self = Self(142);
+    pub const cuGraphMemcpyNodeSetParams: Self = Self(143);
+    pub const cuGraphMemsetNodeGetParams: Self = Self(144);
+    pub const cuGraphMemsetNodeSetParams: Self = Self(145);
+    pub const cuGraphNodeFindInClone: Self = Self(146);
+    pub const cuGraphNodeGetContainingGraph: Self = Self(147);
+    pub const cuGraphNodeGetDependencies: Self = Self(148);
+    pub const cuGraphNodeGetDependencies_v2: Self = Self(149);
+    pub const cuGraphNodeGetDependentNodes: Self = Self(150);
+    pub const cuGraphNodeGetDependentNodes_v2: Self = Self(151);
+    pub const cuGraphNodeGetEnabled: Self = Self(152);
+    pub const cuGraphNodeGetLocalId: Self = Self(153);
+    pub const cuGraphNodeGetToolsId: Self = Self(154);
+    pub const cuGraphNodeGetType: Self = Self(155);
+    pub const cuGraphNodeSetEnabled: Self = Self(156);
+    pub const cuGraphNodeSetParams: Self = Self(157);
+    pub const cuGraphNodeSetParams_v2: Self = Self(158);
+    pub const cuGraphReleaseUserObject: Self = Self(159);
+    pub const cuGraphRemoveDependencies: Self = Self(160);
+    pub const cuGraphRemoveDependencies_v2: Self = Self(161);
+    pub const cuGraphRetainUserObject: Self = Self(162);
+    pub const cuGraphUpload: Self = Self(163);
+    pub const cuInit: Self = Self(164);
+    pub const cuKernelGetAttribute: Self = Self(165);
+    pub const cuKernelGetFunction: Self = Self(166);
+    pub const cuKernelGetLibrary: Self = Self(167);
+    pub const cuKernelGetName: Self = Self(168);
+    pub const cuKernelGetParamCount: Self = Self(169);
+    pub const cuKernelGetParamInfo: Self = Self(170);
+    pub const cuKernelSetAttribute: Self = Self(171);
+    pub const cuKernelSetCacheConfig: Self = Self(172);
+    pub const cuLaunchCooperativeKernel: Self = Self(173);
+    pub const cuLaunchHostFunc: Self = Self(174);
+    pub const cuLaunchHostFunc_v2: Self = Self(175);
+    pub const cuLaunchKernel: Self = Self(176);
+    pub const cuLaunchKernelEx: Self = Self(177);
+    pub const cuLibraryEnumerateKernels: Self = Self(178);
+    pub const cuLibraryGetGlobal: Self = Self(179);
+    pub const cuLibraryGetKernel: Self = Self(180);
+    pub const cuLibraryGetKernelCount: Self = Self(181);
+    pub const cuLibraryGetModule: Self = Self(182);
+    pub const cuLibraryLoadData: Self = Self(183);
+    pub const cuLibraryLoadFromFile: Self = Self(184);
+    pub const cuLibraryUnload: Self = Self(185);
+    pub const cuLinkAddData: Self = Self(186);
+    pub const cuLinkAddData_v2: Self = Self(187);
+    pub const cuLinkAddFile: Self = Self(188);
+    pub const cuLinkAddFile_v2: Self = Self(189);
+    pub const cuLinkComplete: Self = Self(190);
+    pub const cuLinkCreate: Self = Self(191);
+    pub const cuLinkCreate_v2: Self = Self(192);
+    pub const cuLinkDestroy: Self = Self(193);
+    pub const cuMemAddressFree: Self = Self(194);
+    pub const cuMemAddressReserve: Self = Self(195);
+    pub const cuMemAdvise: Self = Self(196);
+    pub const cuMemAdvise_v2: Self = Self(197);
+    pub const cuMemAllocAsync: Self = Self(198);
+    pub const cuMemAllocFromPoolAsync: Self = Self(199);
+    pub const cuMemAllocHost_v2: Self = Self(200);
+    pub const cuMemAllocManaged: Self = Self(201);
+    pub const cuMemAllocPitch_v2: Self = Self(202);
+    pub const cuMemAlloc_v2: Self = Self(203);
+    pub const cuMemCreate: Self = Self(204);
+    pub const cuMemFreeAsync: Self = Self(205);
+    pub const cuMemFreeHost: Self = Self(206);
+    pub const cuMemFree_v2: Self = Self(207);
+    pub const cuMemGetAccess: Self = Self(208);
+    pub const cuMemGetAddressRange_v2: Self = Self(209);
+    pub const cuMemGetAllocationGranularity: Self = Self(210);
+    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(211);
+    pub const cuMemGetDefaultMemPool: Self = Self(212);
+    pub const cuMemGetInfo_v2: Self = Self(213);
+    pub const cuMemGetMemPool: Self = Self(214);
+    pub const cuMemHostAlloc: Self = Self(215);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(216);
+    pub const cuMemHostGetFlags: Self = Self(217);
+    pub const cuMemHostRegister: Self = Self(218);
+    pub const cuMemHostRegister_v2: Self = Self(219);
+    pub const cuMemHostUnregister: Self = Self(220);
+    pub const cuMemMap: Self = Self(221);
+    pub const cuMemPoolCreate: Self = Self(222);
+    pub const cuMemPoolDestroy: Self = Self(223);
+    pub const cuMemPoolGetAccess: Self = Self(224);
+    pub const cuMemPoolGetAttribute: Self = Self(225);
+    pub const cuMemPoolSetAccess: Self = Self(226);
+    pub const cuMemPoolSetAttribute: Self = Self(227);
+    pub const cuMemPoolTrimTo: Self = Self(228);
+    pub const cuMemPrefetchAsync: Self = Self(229);
+    pub const cuMemPrefetchAsync_v2: Self = Self(230);
+    pub const cuMemRangeGetAttribute: Self = Self(231);
+    pub const cuMemRangeGetAttributes: Self = Self(232);
+    pub const cuMemRelease: Self = Self(233);
+    pub const cuMemRetainAllocationHandle: Self = Self(234);
+    pub const cuMemSetAccess: Self = Self(235);
+    pub const cuMemSetMemPool: Self = Self(236);
+    pub const cuMemUnmap: Self = Self(237);
+    pub const cuMemcpy: Self = Self(238);
+    pub const cuMemcpy2DAsync_v2: Self = Self(239);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(240);
+    pub const cuMemcpy2D_v2: Self = Self(241);
+    pub const cuMemcpy3DAsync_v2: Self = Self(242);
+    pub const cuMemcpy3DPeer: Self = Self(243);
+    pub const cuMemcpy3DPeerAsync: Self = Self(244);
+    pub const cuMemcpy3D_v2: Self = Self(245);
+    pub const cuMemcpyAsync: Self = Self(246);
+    pub const cuMemcpyAtoA_v2: Self = Self(247);
+    pub const cuMemcpyAtoD_v2: Self = Self(248);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(249);
+    pub const cuMemcpyAtoH_v2: Self = Self(250);
+    pub const cuMemcpyBatchAsync: Self = Self(251);
+    pub const cuMemcpyBatchAsync_v2: Self = Self(252);
+    pub const cuMemcpyDtoA_v2: Self = Self(253);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(254);
+    pub const cuMemcpyDtoD_v2: Self = Self(255);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(256);
+    pub const cuMemcpyDtoH_v2: Self = Self(257);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(258);
+    pub const cuMemcpyHtoA_v2: Self = Self(259);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(260);
+    pub const cuMemcpyHtoD_v2: Self = Self(261);
+    pub const cuMemcpyPeer: Self = Self(262);
+    pub const cuMemcpyPeerAsync: Self = Self(263);
+    pub const cuMemcpyWithAttributesAsync: Self = Self(264);
+    pub const cuMemsetD16Async: Self = Self(265);
+    pub const cuMemsetD16_v2: Self = Self(266);
+    pub const cuMemsetD2D16Async: Self = Self(267);
+    pub const cuMemsetD2D16_v2: Self = Self(268);
+    pub const cuMemsetD2D32Async: Self = Self(269);
+    pub const cuMemsetD2D32_v2: Self = Self(270);
+    pub const cuMemsetD2D8Async: Self = Self(271);
+    pub const cuMemsetD2D8_v2: Self = Self(272);
+    pub const cuMemsetD32Async: Self = Self(273);
+    pub const cuMemsetD32_v2: Self = Self(274);
+    pub const cuMemsetD8Async: Self = Self(275);
+    pub const cuMemsetD8_v2: Self = Self(276);
+    pub const cuMipmappedArrayCreate: Self = Self(277);
+    pub const cuMipmappedArrayDestroy: Self = Self(278);
+    pub const cuMipmappedArrayGetLevel: Self = Self(279);
+    pub const cuModuleEnumerateFunctions: Self = Self(280);
+    pub const cuModuleGetFunction: Self = Self(281);
+    pub const cuModuleGetFunctionCount: Self = Self(282);
+    pub const cuModuleGetGlobal_v2: Self = Self(283);
+    pub const cuModuleGetLoadingMode: Self = Self(284);
+    pub const cuModuleLoad: Self = Self(285);
+    pub const cuModuleLoadData: Self = Self(286);
+    pub const cuModuleLoadDataEx: Self = Self(287);
+    pub const cuModuleLoadFatBinary: Self = Self(288);
+    pub const cuModuleUnload: Self = Self(289);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(290);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(291);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(292);
+    pub const cuOccupancyMaxActiveClusters: Self = Self(293);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(294);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(295);
+    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(296);
+    pub const cuPointerGetAttribute: Self = Self(297);
+    pub const cuPointerGetAttributes: Self = Self(298);
+    pub const cuPointerSetAttribute: Self = Self(299);
+    pub const cuProfilerStart: Self = Self(300);
+    pub const cuProfilerStop: Self = Self(301);
+    pub const cuStreamAddCallback: Self = Self(302);
+    pub const cuStreamAttachMemAsync: Self = Self(303);
+    pub const cuStreamBatchMemOp: Self = Self(304);
+    pub const cuStreamBatchMemOp_v2: Self = Self(305);
+    pub const cuStreamBeginCapture: Self = Self(306);
+    pub const cuStreamBeginCaptureToGraph: Self = Self(307);
+    pub const cuStreamBeginCapture_v2: Self = Self(308);
+    pub const cuStreamCreate: Self = Self(309);
+    pub const cuStreamCreateWithPriority: Self = Self(310);
+    pub const cuStreamDestroy: Self = Self(311);
+    pub const cuStreamDestroy_v2: Self = Self(312);
+    pub const cuStreamEndCapture: Self = Self(313);
+    pub const cuStreamGetCaptureInfo: Self = Self(314);
+    pub const cuStreamGetCaptureInfo_v2: Self = Self(315);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(316);
+    pub const cuStreamGetCtx: Self = Self(317);
+    pub const cuStreamGetCtx_v2: Self = Self(318);
+    pub const cuStreamGetDevice: Self = Self(319);
+    pub const cuStreamGetFlags: Self = Self(320);
+    pub const cuStreamGetId: Self = Self(321);
+    pub const cuStreamGetPriority: Self = Self(322);
+    pub const cuStreamIsCapturing: Self = Self(323);
+    pub const cuStreamQuery: Self = Self(324);
+    pub const cuStreamSynchronize: Self = Self(325);
+    pub const cuStreamUpdateCaptureDependencies: Self = Self(326);
+    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(327);
+    pub const cuStreamWaitEvent: Self = Self(328);
+    pub const cuStreamWaitValue32: Self = Self(329);
+    pub const cuStreamWaitValue32_v2: Self = Self(330);
+    pub const cuStreamWaitValue64: Self = Self(331);
+    pub const cuStreamWaitValue64_v2: Self = Self(332);
+    pub const cuStreamWriteValue32: Self = Self(333);
+    pub const cuStreamWriteValue32_v2: Self = Self(334);
+    pub const cuStreamWriteValue64: Self = Self(335);
+    pub const cuStreamWriteValue64_v2: Self = Self(336);
+    pub const cuSurfObjectCreate: Self = Self(337);
+    pub const cuSurfObjectDestroy: Self = Self(338);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(339);
+    pub const cuTexObjectCreate: Self = Self(340);
+    pub const cuTexObjectDestroy: Self = Self(341);
+    pub const cuTexObjectGetResourceDesc: Self = Self(342);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(343);
+    pub const cuTexObjectGetTextureDesc: Self = Self(344);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(345);
+    pub const cuUserObjectCreate: Self = Self(346);
+    pub const cuUserObjectRelease: Self = Self(347);
+    pub const cuUserObjectRetain: Self = Self(348);
+    pub const vgpuBeginCapture: Self = Self(349);
+    pub const vgpuCaptureInfo: Self = Self(350);
+    pub const vgpuClusters: Self = Self(351);
+    pub const vgpuCodeNames: Self = Self(352);
+    pub const vgpuCopy: Self = Self(353);
+    pub const vgpuCopyBox: Self = Self(354);
+    pub const vgpuCopyIn: Self = Self(355);
+    pub const vgpuCopyInBulk: Self = Self(356);
+    pub const vgpuCopyOut: Self = Self(357);
+    pub const vgpuCopyOutBulk: Self = Self(358);
+    pub const vgpuCredit: Self = Self(359);
+    pub const vgpuEdges: Self = Self(360);
+    pub const vgpuInstantiate: Self = Self(361);
+    pub const vgpuLinkRead: Self = Self(362);
+    pub const vgpuListNodes: Self = Self(363);
+    pub const vgpuMemOps: Self = Self(364);
+    pub const vgpuMemset: Self = Self(365);
+    pub const vgpuNode: Self = Self(366);
+    pub const vgpuNodeAttribute: Self = Self(367);
+    pub const vgpuNop: Self = Self(368);
+    pub const vgpuOutput: Self = Self(369);
+    pub const vgpuReadDown: Self = Self(370);
+    pub const vgpuSetNode: Self = Self(371);
+    pub const vgpuSnapshot: Self = Self(372);
+    pub const vgpuUpdateDependencies: Self = Self(373);
+    pub const vgpuUpload: Self = Self(374);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 365] = [
+pub static FUNCTIONS: [FunctionInfo; 375] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -417,6 +427,14 @@ pub static FUNCTIONS: [FunctionInfo; 365] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuCtxCreate",
+        chapter: "context",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuCtxCreate_v2",
         chapter: "context",
         class: Class::Blocking,
@@ -434,6 +452,14 @@ pub static FUNCTIONS: [FunctionInfo; 365] = [
     },
     FunctionInfo {
         name: "cuCtxCreate_v4",
+        chapter: "context",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "object",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuCtxDestroy",
         chapter: "context",
         class: Class::Blocking,
         group: "compute",
@@ -537,7 +563,23 @@ pub static FUNCTIONS: [FunctionInfo; 365] = [
         opcode: 24,
     },
     FunctionInfo {
+        name: "cuCtxPopCurrent",
+        chapter: "context",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuCtxPopCurrent_v2",
+        chapter: "context",
+        class: Class::Local,
+        group: "query",
+        audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuCtxPushCurrent",
         chapter: "context",
         class: Class::Local,
         group: "query",
@@ -815,6 +857,14 @@ pub static FUNCTIONS: [FunctionInfo; 365] = [
         group: "compute",
         audit: "object",
         opcode: 112,
+    },
+    FunctionInfo {
+        name: "cuEventDestroy",
+        chapter: "event",
+        class: Class::Async,
+        group: "compute",
+        audit: "object",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuEventDestroy_v2",
@@ -1825,12 +1875,28 @@ pub static FUNCTIONS: [FunctionInfo; 365] = [
         opcode: 49,
     },
     FunctionInfo {
+        name: "cuLinkAddData",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 0,
+    },
+    FunctionInfo {
         name: "cuLinkAddData_v2",
         chapter: "linker",
         class: Class::Blocking,
         group: "compute",
         audit: "code",
         opcode: 41,
+    },
+    FunctionInfo {
+        name: "cuLinkAddFile",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuLinkAddFile_v2",
@@ -1847,6 +1913,14 @@ pub static FUNCTIONS: [FunctionInfo; 365] = [
         group: "compute",
         audit: "code",
         opcode: 42,
+    },
+    FunctionInfo {
+        name: "cuLinkCreate",
+        chapter: "linker",
+        class: Class::Blocking,
+        group: "compute",
+        audit: "code",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuLinkCreate_v2",
@@ -2054,6 +2128,14 @@ pub static FUNCTIONS: [FunctionInfo; 365] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuMemHostRegister",
+        chapter: "memory",
+        class: Class::Local,
+        group: "memory",
+        audit: "memory",
         opcode: 0,
     },
     FunctionInfo {
@@ -2791,6 +2873,14 @@ pub static FUNCTIONS: [FunctionInfo; 365] = [
         group: "compute",
         audit: "object",
         opcode: 97,
+    },
+    FunctionInfo {
+        name: "cuStreamDestroy",
+        chapter: "stream",
+        class: Class::Async,
+        group: "compute",
+        audit: "object",
+        opcode: 0,
     },
     FunctionInfo {
         name: "cuStreamDestroy_v2",

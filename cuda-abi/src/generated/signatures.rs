@@ -23,6 +23,8 @@ pub type cuArrayCreate_v2 = unsafe extern "C" fn(
 pub type cuArrayDestroy = unsafe extern "C" fn(hArray: CUarray) -> CUresult;
 pub type cuArrayGetDescriptor_v2 =
     unsafe extern "C" fn(pArrayDescriptor: *mut CUDA_ARRAY_DESCRIPTOR, hArray: CUarray) -> CUresult;
+pub type cuCtxCreate =
+    unsafe extern "C" fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) -> CUresult;
 pub type cuCtxCreate_v2 =
     unsafe extern "C" fn(pctx: *mut CUcontext, flags: c_uint, dev: CUdevice) -> CUresult;
 pub type cuCtxCreate_v3 = unsafe extern "C" fn(
@@ -38,6 +40,7 @@ pub type cuCtxCreate_v4 = unsafe extern "C" fn(
     flags: c_uint,
     dev: CUdevice,
 ) -> CUresult;
+pub type cuCtxDestroy = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
 pub type cuCtxDestroy_v2 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
 pub type cuCtxDisablePeerAccess = unsafe extern "C" fn(peerContext: CUcontext) -> CUresult;
 pub type cuCtxEnablePeerAccess =
@@ -54,7 +57,9 @@ pub type cuCtxGetId = unsafe extern "C" fn(ctx: CUcontext, ctxId: *mut u64) -> C
 pub type cuCtxGetLimit = unsafe extern "C" fn(pvalue: *mut usize, limit: CUlimit) -> CUresult;
 pub type cuCtxGetStreamPriorityRange =
     unsafe extern "C" fn(leastPriority: *mut c_int, greatestPriority: *mut c_int) -> CUresult;
+pub type cuCtxPopCurrent = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult;
 pub type cuCtxPopCurrent_v2 = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult;
+pub type cuCtxPushCurrent = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
 pub type cuCtxPushCurrent_v2 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
 pub type cuCtxResetPersistingL2Cache = unsafe extern "C" fn() -> CUresult;
 pub type cuCtxSetCacheConfig = unsafe extern "C" fn(config: CUfunc_cache) -> CUresult;
@@ -107,6 +112,7 @@ pub type cuDeviceSetMemPool = unsafe extern "C" fn(dev: CUdevice, pool: CUmemory
 pub type cuDeviceTotalMem_v2 = unsafe extern "C" fn(bytes: *mut usize, dev: CUdevice) -> CUresult;
 pub type cuDriverGetVersion = unsafe extern "C" fn(driverVersion: *mut c_int) -> CUresult;
 pub type cuEventCreate = unsafe extern "C" fn(phEvent: *mut CUevent, Flags: c_uint) -> CUresult;
+pub type cuEventDestroy = unsafe extern "C" fn(hEvent: CUevent) -> CUresult;
 pub type cuEventDestroy_v2 = unsafe extern "C" fn(hEvent: CUevent) -> CUresult;
 pub type cuEventElapsedTime =
     unsafe extern "C" fn(pMilliseconds: *mut f32, hStart: CUevent, hEnd: CUevent) -> CUresult;
@@ -626,12 +632,30 @@ pub type cuLibraryLoadFromFile = unsafe extern "C" fn(
     numLibraryOptions: c_uint,
 ) -> CUresult;
 pub type cuLibraryUnload = unsafe extern "C" fn(library: CUlibrary) -> CUresult;
+pub type cuLinkAddData = unsafe extern "C" fn(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    data: *mut c_void,
+    size: usize,
+    name: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult;
 pub type cuLinkAddData_v2 = unsafe extern "C" fn(
     state: CUlinkState,
     type_: CUjitInputType,
     data: *mut c_void,
     size: usize,
     name: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult;
+pub type cuLinkAddFile = unsafe extern "C" fn(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    path: *const c_char,
     numOptions: c_uint,
     options: *mut CUjit_option,
     optionValues: *mut *mut c_void,
@@ -648,6 +672,12 @@ pub type cuLinkComplete = unsafe extern "C" fn(
     state: CUlinkState,
     cubinOut: *mut *mut c_void,
     sizeOut: *mut usize,
+) -> CUresult;
+pub type cuLinkCreate = unsafe extern "C" fn(
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+    stateOut: *mut CUlinkState,
 ) -> CUresult;
 pub type cuLinkCreate_v2 = unsafe extern "C" fn(
     numOptions: c_uint,
@@ -737,6 +767,8 @@ pub type cuMemHostAlloc =
 pub type cuMemHostGetDevicePointer_v2 =
     unsafe extern "C" fn(pdptr: *mut CUdeviceptr, p: *mut c_void, Flags: c_uint) -> CUresult;
 pub type cuMemHostGetFlags = unsafe extern "C" fn(pFlags: *mut c_uint, p: *mut c_void) -> CUresult;
+pub type cuMemHostRegister =
+    unsafe extern "C" fn(p: *mut c_void, bytesize: usize, Flags: c_uint) -> CUresult;
 pub type cuMemHostRegister_v2 =
     unsafe extern "C" fn(p: *mut c_void, bytesize: usize, Flags: c_uint) -> CUresult;
 pub type cuMemHostUnregister = unsafe extern "C" fn(p: *mut c_void) -> CUresult;
@@ -1155,6 +1187,7 @@ pub type cuStreamBeginCapture_v2 =
 pub type cuStreamCreate = unsafe extern "C" fn(phStream: *mut CUstream, Flags: c_uint) -> CUresult;
 pub type cuStreamCreateWithPriority =
     unsafe extern "C" fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) -> CUresult;
+pub type cuStreamDestroy = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamDestroy_v2 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamEndCapture =
     unsafe extern "C" fn(hStream: CUstream, phGraph: *mut CUgraph) -> CUresult;

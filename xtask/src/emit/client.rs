@@ -221,8 +221,8 @@ pub fn exports(facts: &Facts, declarations: &Declarations) -> Result<String, Str
         let address = match declaration {
             Some(function) => {
                 let implementation = match function.client {
-                    Half::Hand => format!("api::{}::{}", function.chapter, function.name),
-                    Half::Generated => format!("stubs::{}", function.name),
+                    Half::Hand => format!("api::{}::{}", function.chapter, function.served_by),
+                    Half::Generated => format!("stubs::{}", function.served_by),
                 };
                 wrapper(
                     &mut text,

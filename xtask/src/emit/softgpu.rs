@@ -18,7 +18,11 @@ pub fn implemented(root: &Path) -> Result<BTreeMap<String, String>, String> {
     super::defined(&root.join("softgpu/cuda/src/api"), "cu")
 }
 
-pub fn exports(facts: &Facts, implemented: &BTreeMap<String, String>) -> Result<String, String> {
+pub fn exports(
+    facts: &Facts,
+    implemented: &BTreeMap<String, String>,
+    aliases: &BTreeMap<String, String>,
+) -> Result<String, String> {
     let mut text = banner(
         "Every exported symbol of the software GPU's driver library, and its address table.",
     );
@@ -27,7 +31,8 @@ pub fn exports(facts: &Facts, implemented: &BTreeMap<String, String>) -> Result<
     let mut table = String::new();
     for (index, export) in facts.exports.values().enumerate() {
         let plain = plain_name(export);
-        match implemented.get(plain) {
+        let served_by = aliases.get(plain).map_or(plain, String::as_str);
+        match implemented.get(served_by) {
             Some(chapter) => {
                 let arguments = arguments(export, facts);
                 let takes_default_stream = facts.per_thread_form(plain).is_some()
@@ -39,7 +44,7 @@ pub fn exports(facts: &Facts, implemented: &BTreeMap<String, String>) -> Result<
                     export,
                     &arguments,
                     takes_default_stream,
-                    &format!("api::{chapter}::{plain}"),
+                    &format!("api::{chapter}::{served_by}"),
                 );
                 table_entry(&mut table, Some(&export.name));
             }

@@ -13,7 +13,11 @@ pub fn driver(declarations: &Declarations) -> String {
     );
     text.push_str("#![allow(non_snake_case)]\n\nuse cuda_abi::{sig, types::CUresult};\n\nuse crate::driver::Symbols;\n\n");
     text.push_str("/// Functions of the loaded driver. `None`: this driver does not have it.\n#[derive(Debug)]\npub struct Table {\n");
-    let functions: Vec<&Declaration> = declarations.exported().collect();
+    // An older name is posted as the newer function.
+    let functions: Vec<&Declaration> = declarations
+        .exported()
+        .filter(|function| function.served_by == function.name)
+        .collect();
     for function in &functions {
         let _ = writeln!(text, "{0}: Option<sig::{0}>,", function.name);
     }

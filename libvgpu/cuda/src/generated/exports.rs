@@ -180,8 +180,15 @@ pub unsafe extern "C" fn cuCtxAttach() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxCreate() -> CUresult {
-    refuse(28)
+pub unsafe extern "C" fn cuCtxCreate(
+    pctx: *mut CUcontext,
+    flags: c_uint,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxCreate", || unsafe {
+        api::context::cuCtxCreate_v2(pctx, flags, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -224,8 +231,11 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxDestroy() -> CUresult {
-    refuse(32)
+pub unsafe extern "C" fn cuCtxDestroy(ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxDestroy", || unsafe {
+        api::context::cuCtxDestroy_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -353,8 +363,11 @@ pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxPopCurrent() -> CUresult {
-    refuse(50)
+pub unsafe extern "C" fn cuCtxPopCurrent(pctx: *mut CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxPopCurrent", || unsafe {
+        api::context::cuCtxPopCurrent_v2(pctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -366,8 +379,11 @@ pub unsafe extern "C" fn cuCtxPopCurrent_v2(pctx: *mut CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxPushCurrent() -> CUresult {
-    refuse(52)
+pub unsafe extern "C" fn cuCtxPushCurrent(ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxPushCurrent", || unsafe {
+        api::context::cuCtxPushCurrent_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -842,8 +858,11 @@ pub unsafe extern "C" fn cuEventCreateFromEGLSync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventDestroy() -> CUresult {
-    refuse(121)
+pub unsafe extern "C" fn cuEventDestroy(hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventDestroy", || unsafe {
+        stubs::cuEventDestroy_v2(hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2988,8 +3007,29 @@ pub unsafe extern "C" fn cuLibraryUnload(library: CUlibrary) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddData() -> CUresult {
-    refuse(335)
+pub unsafe extern "C" fn cuLinkAddData(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    data: *mut c_void,
+    size: usize,
+    name: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkAddData", || unsafe {
+        api::linker::cuLinkAddData_v2(
+            state,
+            type_,
+            data,
+            size,
+            name,
+            numOptions,
+            options,
+            optionValues,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3019,8 +3059,18 @@ pub unsafe extern "C" fn cuLinkAddData_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddFile() -> CUresult {
-    refuse(337)
+pub unsafe extern "C" fn cuLinkAddFile(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    path: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkAddFile", || unsafe {
+        api::linker::cuLinkAddFile_v2(state, type_, path, numOptions, options, optionValues)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3051,8 +3101,16 @@ pub unsafe extern "C" fn cuLinkComplete(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkCreate() -> CUresult {
-    refuse(340)
+pub unsafe extern "C" fn cuLinkCreate(
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+    stateOut: *mut CUlinkState,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkCreate", || unsafe {
+        api::linker::cuLinkCreate_v2(numOptions, options, optionValues, stateOut)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3536,8 +3594,15 @@ pub unsafe extern "C" fn cuMemHostGetFlags(pFlags: *mut c_uint, p: *mut c_void) 
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostRegister() -> CUresult {
-    refuse(403)
+pub unsafe extern "C" fn cuMemHostRegister(
+    p: *mut c_void,
+    bytesize: usize,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemHostRegister", || unsafe {
+        api::memory::cuMemHostRegister_v2(p, bytesize, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5775,8 +5840,11 @@ pub unsafe extern "C" fn cuStreamCreateWithPriority(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamDestroy() -> CUresult {
-    refuse(610)
+pub unsafe extern "C" fn cuStreamDestroy(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamDestroy", || unsafe {
+        stubs::cuStreamDestroy_v2(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -180,8 +180,15 @@ pub unsafe extern "C" fn cuCtxAttach() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxCreate() -> CUresult {
-    refuse(28)
+pub unsafe extern "C" fn cuCtxCreate(
+    pctx: *mut CUcontext,
+    flags: c_uint,
+    dev: CUdevice,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxCreate", || unsafe {
+        api::context::cuCtxCreate_v2(pctx, flags, dev)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -224,8 +231,11 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxDestroy() -> CUresult {
-    refuse(32)
+pub unsafe extern "C" fn cuCtxDestroy(ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxDestroy", || unsafe {
+        api::context::cuCtxDestroy_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -353,8 +363,11 @@ pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxPopCurrent() -> CUresult {
-    refuse(50)
+pub unsafe extern "C" fn cuCtxPopCurrent(pctx: *mut CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxPopCurrent", || unsafe {
+        api::context::cuCtxPopCurrent_v2(pctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -366,8 +379,11 @@ pub unsafe extern "C" fn cuCtxPopCurrent_v2(pctx: *mut CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxPushCurrent() -> CUresult {
-    refuse(52)
+pub unsafe extern "C" fn cuCtxPushCurrent(ctx: CUcontext) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxPushCurrent", || unsafe {
+        api::context::cuCtxPushCurrent_v2(ctx)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -844,8 +860,11 @@ pub unsafe extern "C" fn cuEventCreateFromEGLSync() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventDestroy() -> CUresult {
-    refuse(121)
+pub unsafe extern "C" fn cuEventDestroy(hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuEventDestroy", || unsafe {
+        api::event::cuEventDestroy_v2(hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2998,8 +3017,29 @@ pub unsafe extern "C" fn cuLibraryUnload(library: CUlibrary) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddData() -> CUresult {
-    refuse(335)
+pub unsafe extern "C" fn cuLinkAddData(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    data: *mut c_void,
+    size: usize,
+    name: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkAddData", || unsafe {
+        api::linker::cuLinkAddData_v2(
+            state,
+            type_,
+            data,
+            size,
+            name,
+            numOptions,
+            options,
+            optionValues,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3029,8 +3069,18 @@ pub unsafe extern "C" fn cuLinkAddData_v2(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkAddFile() -> CUresult {
-    refuse(337)
+pub unsafe extern "C" fn cuLinkAddFile(
+    state: CUlinkState,
+    type_: CUjitInputType,
+    path: *const c_char,
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkAddFile", || unsafe {
+        api::linker::cuLinkAddFile_v2(state, type_, path, numOptions, options, optionValues)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3061,8 +3111,16 @@ pub unsafe extern "C" fn cuLinkComplete(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLinkCreate() -> CUresult {
-    refuse(340)
+pub unsafe extern "C" fn cuLinkCreate(
+    numOptions: c_uint,
+    options: *mut CUjit_option,
+    optionValues: *mut *mut c_void,
+    stateOut: *mut CUlinkState,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuLinkCreate", || unsafe {
+        api::linker::cuLinkCreate_v2(numOptions, options, optionValues, stateOut)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -3546,8 +3604,15 @@ pub unsafe extern "C" fn cuMemHostGetFlags(pFlags: *mut c_uint, p: *mut c_void) 
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemHostRegister() -> CUresult {
-    refuse(403)
+pub unsafe extern "C" fn cuMemHostRegister(
+    p: *mut c_void,
+    bytesize: usize,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuMemHostRegister", || unsafe {
+        api::memory::cuMemHostRegister_v2(p, bytesize, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5794,8 +5859,11 @@ pub unsafe extern "C" fn cuStreamCreateWithPriority(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamDestroy() -> CUresult {
-    refuse(610)
+pub unsafe extern "C" fn cuStreamDestroy(hStream: CUstream) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamDestroy", || unsafe {
+        api::stream::cuStreamDestroy_v2(hStream)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -7181,11 +7249,11 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::NULL,
-    Address::NULL,
+    Address::new(cuCtxCreate as *const c_void),
     Address::new(cuCtxCreate_v2 as *const c_void),
     Address::new(cuCtxCreate_v3 as *const c_void),
     Address::new(cuCtxCreate_v4 as *const c_void),
-    Address::NULL,
+    Address::new(cuCtxDestroy as *const c_void),
     Address::new(cuCtxDestroy_v2 as *const c_void),
     Address::NULL,
     Address::new(cuCtxDisablePeerAccess as *const c_void),
@@ -7203,9 +7271,9 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuCtxGetLimit as *const c_void),
     Address::NULL,
     Address::new(cuCtxGetStreamPriorityRange as *const c_void),
-    Address::NULL,
+    Address::new(cuCtxPopCurrent as *const c_void),
     Address::new(cuCtxPopCurrent_v2 as *const c_void),
-    Address::NULL,
+    Address::new(cuCtxPushCurrent as *const c_void),
     Address::new(cuCtxPushCurrent_v2 as *const c_void),
     Address::NULL,
     Address::new(cuCtxResetPersistingL2Cache as *const c_void),
@@ -7274,7 +7342,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuEventCreate as *const c_void),
     Address::NULL,
-    Address::NULL,
+    Address::new(cuEventDestroy as *const c_void),
     Address::new(cuEventDestroy_v2 as *const c_void),
     Address::new(cuEventElapsedTime as *const c_void),
     Address::new(cuEventElapsedTime_v2 as *const c_void),
@@ -7488,12 +7556,12 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuLibraryLoadData as *const c_void),
     Address::new(cuLibraryLoadFromFile as *const c_void),
     Address::new(cuLibraryUnload as *const c_void),
-    Address::NULL,
+    Address::new(cuLinkAddData as *const c_void),
     Address::new(cuLinkAddData_v2 as *const c_void),
-    Address::NULL,
+    Address::new(cuLinkAddFile as *const c_void),
     Address::new(cuLinkAddFile_v2 as *const c_void),
     Address::new(cuLinkComplete as *const c_void),
-    Address::NULL,
+    Address::new(cuLinkCreate as *const c_void),
     Address::new(cuLinkCreate_v2 as *const c_void),
     Address::new(cuLinkDestroy as *const c_void),
     Address::NULL,
@@ -7556,7 +7624,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuMemHostGetDevicePointer_v2 as *const c_void),
     Address::new(cuMemHostGetFlags as *const c_void),
-    Address::NULL,
+    Address::new(cuMemHostRegister as *const c_void),
     Address::new(cuMemHostRegister_v2 as *const c_void),
     Address::new(cuMemHostUnregister as *const c_void),
     Address::NULL,
@@ -7763,7 +7831,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuStreamCreate as *const c_void),
     Address::new(cuStreamCreateWithPriority as *const c_void),
-    Address::NULL,
+    Address::new(cuStreamDestroy as *const c_void),
     Address::new(cuStreamDestroy_v2 as *const c_void),
     Address::new(cuStreamEndCapture as *const c_void),
     Address::NULL,
