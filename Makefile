@@ -37,8 +37,8 @@ test: programs clients build ## Run the tests
 all-kernels:
 	@tests/programs/build.sh all-kernels
 
-test-full: lint programs clients all-kernels build ## Everything, however long: all tests, both builds, loom, Miri, fuzzing
-	$(CARGO) test --workspace -- --include-ignored
+test-full: lint programs clients all-kernels build ## All tests, both builds, loom, Miri, fuzzing, however long; not the suites that clients ship
+	$(CARGO) test --workspace -- --include-ignored --skip client_suites_end_the_same
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@tests/without-handshake.sh
 	$(MAKE) loom
