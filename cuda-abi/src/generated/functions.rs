@@ -33,359 +33,364 @@ impl Function {
     pub const cuCtxPopCurrent_v2: Self = Self(23);
     pub const cuCtxPushCurrent: Self = Self(24);
     pub const cuCtxPushCurrent_v2: Self = Self(25);
-    pub const cuCtxResetPersistingL2Cache: Self = Self(26);
-    pub const cuCtxSetCacheConfig: Self = Self(27);
-    pub const cuCtxSetCurrent: Self = Self(28);
-    pub const cuCtxSetFlags: Self = Self(29);
-    pub const cuCtxSetLimit: Self = Self(30);
-    pub const cuCtxSynchronize: Self = Self(31);
-    pub const cuCtxSynchronize_v2: Self = Self(32);
-    pub const cuDeviceCanAccessPeer: Self = Self(33);
-    pub const cuDeviceComputeCapability: Self = Self(34);
-    pub const cuDeviceGet: Self = Self(35);
-    pub const cuDeviceGetAttribute: Self = Self(36);
-    pub const cuDeviceGetByPCIBusId: Self = Self(37);
-    pub const cuDeviceGetCount: Self = Self(38);
-    pub const cuDeviceGetDefaultMemPool: Self = Self(39);
-    pub const cuDeviceGetMemPool: Self = Self(40);
-    pub const cuDeviceGetName: Self = Self(41);
-    pub const cuDeviceGetP2PAttribute: Self = Self(42);
-    pub const cuDeviceGetPCIBusId: Self = Self(43);
-    pub const cuDeviceGetProperties: Self = Self(44);
-    pub const cuDeviceGetUuid: Self = Self(45);
-    pub const cuDeviceGetUuid_v2: Self = Self(46);
-    pub const cuDevicePrimaryCtxGetState: Self = Self(47);
-    pub const cuDevicePrimaryCtxRelease: Self = Self(48);
-    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(49);
-    pub const cuDevicePrimaryCtxReset: Self = Self(50);
-    pub const cuDevicePrimaryCtxReset_v2: Self = Self(51);
-    pub const cuDevicePrimaryCtxRetain: Self = Self(52);
-    pub const cuDevicePrimaryCtxSetFlags: Self = Self(53);
-    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(54);
-    pub const cuDeviceSetMemPool: Self = Self(55);
-    pub const cuDeviceTotalMem_v2: Self = Self(56);
-    pub const cuDriverGetVersion: Self = Self(57);
-    pub const cuEventCreate: Self = Self(58);
-    pub const cuEventDestroy: Self = Self(59);
-    pub const cuEventDestroy_v2: Self = Self(60);
-    pub const cuEventElapsedTime: Self = Self(61);
-    pub const cuEventElapsedTime_v2: Self = Self(62);
-    pub const cuEventQuery: Self = Self(63);
-    pub const cuEventRecord: Self = Self(64);
-    pub const cuEventRecordWithFlags: Self = Self(65);
-    pub const cuEventSynchronize: Self = Self(66);
-    pub const cuFuncGetAttribute: Self = Self(67);
-    pub const cuFuncGetModule: Self = Self(68);
-    pub const cuFuncGetName: Self = Self(69);
-    pub const cuFuncGetParamCount: Self = Self(70);
-    pub const cuFuncGetParamInfo: Self = Self(71);
-    pub const cuFuncIsLoaded: Self = Self(72);
-    pub const cuFuncLoad: Self = Self(73);
-    pub const cuFuncSetAttribute: Self = Self(74);
-    pub const cuFuncSetCacheConfig: Self = Self(75);
-    pub const cuGetErrorName: Self = Self(76);
-    pub const cuGetErrorString: Self = Self(77);
-    pub const cuGetExportTable: Self = Self(78);
-    pub const cuGetProcAddress: Self = Self(79);
-    pub const cuGetProcAddress_v2: Self = Self(80);
-    pub const cuGraphAddBatchMemOpNode: Self = Self(81);
-    pub const cuGraphAddChildGraphNode: Self = Self(82);
-    pub const cuGraphAddDependencies: Self = Self(83);
-    pub const cuGraphAddDependencies_v2: Self = Self(84);
-    pub const cuGraphAddEmptyNode: Self = Self(85);
-    pub const cuGraphAddEventRecordNode: Self = Self(86);
-    pub const cuGraphAddEventWaitNode: Self = Self(87);
-    pub const cuGraphAddHostNode: Self = Self(88);
-    pub const cuGraphAddKernelNode: Self = Self(89);
-    pub const cuGraphAddKernelNode_v2: Self = Self(90);
-    pub const cuGraphAddMemcpyNode: Self = Self(91);
-    pub const cuGraphAddMemsetNode: Self = Self(92);
-    pub const cuGraphAddNode: Self = Self(93);
-    pub const cuGraphAddNode_v2: Self = Self(94);
-    pub const cuGraphAddNode_v3: Self = Self(95);
-    pub const cuGraphBatchMemOpNodeGetParams: Self = Self(96);
-    pub const cuGraphBatchMemOpNodeSetParams: Self = Self(97);
-    pub const cuGraphChildGraphNodeGetGraph: Self = Self(98);
-    pub const cuGraphClone: Self = Self(99);
-    pub const cuGraphCreate: Self = Self(100);
-    pub const cuGraphDebugDotPrint: Self = Self(101);
-    pub const cuGraphDestroy: Self = Self(102);
-    pub const cuGraphDestroyNode: Self = Self(103);
-    pub const cuGraphEventRecordNodeGetEvent: Self = Self(104);
-    pub const cuGraphEventRecordNodeSetEvent: Self = Self(105);
-    pub const cuGraphEventWaitNodeGetEvent: Self = Self(106);
-    pub const cuGraphEventWaitNodeSetEvent: Self = Self(107);
-    pub const cuGraphExecBatchMemOpNodeSetParams: Self = Self(108);
-    pub const cuGraphExecChildGraphNodeSetParams: Self = Self(109);
-    pub const cuGraphExecDestroy: Self = Self(110);
-    pub const cuGraphExecEventRecordNodeSetEvent: Self = Self(111);
-    pub const cuGraphExecEventWaitNodeSetEvent: Self = Self(112);
-    pub const cuGraphExecGetFlags: Self = Self(113);
-    pub const cuGraphExecGetId: Self = Self(114);
-    pub const cuGraphExecHostNodeSetParams: Self = Self(115);
-    pub const cuGraphExecKernelNodeSetParams: Self = Self(116);
-    pub const cuGraphExecKernelNodeSetParams_v2: Self = Self(117);
-    pub const cuGraphExecMemcpyNodeSetParams: Self = Self(118);
-    pub const cuGraphExecMemsetNodeSetParams: Self = Self(119);
-    pub const cuGraphExecNodeSetParams: Self = Self(120);
-    pub const cuGraphExecUpdate: Self = Self(121);
-    pub const cuGraphExecUpdate_v2: Self = Self(122);
-    pub const cuGraphGetEdges: Self = Self(123);
-    pub const cuGraphGetEdges_v2: Self = Self(124);
-    pub const cuGraphGetId: Self = Self(125);
-    pub const cuGraphGetNodes: Self = Self(126);
-    pub const cuGraphGetRootNodes: Self = Self(127);
-    pub const cuGraphHostNodeGetParams: Self = Self(128);
-    pub const cuGraphHostNodeSetParams: Self = Self(129);
-    pub const cuGraphInstantiate: Self = Self(130);
-    pub const cuGraphInstantiateWithFlags: Self = Self(131);
-    pub const cuGraphInstantiateWithParams: Self = Self(132);
-    pub const cuGraphInstantiate_v2: Self = Self(133);
-    pub const cuGraphKernelNodeCopyAttributes: Self = Self(134);
-    pub const cuGraphKernelNodeGetAttribute: Self = Self(135);
-    pub const cuGraphKernelNodeGetParams: Self = Self(136);
-    pub const cuGraphKernelNodeGetParams_v2: Self = Self(137);
-    pub const cuGraphKernelNodeSetAttribute: Self = Self(138);
-    pub const cuGraphKernelNodeSetParams: Self = Self(139);
-    pub const cuGraphKernelNodeSetParams_v2: Self = Self(140);
-    pub const cuGraphLaunch: Self = Self(141);
-    pub const cuGraphMemcpyNodeGetParams: Self = Self(142);
-    pub const cuGraphMemcpyNodeSetParams: Self = Self(143);
-    pub const cuGraphMemsetNodeGetParams: Self = Self(144);
-    pub const cuGraphMemsetNodeSetParams: Self = Self(145);
-    pub const cuGraphNodeFindInClone: Self = Self(146);
-    pub const cuGraphNodeGetContainingGraph: Self = Self(147);
-    pub const cuGraphNodeGetDependencies: Self = Self(148);
-    pub const cuGraphNodeGetDependencies_v2: Self = Self(149);
-    pub const cuGraphNodeGetDependentNodes: Self = Self(150);
-    pub const cuGraphNodeGetDependentNodes_v2: Self = Self(151);
-    pub const cuGraphNodeGetEnabled: Self = Self(152);
-    pub const cuGraphNodeGetLocalId: Self = Self(153);
-    pub const cuGraphNodeGetToolsId: Self = Self(154);
-    pub const cuGraphNodeGetType: Self = Self(155);
-    pub const cuGraphNodeSetEnabled: Self = Self(156);
-    pub const cuGraphNodeSetParams: Self = Self(157);
-    pub const cuGraphNodeSetParams_v2: Self = Self(158);
-    pub const cuGraphReleaseUserObject: Self = Self(159);
-    pub const cuGraphRemoveDependencies: Self = Self(160);
-    pub const cuGraphRemoveDependencies_v2: Self = Self(161);
-    pub const cuGraphRetainUserObject: Self = Self(162);
-    pub const cuGraphUpload: Self = Self(163);
-    pub const cuInit: Self = Self(164);
-    pub const cuKernelGetAttribute: Self = Self(165);
-    pub const cuKernelGetFunction: Self = Self(166);
-    pub const cuKernelGetLibrary: Self = Self(167);
-    pub const cuKernelGetName: Self = Self(168);
-    pub const cuKernelGetParamCount: Self = Self(169);
-    pub const cuKernelGetParamInfo: Self = Self(170);
-    pub const cuKernelSetAttribute: Self = Self(171);
-    pub const cuKernelSetCacheConfig: Self = Self(172);
-    pub const cuLaunchCooperativeKernel: Self = Self(173);
-    pub const cuLaunchHostFunc: Self = Self(174);
-    pub const cuLaunchHostFunc_v2: Self = Self(175);
-    pub const cuLaunchKernel: Self = Self(176);
-    pub const cuLaunchKernelEx: Self = Self(177);
-    pub const cuLibraryEnumerateKernels: Self = Self(178);
-    pub const cuLibraryGetGlobal: Self = Self(179);
-    pub const cuLibraryGetKernel: Self = Self(180);
-    pub const cuLibraryGetKernelCount: Self = Self(181);
-    pub const cuLibraryGetModule: Self = Self(182);
-    pub const cuLibraryLoadData: Self = Self(183);
-    pub const cuLibraryLoadFromFile: Self = Self(184);
-    pub const cuLibraryUnload: Self = Self(185);
-    pub const cuLinkAddData: Self = Self(186);
-    pub const cuLinkAddData_v2: Self = Self(187);
-    pub const cuLinkAddFile: Self = Self(188);
-    pub const cuLinkAddFile_v2: Self = Self(189);
-    pub const cuLinkComplete: Self = Self(190);
-    pub const cuLinkCreate: Self = Self(191);
-    pub const cuLinkCreate_v2: Self = Self(192);
-    pub const cuLinkDestroy: Self = Self(193);
-    pub const cuMemAddressFree: Self = Self(194);
-    pub const cuMemAddressReserve: Self = Self(195);
-    pub const cuMemAdvise: Self = Self(196);
-    pub const cuMemAdvise_v2: Self = Self(197);
-    pub const cuMemAllocAsync: Self = Self(198);
-    pub const cuMemAllocFromPoolAsync: Self = Self(199);
-    pub const cuMemAllocHost_v2: Self = Self(200);
-    pub const cuMemAllocManaged: Self = Self(201);
-    pub const cuMemAllocPitch_v2: Self = Self(202);
-    pub const cuMemAlloc_v2: Self = Self(203);
-    pub const cuMemCreate: Self = Self(204);
-    pub const cuMemFreeAsync: Self = Self(205);
-    pub const cuMemFreeHost: Self = Self(206);
-    pub const cuMemFree_v2: Self = Self(207);
-    pub const cuMemGetAccess: Self = Self(208);
-    pub const cuMemGetAddressRange_v2: Self = Self(209);
-    pub const cuMemGetAllocationGranularity: Self = Self(210);
-    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(211);
-    pub const cuMemGetDefaultMemPool: Self = Self(212);
-    pub const cuMemGetInfo_v2: Self = Self(213);
-    pub const cuMemGetMemPool: Self = Self(214);
-    pub const cuMemHostAlloc: Self = Self(215);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(216);
-    pub const cuMemHostGetFlags: Self = Self(217);
-    pub const cuMemHostRegister: Self = Self(218);
-    pub const cuMemHostRegister_v2: Self = Self(219);
-    pub const cuMemHostUnregister: Self = Self(220);
-    pub const cuMemMap: Self = Self(221);
-    pub const cuMemPoolCreate: Self = Self(222);
-    pub const cuMemPoolDestroy: Self = Self(223);
-    pub const cuMemPoolGetAccess: Self = Self(224);
-    pub const cuMemPoolGetAttribute: Self = Self(225);
-    pub const cuMemPoolSetAccess: Self = Self(226);
-    pub const cuMemPoolSetAttribute: Self = Self(227);
-    pub const cuMemPoolTrimTo: Self = Self(228);
-    pub const cuMemPrefetchAsync: Self = Self(229);
-    pub const cuMemPrefetchAsync_v2: Self = Self(230);
-    pub const cuMemRangeGetAttribute: Self = Self(231);
-    pub const cuMemRangeGetAttributes: Self = Self(232);
-    pub const cuMemRelease: Self = Self(233);
-    pub const cuMemRetainAllocationHandle: Self = Self(234);
-    pub const cuMemSetAccess: Self = Self(235);
-    pub const cuMemSetMemPool: Self = Self(236);
-    pub const cuMemUnmap: Self = Self(237);
-    pub const cuMemcpy: Self = Self(238);
-    pub const cuMemcpy2DAsync_v2: Self = Self(239);
-    pub const cuMemcpy2DUnaligned_v2: Self = Self(240);
-    pub const cuMemcpy2D_v2: Self = Self(241);
-    pub const cuMemcpy3DAsync_v2: Self = Self(242);
-    pub const cuMemcpy3DPeer: Self = Self(243);
-    pub const cuMemcpy3DPeerAsync: Self = Self(244);
-    pub const cuMemcpy3D_v2: Self = Self(245);
-    pub const cuMemcpyAsync: Self = Self(246);
-    pub const cuMemcpyAtoA_v2: Self = Self(247);
-    pub const cuMemcpyAtoD_v2: Self = Self(248);
-    pub const cuMemcpyAtoHAsync_v2: Self = Self(249);
-    pub const cuMemcpyAtoH_v2: Self = Self(250);
-    pub const cuMemcpyBatchAsync: Self = Self(251);
-    pub const cuMemcpyBatchAsync_v2: Self = Self(252);
-    pub const cuMemcpyDtoA_v2: Self = Self(253);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(254);
-    pub const cuMemcpyDtoD_v2: Self = Self(255);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(256);
-    pub const cuMemcpyDtoH_v2: Self = Self(257);
-    pub const cuMemcpyHtoAAsync_v2: Self = Self(258);
-    pub const cuMemcpyHtoA_v2: Self = Self(259);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(260);
-    pub const cuMemcpyHtoD_v2: Self = Self(261);
-    pub const cuMemcpyPeer: Self = Self(262);
-    pub const cuMemcpyPeerAsync: Self = Self(263);
-    pub const cuMemcpyWithAttributesAsync: Self = Self(264);
-    pub const cuMemsetD16Async: Self = Self(265);
-    pub const cuMemsetD16_v2: Self = Self(266);
-    pub const cuMemsetD2D16Async: Self = Self(267);
-    pub const cuMemsetD2D16_v2: Self = Self(268);
-    pub const cuMemsetD2D32Async: Self = Self(269);
-    pub const cuMemsetD2D32_v2: Self = Self(270);
-    pub const cuMemsetD2D8Async: Self = Self(271);
-    pub const cuMemsetD2D8_v2: Self = Self(272);
-    pub const cuMemsetD32Async: Self = Self(273);
-    pub const cuMemsetD32_v2: Self = Self(274);
-    pub const cuMemsetD8Async: Self = Self(275);
-    pub const cuMemsetD8_v2: Self = Self(276);
-    pub const cuMipmappedArrayCreate: Self = Self(277);
-    pub const cuMipmappedArrayDestroy: Self = Self(278);
-    pub const cuMipmappedArrayGetLevel: Self = Self(279);
-    pub const cuModuleEnumerateFunctions: Self = Self(280);
-    pub const cuModuleGetFunction: Self = Self(281);
-    pub const cuModuleGetFunctionCount: Self = Self(282);
-    pub const cuModuleGetGlobal_v2: Self = Self(283);
-    pub const cuModuleGetLoadingMode: Self = Self(284);
-    pub const cuModuleLoad: Self = Self(285);
-    pub const cuModuleLoadData: Self = Self(286);
-    pub const cuModuleLoadDataEx: Self = Self(287);
-    pub const cuModuleLoadFatBinary: Self = Self(288);
-    pub const cuModuleUnload: Self = Self(289);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(290);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(291);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(292);
-    pub const cuOccupancyMaxActiveClusters: Self = Self(293);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(294);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(295);
-    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(296);
-    pub const cuPointerGetAttribute: Self = Self(297);
-    pub const cuPointerGetAttributes: Self = Self(298);
-    pub const cuPointerSetAttribute: Self = Self(299);
-    pub const cuProfilerStart: Self = Self(300);
-    pub const cuProfilerStop: Self = Self(301);
-    pub const cuStreamAddCallback: Self = Self(302);
-    pub const cuStreamAttachMemAsync: Self = Self(303);
-    pub const cuStreamBatchMemOp: Self = Self(304);
-    pub const cuStreamBatchMemOp_v2: Self = Self(305);
-    pub const cuStreamBeginCapture: Self = Self(306);
-    pub const cuStreamBeginCaptureToGraph: Self = Self(307);
-    pub const cuStreamBeginCapture_v2: Self = Self(308);
-    pub const cuStreamCreate: Self = Self(309);
-    pub const cuStreamCreateWithPriority: Self = Self(310);
-    pub const cuStreamDestroy: Self = Self(311);
-    pub const cuStreamDestroy_v2: Self = Self(312);
-    pub const cuStreamEndCapture: Self = Self(313);
-    pub const cuStreamGetCaptureInfo: Self = Self(314);
-    pub const cuStreamGetCaptureInfo_v2: Self = Self(315);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(316);
-    pub const cuStreamGetCtx: Self = Self(317);
-    pub const cuStreamGetCtx_v2: Self = Self(318);
-    pub const cuStreamGetDevice: Self = Self(319);
-    pub const cuStreamGetFlags: Self = Self(320);
-    pub const cuStreamGetId: Self = Self(321);
-    pub const cuStreamGetPriority: Self = Self(322);
-    pub const cuStreamIsCapturing: Self = Self(323);
-    pub const cuStreamQuery: Self = Self(324);
-    pub const cuStreamSynchronize: Self = Self(325);
-    pub const cuStreamUpdateCaptureDependencies: Self = Self(326);
-    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(327);
-    pub const cuStreamWaitEvent: Self = Self(328);
-    pub const cuStreamWaitValue32: Self = Self(329);
-    pub const cuStreamWaitValue32_v2: Self = Self(330);
-    pub const cuStreamWaitValue64: Self = Self(331);
-    pub const cuStreamWaitValue64_v2: Self = Self(332);
-    pub const cuStreamWriteValue32: Self = Self(333);
-    pub const cuStreamWriteValue32_v2: Self = Self(334);
-    pub const cuStreamWriteValue64: Self = Self(335);
-    pub const cuStreamWriteValue64_v2: Self = Self(336);
-    pub const cuSurfObjectCreate: Self = Self(337);
-    pub const cuSurfObjectDestroy: Self = Self(338);
-    pub const cuSurfObjectGetResourceDesc: Self = Self(339);
-    pub const cuTexObjectCreate: Self = Self(340);
-    pub const cuTexObjectDestroy: Self = Self(341);
-    pub const cuTexObjectGetResourceDesc: Self = Self(342);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(343);
-    pub const cuTexObjectGetTextureDesc: Self = Self(344);
-    pub const cuThreadExchangeStreamCaptureMode: Self = Self(345);
-    pub const cuUserObjectCreate: Self = Self(346);
-    pub const cuUserObjectRelease: Self = Self(347);
-    pub const cuUserObjectRetain: Self = Self(348);
-    pub const vgpuBeginCapture: Self = Self(349);
-    pub const vgpuCaptureInfo: Self = Self(350);
-    pub const vgpuClusters: Self = Self(351);
-    pub const vgpuCodeNames: Self = Self(352);
-    pub const vgpuCopy: Self = Self(353);
-    pub const vgpuCopyBox: Self = Self(354);
-    pub const vgpuCopyIn: Self = Self(355);
-    pub const vgpuCopyInBulk: Self = Self(356);
-    pub const vgpuCopyOut: Self = Self(357);
-    pub const vgpuCopyOutBulk: Self = Self(358);
-    pub const vgpuCredit: Self = Self(359);
-    pub const vgpuEdges: Self = Self(360);
-    pub const vgpuInstantiate: Self = Self(361);
-    pub const vgpuLinkRead: Self = Self(362);
-    pub const vgpuListNodes: Self = Self(363);
-    pub const vgpuMemOps: Self = Self(364);
-    pub const vgpuMemset: Self = Self(365);
-    pub const vgpuNode: Self = Self(366);
-    pub const vgpuNodeAttribute: Self = Self(367);
-    pub const vgpuNop: Self = Self(368);
-    pub const vgpuOutput: Self = Self(369);
-    pub const vgpuReadDown: Self = Self(370);
-    pub const vgpuSetNode: Self = Self(371);
-    pub const vgpuSnapshot: Self = Self(372);
-    pub const vgpuUpdateDependencies: Self = Self(373);
-    pub const vgpuUpload: Self = Self(374);
+    pub const cuCtxRecordEvent: Self = Self(26);
+    pub const cuCtxResetPersistingL2Cache: Self = Self(27);
+    pub const cuCtxSetCacheConfig: Self = Self(28);
+    pub const cuCtxSetCurrent: Self = Self(29);
+    pub const cuCtxSetFlags: Self = Self(30);
+    pub const cuCtxSetLimit: Self = Self(31);
+    pub const cuCtxSynchronize: Self = Self(32);
+    pub const cuCtxSynchronize_v2: Self = Self(33);
+    pub const cuCtxWaitEvent: Self = Self(34);
+    pub const cuDeviceCanAccessPeer: Self = Self(35);
+    pub const cuDeviceComputeCapability: Self = Self(36);
+    pub const cuDeviceGet: Self = Self(37);
+    pub const cuDeviceGetAttribute: Self = Self(38);
+    pub const cuDeviceGetByPCIBusId: Self = Self(39);
+    pub const cuDeviceGetCount: Self = Self(40);
+    pub const cuDeviceGetDefaultMemPool: Self = Self(41);
+    pub const cuDeviceGetMemPool: Self = Self(42);
+    pub const cuDeviceGetName: Self = Self(43);
+    pub const cuDeviceGetP2PAttribute: Self = Self(44);
+    pub const cuDeviceGetPCIBusId: Self = Self(45);
+    pub const cuDeviceGetProperties: Self = Self(46);
+    pub const cuDeviceGetUuid: Self = Self(47);
+    pub const cuDeviceGetUuid_v2: Self = Self(48);
+    pub const cuDevicePrimaryCtxGetState: Self = Self(49);
+    pub const cuDevicePrimaryCtxRelease: Self = Self(50);
+    pub const cuDevicePrimaryCtxRelease_v2: Self = Self(51);
+    pub const cuDevicePrimaryCtxReset: Self = Self(52);
+    pub const cuDevicePrimaryCtxReset_v2: Self = Self(53);
+    pub const cuDevicePrimaryCtxRetain: Self = Self(54);
+    pub const cuDevicePrimaryCtxSetFlags: Self = Self(55);
+    pub const cuDevicePrimaryCtxSetFlags_v2: Self = Self(56);
+    pub const cuDeviceSetMemPool: Self = Self(57);
+    pub const cuDeviceTotalMem_v2: Self = Self(58);
+    pub const cuDriverGetVersion: Self = Self(59);
+    pub const cuEventCreate: Self = Self(60);
+    pub const cuEventDestroy: Self = Self(61);
+    pub const cuEventDestroy_v2: Self = Self(62);
+    pub const cuEventElapsedTime: Self = Self(63);
+    pub const cuEventElapsedTime_v2: Self = Self(64);
+    pub const cuEventQuery: Self = Self(65);
+    pub const cuEventRecord: Self = Self(66);
+    pub const cuEventRecordWithFlags: Self = Self(67);
+    pub const cuEventSynchronize: Self = Self(68);
+    pub const cuFuncGetAttribute: Self = Self(69);
+    pub const cuFuncGetModule: Self = Self(70);
+    pub const cuFuncGetName: Self = Self(71);
+    pub const cuFuncGetParamCount: Self = Self(72);
+    pub const cuFuncGetParamInfo: Self = Self(73);
+    pub const cuFuncIsLoaded: Self = Self(74);
+    pub const cuFuncLoad: Self = Self(75);
+    pub const cuFuncSetAttribute: Self = Self(76);
+    pub const cuFuncSetCacheConfig: Self = Self(77);
+    pub const cuGetErrorName: Self = Self(78);
+    pub const cuGetErrorString: Self = Self(79);
+    pub const cuGetExportTable: Self = Self(80);
+    pub const cuGetProcAddress: Self = Self(81);
+    pub const cuGetProcAddress_v2: Self = Self(82);
+    pub const cuGraphAddBatchMemOpNode: Self = Self(83);
+    pub const cuGraphAddChildGraphNode: Self = Self(84);
+    pub const cuGraphAddDependencies: Self = Self(85);
+    pub const cuGraphAddDependencies_v2: Self = Self(86);
+    pub const cuGraphAddEmptyNode: Self = Self(87);
+    pub const cuGraphAddEventRecordNode: Self = Self(88);
+    pub const cuGraphAddEventWaitNode: Self = Self(89);
+    pub const cuGraphAddHostNode: Self = Self(90);
+    pub const cuGraphAddKernelNode: Self = Self(91);
+    pub const cuGraphAddKernelNode_v2: Self = Self(92);
+    pub const cuGraphAddMemcpyNode: Self = Self(93);
+    pub const cuGraphAddMemsetNode: Self = Self(94);
+    pub const cuGraphAddNode: Self = Self(95);
+    pub const cuGraphAddNode_v2: Self = Self(96);
+    pub const cuGraphAddNode_v3: Self = Self(97);
+    pub const cuGraphBatchMemOpNodeGetParams: Self = Self(98);
+    pub const cuGraphBatchMemOpNodeSetParams: Self = Self(99);
+    pub const cuGraphChildGraphNodeGetGraph: Self = Self(100);
+    pub const cuGraphClone: Self = Self(101);
+    pub const cuGraphCreate: Self = Self(102);
+    pub const cuGraphDebugDotPrint: Self = Self(103);
+    pub const cuGraphDestroy: Self = Self(104);
+    pub const cuGraphDestroyNode: Self = Self(105);
+    pub const cuGraphEventRecordNodeGetEvent: Self = Self(106);
+    pub const cuGraphEventRecordNodeSetEvent: Self = Self(107);
+    pub const cuGraphEventWaitNodeGetEvent: Self = Self(108);
+    pub const cuGraphEventWaitNodeSetEvent: Self = Self(109);
+    pub const cuGraphExecBatchMemOpNodeSetParams: Self = Self(110);
+    pub const cuGraphExecChildGraphNodeSetParams: Self = Self(111);
+    pub const cuGraphExecDestroy: Self = Self(112);
+    pub const cuGraphExecEventRecordNodeSetEvent: Self = Self(113);
+    pub const cuGraphExecEventWaitNodeSetEvent: Self = Self(114);
+    pub const cuGraphExecGetFlags: Self = Self(115);
+    pub const cuGraphExecGetId: Self = Self(116);
+    pub const cuGraphExecHostNodeSetParams: Self = Self(117);
+    pub const cuGraphExecKernelNodeSetParams: Self = Self(118);
+    pub const cuGraphExecKernelNodeSetParams_v2: Self = Self(119);
+    pub const cuGraphExecMemcpyNodeSetParams: Self = Self(120);
+    pub const cuGraphExecMemsetNodeSetParams: Self = Self(121);
+    pub const cuGraphExecNodeSetParams: Self = Self(122);
+    pub const cuGraphExecUpdate: Self = Self(123);
+    pub const cuGraphExecUpdate_v2: Self = Self(124);
+    pub const cuGraphGetEdges: Self = Self(125);
+    pub const cuGraphGetEdges_v2: Self = Self(126);
+    pub const cuGraphGetId: Self = Self(127);
+    pub const cuGraphGetNodes: Self = Self(128);
+    pub const cuGraphGetRootNodes: Self = Self(129);
+    pub const cuGraphHostNodeGetParams: Self = Self(130);
+    pub const cuGraphHostNodeSetParams: Self = Self(131);
+    pub const cuGraphInstantiate: Self = Self(132);
+    pub const cuGraphInstantiateWithFlags: Self = Self(133);
+    pub const cuGraphInstantiateWithParams: Self = Self(134);
+    pub const cuGraphInstantiate_v2: Self = Self(135);
+    pub const cuGraphKernelNodeCopyAttributes: Self = Self(136);
+    pub const cuGraphKernelNodeGetAttribute: Self = Self(137);
+    pub const cuGraphKernelNodeGetParams: Self = Self(138);
+    pub const cuGraphKernelNodeGetParams_v2: Self = Self(139);
+    pub const cuGraphKernelNodeSetAttribute: Self = Self(140);
+    pub const cuGraphKernelNodeSetParams: Self = Self(141);
+    pub const cuGraphKernelNodeSetParams_v2: Self = Self(142);
+    pub const cuGraphLaunch: Self = Self(143);
+    pub const cuGraphMemcpyNodeGetParams: Self = Self(144);
+    pub const cuGraphMemcpyNodeSetParams: Self = Self(145);
+    pub const cuGraphMemsetNodeGetParams: Self = Self(146);
+    pub const cuGraphMemsetNodeSetParams: Self = Self(147);
+    pub const cuGraphNodeFindInClone: Self = Self(148);
+    pub const cuGraphNodeGetContainingGraph: Self = Self(149);
+    pub const cuGraphNodeGetDependencies: Self = Self(150);
+    pub const cuGraphNodeGetDependencies_v2: Self = Self(151);
+    pub const cuGraphNodeGetDependentNodes: Self = Self(152);
+    pub const cuGraphNodeGetDependentNodes_v2: Self = Self(153);
+    pub const cuGraphNodeGetEnabled: Self = Self(154);
+    pub const cuGraphNodeGetLocalId: Self = Self(155);
+    pub const cuGraphNodeGetToolsId: Self = Self(156);
+    pub const cuGraphNodeGetType: Self = Self(157);
+    pub const cuGraphNodeSetEnabled: Self = Self(158);
+    pub const cuGraphNodeSetParams: Self = Self(159);
+    pub const cuGraphNodeSetParams_v2: Self = Self(160);
+    pub const cuGraphReleaseUserObject: Self = Self(161);
+    pub const cuGraphRemoveDependencies: Self = Self(162);
+    pub const cuGraphRemoveDependencies_v2: Self = Self(163);
+    pub const cuGraphRetainUserObject: Self = Self(164);
+    pub const cuGraphUpload: Self = Self(165);
+    pub const cuInit: Self = Self(166);
+    pub const cuKernelGetAttribute: Self = Self(167);
+    pub const cuKernelGetFunction: Self = Self(168);
+    pub const cuKernelGetLibrary: Self = Self(169);
+    pub const cuKernelGetName: Self = Self(170);
+    pub const cuKernelGetParamCount: Self = Self(171);
+    pub const cuKernelGetParamInfo: Self = Self(172);
+    pub const cuKernelSetAttribute: Self = Self(173);
+    pub const cuKernelSetCacheConfig: Self = Self(174);
+    pub const cuLaunchCooperativeKernel: Self = Self(175);
+    pub const cuLaunchHostFunc: Self = Self(176);
+    pub const cuLaunchHostFunc_v2: Self = Self(177);
+    pub const cuLaunchKernel: Self = Self(178);
+    pub const cuLaunchKernelEx: Self = Self(179);
+    pub const cuLibraryEnumerateKernels: Self = Self(180);
+    pub const cuLibraryGetGlobal: Self = Self(181);
+    pub const cuLibraryGetKernel: Self = Self(182);
+    pub const cuLibraryGetKernelCount: Self = Self(183);
+    pub const cuLibraryGetModule: Self = Self(184);
+    pub const cuLibraryLoadData: Self = Self(185);
+    pub const cuLibraryLoadFromFile: Self = Self(186);
+    pub const cuLibraryUnload: Self = Self(187);
+    pub const cuLinkAddData: Self = Self(188);
+    pub const cuLinkAddData_v2: Self = Self(189);
+    pub const cuLinkAddFile: Self = Self(190);
+    pub const cuLinkAddFile_v2: Self = Self(191);
+    pub const cuLinkComplete: Self = Self(192);
+    pub const cuLinkCreate: Self = Self(193);
+    pub const cuLinkCreate_v2: Self = Self(194);
+    pub const cuLinkDestroy: Self = Self(195);
+    pub const cuMemAddressFree: Self = Self(196);
+    pub const cuMemAddressReserve: Self = Self(197);
+    pub const cuMemAdvise: Self = Self(198);
+    pub const cuMemAdvise_v2: Self = Self(199);
+    pub const cuMemAllocAsync: Self = Self(200);
+    pub const cuMemAllocFromPoolAsync: Self = Self(201);
+    pub const cuMemAllocHost_v2: Self = Self(202);
+    pub const cuMemAllocManaged: Self = Self(203);
+    pub const cuMemAllocPitch_v2: Self = Self(204);
+    pub const cuMemAlloc_v2: Self = Self(205);
+    pub const cuMemCreate: Self = Self(206);
+    pub const cuMemFreeAsync: Self = Self(207);
+    pub const cuMemFreeHost: Self = Self(208);
+    pub const cuMemFree_v2: Self = Self(209);
+    pub const cuMemGetAccess: Self = Self(210);
+    pub const cuMemGetAddressRange_v2: Self = Self(211);
+    pub const cuMemGetAllocationGranularity: Self = Self(212);
+    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(213);
+    pub const cuMemGetDefaultMemPool: Self = Self(214);
+    pub const cuMemGetInfo_v2: Self = Self(215);
+    pub const cuMemGetMemPool: Self = Self(216);
+    pub const cuMemHostAlloc: Self = Self(217);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(218);
+    pub const cuMemHostGetFlags: Self = Self(219);
+    pub const cuMemHostRegister: Self = Self(220);
+    pub const cuMemHostRegister_v2: Self = Self(221);
+    pub const cuMemHostUnregister: Self = Self(222);
+    pub const cuMemMap: Self = Self(223);
+    pub const cuMemPoolCreate: Self = Self(224);
+    pub const cuMemPoolDestroy: Self = Self(225);
+    pub const cuMemPoolGetAccess: Self = Self(226);
+    pub const cuMemPoolGetAttribute: Self = Self(227);
+    pub const cuMemPoolSetAccess: Self = Self(228);
+    pub const cuMemPoolSetAttribute: Self = Self(229);
+    pub const cuMemPoolTrimTo: Self = Self(230);
+    pub const cuMemPrefetchAsync: Self = Self(231);
+    pub const cuMemPrefetchAsync_v2: Self = Self(232);
+    pub const cuMemRangeGetAttribute: Self = Self(233);
+    pub const cuMemRangeGetAttributes: Self = Self(234);
+    pub const cuMemRelease: Self = Self(235);
+    pub const cuMemRetainAllocationHandle: Self = Self(236);
+    pub const cuMemSetAccess: Self = Self(237);
+    pub const cuMemSetMemPool: Self = Self(238);
+    pub const cuMemUnmap: Self = Self(239);
+    pub const cuMemcpy: Self = Self(240);
+    pub const cuMemcpy2DAsync_v2: Self = Self(241);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(242);
+    pub const cuMemcpy2D_v2: Self = Self(243);
+    pub const cuMemcpy3DAsync_v2: Self = Self(244);
+    pub const cuMemcpy3DPeer: Self = Self(245);
+    pub const cuMemcpy3DPeerAsync: Self = Self(246);
+    pub const cuMemcpy3D_v2: Self = Self(247);
+    pub const cuMemcpyAsync: Self = Self(248);
+    pub const cuMemcpyAtoA_v2: Self = Self(249);
+    pub const cuMemcpyAtoD_v2: Self = Self(250);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(251);
+    pub const cuMemcpyAtoH_v2: Self = Self(252);
+    pub const cuMemcpyBatchAsync: Self = Self(253);
+    pub const cuMemcpyBatchAsync_v2: Self = Self(254);
+    pub const cuMemcpyDtoA_v2: Self = Self(255);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(256);
+    pub const cuMemcpyDtoD_v2: Self = Self(257);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(258);
+    pub const cuMemcpyDtoH_v2: Self = Self(259);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(260);
+    pub const cuMemcpyHtoA_v2: Self = Self(261);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(262);
+    pub const cuMemcpyHtoD_v2: Self = Self(263);
+    pub const cuMemcpyPeer: Self = Self(264);
+    pub const cuMemcpyPeerAsync: Self = Self(265);
+    pub const cuMemcpyWithAttributesAsync: Self = Self(266);
+    pub const cuMemsetD16Async: Self = Self(267);
+    pub const cuMemsetD16_v2: Self = Self(268);
+    pub const cuMemsetD2D16Async: Self = Self(269);
+    pub const cuMemsetD2D16_v2: Self = Self(270);
+    pub const cuMemsetD2D32Async: Self = Self(271);
+    pub const cuMemsetD2D32_v2: Self = Self(272);
+    pub const cuMemsetD2D8Async: Self = Self(273);
+    pub const cuMemsetD2D8_v2: Self = Self(274);
+    pub const cuMemsetD32Async: Self = Self(275);
+    pub const cuMemsetD32_v2: Self = Self(276);
+    pub const cuMemsetD8Async: Self = Self(277);
+    pub const cuMemsetD8_v2: Self = Self(278);
+    pub const cuMipmappedArrayCreate: Self = Self(279);
+    pub const cuMipmappedArrayDestroy: Self = Self(280);
+    pub const cuMipmappedArrayGetLevel: Self = Self(281);
+    pub const cuModuleEnumerateFunctions: Self = Self(282);
+    pub const cuModuleGetFunction: Self = Self(283);
+    pub const cuModuleGetFunctionCount: Self = Self(284);
+    pub const cuModuleGetGlobal_v2: Self = Self(285);
+    pub const cuModuleGetLoadingMode: Self = Self(286);
+    pub const cuModuleLoad: Self = Self(287);
+    pub const cuModuleLoadData: Self = Self(288);
+    pub const cuModuleLoadDataEx: Self = Self(289);
+    pub const cuModuleLoadFatBinary: Self = Self(290);
+    pub const cuModuleUnload: Self = Self(291);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(292);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(293);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(294);
+    pub const cuOccupancyMaxActiveClusters: Self = Self(295);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(296);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(297);
+    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(298);
+    pub const cuPointerGetAttribute: Self = Self(299);
+    pub const cuPointerGetAttributes: Self = Self(300);
+    pub const cuPointerSetAttribute: Self = Self(301);
+    pub const cuProfilerStart: Self = Self(302);
+    pub const cuProfilerStop: Self = Self(303);
+    pub const cuStreamAddCallback: Self = Self(304);
+    pub const cuStreamAttachMemAsync: Self = Self(305);
+    pub const cuStreamBatchMemOp: Self = Self(306);
+    pub const cuStreamBatchMemOp_v2: Self = Self(307);
+    pub const cuStreamBeginCapture: Self = Self(308);
+    pub const cuStreamBeginCaptureToGraph: Self = Self(309);
+    pub const cuStreamBeginCapture_v2: Self = Self(310);
+    pub const cuStreamCopyAttributes: Self = Self(311);
+    pub const cuStreamCreate: Self = Self(312);
+    pub const cuStreamCreateWithPriority: Self = Self(313);
+    pub const cuStreamDestroy: Self = Self(314);
+    pub const cuStreamDestroy_v2: Self = Self(315);
+    pub const cuStreamEndCapture: Self = Self(316);
+    pub const cuStreamGetAttribute: Self = Self(317);
+    pub const cuStreamGetCaptureInfo: Self = Self(318);
+    pub const cuStreamGetCaptureInfo_v2: Self = Self(319);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(320);
+    pub const cuStreamGetCtx: Self = Self(321);
+    pub const cuStreamGetCtx_v2: Self = Self(322);
+    pub const cuStreamGetDevice: Self = Self(323);
+    pub const cuStreamGetFlags: Self = Self(324);
+    pub const cuStreamGetId: Self = Self(325);
+    pub const cuStreamGetPriority: Self = Self(326);
+    pub const cuStreamIsCapturing: Self = Self(327);
+    pub const cuStreamQuery: Self = Self(328);
+    pub const cuStreamSetAttribute: Self = Self(329);
+    pub const cuStreamSynchronize: Self = Self(330);
+    pub const cuStreamUpdateCaptureDependencies: Self = Self(331);
+    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(332);
+    pub const cuStreamWaitEvent: Self = Self(333);
+    pub const cuStreamWaitValue32: Self = Self(334);
+    pub const cuStreamWaitValue32_v2: Self = Self(335);
+    pub const cuStreamWaitValue64: Self = Self(336);
+    pub const cuStreamWaitValue64_v2: Self = Self(337);
+    pub const cuStreamWriteValue32: Self = Self(338);
+    pub const cuStreamWriteValue32_v2: Self = Self(339);
+    pub const cuStreamWriteValue64: Self = Self(340);
+    pub const cuStreamWriteValue64_v2: Self = Self(341);
+    pub const cuSurfObjectCreate: Self = Self(342);
+    pub const cuSurfObjectDestroy: Self = Self(343);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(344);
+    pub const cuTexObjectCreate: Self = Self(345);
+    pub const cuTexObjectDestroy: Self = Self(346);
+    pub const cuTexObjectGetResourceDesc: Self = Self(347);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(348);
+    pub const cuTexObjectGetTextureDesc: Self = Self(349);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(350);
+    pub const cuUserObjectCreate: Self = Self(351);
+    pub const cuUserObjectRelease: Self = Self(352);
+    pub const cuUserObjectRetain: Self = Self(353);
+    pub const vgpuBeginCapture: Self = Self(354);
+    pub const vgpuCaptureInfo: Self = Self(355);
+    pub const vgpuClusters: Self = Self(356);
+    pub const vgpuCodeNames: Self = Self(357);
+    pub const vgpuCopy: Self = Self(358);
+    pub const vgpuCopyBox: Self = Self(359);
+    pub const vgpuCopyIn: Self = Self(360);
+    pub const vgpuCopyInBulk: Self = Self(361);
+    pub const vgpuCopyOut: Self = Self(362);
+    pub const vgpuCopyOutBulk: Self = Self(363);
+    pub const vgpuCredit: Self = Self(364);
+    pub const vgpuEdges: Self = Self(365);
+    pub const vgpuInstantiate: Self = Self(366);
+    pub const vgpuLinkRead: Self = Self(367);
+    pub const vgpuListNodes: Self = Self(368);
+    pub const vgpuMemOps: Self = Self(369);
+    pub const vgpuMemset: Self = Self(370);
+    pub const vgpuNode: Self = Self(371);
+    pub const vgpuNodeAttribute: Self = Self(372);
+    pub const vgpuNop: Self = Self(373);
+    pub const vgpuOutput: Self = Self(374);
+    pub const vgpuReadDown: Self = Self(375);
+    pub const vgpuSetNode: Self = Self(376);
+    pub const vgpuSnapshot: Self = Self(377);
+    pub const vgpuUpdateDependencies: Self = Self(378);
+    pub const vgpuUpload: Self = Self(379);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 375] = [
+pub static FUNCTIONS: [FunctionInfo; 380] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -595,6 +600,14 @@ pub static FUNCTIONS: [FunctionInfo; 375] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuCtxRecordEvent",
+        chapter: "event",
+        class: Class::Inline,
+        group: "compute",
+        audit: "sync",
+        opcode: 120,
+    },
+    FunctionInfo {
         name: "cuCtxResetPersistingL2Cache",
         chapter: "context",
         class: Class::Inline,
@@ -649,6 +662,14 @@ pub static FUNCTIONS: [FunctionInfo; 375] = [
         group: "compute",
         audit: "sync",
         opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuCtxWaitEvent",
+        chapter: "event",
+        class: Class::Inline,
+        group: "compute",
+        audit: "sync",
+        opcode: 121,
     },
     FunctionInfo {
         name: "cuDeviceCanAccessPeer",
@@ -2859,6 +2880,14 @@ pub static FUNCTIONS: [FunctionInfo; 375] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuStreamCopyAttributes",
+        chapter: "stream",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        opcode: 108,
+    },
+    FunctionInfo {
         name: "cuStreamCreate",
         chapter: "stream",
         class: Class::Async,
@@ -2897,6 +2926,14 @@ pub static FUNCTIONS: [FunctionInfo; 375] = [
         group: "graph",
         audit: "object",
         opcode: 321,
+    },
+    FunctionInfo {
+        name: "cuStreamGetAttribute",
+        chapter: "stream",
+        class: Class::Inline,
+        group: "compute",
+        audit: "query",
+        opcode: 106,
     },
     FunctionInfo {
         name: "cuStreamGetCaptureInfo",
@@ -2985,6 +3022,14 @@ pub static FUNCTIONS: [FunctionInfo; 375] = [
         group: "compute",
         audit: "sync",
         opcode: 100,
+    },
+    FunctionInfo {
+        name: "cuStreamSetAttribute",
+        chapter: "stream",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        opcode: 107,
     },
     FunctionInfo {
         name: "cuStreamSynchronize",
@@ -3453,6 +3498,9 @@ pub static OPCODES: &[(u16, Function)] = &[
     (103, Function::cuStreamGetPriority),
     (104, Function::cuStreamGetId),
     (105, Function::cuLaunchHostFunc),
+    (106, Function::cuStreamGetAttribute),
+    (107, Function::cuStreamSetAttribute),
+    (108, Function::cuStreamCopyAttributes),
     (112, Function::cuEventCreate),
     (113, Function::cuEventDestroy_v2),
     (114, Function::cuEventRecord),
@@ -3461,6 +3509,8 @@ pub static OPCODES: &[(u16, Function)] = &[
     (117, Function::cuEventSynchronize),
     (118, Function::cuEventElapsedTime),
     (119, Function::cuEventElapsedTime_v2),
+    (120, Function::cuCtxRecordEvent),
+    (121, Function::cuCtxWaitEvent),
     (128, Function::cuLaunchKernel),
     (144, Function::cuOccupancyMaxActiveBlocksPerMultiprocessor),
     (

@@ -61,6 +61,7 @@ pub type cuCtxPopCurrent = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresul
 pub type cuCtxPopCurrent_v2 = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult;
 pub type cuCtxPushCurrent = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
 pub type cuCtxPushCurrent_v2 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type cuCtxRecordEvent = unsafe extern "C" fn(hCtx: CUcontext, hEvent: CUevent) -> CUresult;
 pub type cuCtxResetPersistingL2Cache = unsafe extern "C" fn() -> CUresult;
 pub type cuCtxSetCacheConfig = unsafe extern "C" fn(config: CUfunc_cache) -> CUresult;
 pub type cuCtxSetCurrent = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
@@ -68,6 +69,7 @@ pub type cuCtxSetFlags = unsafe extern "C" fn(flags: c_uint) -> CUresult;
 pub type cuCtxSetLimit = unsafe extern "C" fn(limit: CUlimit, value: usize) -> CUresult;
 pub type cuCtxSynchronize = unsafe extern "C" fn() -> CUresult;
 pub type cuCtxSynchronize_v2 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
+pub type cuCtxWaitEvent = unsafe extern "C" fn(hCtx: CUcontext, hEvent: CUevent) -> CUresult;
 pub type cuDeviceCanAccessPeer =
     unsafe extern "C" fn(canAccessPeer: *mut c_int, dev: CUdevice, peerDev: CUdevice) -> CUresult;
 pub type cuDeviceComputeCapability =
@@ -1184,6 +1186,8 @@ pub type cuStreamBeginCaptureToGraph = unsafe extern "C" fn(
 ) -> CUresult;
 pub type cuStreamBeginCapture_v2 =
     unsafe extern "C" fn(hStream: CUstream, mode: CUstreamCaptureMode) -> CUresult;
+pub type cuStreamCopyAttributes =
+    unsafe extern "C" fn(dstStream: CUstream, srcStream: CUstream) -> CUresult;
 pub type cuStreamCreate = unsafe extern "C" fn(phStream: *mut CUstream, Flags: c_uint) -> CUresult;
 pub type cuStreamCreateWithPriority =
     unsafe extern "C" fn(phStream: *mut CUstream, flags: c_uint, priority: c_int) -> CUresult;
@@ -1191,6 +1195,11 @@ pub type cuStreamDestroy = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamDestroy_v2 = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamEndCapture =
     unsafe extern "C" fn(hStream: CUstream, phGraph: *mut CUgraph) -> CUresult;
+pub type cuStreamGetAttribute = unsafe extern "C" fn(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    value: *mut CUlaunchAttributeValue,
+) -> CUresult;
 pub type cuStreamGetCaptureInfo = unsafe extern "C" fn(
     hStream: CUstream,
     captureStatus_out: *mut CUstreamCaptureStatus,
@@ -1228,6 +1237,11 @@ pub type cuStreamGetPriority =
 pub type cuStreamIsCapturing =
     unsafe extern "C" fn(hStream: CUstream, captureStatus: *mut CUstreamCaptureStatus) -> CUresult;
 pub type cuStreamQuery = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
+pub type cuStreamSetAttribute = unsafe extern "C" fn(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    param: *const CUlaunchAttributeValue,
+) -> CUresult;
 pub type cuStreamSynchronize = unsafe extern "C" fn(hStream: CUstream) -> CUresult;
 pub type cuStreamUpdateCaptureDependencies = unsafe extern "C" fn(
     hStream: CUstream,

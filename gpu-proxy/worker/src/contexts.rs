@@ -152,6 +152,14 @@ impl Contexts {
         }
     }
 
+    /// The driver's object.
+    ///
+    /// # Errors
+    /// `INVALID_CONTEXT` if it is gone.
+    pub fn pointer(&self, key: ContextKey) -> Result<usize, CUresult> {
+        self.with(key, |context| context.pointer)
+    }
+
     /// The default stream of a lane's thread in a context (D7).
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x738140c2953b1408;
+pub const TABLE_HASH: u64 = 0xf9acc4fde8463579;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -297,6 +297,21 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
         size_of::<CuLaunchHostFunc>(),
     ),
     (
+        "cuStreamGetAttribute",
+        CuStreamGetAttribute::OPCODE,
+        size_of::<CuStreamGetAttribute>(),
+    ),
+    (
+        "cuStreamSetAttribute",
+        CuStreamSetAttribute::OPCODE,
+        size_of::<CuStreamSetAttribute>(),
+    ),
+    (
+        "cuStreamCopyAttributes",
+        CuStreamCopyAttributes::OPCODE,
+        size_of::<CuStreamCopyAttributes>(),
+    ),
+    (
         "cuEventCreate",
         CuEventCreate::OPCODE,
         size_of::<CuEventCreate>(),
@@ -335,6 +350,16 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
         "cuEventElapsedTime_v2",
         CuEventElapsedTimeV2::OPCODE,
         size_of::<CuEventElapsedTimeV2>(),
+    ),
+    (
+        "cuCtxRecordEvent",
+        CuCtxRecordEvent::OPCODE,
+        size_of::<CuCtxRecordEvent>(),
+    ),
+    (
+        "cuCtxWaitEvent",
+        CuCtxWaitEvent::OPCODE,
+        size_of::<CuCtxWaitEvent>(),
     ),
     (
         "cuLaunchKernel",
@@ -1752,6 +1777,47 @@ impl Request for CuLaunchHostFunc {
     const OPCODE: u16 = 105;
 }
 
+/// Request of `cuStreamGetAttribute`. The reply is the value: eight words (CUlaunchAttributeValue).
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuStreamGetAttribute {
+    pub stream: u64,
+    pub attribute: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuStreamGetAttribute>() == 16);
+
+impl Request for CuStreamGetAttribute {
+    const OPCODE: u16 = 106;
+}
+
+/// Request of `cuStreamSetAttribute`. The value follows as a tail: eight words. An access policy window must lie in memory that the client holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuStreamSetAttribute {
+    pub stream: u64,
+    pub attribute: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuStreamSetAttribute>() == 16);
+
+impl Request for CuStreamSetAttribute {
+    const OPCODE: u16 = 107;
+}
+
+/// Request of `cuStreamCopyAttributes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuStreamCopyAttributes {
+    pub dstStream: u64,
+    pub srcStream: u64,
+}
+const _: () = assert!(size_of::<CuStreamCopyAttributes>() == 16);
+
+impl Request for CuStreamCopyAttributes {
+    const OPCODE: u16 = 108;
+}
+
 /// Request of `cuEventCreate`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -1873,6 +1939,30 @@ pub struct CuEventElapsedTimeV2Reply {
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<CuEventElapsedTimeV2Reply>() == 8);
+
+/// Request of `cuCtxRecordEvent`. On the record's context, which need not be the thread's current one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuCtxRecordEvent {
+    pub event: u64,
+}
+const _: () = assert!(size_of::<CuCtxRecordEvent>() == 8);
+
+impl Request for CuCtxRecordEvent {
+    const OPCODE: u16 = 120;
+}
+
+/// Request of `cuCtxWaitEvent`. On the record's context, which need not be the thread's current one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuCtxWaitEvent {
+    pub event: u64,
+}
+const _: () = assert!(size_of::<CuCtxWaitEvent>() == 8);
+
+impl Request for CuCtxWaitEvent {
+    const OPCODE: u16 = 121;
+}
 
 /// Request of `cuLaunchKernel`. Attributes (72 bytes each) and then the parameters follow as a tail, or lie in the side buffer. The first launch of a function asks for a reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]

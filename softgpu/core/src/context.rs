@@ -555,6 +555,29 @@ impl Context {
         Ok(())
     }
 
+    /// Marks a place behind all that was submitted to the context so far.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn record_all(&self) -> Result<Record> {
+        let scheduler = self.gpu.scheduler();
+        // A stream of its own, which ends when the mark is passed.
+        let stream = self.create_stream(true);
+        let record = self.record_after(stream, &scheduler.group_tail(self.id));
+        scheduler.close(stream);
+        record
+    }
+
+    /// Makes what is submitted to any stream of the context from now on wait for a place.
+    ///
+    /// # Errors
+    /// The context's fault.
+    pub fn wait_for_in_all(&self, record: &Record) -> Result<()> {
+        self.check()?;
+        self.gpu.scheduler().hold_group(self.id, &[record.ticket]);
+        Ok(())
+    }
+
     /// Whether a stream's work is done.
     ///
     /// # Errors

@@ -180,7 +180,7 @@ impl Scheduler {
     #[must_use]
     pub fn tail(&self, stream: StreamId) -> Vec<Ticket> {
         let state = self.shared.lock();
-        let mut tickets = state.implied(stream, &[]);
+        let mut tickets = state.ordered(stream);
         tickets.extend(state.streams.get(&stream).and_then(|s| s.tail(stream)));
         tickets
     }
@@ -196,6 +196,15 @@ impl Scheduler {
             .flat_map(|g| g.busy.iter());
         busy.filter_map(|id| state.streams.get(id).and_then(|s| s.tail(*id)))
             .collect()
+    }
+
+    /// Makes everything submitted from now on to any stream of a context wait for some places.
+    pub fn hold_group(&self, group: GroupId, after: &[Ticket]) {
+        let mut state = self.shared.lock();
+        let mut barrier = std::mem::take(&mut state.groups.entry(group).or_default().barrier);
+        barrier.extend(after);
+        barrier.retain(|ticket| !state.is_done(*ticket));
+        state.groups.entry(group).or_default().barrier = barrier;
     }
 
     /// Everything submitted so far to all streams of all contexts.
@@ -323,6 +332,8 @@ struct Group {
     legacy: Option<StreamId>,
     /// Streams with work in them.
     busy: BTreeSet<StreamId>,
+    /// What whatever is submitted waits for.
+    barrier: Vec<Ticket>,
 }
 
 #[derive(Default)]
@@ -347,11 +358,17 @@ impl State {
 
     /// What an operation appended to `stream` now has to wait for, beyond the stream's own order.
     fn implied(&self, stream: StreamId, after: &[Ticket]) -> Vec<Ticket> {
-        let mut tickets: Vec<Ticket> = after
-            .iter()
-            .copied()
-            .filter(|t| !self.is_done(*t))
-            .collect();
+        let mut tickets = self.ordered(stream);
+        let group = self.streams.get(&stream).map(|found| found.group);
+        let barrier = group.and_then(|group| self.groups.get(&group));
+        let barrier = barrier.into_iter().flat_map(|group| &group.barrier);
+        tickets.extend(after.iter().chain(barrier).filter(|t| !self.is_done(**t)));
+        tickets
+    }
+
+    /// The ends of other streams that this one's next operation comes behind.
+    fn ordered(&self, stream: StreamId) -> Vec<Ticket> {
+        let mut tickets = Vec::new();
         let Some(found) = self.streams.get(&stream) else {
             return tickets;
         };

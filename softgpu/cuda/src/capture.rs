@@ -261,6 +261,19 @@ pub(crate) fn waits_for_context(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// A call that makes a context wait for an event, which is of use only once its capture is over and it was
+/// recorded again.
+pub(crate) fn waits_for_event(event: &Event) -> Result<()> {
+    let Some(captured) = event.captured() else {
+        return Ok(());
+    };
+    let mut list = driver()?.captures.list();
+    if list.invalidate(|capture| capture.id == captured.capture) {
+        return Err(Error::StreamCaptureUnsupported);
+    }
+    Err(Error::CapturedEvent)
+}
+
 /// A call that may wait for work of any stream, unseen: the thread's mode and those of the captures decide.
 pub(crate) fn unsafe_call() -> Result<()> {
     let captures = &driver()?.captures;

@@ -19,6 +19,7 @@ use softgpu_core::memory::{MemPool, Physical};
 use softgpu_core::module::{Code, Kernel, Module};
 use softgpu_core::schedule::StreamId;
 
+use crate::attributes::StreamAttributes;
 use crate::capture::{self, Captured, Captures};
 use crate::current;
 use crate::graph::exec::Exec;
@@ -41,6 +42,7 @@ pub(crate) struct Driver {
     pub execs: Table<Exec>,
     pub user_objects: Table<UserObject>,
     pub captures: Captures,
+    pub stream_attributes: StreamAttributes,
     pub arrays: Table<ArrayObject>,
     pub mipmapped_arrays: Table<MipmappedObject>,
     pub allocations: Table<Generic>,
@@ -389,6 +391,7 @@ impl Driver {
             execs: Table::new(23),
             user_objects: Table::new(24),
             captures: Captures::default(),
+            stream_attributes: StreamAttributes::default(),
             arrays: Table::new(9),
             mipmapped_arrays: Table::new(10),
             allocations: Table::new(11),
@@ -518,6 +521,8 @@ impl Driver {
                 *owner != id
             });
         }
+        self.stream_attributes.forget(&streams);
+        self.stream_attributes.forget(&[context.legacy_stream()]);
         context.destroy(streams);
         crate::edge::print(&context.take_output());
         self.forget_managed();

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod generated;
 
+mod attributes;
 mod capture;
 mod current;
 mod driver;

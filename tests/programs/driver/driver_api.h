@@ -114,6 +114,13 @@ typedef struct CUdevprop_st {
     int max_threads_per_block, max_threads[3], max_grid[3], shared_bytes, constant_bytes, warp_size;
     int memory_pitch, registers_per_block, clock_khz, texture_align;
 } CUdevprop;
+typedef struct { void *base; size_t bytes; float hit_ratio; int hits, misses; } CUaccessPolicyWindow;
+typedef union {
+    char bytes[64];
+    CUaccessPolicyWindow window;
+    int policy, priority, domain;
+    struct { unsigned char plain, remote; } map;
+} CUstreamAttrValue;
 typedef struct CUlaunchAttribute_st { int id; char pad[4]; union { char bytes[64]; int number; } value; } CUlaunchAttribute;
 typedef struct CUlaunchConfig_st {
     unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared;
@@ -186,9 +193,18 @@ enum {
 };
 
 enum {
+    CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW = 1,
     CU_LAUNCH_ATTRIBUTE_COOPERATIVE = 2,
+    CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY = 3,
     CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4,
     CU_LAUNCH_ATTRIBUTE_PRIORITY = 8,
+    CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP = 9,
+    CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN = 10,
+    CU_ACCESS_PROPERTY_STREAMING = 1,
+    CU_ACCESS_PROPERTY_PERSISTING = 2,
+    CU_SYNC_POLICY_AUTO = 1,
+    CU_SYNC_POLICY_BLOCKING_SYNC = 4,
+    CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE = 109,
 };
 
 enum {
@@ -608,6 +624,14 @@ CUresult cuStreamSynchronize(CUstream stream);
 CUresult cuStreamQuery(CUstream stream);
 CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags);
 CUresult cuStreamGetFlags(CUstream stream, unsigned *flags);
+CUresult cuStreamGetAttribute(CUstream stream, int attribute, CUstreamAttrValue *value);
+CUresult cuStreamSetAttribute(CUstream stream, int attribute, const CUstreamAttrValue *value);
+CUresult cuStreamCopyAttributes(CUstream to, CUstream from);
+CUresult cuStreamGetAttribute_ptsz(CUstream stream, int attribute, CUstreamAttrValue *value);
+CUresult cuStreamSetAttribute_ptsz(CUstream stream, int attribute, const CUstreamAttrValue *value);
+CUresult cuStreamCopyAttributes_ptsz(CUstream to, CUstream from);
+CUresult cuCtxRecordEvent(CUcontext context, CUevent event);
+CUresult cuCtxWaitEvent(CUcontext context, CUevent event);
 CUresult cuStreamGetPriority(CUstream stream, int *priority);
 CUresult cuStreamGetId(CUstream stream, unsigned long long *id);
 CUresult cuStreamGetCtx(CUstream stream, CUcontext *context);

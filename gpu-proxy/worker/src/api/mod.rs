@@ -7,6 +7,7 @@ pub mod array;
 pub mod capture;
 pub mod context;
 pub mod copy;
+pub mod event;
 pub mod exec;
 pub mod graph;
 pub mod launch;

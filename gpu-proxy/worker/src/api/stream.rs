@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use cuda_abi::types::CUresult;
+use cuda_abi::types::{CUlaunchAttributeID, CUlaunchAttributeValue, CUresult};
 use idm_protocol::handle::Kind;
 use idm_protocol::record::Record;
 use idm_protocol::wire;
+use zerocopy::FromBytes;
 
 use crate::callbacks;
 use crate::contexts::ContextKey;
@@ -105,6 +106,59 @@ pub fn cuStreamWaitEvent(
         return Ok(driver.wait_event(stream, event, request.Flags)?);
     }
     Ok(driver.wait_event(stream, event, request.Flags)?)
+}
+
+/// Tells an attribute of a stream.
+pub fn cuStreamGetAttribute(
+    session: &Session,
+    request: &wire::CuStreamGetAttribute,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
+    let attribute = attribute(request.attribute)?;
+    let value = session.driver().stream_attribute(stream, attribute)?;
+    frame.reply(&value.bytes);
+    Ok(())
+}
+
+/// Sets an attribute of a stream.
+pub fn cuStreamSetAttribute(
+    session: &Session,
+    request: &wire::CuStreamSetAttribute,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
+    let attribute = attribute(request.attribute)?;
+    let tail = frame.tail::<wire::CuStreamSetAttribute>(size_of::<[u64; 8]>())?;
+    let bytes =
+        <[u64; 8]>::read_from_bytes(tail).map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
+    if attribute == CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW {
+        // Where the window lies, and how long it is; one without length lies nowhere.
+        let [start, length, ..] = bytes;
+        if length != 0 {
+            session.check_range(start, length)?;
+        }
+    }
+    let value = CUlaunchAttributeValue { bytes };
+    Ok(session
+        .driver()
+        .set_stream_attribute(stream, attribute, &value)?)
+}
+
+/// An attribute that streams have and whose value holds no handle.
+fn attribute(number: u32) -> Result<CUlaunchAttributeID, CUresult> {
+    use CUlaunchAttributeID as A;
+    let attribute = A(number);
+    matches!(
+        attribute,
+        A::CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW
+            | A::CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY
+            | A::CU_LAUNCH_ATTRIBUTE_PRIORITY
+            | A::CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP
+            | A::CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN
+    )
+    .then_some(attribute)
+    .ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
 }
 
 /// The client runs a function when the stream comes to it.

@@ -11,6 +11,7 @@ mod image;
 mod link;
 mod node;
 mod pool;
+mod stream;
 mod vmm;
 
 pub use calls::{JitOptions, Launch};

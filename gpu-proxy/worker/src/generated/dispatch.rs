@@ -277,6 +277,18 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuLaunchHostFunc>()?;
             api::stream::cuLaunchHostFunc(session, &request, frame)
         }
+        106 => {
+            let request = frame.request::<wire::CuStreamGetAttribute>()?;
+            api::stream::cuStreamGetAttribute(session, &request, frame)
+        }
+        107 => {
+            let request = frame.request::<wire::CuStreamSetAttribute>()?;
+            api::stream::cuStreamSetAttribute(session, &request, frame)
+        }
+        108 => {
+            let request = frame.request::<wire::CuStreamCopyAttributes>()?;
+            cuStreamCopyAttributes(session, &request, frame)
+        }
         112 => {
             let request = frame.request::<wire::CuEventCreate>()?;
             cuEventCreate(session, &request, frame)
@@ -308,6 +320,14 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         119 => {
             let request = frame.request::<wire::CuEventElapsedTimeV2>()?;
             cuEventElapsedTime_v2(session, &request, frame)
+        }
+        120 => {
+            let request = frame.request::<wire::CuCtxRecordEvent>()?;
+            api::event::cuCtxRecordEvent(session, &request, frame)
+        }
+        121 => {
+            let request = frame.request::<wire::CuCtxWaitEvent>()?;
+            api::event::cuCtxWaitEvent(session, &request, frame)
         }
         128 => {
             let request = frame.request::<wire::CuLaunchKernel>()?;
@@ -981,6 +1001,20 @@ fn cuStreamGetId(
     let status = unsafe { function(hStream as CUstream, &raw mut streamId) };
     session.checked(status)?;
     frame.reply(&wire::CuStreamGetIdReply { streamId: streamId });
+    Ok(())
+}
+
+fn cuStreamCopyAttributes(
+    session: &Session,
+    request: &wire::CuStreamCopyAttributes,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuStreamCopyAttributes()?;
+    let dstStream = session.resolve(frame, Kind::STREAM, request.dstStream)?;
+    let srcStream = session.resolve(frame, Kind::STREAM, request.srcStream)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(dstStream as CUstream, srcStream as CUstream) };
+    session.checked(status)?;
     Ok(())
 }
 

@@ -33,6 +33,7 @@ pub struct Table {
     cuCtxGetStreamPriorityRange: Option<sig::cuCtxGetStreamPriorityRange>,
     cuCtxPopCurrent_v2: Option<sig::cuCtxPopCurrent_v2>,
     cuCtxPushCurrent_v2: Option<sig::cuCtxPushCurrent_v2>,
+    cuCtxRecordEvent: Option<sig::cuCtxRecordEvent>,
     cuCtxResetPersistingL2Cache: Option<sig::cuCtxResetPersistingL2Cache>,
     cuCtxSetCacheConfig: Option<sig::cuCtxSetCacheConfig>,
     cuCtxSetCurrent: Option<sig::cuCtxSetCurrent>,
@@ -40,6 +41,7 @@ pub struct Table {
     cuCtxSetLimit: Option<sig::cuCtxSetLimit>,
     cuCtxSynchronize: Option<sig::cuCtxSynchronize>,
     cuCtxSynchronize_v2: Option<sig::cuCtxSynchronize_v2>,
+    cuCtxWaitEvent: Option<sig::cuCtxWaitEvent>,
     cuDeviceCanAccessPeer: Option<sig::cuDeviceCanAccessPeer>,
     cuDeviceComputeCapability: Option<sig::cuDeviceComputeCapability>,
     cuDeviceGet: Option<sig::cuDeviceGet>,
@@ -314,10 +316,12 @@ pub struct Table {
     cuStreamBeginCapture: Option<sig::cuStreamBeginCapture>,
     cuStreamBeginCaptureToGraph: Option<sig::cuStreamBeginCaptureToGraph>,
     cuStreamBeginCapture_v2: Option<sig::cuStreamBeginCapture_v2>,
+    cuStreamCopyAttributes: Option<sig::cuStreamCopyAttributes>,
     cuStreamCreate: Option<sig::cuStreamCreate>,
     cuStreamCreateWithPriority: Option<sig::cuStreamCreateWithPriority>,
     cuStreamDestroy_v2: Option<sig::cuStreamDestroy_v2>,
     cuStreamEndCapture: Option<sig::cuStreamEndCapture>,
+    cuStreamGetAttribute: Option<sig::cuStreamGetAttribute>,
     cuStreamGetCaptureInfo: Option<sig::cuStreamGetCaptureInfo>,
     cuStreamGetCaptureInfo_v2: Option<sig::cuStreamGetCaptureInfo_v2>,
     cuStreamGetCaptureInfo_v3: Option<sig::cuStreamGetCaptureInfo_v3>,
@@ -329,6 +333,7 @@ pub struct Table {
     cuStreamGetPriority: Option<sig::cuStreamGetPriority>,
     cuStreamIsCapturing: Option<sig::cuStreamIsCapturing>,
     cuStreamQuery: Option<sig::cuStreamQuery>,
+    cuStreamSetAttribute: Option<sig::cuStreamSetAttribute>,
     cuStreamSynchronize: Option<sig::cuStreamSynchronize>,
     cuStreamUpdateCaptureDependencies: Option<sig::cuStreamUpdateCaptureDependencies>,
     cuStreamUpdateCaptureDependencies_v2: Option<sig::cuStreamUpdateCaptureDependencies_v2>,
@@ -428,6 +433,8 @@ impl Table {
                 symbols.find::<sig::cuCtxPushCurrent_v2>(c"cuCtxPushCurrent_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuCtxRecordEvent: unsafe { symbols.find::<sig::cuCtxRecordEvent>(c"cuCtxRecordEvent") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxResetPersistingL2Cache: unsafe {
                 symbols.find::<sig::cuCtxResetPersistingL2Cache>(c"cuCtxResetPersistingL2Cache")
             },
@@ -447,6 +454,8 @@ impl Table {
             cuCtxSynchronize_v2: unsafe {
                 symbols.find::<sig::cuCtxSynchronize_v2>(c"cuCtxSynchronize_v2")
             },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuCtxWaitEvent: unsafe { symbols.find::<sig::cuCtxWaitEvent>(c"cuCtxWaitEvent") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuDeviceCanAccessPeer: unsafe {
                 symbols.find::<sig::cuDeviceCanAccessPeer>(c"cuDeviceCanAccessPeer")
@@ -1397,6 +1406,10 @@ impl Table {
                 symbols.find::<sig::cuStreamBeginCapture_v2>(c"cuStreamBeginCapture_v2")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamCopyAttributes: unsafe {
+                symbols.find::<sig::cuStreamCopyAttributes>(c"cuStreamCopyAttributes")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamCreate: unsafe { symbols.find::<sig::cuStreamCreate>(c"cuStreamCreate") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamCreateWithPriority: unsafe {
@@ -1409,6 +1422,10 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamEndCapture: unsafe {
                 symbols.find::<sig::cuStreamEndCapture>(c"cuStreamEndCapture")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamGetAttribute: unsafe {
+                symbols.find::<sig::cuStreamGetAttribute>(c"cuStreamGetAttribute")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamGetCaptureInfo: unsafe {
@@ -1446,6 +1463,10 @@ impl Table {
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamQuery: unsafe { symbols.find::<sig::cuStreamQuery>(c"cuStreamQuery") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuStreamSetAttribute: unsafe {
+                symbols.find::<sig::cuStreamSetAttribute>(c"cuStreamSetAttribute")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuStreamSynchronize: unsafe {
                 symbols.find::<sig::cuStreamSynchronize>(c"cuStreamSynchronize")
@@ -1661,6 +1682,11 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuCtxRecordEvent(&self) -> Result<sig::cuCtxRecordEvent, CUresult> {
+        self.cuCtxRecordEvent
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuCtxResetPersistingL2Cache(
         &self,
     ) -> Result<sig::cuCtxResetPersistingL2Cache, CUresult> {
@@ -1693,6 +1719,11 @@ impl Table {
 
     pub fn cuCtxSynchronize_v2(&self) -> Result<sig::cuCtxSynchronize_v2, CUresult> {
         self.cuCtxSynchronize_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuCtxWaitEvent(&self) -> Result<sig::cuCtxWaitEvent, CUresult> {
+        self.cuCtxWaitEvent
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -3109,6 +3140,11 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuStreamCopyAttributes(&self) -> Result<sig::cuStreamCopyAttributes, CUresult> {
+        self.cuStreamCopyAttributes
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuStreamCreate(&self) -> Result<sig::cuStreamCreate, CUresult> {
         self.cuStreamCreate
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
@@ -3126,6 +3162,11 @@ impl Table {
 
     pub fn cuStreamEndCapture(&self) -> Result<sig::cuStreamEndCapture, CUresult> {
         self.cuStreamEndCapture
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamGetAttribute(&self) -> Result<sig::cuStreamGetAttribute, CUresult> {
+        self.cuStreamGetAttribute
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -3180,6 +3221,11 @@ impl Table {
 
     pub fn cuStreamQuery(&self) -> Result<sig::cuStreamQuery, CUresult> {
         self.cuStreamQuery.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuStreamSetAttribute(&self) -> Result<sig::cuStreamSetAttribute, CUresult> {
+        self.cuStreamSetAttribute
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuStreamSynchronize(&self) -> Result<sig::cuStreamSynchronize, CUresult> {

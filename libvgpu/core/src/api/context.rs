@@ -332,7 +332,7 @@ pub unsafe fn cuCtxSynchronize_v2(ctx: CUcontext) -> Outcome {
 }
 
 /// The context that is meant: null is the current one.
-fn named(ctx: CUcontext) -> Outcome<Current> {
+pub(super) fn named(ctx: CUcontext) -> Outcome<Current> {
     if ctx.is_null() {
         return Thread::current()
             .context()

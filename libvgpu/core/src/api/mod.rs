@@ -18,6 +18,7 @@ pub mod context;
 pub mod copy;
 pub mod device;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod graph;
 pub mod launch;

@@ -4,10 +4,12 @@ use std::ffi::{c_uint, c_void};
 
 use cuda_abi::function::Function;
 use cuda_abi::types::{
-    CUcontext, CUdevice, CUgreenCtx, CUhostFn, CUresult, CUstream, CUstreamCallback,
+    CUcontext, CUdevice, CUgreenCtx, CUhostFn, CUlaunchAttributeID, CUlaunchAttributeValue,
+    CUresult, CUstream, CUstreamCallback,
 };
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
+use zerocopy::IntoBytes;
 
 use crate::call::{Call, Outcome};
 use crate::callbacks::Work;
@@ -48,6 +50,41 @@ pub unsafe fn cuStreamGetDevice(hStream: CUstream, device: *mut CUdevice) -> Out
     unsafe { cuStreamGetCtx(hStream, &raw mut context) }?;
     // SAFETY: the caller's promise.
     unsafe { super::context::cuCtxGetDevice_v2(device, context) }
+}
+
+pub unsafe fn cuStreamGetAttribute(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    value: *mut CUlaunchAttributeValue,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuStreamGetAttribute)?;
+    edge::require(value)?;
+    let request = wire::CuStreamGetAttribute {
+        stream: call.handle(Kind::STREAM, hStream as u64)?,
+        attribute: attr.0,
+        reserved: 0,
+    };
+    let bytes = call.round_trip(&request)?;
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(value, CUlaunchAttributeValue { bytes }) }
+}
+
+pub unsafe fn cuStreamSetAttribute(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    value: *const CUlaunchAttributeValue,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuStreamSetAttribute)?;
+    let stream = call.handle(Kind::STREAM, hStream as u64)?;
+    edge::require(value)?;
+    // SAFETY: not null, and the caller's promise.
+    let value = unsafe { edge::element(value, 0) };
+    let request = wire::CuStreamSetAttribute {
+        stream,
+        attribute: attr.0,
+        reserved: 0,
+    };
+    call.complete_with(&request, &[value.bytes.as_bytes()])
 }
 
 /// The mode only tunes how the thread that runs the function is waited for.

@@ -799,6 +799,21 @@ pub unsafe fn cuProfilerStop() -> Outcome {
 
 /// # Safety
 ///
+/// As the Driver API's: pointers are null or valid for the access that `cuStreamCopyAttributes` documents.
+pub unsafe fn cuStreamCopyAttributes(dstStream: CUstream, srcStream: CUstream) -> Outcome {
+    let mut call = Call::begin(Function::cuStreamCopyAttributes)?;
+    let dstStream = call.handle(Kind::STREAM, dstStream as u64)?;
+    let srcStream = call.handle(Kind::STREAM, srcStream as u64)?;
+    let request = wire::CuStreamCopyAttributes {
+        dstStream,
+        srcStream,
+    };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
 /// As the Driver API's: pointers are null or valid for the access that `cuStreamCreate` documents.
 pub unsafe fn cuStreamCreate(phStream: *mut CUstream, Flags: c_uint) -> Outcome {
     let mut call = Call::begin(Function::cuStreamCreate)?;

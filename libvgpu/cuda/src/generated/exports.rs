@@ -395,8 +395,11 @@ pub unsafe extern "C" fn cuCtxPushCurrent_v2(ctx: CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxRecordEvent() -> CUresult {
-    refuse(54)
+pub unsafe extern "C" fn cuCtxRecordEvent(hCtx: CUcontext, hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxRecordEvent", || unsafe {
+        api::event::cuCtxRecordEvent(hCtx, hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -459,8 +462,11 @@ pub unsafe extern "C" fn cuCtxSynchronize_v2(ctx: CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxWaitEvent() -> CUresult {
-    refuse(63)
+pub unsafe extern "C" fn cuCtxWaitEvent(hCtx: CUcontext, hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxWaitEvent", || unsafe {
+        api::event::cuCtxWaitEvent(hCtx, hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5810,13 +5816,25 @@ pub unsafe extern "C" fn cuStreamBeginRecaptureToGraph_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCopyAttributes() -> CUresult {
-    refuse(606)
+pub unsafe extern "C" fn cuStreamCopyAttributes(
+    dstStream: CUstream,
+    srcStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamCopyAttributes", || unsafe {
+        stubs::cuStreamCopyAttributes(dstStream, srcStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCopyAttributes_ptsz() -> CUresult {
-    refuse(607)
+pub unsafe extern "C" fn cuStreamCopyAttributes_ptsz(
+    dstStream: CUstream,
+    srcStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamCopyAttributes_ptsz", || unsafe {
+        stubs::cuStreamCopyAttributes(per_thread(dstStream), per_thread(srcStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5885,13 +5903,27 @@ pub unsafe extern "C" fn cuStreamEndCapture_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetAttribute() -> CUresult {
-    refuse(616)
+pub unsafe extern "C" fn cuStreamGetAttribute(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    value: *mut CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetAttribute", || unsafe {
+        api::stream::cuStreamGetAttribute(hStream, attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetAttribute_ptsz() -> CUresult {
-    refuse(617)
+pub unsafe extern "C" fn cuStreamGetAttribute_ptsz(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    value: *mut CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetAttribute_ptsz", || unsafe {
+        api::stream::cuStreamGetAttribute(per_thread(hStream), attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6172,13 +6204,27 @@ pub unsafe extern "C" fn cuStreamQuery_ptsz(hStream: CUstream) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamSetAttribute() -> CUresult {
-    refuse(643)
+pub unsafe extern "C" fn cuStreamSetAttribute(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    param: *const CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamSetAttribute", || unsafe {
+        api::stream::cuStreamSetAttribute(hStream, attr, param)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamSetAttribute_ptsz() -> CUresult {
-    refuse(644)
+pub unsafe extern "C" fn cuStreamSetAttribute_ptsz(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    param: *const CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamSetAttribute_ptsz", || unsafe {
+        api::stream::cuStreamSetAttribute(per_thread(hStream), attr, param)
+    })
 }
 
 #[unsafe(no_mangle)]

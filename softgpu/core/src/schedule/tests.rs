@@ -187,3 +187,24 @@ fn panicking_work_ends_and_the_stream_goes_on() {
     scheduler.wait(&scheduler.tail(stream));
     assert_eq!(rx.try_recv(), Ok(1));
 }
+
+#[test]
+fn a_held_group_starts_nothing_new_in_any_stream_and_leaves_other_groups_alone() {
+    let scheduler = Scheduler::new();
+    let (tx, rx) = recorder();
+    let first = scheduler.create(1, Order::NonBlocking);
+    let (release, work) = held();
+    let ticket = scheduler.submit(first, &[], work);
+    scheduler.hold_group(1, &[ticket]);
+    let later = scheduler.create(1, Order::NonBlocking);
+    // What is held is not there yet: nobody who waits for the stream waits for it.
+    assert!(scheduler.tail(later).is_empty());
+    scheduler.submit_short(later, note(&tx, 1));
+    let other = scheduler.create(2, Order::NonBlocking);
+    scheduler.submit_short(other, note(&tx, 2));
+    assert_eq!(rx.recv(), Ok(2));
+    assert!(!scheduler.tail(later).is_empty() && rx.try_recv().is_err());
+    drop(release);
+    scheduler.wait(&scheduler.group_tail(1));
+    assert_eq!(rx.try_recv(), Ok(1));
+}

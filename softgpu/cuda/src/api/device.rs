@@ -7,6 +7,7 @@ use softgpu_core::device::{self, Device};
 use softgpu_core::error::Error;
 use softgpu_core::image;
 
+use crate::attributes;
 use crate::driver::driver;
 use crate::edge::{self, Outcome, put, put_text};
 
@@ -183,7 +184,8 @@ fn attribute(device: &Device, attribute: CUdevice_attribute) -> Result<c_int, Er
         A::CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT => 2,
         A::CU_DEVICE_ATTRIBUTE_SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO => 2,
         A::CU_DEVICE_ATTRIBUTE_MULTI_GPU_BOARD_GROUP_ID => device.ordinal,
-        A::CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT => 1,
+        A::CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT => attributes::DOMAINS,
+        A::CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE => attributes::MOST_WINDOW_BYTES,
         A::CU_DEVICE_ATTRIBUTE_GPU_OVERLAP
         | A::CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY
         | A::CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS

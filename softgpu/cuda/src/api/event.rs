@@ -3,7 +3,7 @@
 use std::ffi::c_uint;
 use std::sync::Arc;
 
-use cuda_abi::types::{CUevent, CUstream};
+use cuda_abi::types::{CUcontext, CUevent, CUstream};
 use softgpu_core::error::Error;
 
 use crate::capture;
@@ -63,6 +63,33 @@ pub unsafe fn cuEventRecordWithFlags(event: CUevent, stream: CUstream, flags: c_
     }
     found.set(place.context.record(place.stream)?);
     Ok(())
+}
+
+/// Null is the current context, as in `cuCtxSynchronize_v2`.
+pub unsafe fn cuCtxRecordEvent(context: CUcontext, event: CUevent) -> Outcome {
+    let context = driver()?.context(context as u64)?;
+    context.check()?;
+    let found = find(event)?;
+    if found.context.id() != context.id() {
+        return Err(Error::InvalidHandle);
+    }
+    capture::waits_for_context(&context)?;
+    found.set(context.record_all()?);
+    Ok(())
+}
+
+/// Null is the current context, as in `cuCtxSynchronize_v2`.
+pub unsafe fn cuCtxWaitEvent(context: CUcontext, event: CUevent) -> Outcome {
+    let context = driver()?.context(context as u64)?;
+    context.check()?;
+    let found = find(event)?;
+    capture::waits_for_context(&context)?;
+    capture::waits_for_event(&found)?;
+    match found.recorded() {
+        Some(record) => context.wait_for_in_all(&record),
+        // An event that was never recorded is waited for by nobody.
+        None => Ok(()),
+    }
 }
 
 /// An event that was never recorded counts as done.

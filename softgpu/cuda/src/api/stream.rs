@@ -4,7 +4,8 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
 
 use cuda_abi::types::{
-    CUcontext, CUdevice, CUevent, CUgreenCtx, CUresult, CUstream, CUstreamCallback,
+    CUcontext, CUdevice, CUevent, CUgreenCtx, CUlaunchAttributeID, CUlaunchAttributeValue,
+    CUresult, CUstream, CUstreamCallback,
 };
 use softgpu_core::error::Error;
 
@@ -54,6 +55,7 @@ pub unsafe fn cuStreamDestroy_v2(stream: CUstream) -> Outcome {
         .remove(stream as u64)
         .ok_or(Error::InvalidHandle)?;
     driver.captures.forget_stream(gone.id);
+    driver.stream_attributes.forget(&[gone.id]);
     driver.gpu.scheduler().close(gone.id);
     gone.context.check()
 }
@@ -98,8 +100,42 @@ pub unsafe fn cuStreamGetFlags(stream: CUstream, flags: *mut c_uint) -> Outcome 
 
 pub unsafe fn cuStreamGetPriority(stream: CUstream, priority: *mut c_int) -> Outcome {
     let place = place(stream as u64)?;
+    let told = driver()?.stream_attributes.priority(&place);
     // SAFETY: the caller's promise.
-    unsafe { put(priority, place.priority) }
+    unsafe { put(priority, told) }
+}
+
+pub unsafe fn cuStreamGetAttribute(
+    stream: CUstream,
+    attribute: CUlaunchAttributeID,
+    value: *mut CUlaunchAttributeValue,
+) -> Outcome {
+    let place = place(stream as u64)?;
+    place.context.check()?;
+    let told = driver()?.stream_attributes.get(&place, attribute)?;
+    // SAFETY: the caller's promise.
+    unsafe { put(value, told) }
+}
+
+pub unsafe fn cuStreamSetAttribute(
+    stream: CUstream,
+    attribute: CUlaunchAttributeID,
+    value: *const CUlaunchAttributeValue,
+) -> Outcome {
+    let place = place(stream as u64)?;
+    place.context.check()?;
+    // SAFETY: the caller's promise.
+    let value = unsafe { edge::take(value) }?;
+    driver()?.stream_attributes.set(&place, attribute, value)
+}
+
+pub unsafe fn cuStreamCopyAttributes(to: CUstream, from: CUstream) -> Outcome {
+    let (to, from) = (place(to as u64)?, place(from as u64)?);
+    to.context.check()?;
+    if to.context.id() != from.context.id() {
+        return Err(Error::InvalidValue);
+    }
+    driver()?.stream_attributes.copy(&to, &from)
 }
 
 pub unsafe fn cuStreamGetCtx(stream: CUstream, context: *mut CUcontext) -> Outcome {

@@ -395,8 +395,11 @@ pub unsafe extern "C" fn cuCtxPushCurrent_v2(ctx: CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxRecordEvent() -> CUresult {
-    refuse(54)
+pub unsafe extern "C" fn cuCtxRecordEvent(hCtx: CUcontext, hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxRecordEvent", || unsafe {
+        api::event::cuCtxRecordEvent(hCtx, hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -461,8 +464,11 @@ pub unsafe extern "C" fn cuCtxSynchronize_v2(ctx: CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxWaitEvent() -> CUresult {
-    refuse(63)
+pub unsafe extern "C" fn cuCtxWaitEvent(hCtx: CUcontext, hEvent: CUevent) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxWaitEvent", || unsafe {
+        api::event::cuCtxWaitEvent(hCtx, hEvent)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5829,13 +5835,25 @@ pub unsafe extern "C" fn cuStreamBeginRecaptureToGraph_ptsz() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCopyAttributes() -> CUresult {
-    refuse(606)
+pub unsafe extern "C" fn cuStreamCopyAttributes(
+    dstStream: CUstream,
+    srcStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamCopyAttributes", || unsafe {
+        api::stream::cuStreamCopyAttributes(dstStream, srcStream)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCopyAttributes_ptsz() -> CUresult {
-    refuse(607)
+pub unsafe extern "C" fn cuStreamCopyAttributes_ptsz(
+    dstStream: CUstream,
+    srcStream: CUstream,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamCopyAttributes_ptsz", || unsafe {
+        api::stream::cuStreamCopyAttributes(per_thread(dstStream), per_thread(srcStream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5904,13 +5922,27 @@ pub unsafe extern "C" fn cuStreamEndCapture_ptsz(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetAttribute() -> CUresult {
-    refuse(616)
+pub unsafe extern "C" fn cuStreamGetAttribute(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    value: *mut CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetAttribute", || unsafe {
+        api::stream::cuStreamGetAttribute(hStream, attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamGetAttribute_ptsz() -> CUresult {
-    refuse(617)
+pub unsafe extern "C" fn cuStreamGetAttribute_ptsz(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    value: *mut CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamGetAttribute_ptsz", || unsafe {
+        api::stream::cuStreamGetAttribute(per_thread(hStream), attr, value)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6193,13 +6225,27 @@ pub unsafe extern "C" fn cuStreamQuery_ptsz(hStream: CUstream) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamSetAttribute() -> CUresult {
-    refuse(643)
+pub unsafe extern "C" fn cuStreamSetAttribute(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    param: *const CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamSetAttribute", || unsafe {
+        api::stream::cuStreamSetAttribute(hStream, attr, param)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamSetAttribute_ptsz() -> CUresult {
-    refuse(644)
+pub unsafe extern "C" fn cuStreamSetAttribute_ptsz(
+    hStream: CUstream,
+    attr: CUlaunchAttributeID,
+    param: *const CUlaunchAttributeValue,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuStreamSetAttribute_ptsz", || unsafe {
+        api::stream::cuStreamSetAttribute(per_thread(hStream), attr, param)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6887,6 +6933,7 @@ const _: cuda_abi::sig::cuCtxGetLimit = cuCtxGetLimit;
 const _: cuda_abi::sig::cuCtxGetStreamPriorityRange = cuCtxGetStreamPriorityRange;
 const _: cuda_abi::sig::cuCtxPopCurrent_v2 = cuCtxPopCurrent_v2;
 const _: cuda_abi::sig::cuCtxPushCurrent_v2 = cuCtxPushCurrent_v2;
+const _: cuda_abi::sig::cuCtxRecordEvent = cuCtxRecordEvent;
 const _: cuda_abi::sig::cuCtxResetPersistingL2Cache = cuCtxResetPersistingL2Cache;
 const _: cuda_abi::sig::cuCtxSetCacheConfig = cuCtxSetCacheConfig;
 const _: cuda_abi::sig::cuCtxSetCurrent = cuCtxSetCurrent;
@@ -6894,6 +6941,7 @@ const _: cuda_abi::sig::cuCtxSetFlags = cuCtxSetFlags;
 const _: cuda_abi::sig::cuCtxSetLimit = cuCtxSetLimit;
 const _: cuda_abi::sig::cuCtxSynchronize = cuCtxSynchronize;
 const _: cuda_abi::sig::cuCtxSynchronize_v2 = cuCtxSynchronize_v2;
+const _: cuda_abi::sig::cuCtxWaitEvent = cuCtxWaitEvent;
 const _: cuda_abi::sig::cuDeviceCanAccessPeer = cuDeviceCanAccessPeer;
 const _: cuda_abi::sig::cuDeviceComputeCapability = cuDeviceComputeCapability;
 const _: cuda_abi::sig::cuDeviceGet = cuDeviceGet;
@@ -7171,10 +7219,12 @@ const _: cuda_abi::sig::cuStreamBatchMemOp_v2 = cuStreamBatchMemOp_v2;
 const _: cuda_abi::sig::cuStreamBeginCapture = cuStreamBeginCapture;
 const _: cuda_abi::sig::cuStreamBeginCaptureToGraph = cuStreamBeginCaptureToGraph;
 const _: cuda_abi::sig::cuStreamBeginCapture_v2 = cuStreamBeginCapture_v2;
+const _: cuda_abi::sig::cuStreamCopyAttributes = cuStreamCopyAttributes;
 const _: cuda_abi::sig::cuStreamCreate = cuStreamCreate;
 const _: cuda_abi::sig::cuStreamCreateWithPriority = cuStreamCreateWithPriority;
 const _: cuda_abi::sig::cuStreamDestroy_v2 = cuStreamDestroy_v2;
 const _: cuda_abi::sig::cuStreamEndCapture = cuStreamEndCapture;
+const _: cuda_abi::sig::cuStreamGetAttribute = cuStreamGetAttribute;
 const _: cuda_abi::sig::cuStreamGetCaptureInfo = cuStreamGetCaptureInfo;
 const _: cuda_abi::sig::cuStreamGetCaptureInfo_v2 = cuStreamGetCaptureInfo_v2;
 const _: cuda_abi::sig::cuStreamGetCaptureInfo_v3 = cuStreamGetCaptureInfo_v3;
@@ -7186,6 +7236,7 @@ const _: cuda_abi::sig::cuStreamGetId = cuStreamGetId;
 const _: cuda_abi::sig::cuStreamGetPriority = cuStreamGetPriority;
 const _: cuda_abi::sig::cuStreamIsCapturing = cuStreamIsCapturing;
 const _: cuda_abi::sig::cuStreamQuery = cuStreamQuery;
+const _: cuda_abi::sig::cuStreamSetAttribute = cuStreamSetAttribute;
 const _: cuda_abi::sig::cuStreamSynchronize = cuStreamSynchronize;
 const _: cuda_abi::sig::cuStreamUpdateCaptureDependencies = cuStreamUpdateCaptureDependencies;
 const _: cuda_abi::sig::cuStreamUpdateCaptureDependencies_v2 = cuStreamUpdateCaptureDependencies_v2;
@@ -7275,7 +7326,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuCtxPopCurrent_v2 as *const c_void),
     Address::new(cuCtxPushCurrent as *const c_void),
     Address::new(cuCtxPushCurrent_v2 as *const c_void),
-    Address::NULL,
+    Address::new(cuCtxRecordEvent as *const c_void),
     Address::new(cuCtxResetPersistingL2Cache as *const c_void),
     Address::new(cuCtxSetCacheConfig as *const c_void),
     Address::new(cuCtxSetCurrent as *const c_void),
@@ -7284,7 +7335,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuCtxSynchronize as *const c_void),
     Address::new(cuCtxSynchronize_v2 as *const c_void),
-    Address::NULL,
+    Address::new(cuCtxWaitEvent as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
@@ -7827,8 +7878,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuStreamBeginCapture_v2_ptsz as *const c_void),
     Address::NULL,
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamCopyAttributes as *const c_void),
+    Address::new(cuStreamCopyAttributes_ptsz as *const c_void),
     Address::new(cuStreamCreate as *const c_void),
     Address::new(cuStreamCreateWithPriority as *const c_void),
     Address::new(cuStreamDestroy as *const c_void),
@@ -7837,8 +7888,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::new(cuStreamEndCapture_ptsz as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamGetAttribute as *const c_void),
+    Address::new(cuStreamGetAttribute_ptsz as *const c_void),
     Address::new(cuStreamGetCaptureInfo as *const c_void),
     Address::new(cuStreamGetCaptureInfo_ptsz as *const c_void),
     Address::new(cuStreamGetCaptureInfo_v2 as *const c_void),
@@ -7864,8 +7915,8 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuStreamIsCapturing_ptsz as *const c_void),
     Address::new(cuStreamQuery as *const c_void),
     Address::new(cuStreamQuery_ptsz as *const c_void),
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuStreamSetAttribute as *const c_void),
+    Address::new(cuStreamSetAttribute_ptsz as *const c_void),
     Address::new(cuStreamSynchronize as *const c_void),
     Address::new(cuStreamSynchronize_ptsz as *const c_void),
     Address::new(cuStreamUpdateCaptureDependencies as *const c_void),
