@@ -66,6 +66,13 @@ pub struct CUuuid {
     pub bytes: [u8; 16],
 }
 
+/// Device memory, as another process may open it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUipcMemHandle {
+    pub reserved: [u8; 64],
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct CUdevprop {

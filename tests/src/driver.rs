@@ -12,8 +12,8 @@ use std::ptr::{null, null_mut};
 use cuda_abi::sig;
 use cuda_abi::types::{
     CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUhostFn,
-    CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationProp, CUmemAllocationType, CUmemLocation,
-    CUmemLocationType, CUmodule, CUresult, CUstream,
+    CUipcMemHandle, CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationProp, CUmemAllocationType,
+    CUmemLocation, CUmemLocationType, CUmodule, CUresult, CUstream,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
@@ -56,7 +56,7 @@ functions! {
     cuMemcpyHtoD_v2, cuMemcpyDtoH_v2, cuMemcpyDtoDAsync_v2, cuMemcpyHtoDAsync_v2, cuMemcpyDtoHAsync_v2,
     cuMemsetD32_v2, cuMemsetD8Async, cuStreamCreate, cuStreamDestroy_v2, cuStreamQuery, cuStreamSynchronize, cuStreamWaitEvent,
     cuEventCreate, cuEventRecord, cuEventSynchronize, cuEventDestroy_v2, cuLaunchKernel, cuLaunchHostFunc,
-    cuGetErrorName,
+    cuGetErrorName, cuIpcGetMemHandle, cuIpcOpenMemHandle_v2, cuIpcCloseMemHandle,
 }
 
 /// A kernel argument.
@@ -233,6 +233,28 @@ impl Gpu {
         // SAFETY: the pointer is to a local.
         check(unsafe { (self.calls.cuMemAlloc_v2)(&raw mut address, bytes) })?;
         Ok(address)
+    }
+
+    /// What opens an allocation in another process.
+    pub fn export(&self, address: CUdeviceptr) -> Outcome<[u8; 64]> {
+        let mut handle = CUipcMemHandle { reserved: [0; 64] };
+        // SAFETY: the pointer is to a local; an address is the driver's to check.
+        check(unsafe { (self.calls.cuIpcGetMemHandle)(&raw mut handle, address) })?;
+        Ok(handle.reserved)
+    }
+
+    /// Where another process's allocation is from now on.
+    pub fn import(&self, handle: [u8; 64]) -> Outcome<CUdeviceptr> {
+        let (mut address, handle) = (0, CUipcMemHandle { reserved: handle });
+        // SAFETY: the pointer is to a local; a handle is the driver's to check.
+        check(unsafe { (self.calls.cuIpcOpenMemHandle_v2)(&raw mut address, handle, 1) })?;
+        Ok(address)
+    }
+
+    /// Closes it.
+    pub fn close_import(&self, address: CUdeviceptr) -> Outcome<()> {
+        // SAFETY: an address is the driver's to check.
+        check(unsafe { (self.calls.cuIpcCloseMemHandle)(address) })
     }
 
     pub fn free(&self, address: CUdeviceptr) -> Outcome<()> {

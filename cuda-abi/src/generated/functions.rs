@@ -174,223 +174,227 @@ impl Function {
     pub const cuGraphRetainUserObject: Self = Self(164);
     pub const cuGraphUpload: Self = Self(165);
     pub const cuInit: Self = Self(166);
-    pub const cuKernelGetAttribute: Self = Self(167);
-    pub const cuKernelGetFunction: Self = Self(168);
-    pub const cuKernelGetLibrary: Self = Self(169);
-    pub const cuKernelGetName: Self = Self(170);
-    pub const cuKernelGetParamCount: Self = Self(171);
-    pub const cuKernelGetParamInfo: Self = Self(172);
-    pub const cuKernelSetAttribute: Self = Self(173);
-    pub const cuKernelSetCacheConfig: Self = Self(174);
-    pub const cuLaunchCooperativeKernel: Self = Self(175);
-    pub const cuLaunchHostFunc: Self = Self(176);
-    pub const cuLaunchHostFunc_v2: Self = Self(177);
-    pub const cuLaunchKernel: Self = Self(178);
-    pub const cuLaunchKernelEx: Self = Self(179);
-    pub const cuLibraryEnumerateKernels: Self = Self(180);
-    pub const cuLibraryGetGlobal: Self = Self(181);
-    pub const cuLibraryGetKernel: Self = Self(182);
-    pub const cuLibraryGetKernelCount: Self = Self(183);
-    pub const cuLibraryGetModule: Self = Self(184);
-    pub const cuLibraryLoadData: Self = Self(185);
-    pub const cuLibraryLoadFromFile: Self = Self(186);
-    pub const cuLibraryUnload: Self = Self(187);
-    pub const cuLinkAddData: Self = Self(188);
-    pub const cuLinkAddData_v2: Self = Self(189);
-    pub const cuLinkAddFile: Self = Self(190);
-    pub const cuLinkAddFile_v2: Self = Self(191);
-    pub const cuLinkComplete: Self = Self(192);
-    pub const cuLinkCreate: Self = Self(193);
-    pub const cuLinkCreate_v2: Self = Self(194);
-    pub const cuLinkDestroy: Self = Self(195);
-    pub const cuMemAddressFree: Self = Self(196);
-    pub const cuMemAddressReserve: Self = Self(197);
-    pub const cuMemAdvise: Self = Self(198);
-    pub const cuMemAdvise_v2: Self = Self(199);
-    pub const cuMemAllocAsync: Self = Self(200);
-    pub const cuMemAllocFromPoolAsync: Self = Self(201);
-    pub const cuMemAllocHost_v2: Self = Self(202);
-    pub const cuMemAllocManaged: Self = Self(203);
-    pub const cuMemAllocPitch_v2: Self = Self(204);
-    pub const cuMemAlloc_v2: Self = Self(205);
-    pub const cuMemCreate: Self = Self(206);
-    pub const cuMemFreeAsync: Self = Self(207);
-    pub const cuMemFreeHost: Self = Self(208);
-    pub const cuMemFree_v2: Self = Self(209);
-    pub const cuMemGetAccess: Self = Self(210);
-    pub const cuMemGetAddressRange_v2: Self = Self(211);
-    pub const cuMemGetAllocationGranularity: Self = Self(212);
-    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(213);
-    pub const cuMemGetDefaultMemPool: Self = Self(214);
-    pub const cuMemGetInfo_v2: Self = Self(215);
-    pub const cuMemGetMemPool: Self = Self(216);
-    pub const cuMemHostAlloc: Self = Self(217);
-    pub const cuMemHostGetDevicePointer_v2: Self = Self(218);
-    pub const cuMemHostGetFlags: Self = Self(219);
-    pub const cuMemHostRegister: Self = Self(220);
-    pub const cuMemHostRegister_v2: Self = Self(221);
-    pub const cuMemHostUnregister: Self = Self(222);
-    pub const cuMemMap: Self = Self(223);
-    pub const cuMemPoolCreate: Self = Self(224);
-    pub const cuMemPoolDestroy: Self = Self(225);
-    pub const cuMemPoolGetAccess: Self = Self(226);
-    pub const cuMemPoolGetAttribute: Self = Self(227);
-    pub const cuMemPoolSetAccess: Self = Self(228);
-    pub const cuMemPoolSetAttribute: Self = Self(229);
-    pub const cuMemPoolTrimTo: Self = Self(230);
-    pub const cuMemPrefetchAsync: Self = Self(231);
-    pub const cuMemPrefetchAsync_v2: Self = Self(232);
-    pub const cuMemRangeGetAttribute: Self = Self(233);
-    pub const cuMemRangeGetAttributes: Self = Self(234);
-    pub const cuMemRelease: Self = Self(235);
-    pub const cuMemRetainAllocationHandle: Self = Self(236);
-    pub const cuMemSetAccess: Self = Self(237);
-    pub const cuMemSetMemPool: Self = Self(238);
-    pub const cuMemUnmap: Self = Self(239);
-    pub const cuMemcpy: Self = Self(240);
-    pub const cuMemcpy2DAsync_v2: Self = Self(241);
-    pub const cuMemcpy2DUnaligned_v2: Self = Self(242);
-    pub const cuMemcpy2D_v2: Self = Self(243);
-    pub const cuMemcpy3DAsync_v2: Self = Self(244);
-    pub const cuMemcpy3DPeer: Self = Self(245);
-    pub const cuMemcpy3DPeerAsync: Self = Self(246);
-    pub const cuMemcpy3D_v2: Self = Self(247);
-    pub const cuMemcpyAsync: Self = Self(248);
-    pub const cuMemcpyAtoA_v2: Self = Self(249);
-    pub const cuMemcpyAtoD_v2: Self = Self(250);
-    pub const cuMemcpyAtoHAsync_v2: Self = Self(251);
-    pub const cuMemcpyAtoH_v2: Self = Self(252);
-    pub const cuMemcpyBatchAsync: Self = Self(253);
-    pub const cuMemcpyBatchAsync_v2: Self = Self(254);
-    pub const cuMemcpyDtoA_v2: Self = Self(255);
-    pub const cuMemcpyDtoDAsync_v2: Self = Self(256);
-    pub const cuMemcpyDtoD_v2: Self = Self(257);
-    pub const cuMemcpyDtoHAsync_v2: Self = Self(258);
-    pub const cuMemcpyDtoH_v2: Self = Self(259);
-    pub const cuMemcpyHtoAAsync_v2: Self = Self(260);
-    pub const cuMemcpyHtoA_v2: Self = Self(261);
-    pub const cuMemcpyHtoDAsync_v2: Self = Self(262);
-    pub const cuMemcpyHtoD_v2: Self = Self(263);
-    pub const cuMemcpyPeer: Self = Self(264);
-    pub const cuMemcpyPeerAsync: Self = Self(265);
-    pub const cuMemcpyWithAttributesAsync: Self = Self(266);
-    pub const cuMemsetD16Async: Self = Self(267);
-    pub const cuMemsetD16_v2: Self = Self(268);
-    pub const cuMemsetD2D16Async: Self = Self(269);
-    pub const cuMemsetD2D16_v2: Self = Self(270);
-    pub const cuMemsetD2D32Async: Self = Self(271);
-    pub const cuMemsetD2D32_v2: Self = Self(272);
-    pub const cuMemsetD2D8Async: Self = Self(273);
-    pub const cuMemsetD2D8_v2: Self = Self(274);
-    pub const cuMemsetD32Async: Self = Self(275);
-    pub const cuMemsetD32_v2: Self = Self(276);
-    pub const cuMemsetD8Async: Self = Self(277);
-    pub const cuMemsetD8_v2: Self = Self(278);
-    pub const cuMipmappedArrayCreate: Self = Self(279);
-    pub const cuMipmappedArrayDestroy: Self = Self(280);
-    pub const cuMipmappedArrayGetLevel: Self = Self(281);
-    pub const cuModuleEnumerateFunctions: Self = Self(282);
-    pub const cuModuleGetFunction: Self = Self(283);
-    pub const cuModuleGetFunctionCount: Self = Self(284);
-    pub const cuModuleGetGlobal_v2: Self = Self(285);
-    pub const cuModuleGetLoadingMode: Self = Self(286);
-    pub const cuModuleLoad: Self = Self(287);
-    pub const cuModuleLoadData: Self = Self(288);
-    pub const cuModuleLoadDataEx: Self = Self(289);
-    pub const cuModuleLoadFatBinary: Self = Self(290);
-    pub const cuModuleUnload: Self = Self(291);
-    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(292);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(293);
-    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(294);
-    pub const cuOccupancyMaxActiveClusters: Self = Self(295);
-    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(296);
-    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(297);
-    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(298);
-    pub const cuPointerGetAttribute: Self = Self(299);
-    pub const cuPointerGetAttributes: Self = Self(300);
-    pub const cuPointerSetAttribute: Self = Self(301);
-    pub const cuProfilerStart: Self = Self(302);
-    pub const cuProfilerStop: Self = Self(303);
-    pub const cuStreamAddCallback: Self = Self(304);
-    pub const cuStreamAttachMemAsync: Self = Self(305);
-    pub const cuStreamBatchMemOp: Self = Self(306);
-    pub const cuStreamBatchMemOp_v2: Self = Self(307);
-    pub const cuStreamBeginCapture: Self = Self(308);
-    pub const cuStreamBeginCaptureToGraph: Self = Self(309);
-    pub const cuStreamBeginCapture_v2: Self = Self(310);
-    pub const cuStreamCopyAttributes: Self = Self(311);
-    pub const cuStreamCreate: Self = Self(312);
-    pub const cuStreamCreateWithPriority: Self = Self(313);
-    pub const cuStreamDestroy: Self = Self(314);
-    pub const cuStreamDestroy_v2: Self = Self(315);
-    pub const cuStreamEndCapture: Self = Self(316);
-    pub const cuStreamGetAttribute: Self = Self(317);
-    pub const cuStreamGetCaptureInfo: Self = Self(318);
-    pub const cuStreamGetCaptureInfo_v2: Self = Self(319);
-    pub const cuStreamGetCaptureInfo_v3: Self = Self(320);
-    pub const cuStreamGetCtx: Self = Self(321);
-    pub const cuStreamGetCtx_v2: Self = Self(322);
-    pub const cuStreamGetDevice: Self = Self(323);
-    pub const cuStreamGetFlags: Self = Self(324);
-    pub const cuStreamGetId: Self = Self(325);
-    pub const cuStreamGetPriority: Self = Self(326);
-    pub const cuStreamIsCapturing: Self = Self(327);
-    pub const cuStreamQuery: Self = Self(328);
-    pub const cuStreamSetAttribute: Self = Self(329);
-    pub const cuStreamSynchronize: Self = Self(330);
-    pub const cuStreamUpdateCaptureDependencies: Self = Self(331);
-    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(332);
-    pub const cuStreamWaitEvent: Self = Self(333);
-    pub const cuStreamWaitValue32: Self = Self(334);
-    pub const cuStreamWaitValue32_v2: Self = Self(335);
-    pub const cuStreamWaitValue64: Self = Self(336);
-    pub const cuStreamWaitValue64_v2: Self = Self(337);
-    pub const cuStreamWriteValue32: Self = Self(338);
-    pub const cuStreamWriteValue32_v2: Self = Self(339);
-    pub const cuStreamWriteValue64: Self = Self(340);
-    pub const cuStreamWriteValue64_v2: Self = Self(341);
-    pub const cuSurfObjectCreate: Self = Self(342);
-    pub const cuSurfObjectDestroy: Self = Self(343);
-    pub const cuSurfObjectGetResourceDesc: Self = Self(344);
-    pub const cuTexObjectCreate: Self = Self(345);
-    pub const cuTexObjectDestroy: Self = Self(346);
-    pub const cuTexObjectGetResourceDesc: Self = Self(347);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(348);
-    pub const cuTexObjectGetTextureDesc: Self = Self(349);
-    pub const cuThreadExchangeStreamCaptureMode: Self = Self(350);
-    pub const cuUserObjectCreate: Self = Self(351);
-    pub const cuUserObjectRelease: Self = Self(352);
-    pub const cuUserObjectRetain: Self = Self(353);
-    pub const vgpuBeginCapture: Self = Self(354);
-    pub const vgpuCaptureInfo: Self = Self(355);
-    pub const vgpuClusters: Self = Self(356);
-    pub const vgpuCodeNames: Self = Self(357);
-    pub const vgpuCopy: Self = Self(358);
-    pub const vgpuCopyBox: Self = Self(359);
-    pub const vgpuCopyIn: Self = Self(360);
-    pub const vgpuCopyInBulk: Self = Self(361);
-    pub const vgpuCopyOut: Self = Self(362);
-    pub const vgpuCopyOutBulk: Self = Self(363);
-    pub const vgpuCredit: Self = Self(364);
-    pub const vgpuEdges: Self = Self(365);
-    pub const vgpuInstantiate: Self = Self(366);
-    pub const vgpuLinkRead: Self = Self(367);
-    pub const vgpuListNodes: Self = Self(368);
-    pub const vgpuMemOps: Self = Self(369);
-    pub const vgpuMemset: Self = Self(370);
-    pub const vgpuNode: Self = Self(371);
-    pub const vgpuNodeAttribute: Self = Self(372);
-    pub const vgpuNop: Self = Self(373);
-    pub const vgpuOutput: Self = Self(374);
-    pub const vgpuReadDown: Self = Self(375);
-    pub const vgpuSetNode: Self = Self(376);
-    pub const vgpuSnapshot: Self = Self(377);
-    pub const vgpuUpdateDependencies: Self = Self(378);
-    pub const vgpuUpload: Self = Self(379);
+    pub const cuIpcCloseMemHandle: Self = Self(167);
+    pub const cuIpcGetMemHandle: Self = Self(168);
+    pub const cuIpcOpenMemHandle: Self = Self(169);
+    pub const cuIpcOpenMemHandle_v2: Self = Self(170);
+    pub const cuKernelGetAttribute: Self = Self(171);
+    pub const cuKernelGetFunction: Self = Self(172);
+    pub const cuKernelGetLibrary: Self = Self(173);
+    pub const cuKernelGetName: Self = Self(174);
+    pub const cuKernelGetParamCount: Self = Self(175);
+    pub const cuKernelGetParamInfo: Self = Self(176);
+    pub const cuKernelSetAttribute: Self = Self(177);
+    pub const cuKernelSetCacheConfig: Self = Self(178);
+    pub const cuLaunchCooperativeKernel: Self = Self(179);
+    pub const cuLaunchHostFunc: Self = Self(180);
+    pub const cuLaunchHostFunc_v2: Self = Self(181);
+    pub const cuLaunchKernel: Self = Self(182);
+    pub const cuLaunchKernelEx: Self = Self(183);
+    pub const cuLibraryEnumerateKernels: Self = Self(184);
+    pub const cuLibraryGetGlobal: Self = Self(185);
+    pub const cuLibraryGetKernel: Self = Self(186);
+    pub const cuLibraryGetKernelCount: Self = Self(187);
+    pub const cuLibraryGetModule: Self = Self(188);
+    pub const cuLibraryLoadData: Self = Self(189);
+    pub const cuLibraryLoadFromFile: Self = Self(190);
+    pub const cuLibraryUnload: Self = Self(191);
+    pub const cuLinkAddData: Self = Self(192);
+    pub const cuLinkAddData_v2: Self = Self(193);
+    pub const cuLinkAddFile: Self = Self(194);
+    pub const cuLinkAddFile_v2: Self = Self(195);
+    pub const cuLinkComplete: Self = Self(196);
+    pub const cuLinkCreate: Self = Self(197);
+    pub const cuLinkCreate_v2: Self = Self(198);
+    pub const cuLinkDestroy: Self = Self(199);
+    pub const cuMemAddressFree: Self = Self(200);
+    pub const cuMemAddressReserve: Self = Self(201);
+    pub const cuMemAdvise: Self = Self(202);
+    pub const cuMemAdvise_v2: Self = Self(203);
+    pub const cuMemAllocAsync: Self = Self(204);
+    pub const cuMemAllocFromPoolAsync: Self = Self(205);
+    pub const cuMemAllocHost_v2: Self = Self(206);
+    pub const cuMemAllocManaged: Self = Self(207);
+    pub const cuMemAllocPitch_v2: Self = Self(208);
+    pub const cuMemAlloc_v2: Self = Self(209);
+    pub const cuMemCreate: Self = Self(210);
+    pub const cuMemFreeAsync: Self = Self(211);
+    pub const cuMemFreeHost: Self = Self(212);
+    pub const cuMemFree_v2: Self = Self(213);
+    pub const cuMemGetAccess: Self = Self(214);
+    pub const cuMemGetAddressRange_v2: Self = Self(215);
+    pub const cuMemGetAllocationGranularity: Self = Self(216);
+    pub const cuMemGetAllocationPropertiesFromHandle: Self = Self(217);
+    pub const cuMemGetDefaultMemPool: Self = Self(218);
+    pub const cuMemGetInfo_v2: Self = Self(219);
+    pub const cuMemGetMemPool: Self = Self(220);
+    pub const cuMemHostAlloc: Self = Self(221);
+    pub const cuMemHostGetDevicePointer_v2: Self = Self(222);
+    pub const cuMemHostGetFlags: Self = Self(223);
+    pub const cuMemHostRegister: Self = Self(224);
+    pub const cuMemHostRegister_v2: Self = Self(225);
+    pub const cuMemHostUnregister: Self = Self(226);
+    pub const cuMemMap: Self = Self(227);
+    pub const cuMemPoolCreate: Self = Self(228);
+    pub const cuMemPoolDestroy: Self = Self(229);
+    pub const cuMemPoolGetAccess: Self = Self(230);
+    pub const cuMemPoolGetAttribute: Self = Self(231);
+    pub const cuMemPoolSetAccess: Self = Self(232);
+    pub const cuMemPoolSetAttribute: Self = Self(233);
+    pub const cuMemPoolTrimTo: Self = Self(234);
+    pub const cuMemPrefetchAsync: Self = Self(235);
+    pub const cuMemPrefetchAsync_v2: Self = Self(236);
+    pub const cuMemRangeGetAttribute: Self = Self(237);
+    pub const cuMemRangeGetAttributes: Self = Self(238);
+    pub const cuMemRelease: Self = Self(239);
+    pub const cuMemRetainAllocationHandle: Self = Self(240);
+    pub const cuMemSetAccess: Self = Self(241);
+    pub const cuMemSetMemPool: Self = Self(242);
+    pub const cuMemUnmap: Self = Self(243);
+    pub const cuMemcpy: Self = Self(244);
+    pub const cuMemcpy2DAsync_v2: Self = Self(245);
+    pub const cuMemcpy2DUnaligned_v2: Self = Self(246);
+    pub const cuMemcpy2D_v2: Self = Self(247);
+    pub const cuMemcpy3DAsync_v2: Self = Self(248);
+    pub const cuMemcpy3DPeer: Self = Self(249);
+    pub const cuMemcpy3DPeerAsync: Self = Self(250);
+    pub const cuMemcpy3D_v2: Self = Self(251);
+    pub const cuMemcpyAsync: Self = Self(252);
+    pub const cuMemcpyAtoA_v2: Self = Self(253);
+    pub const cuMemcpyAtoD_v2: Self = Self(254);
+    pub const cuMemcpyAtoHAsync_v2: Self = Self(255);
+    pub const cuMemcpyAtoH_v2: Self = Self(256);
+    pub const cuMemcpyBatchAsync: Self = Self(257);
+    pub const cuMemcpyBatchAsync_v2: Self = Self(258);
+    pub const cuMemcpyDtoA_v2: Self = Self(259);
+    pub const cuMemcpyDtoDAsync_v2: Self = Self(260);
+    pub const cuMemcpyDtoD_v2: Self = Self(261);
+    pub const cuMemcpyDtoHAsync_v2: Self = Self(262);
+    pub const cuMemcpyDtoH_v2: Self = Self(263);
+    pub const cuMemcpyHtoAAsync_v2: Self = Self(264);
+    pub const cuMemcpyHtoA_v2: Self = Self(265);
+    pub const cuMemcpyHtoDAsync_v2: Self = Self(266);
+    pub const cuMemcpyHtoD_v2: Self = Self(267);
+    pub const cuMemcpyPeer: Self = Self(268);
+    pub const cuMemcpyPeerAsync: Self = Self(269);
+    pub const cuMemcpyWithAttributesAsync: Self = Self(270);
+    pub const cuMemsetD16Async: Self = Self(271);
+    pub const cuMemsetD16_v2: Self = Self(272);
+    pub const cuMemsetD2D16Async: Self = Self(273);
+    pub const cuMemsetD2D16_v2: Self = Self(274);
+    pub const cuMemsetD2D32Async: Self = Self(275);
+    pub const cuMemsetD2D32_v2: Self = Self(276);
+    pub const cuMemsetD2D8Async: Self = Self(277);
+    pub const cuMemsetD2D8_v2: Self = Self(278);
+    pub const cuMemsetD32Async: Self = Self(279);
+    pub const cuMemsetD32_v2: Self = Self(280);
+    pub const cuMemsetD8Async: Self = Self(281);
+    pub const cuMemsetD8_v2: Self = Self(282);
+    pub const cuMipmappedArrayCreate: Self = Self(283);
+    pub const cuMipmappedArrayDestroy: Self = Self(284);
+    pub const cuMipmappedArrayGetLevel: Self = Self(285);
+    pub const cuModuleEnumerateFunctions: Self = Self(286);
+    pub const cuModuleGetFunction: Self = Self(287);
+    pub const cuModuleGetFunctionCount: Self = Self(288);
+    pub const cuModuleGetGlobal_v2: Self = Self(289);
+    pub const cuModuleGetLoadingMode: Self = Self(290);
+    pub const cuModuleLoad: Self = Self(291);
+    pub const cuModuleLoadData: Self = Self(292);
+    pub const cuModuleLoadDataEx: Self = Self(293);
+    pub const cuModuleLoadFatBinary: Self = Self(294);
+    pub const cuModuleUnload: Self = Self(295);
+    pub const cuOccupancyAvailableDynamicSMemPerBlock: Self = Self(296);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessor: Self = Self(297);
+    pub const cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags: Self = Self(298);
+    pub const cuOccupancyMaxActiveClusters: Self = Self(299);
+    pub const cuOccupancyMaxPotentialBlockSize: Self = Self(300);
+    pub const cuOccupancyMaxPotentialBlockSizeWithFlags: Self = Self(301);
+    pub const cuOccupancyMaxPotentialClusterSize: Self = Self(302);
+    pub const cuPointerGetAttribute: Self = Self(303);
+    pub const cuPointerGetAttributes: Self = Self(304);
+    pub const cuPointerSetAttribute: Self = Self(305);
+    pub const cuProfilerStart: Self = Self(306);
+    pub const cuProfilerStop: Self = Self(307);
+    pub const cuStreamAddCallback: Self = Self(308);
+    pub const cuStreamAttachMemAsync: Self = Self(309);
+    pub const cuStreamBatchMemOp: Self = Self(310);
+    pub const cuStreamBatchMemOp_v2: Self = Self(311);
+    pub const cuStreamBeginCapture: Self = Self(312);
+    pub const cuStreamBeginCaptureToGraph: Self = Self(313);
+    pub const cuStreamBeginCapture_v2: Self = Self(314);
+    pub const cuStreamCopyAttributes: Self = Self(315);
+    pub const cuStreamCreate: Self = Self(316);
+    pub const cuStreamCreateWithPriority: Self = Self(317);
+    pub const cuStreamDestroy: Self = Self(318);
+    pub const cuStreamDestroy_v2: Self = Self(319);
+    pub const cuStreamEndCapture: Self = Self(320);
+    pub const cuStreamGetAttribute: Self = Self(321);
+    pub const cuStreamGetCaptureInfo: Self = Self(322);
+    pub const cuStreamGetCaptureInfo_v2: Self = Self(323);
+    pub const cuStreamGetCaptureInfo_v3: Self = Self(324);
+    pub const cuStreamGetCtx: Self = Self(325);
+    pub const cuStreamGetCtx_v2: Self = Self(326);
+    pub const cuStreamGetDevice: Self = Self(327);
+    pub const cuStreamGetFlags: Self = Self(328);
+    pub const cuStreamGetId: Self = Self(329);
+    pub const cuStreamGetPriority: Self = Self(330);
+    pub const cuStreamIsCapturing: Self = Self(331);
+    pub const cuStreamQuery: Self = Self(332);
+    pub const cuStreamSetAttribute: Self = Self(333);
+    pub const cuStreamSynchronize: Self = Self(334);
+    pub const cuStreamUpdateCaptureDependencies: Self = Self(335);
+    pub const cuStreamUpdateCaptureDependencies_v2: Self = Self(336);
+    pub const cuStreamWaitEvent: Self = Self(337);
+    pub const cuStreamWaitValue32: Self = Self(338);
+    pub const cuStreamWaitValue32_v2: Self = Self(339);
+    pub const cuStreamWaitValue64: Self = Self(340);
+    pub const cuStreamWaitValue64_v2: Self = Self(341);
+    pub const cuStreamWriteValue32: Self = Self(342);
+    pub const cuStreamWriteValue32_v2: Self = Self(343);
+    pub const cuStreamWriteValue64: Self = Self(344);
+    pub const cuStreamWriteValue64_v2: Self = Self(345);
+    pub const cuSurfObjectCreate: Self = Self(346);
+    pub const cuSurfObjectDestroy: Self = Self(347);
+    pub const cuSurfObjectGetResourceDesc: Self = Self(348);
+    pub const cuTexObjectCreate: Self = Self(349);
+    pub const cuTexObjectDestroy: Self = Self(350);
+    pub const cuTexObjectGetResourceDesc: Self = Self(351);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(352);
+    pub const cuTexObjectGetTextureDesc: Self = Self(353);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(354);
+    pub const cuUserObjectCreate: Self = Self(355);
+    pub const cuUserObjectRelease: Self = Self(356);
+    pub const cuUserObjectRetain: Self = Self(357);
+    pub const vgpuBeginCapture: Self = Self(358);
+    pub const vgpuCaptureInfo: Self = Self(359);
+    pub const vgpuClusters: Self = Self(360);
+    pub const vgpuCodeNames: Self = Self(361);
+    pub const vgpuCopy: Self = Self(362);
+    pub const vgpuCopyBox: Self = Self(363);
+    pub const vgpuCopyIn: Self = Self(364);
+    pub const vgpuCopyInBulk: Self = Self(365);
+    pub const vgpuCopyOut: Self = Self(366);
+    pub const vgpuCopyOutBulk: Self = Self(367);
+    pub const vgpuCredit: Self = Self(368);
+    pub const vgpuEdges: Self = Self(369);
+    pub const vgpuInstantiate: Self = Self(370);
+    pub const vgpuLinkRead: Self = Self(371);
+    pub const vgpuListNodes: Self = Self(372);
+    pub const vgpuMemOps: Self = Self(373);
+    pub const vgpuMemset: Self = Self(374);
+    pub const vgpuNode: Self = Self(375);
+    pub const vgpuNodeAttribute: Self = Self(376);
+    pub const vgpuNop: Self = Self(377);
+    pub const vgpuOutput: Self = Self(378);
+    pub const vgpuReadDown: Self = Self(379);
+    pub const vgpuSetNode: Self = Self(380);
+    pub const vgpuSnapshot: Self = Self(381);
+    pub const vgpuUpdateDependencies: Self = Self(382);
+    pub const vgpuUpload: Self = Self(383);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 380] = [
+pub static FUNCTIONS: [FunctionInfo; 384] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -1726,6 +1730,38 @@ pub static FUNCTIONS: [FunctionInfo; 380] = [
         group: "query",
         audit: "query",
         opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuIpcCloseMemHandle",
+        chapter: "ipc",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 418,
+    },
+    FunctionInfo {
+        name: "cuIpcGetMemHandle",
+        chapter: "ipc",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 416,
+    },
+    FunctionInfo {
+        name: "cuIpcOpenMemHandle",
+        chapter: "ipc",
+        class: Class::Local,
+        group: "memory",
+        audit: "memory",
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuIpcOpenMemHandle_v2",
+        chapter: "ipc",
+        class: Class::Blocking,
+        group: "memory",
+        audit: "memory",
+        opcode: 417,
     },
     FunctionInfo {
         name: "cuKernelGetAttribute",
@@ -3588,4 +3624,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (387, Function::cuGraphRetainUserObject),
     (388, Function::cuGraphReleaseUserObject),
     (400, Function::vgpuMemOps),
+    (416, Function::cuIpcGetMemHandle),
+    (417, Function::cuIpcOpenMemHandle_v2),
+    (418, Function::cuIpcCloseMemHandle),
 ];

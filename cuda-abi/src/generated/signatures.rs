@@ -529,6 +529,19 @@ pub type cuGraphRetainUserObject = unsafe extern "C" fn(
 ) -> CUresult;
 pub type cuGraphUpload = unsafe extern "C" fn(hGraph: CUgraphExec, hStream: CUstream) -> CUresult;
 pub type cuInit = unsafe extern "C" fn(Flags: c_uint) -> CUresult;
+pub type cuIpcCloseMemHandle = unsafe extern "C" fn(dptr: CUdeviceptr) -> CUresult;
+pub type cuIpcGetMemHandle =
+    unsafe extern "C" fn(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr) -> CUresult;
+pub type cuIpcOpenMemHandle = unsafe extern "C" fn(
+    pdptr: *mut CUdeviceptr,
+    handle: CUipcMemHandle,
+    Flags: c_uint,
+) -> CUresult;
+pub type cuIpcOpenMemHandle_v2 = unsafe extern "C" fn(
+    pdptr: *mut CUdeviceptr,
+    handle: CUipcMemHandle,
+    Flags: c_uint,
+) -> CUresult;
 pub type cuKernelGetAttribute = unsafe extern "C" fn(
     pi: *mut c_int,
     attrib: CUfunction_attribute,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 
-use crate::message::{Charge, Outcome, Verdict};
+use crate::message::{Charge, Outcome, Token, Verdict, Withdraw};
 use crate::worker::{ChannelError, WorkerChannel};
 
 /// A worker's account. Any thread may take and give back; the thread that receives from the channel hands
@@ -114,6 +114,17 @@ impl Credit {
         account.unsettled = true;
         // Sent under the lock, so that the supervisor sees charges and releases in the order of the account.
         self.channel.release(excess)
+    }
+
+    /// Hands back at once what shared memory cost that was freed, for others may have it open: then it is not
+    /// ours to spend again.
+    pub fn withdraw(&self, token: Token, returned: u64) -> Result<(), ChannelError> {
+        let mut account = self.lock();
+        account.spent = account.spent.saturating_sub(returned);
+        account.granted = account.granted.saturating_sub(returned);
+        account.unsettled = true;
+        // Sent under the lock, as releases are.
+        self.channel.withdraw(Withdraw { token, returned })
     }
 
     /// Waits until the supervisor has counted all that this account asked for and gave back by now, so that

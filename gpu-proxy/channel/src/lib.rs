@@ -6,6 +6,7 @@
 //! - [`message`]: the packets of both directions;
 //! - [`worker`]: the worker's end of the channel; [`supervisor`]: the other end;
 //! - [`credit`]: device memory that a worker may spend without asking (D18);
+//! - [`shares`]: memory that clients of one zone share;
 //! - [`stats`]: counters that a worker publishes and the supervisor reads;
 //! - [`args`]: the command line a worker is started with;
 //! - `admin` (feature): the reply of the admin socket.
@@ -18,6 +19,7 @@ pub mod admin;
 pub mod args;
 pub mod credit;
 pub mod message;
+pub mod shares;
 pub mod stats;
 pub mod supervisor;
 pub mod worker;

@@ -3,7 +3,7 @@
 //! The life of a worker, seen from the channel: it starts, loads and initialises the driver, describes each
 //! [`Device`], and says [`Ready`] (or `Failed` and exits). It may then wait for long. [`Assign`] makes it one client's worker; it
 //! maps what came along and says `Attached` or `AttachFailed`. From then on it charges device memory before
-//! it allocates and releases it afterwards. `Stop`, or the end of the channel, ends it; `Ended` tells why it
+//! it allocates and releases it afterwards, and asks for what clients of its zone share. `Stop`, or the end of the channel, ends it; `Ended` tells why it
 //! ends of its own accord.
 //!
 //! Both ends are built together; a version in every packet catches an installation that is not.
@@ -17,7 +17,7 @@ use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Version of this channel; supervisor and worker must agree exactly.
-pub const CHANNEL_VERSION: u32 = 2;
+pub const CHANNEL_VERSION: u32 = 3;
 
 /// A receive buffer of this size never truncates an honest packet.
 pub const MAX_PACKET_LEN: usize = 1024;
@@ -39,9 +39,14 @@ impl Kind {
     const RELEASE: Self = Self(6);
     const ENDED: Self = Self(7);
     const DEVICE: Self = Self(8);
+    const SHARE: Self = Self(9);
+    const OPEN: Self = Self(10);
+    const CLOSE_SHARE: Self = Self(11);
+    const WITHDRAW: Self = Self(12);
     const ASSIGN: Self = Self(64);
     const VERDICT: Self = Self(65);
     const STOP: Self = Self(66);
+    const SHARED: Self = Self(67);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -132,6 +137,80 @@ pub enum Outcome {
     },
 }
 
+/// Names shared memory in its zone; nobody can guess one.
+pub type Token = [u8; 16];
+
+/// The driver's own handle of memory for other processes. No client ever sees one.
+pub type DriverHandle = [u8; 64];
+
+/// Other clients of the zone may open this memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Share {
+    /// Comes back in [`Shared`].
+    pub request_id: u64,
+    /// Bytes that can be used.
+    pub bytes: u64,
+    /// Bytes that it was charged.
+    pub charged: u64,
+    /// What opens it in another worker.
+    pub handle: DriverHandle,
+}
+
+/// What is this token good for? If anything, it counts as open from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Open {
+    /// Comes back in [`Shared`].
+    pub request_id: u64,
+    /// The token.
+    pub token: Token,
+}
+
+/// Shared memory was freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Withdraw {
+    /// Its token, which names nothing from now on.
+    pub token: Token,
+    /// Bytes of its charge that the worker gives back.
+    pub returned: u64,
+}
+
+/// The answer to a [`Share`] or an [`Open`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Shared {
+    /// From the question.
+    pub request_id: u64,
+    /// What became of it; the rest counts only if it is done.
+    pub outcome: Sharing,
+    /// Zero.
+    pub reserved: u32,
+    /// Of what is opened: bytes.
+    pub bytes: u64,
+    /// Of what is shared: its token.
+    pub token: Token,
+    /// Of what is opened: what opens it.
+    pub handle: DriverHandle,
+}
+
+/// What became of a [`Share`] or an [`Open`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Sharing(pub u32);
+
+impl Sharing {
+    /// It is done.
+    pub const DONE: Self = Self(0);
+    /// The token names nothing in this zone.
+    pub const UNKNOWN: Self = Self(1);
+    /// The token names memory of the worker's own.
+    pub const OWN: Self = Self(2);
+    /// The worker shares too much already.
+    pub const FULL: Self = Self(3);
+}
+
 /// What a worker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(
@@ -162,6 +241,17 @@ pub enum FromWorker {
         /// How many.
         bytes: u64,
     },
+    /// See [`Share`].
+    Share(Share),
+    /// See [`Open`].
+    Open(Open),
+    /// What was opened is closed, once.
+    CloseShare {
+        /// Its token.
+        token: Token,
+    },
+    /// See [`Withdraw`].
+    Withdraw(Withdraw),
     /// The worker ends of its own accord.
     Ended {
         /// Why, in one line.
@@ -182,6 +272,8 @@ pub enum ToWorker {
     Assign(Assign),
     /// See [`Verdict`].
     Verdict(Verdict),
+    /// See [`Shared`].
+    Shared(Shared),
     /// Free everything and exit.
     Stop,
 }
@@ -269,6 +361,10 @@ impl FromWorker {
             Self::AttachFailed { text } => Packet::new(Kind::ATTACH_FAILED, text),
             Self::Charge(charge) => Packet::new(Kind::CHARGE, charge),
             Self::Release { bytes } => Packet::new(Kind::RELEASE, bytes),
+            Self::Share(share) => Packet::new(Kind::SHARE, share),
+            Self::Open(open) => Packet::new(Kind::OPEN, open),
+            Self::CloseShare { token } => Packet::new(Kind::CLOSE_SHARE, token),
+            Self::Withdraw(withdraw) => Packet::new(Kind::WITHDRAW, withdraw),
             &Self::Ended { text, violation } => {
                 Packet::new(Kind::ENDED, &RawEnded { text, violation })
             }
@@ -295,6 +391,12 @@ impl FromWorker {
             Kind::RELEASE => Self::Release {
                 bytes: exact(kind, body)?,
             },
+            Kind::SHARE => Self::Share(exact(kind, body)?),
+            Kind::OPEN => Self::Open(exact(kind, body)?),
+            Kind::CLOSE_SHARE => Self::CloseShare {
+                token: exact(kind, body)?,
+            },
+            Kind::WITHDRAW => Self::Withdraw(exact(kind, body)?),
             Kind::ENDED => {
                 let RawEnded { text, violation } = exact(kind, body)?;
                 Self::Ended { text, violation }
@@ -330,6 +432,7 @@ impl ToWorker {
                 };
                 Packet::new(Kind::VERDICT, &raw)
             }
+            Self::Shared(shared) => Packet::new(Kind::SHARED, shared),
             Self::Stop => Packet::new(Kind::STOP, &()),
         }
     }
@@ -356,6 +459,7 @@ impl ToWorker {
                     outcome,
                 })
             }
+            Kind::SHARED => Self::Shared(exact(kind, body)?),
             Kind::STOP => {
                 exact::<()>(kind, body)?;
                 Self::Stop
@@ -369,7 +473,7 @@ impl ToWorker {
     pub const fn descriptors(&self) -> usize {
         match self {
             Self::Assign(_) => ASSIGN_DESCRIPTORS,
-            Self::Verdict(_) | Self::Stop => 0,
+            Self::Verdict(_) | Self::Shared(_) | Self::Stop => 0,
         }
     }
 }
@@ -437,6 +541,19 @@ mod tests {
             any::<[u64; 2]>()
                 .prop_map(|[request_id, bytes]| FromWorker::Charge(Charge { request_id, bytes })),
             any::<u64>().prop_map(|bytes| FromWorker::Release { bytes }),
+            (any::<[u64; 3]>(), any::<u8>()).prop_map(|([request_id, bytes, charged], byte)| {
+                FromWorker::Share(Share {
+                    request_id,
+                    bytes,
+                    charged,
+                    handle: [byte; 64],
+                })
+            }),
+            (any::<u64>(), any::<Token>())
+                .prop_map(|(request_id, token)| FromWorker::Open(Open { request_id, token })),
+            any::<Token>().prop_map(|token| FromWorker::CloseShare { token }),
+            (any::<Token>(), any::<u64>())
+                .prop_map(|(token, returned)| FromWorker::Withdraw(Withdraw { token, returned })),
             (text(), any::<bool>())
                 .prop_map(|(text, violation)| FromWorker::Ended { text, violation }),
         ]
@@ -468,6 +585,18 @@ mod tests {
                 request_id,
                 outcome: Outcome::Refused { limit, used }
             })),
+            (any::<[u64; 2]>(), any::<u32>(), any::<Token>(), any::<u8>()).prop_map(
+                |([request_id, bytes], outcome, token, byte)| {
+                    ToWorker::Shared(Shared {
+                        request_id,
+                        outcome: Sharing(outcome),
+                        reserved: 0,
+                        bytes,
+                        token,
+                        handle: [byte; 64],
+                    })
+                }
+            ),
             Just(ToWorker::Stop),
         ]
     }

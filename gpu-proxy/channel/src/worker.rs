@@ -18,8 +18,8 @@ use thiserror::Error;
 
 use crate::CHANNEL_FD;
 use crate::message::{
-    ASSIGN_DESCRIPTORS, Assign, Charge, FromWorker, MAX_PACKET_LEN, Malformed, Ready, ToWorker,
-    Verdict,
+    ASSIGN_DESCRIPTORS, Assign, Charge, FromWorker, MAX_PACKET_LEN, Malformed, Open, Ready, Share,
+    Shared, ToWorker, Token, Verdict, Withdraw,
 };
 use crate::stats::{STATS_BYTES, StatsWriter};
 
@@ -37,6 +37,8 @@ pub enum Event {
     Assign(Box<Assignment>),
     /// The answer to a charge; hand it to [`crate::credit::Credit::answer`].
     Verdict(Verdict),
+    /// The answer about shared memory; hand it to [`crate::shares::Shares::answer`].
+    Shared(Shared),
     /// Free everything and exit.
     Stop,
     /// The supervisor is gone; exit.
@@ -136,6 +138,26 @@ impl WorkerChannel {
         self.send(&FromWorker::Release { bytes })
     }
 
+    /// Offers memory to the zone; the answer arrives as [`Event::Shared`].
+    pub fn share(&self, share: Share) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Share(share))
+    }
+
+    /// Asks what a token names; the answer arrives as [`Event::Shared`].
+    pub fn open(&self, open: Open) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Open(open))
+    }
+
+    /// Says that what was opened is closed.
+    pub fn close_share(&self, token: Token) -> Result<(), ChannelError> {
+        self.send(&FromWorker::CloseShare { token })
+    }
+
+    /// Says that shared memory was freed.
+    pub fn withdraw(&self, withdraw: Withdraw) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Withdraw(withdraw))
+    }
+
     /// Waits for the next event.
     pub fn receive(&self) -> Result<Event, ChannelError> {
         let mut buffer = [0; MAX_PACKET_LEN];
@@ -154,6 +176,7 @@ impl WorkerChannel {
                 Assignment::new(assign, packet).map(|assigned| Event::Assign(Box::new(assigned)))
             }
             ToWorker::Verdict(verdict) => Ok(Event::Verdict(verdict)),
+            ToWorker::Shared(answer) => Ok(Event::Shared(answer)),
             ToWorker::Stop => Ok(Event::Stop),
         }
     }

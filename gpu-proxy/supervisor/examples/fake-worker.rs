@@ -69,7 +69,7 @@ fn main() {
     match channel.receive().expect("an event") {
         Event::Assign(assignment) => serve(&channel, *assignment),
         Event::Stop | Event::Closed => {}
-        Event::Verdict(verdict) => panic!("{verdict:?}"),
+        Event::Verdict(_) | Event::Shared(_) => panic!("an answer to nothing"),
     }
 }
 
@@ -116,6 +116,8 @@ fn serve(channel: &Arc<WorkerChannel>, assignment: Assignment) {
                 "garbage" => send_raw(&channel, &[7; 300]),
                 "empty-packet" => send_raw(&channel, b""),
                 "over-release" => channel.release(1 << 60).expect("said"),
+                "close-unshared" => channel.close_share([1; 16]).expect("said"),
+                "withdraw-unshared" => credit.withdraw([1; 16], 0).expect("said"),
                 "out-of-turn" => channel.attached().expect("said"),
                 "violation" => {
                     channel
@@ -148,6 +150,7 @@ fn serve(channel: &Arc<WorkerChannel>, assignment: Assignment) {
             Event::Verdict(verdict) => credit.answer(verdict),
             Event::Stop if program == "ignore-stop" => hang(),
             Event::Stop | Event::Closed => exit(0),
+            Event::Shared(answer) => panic!("{answer:?}"),
             Event::Assign(again) => panic!("{again:?}"),
         }
     }

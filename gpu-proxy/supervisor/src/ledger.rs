@@ -102,6 +102,15 @@ impl Ledger {
         Ok(())
     }
 
+    /// Moves part of what one holds to another's account.
+    pub fn transfer(&mut self, from: WorkerId, to: WorkerId, bytes: u64) -> Result<(), Overdrawn> {
+        self.release(from, bytes)?;
+        // What was just released fits.
+        self.used += bytes;
+        *self.granted.entry(to).or_default() += bytes;
+        Ok(())
+    }
+
     /// The worker's process has ended: all it held is free again. Returns how much that was.
     pub fn close(&mut self, worker: WorkerId) -> u64 {
         let held = self.granted.remove(&worker).unwrap_or(0);

@@ -7,7 +7,7 @@
 //! - [`driver`]: which driver library the workers load;
 //! - [`server`]: the poll loop; [`zone`]: one zone's clients and workers;
 //! - [`ledger`]: device memory granted; [`listener`], [`process`], [`relay`], [`admin`], [`signals`]: what
-//!   they stand on.
+//!   they stand on; [`shares`]: memory that clients of a zone share.
 //!
 //! A library only so that tests and fuzz targets reach it; the program is `gpu-proxy`.
 
@@ -21,6 +21,7 @@ pub mod listener;
 pub mod process;
 pub mod relay;
 pub mod server;
+pub mod shares;
 pub mod signals;
 pub mod throttle;
 pub mod zone;

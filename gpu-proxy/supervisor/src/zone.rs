@@ -24,11 +24,13 @@ use crate::driver::Driver;
 use crate::ledger::{Ledger, WorkerId};
 use crate::listener::{Access, ListenError, Listener, private_folder};
 use crate::process::describe;
+use crate::shares::Shares;
 use crate::throttle::Throttle;
 
 mod arrival;
 mod backoff;
 mod clients;
+mod shares;
 mod survey;
 mod worker;
 mod workers;
@@ -96,6 +98,7 @@ pub struct Zone {
     listener: Option<Listener>,
     accept_after: Option<Instant>,
     ledger: Ledger,
+    shares: Shares,
     arrivals: BTreeMap<u64, Arrival>,
     workers: BTreeMap<WorkerId, Worker>,
     backoff: Backoff,
@@ -144,6 +147,7 @@ impl Zone {
             listener: Some(listener),
             accept_after: None,
             ledger: Ledger::new(config.memory),
+            shares: Shares::default(),
             arrivals: BTreeMap::new(),
             workers: BTreeMap::new(),
             backoff: Backoff::default(),
@@ -265,6 +269,7 @@ impl Zone {
             let ending = matches!(worker.phase, Phase::Ending { .. });
             let how = describe(status);
             let (zone, pid) = (&self.config.name, worker.process.pid());
+            self.shares.forget(id, &mut self.ledger);
             let returned = self.ledger.close(id);
             match &mut worker.session {
                 None if ending => info!(zone, worker = pid, how, "worker ended"),

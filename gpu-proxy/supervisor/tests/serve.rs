@@ -227,6 +227,14 @@ fn worker_that_misbehaves_is_ended_with_its_client() {
         ("garbage", "protocol violation"),
         ("empty-packet", "hung up"),
         ("over-release", "released 1152921504606846976 bytes"),
+        (
+            "close-unshared",
+            "names shared memory that it does not have",
+        ),
+        (
+            "withdraw-unshared",
+            "names shared memory that it does not have",
+        ),
         ("out-of-turn", "out of turn"),
         ("violation", "the client forged a handle"),
         ("flood-charges", "does not read its channel"),

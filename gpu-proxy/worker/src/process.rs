@@ -15,6 +15,7 @@ use proxy_channel::Text;
 use proxy_channel::args::WorkerArgs;
 use proxy_channel::credit::Credit;
 use proxy_channel::message::Ready;
+use proxy_channel::shares::Shares;
 use proxy_channel::worker::{Assignment, Event, WorkerChannel};
 use tracing_subscriber::EnvFilter;
 
@@ -103,7 +104,9 @@ fn serve(start: Instant) -> Result<(), String> {
     let assignment = match channel.receive().map_err(|error| error.to_string())? {
         Event::Assign(assignment) => assignment,
         Event::Stop | Event::Closed => return Ok(()),
-        Event::Verdict(_) => return Err("the supervisor answers what nobody asked".into()),
+        Event::Verdict(_) | Event::Shared(_) => {
+            return Err("the supervisor answers what nobody asked".into());
+        }
     };
     let window = usize::try_from(assignment.assign.window).unwrap_or(usize::MAX);
     let window = windows.into_iter().nth(window).flatten();
@@ -135,6 +138,7 @@ fn attach(
         .map_err(|error| error.to_string())?;
     let status = StatusPage::open(&status).map_err(|error| error.to_string())?;
     let credit = Arc::new(Credit::new(Arc::clone(channel), assign.credit_chunk));
+    let shares = Arc::new(Shares::new(Arc::clone(channel)));
     let output = Output::capture().map_err(|error| error.to_string())?;
     stats.set_device_count(driver.device_count);
     tracing::info!(
@@ -150,6 +154,7 @@ fn attach(
         arena,
         status,
         credit: Arc::clone(&credit),
+        shares: Arc::clone(&shares),
         stats,
         channel: Arc::clone(channel),
         output,
@@ -167,15 +172,16 @@ fn attach(
         }
     })?;
     channel.attached().map_err(|error| error.to_string())?;
-    listen(channel, &credit)
+    listen(channel, &credit, &shares)
 }
 
 /// Reads the channel until it says that it is over. Exiting frees what the client held: the kernel and
 /// the driver see to that, whatever our threads are doing.
-fn listen(channel: &WorkerChannel, credit: &Credit) -> ! {
+fn listen(channel: &WorkerChannel, credit: &Credit, shares: &Shares) -> ! {
     loop {
         match channel.receive() {
             Ok(Event::Verdict(verdict)) => credit.answer(verdict),
+            Ok(Event::Shared(answer)) => shares.answer(answer),
             Ok(Event::Stop) => {
                 tracing::debug!("told to stop");
                 harden::exit(0);

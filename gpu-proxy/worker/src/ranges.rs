@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use idm_protocol::wire::access::DeviceAccess;
+use proxy_channel::message::Token;
 
 /// What lies at a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,15 @@ pub enum Place {
     Device {
         /// What it cost.
         charged: u64,
+        /// What names it to other clients of the zone, if it was exported.
+        shared: Option<Token>,
+    },
+    /// Another client's memory of this zone.
+    Imported {
+        /// What named it.
+        token: Token,
+        /// How often it is open.
+        count: u32,
     },
     /// Memory of a pool.
     Pooled {
@@ -146,6 +156,56 @@ impl Ranges {
         }
     }
 
+    /// Enters the token of a range that was exported just now; `false` if it is gone.
+    pub fn set_shared(&mut self, range: &Range, token: Token) -> bool {
+        let found = self.by_start.get_mut(&range.start);
+        match found.filter(|found| **found == *range) {
+            Some(Range {
+                place: Place::Device { shared, .. },
+                ..
+            }) => {
+                *shared = Some(token);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Counts that what starts exactly here is opened again; `false` if it is not what the token names.
+    pub fn count_import(&mut self, start: u64, wanted: Token) -> bool {
+        match self.by_start.get_mut(&start) {
+            Some(Range {
+                place: Place::Imported { token, count },
+                ..
+            }) if *token == wanted => {
+                *count = count.saturating_add(1);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Closes what starts exactly here once, and takes it out if that was the last time. The range as it was;
+    /// `None` if nothing is open here.
+    pub fn close_import(&mut self, start: u64) -> Option<Range> {
+        let found = self.by_start.get_mut(&start)?;
+        let was = *found;
+        let Place::Imported { count, .. } = &mut found.place else {
+            return None;
+        };
+        if *count > 1 {
+            *count -= 1;
+        } else {
+            self.by_start.remove(&start);
+        }
+        Some(was)
+    }
+
+    /// Undoes that.
+    pub fn reopen_import(&mut self, was: Range) {
+        self.by_start.insert(was.start, was);
+    }
+
     /// The range that an address lies in, whether or not it may be touched.
     pub fn around(&self, address: u64) -> Option<Range> {
         let (_, range) = self.by_start.range(..=address).next_back()?;
@@ -182,7 +242,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn device(start: u64, bytes: u64) -> Range {
-        let place = Place::Device { charged: bytes };
+        let place = Place::Device {
+            charged: bytes,
+            shared: None,
+        };
         Range {
             start,
             bytes,
@@ -238,6 +301,36 @@ mod tests {
         ] {
             assert_eq!(ranges.mappings(start, bytes), None, "{start} {bytes}");
         }
+    }
+
+    #[test]
+    fn an_import_is_gone_when_it_was_closed_as_often_as_it_was_opened() {
+        let (token, other) = ([1; 16], [2; 16]);
+        let import = Range {
+            place: Place::Imported { token, count: 1 },
+            ..device(100, 50)
+        };
+        let mut ranges = Ranges::default();
+        assert!(ranges.insert(import) && ranges.insert(device(200, 50)));
+        assert!(ranges.count_import(100, token));
+        assert!(!ranges.count_import(100, other) && !ranges.count_import(200, token));
+        assert!(ranges.close_import(200).is_none());
+        assert!(ranges.close_import(100).is_some() && ranges.find(100, 50).is_some());
+        let last = ranges.close_import(100);
+        assert_eq!(last, Some(import));
+        assert!(ranges.find(100, 1).is_none() && ranges.close_import(100).is_none());
+        ranges.reopen_import(import);
+        assert_eq!(ranges.find(100, 50), Some(&import));
+    }
+
+    #[test]
+    fn only_the_range_that_was_exported_gets_the_token() {
+        let mut ranges = Ranges::default();
+        let range = device(100, 50);
+        assert!(!ranges.set_shared(&range, [1; 16]));
+        assert!(ranges.insert(range));
+        assert!(ranges.set_shared(&range, [1; 16]));
+        assert!(!ranges.set_shared(&range, [2; 16]), "it is not as it was");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod charges;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,11 +18,12 @@ use idm_protocol::lane::{Pending, WorkerLane};
 use idm_protocol::memory::Mapped;
 use idm_protocol::record::{Record, Request};
 use idm_protocol::status::{Latched, StatusPage};
-use idm_protocol::sync::{Ordering, Word};
+use idm_protocol::sync::Word;
 use idm_protocol::wait::{Patience, StopFlag};
 use idm_protocol::window::Arena;
 use idm_protocol::wire::{self, credit};
 use proxy_channel::credit::Credit;
+use proxy_channel::shares::Shares;
 use proxy_channel::stats::{KernelSlot, StatsWriter};
 use proxy_channel::worker::WorkerChannel;
 
@@ -79,6 +82,8 @@ pub struct Parts {
     pub status: StatusPage,
     /// Device memory that may be spent.
     pub credit: Arc<Credit>,
+    /// What clients of the zone share.
+    pub shares: Arc<Shares>,
     /// Counters.
     pub stats: StatsWriter,
     /// The way to the supervisor.
@@ -109,6 +114,8 @@ pub struct Session {
     execs: Mutex<Execs>,
     vmm: Mutex<Vmm>,
     pools: Mutex<Pools>,
+    /// Exports, and what is opened and closed of others', one after the other.
+    sharing: Mutex<()>,
     /// Memory of a pool was freed, and the pool may hold less from the next synchronisation on.
     pools_shrink: Word,
 }
@@ -149,6 +156,7 @@ impl Session {
             arrays: Mutex::default(),
             vmm: Mutex::default(),
             pools: Mutex::default(),
+            sharing: Mutex::default(),
             pools_shrink: Word::new(0),
             parts,
         }
@@ -469,79 +477,6 @@ impl Session {
     /// The ranges, locked.
     pub fn ranges(&self) -> MutexGuard<'_, Ranges> {
         lock(&self.ranges)
-    }
-
-    /// Spends device memory of the zone's.
-    ///
-    /// # Errors
-    /// `OUT_OF_MEMORY` if the zone has no more.
-    pub fn charge(&self, bytes: u64) -> Result<(), CUresult> {
-        self.charge_as_it_is(bytes).or_else(|_| {
-            // Pools may hold what nobody uses.
-            crate::api::pool::reclaim(self, &mut self.pools());
-            self.charge_as_it_is(bytes)
-        })
-    }
-
-    /// The same without a look at the pools, for who has them locked.
-    ///
-    /// # Errors
-    /// As [`Session::charge`].
-    pub fn charge_as_it_is(&self, bytes: u64) -> Result<(), CUresult> {
-        if let Err(error) = self.parts.credit.take(bytes) {
-            tracing::info!(bytes, %error, "allocation refused");
-            return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-        }
-        Ok(())
-    }
-
-    /// Gives device memory of the zone's back.
-    pub fn refund(&self, bytes: u64) {
-        if let Err(error) = self.parts.credit.give_back(bytes) {
-            // The thread that reads the channel ends the worker.
-            tracing::warn!(%error, "credit not returned");
-        }
-        self.publish_memory();
-    }
-
-    /// Device memory was freed: what it cost, or its share of its pool, goes back.
-    pub fn free_range(&self, range: &Range) {
-        match range.place {
-            Place::Device { charged } => self.refund(charged),
-            Place::Pooled { pool, charged } => {
-                let refund = self.pools().given_back(pool, charged);
-                self.refund(refund);
-                self.pools_shrink.store(1, Ordering::Relaxed);
-            }
-            Place::Pinned | Place::Global { .. } | Place::Mapped { .. } => {}
-        }
-    }
-
-    /// Refunds what pools have given back to the driver since memory of them was freed.
-    pub fn observe_pools(&self) {
-        if !self.pools_hold_unused() {
-            return;
-        }
-        let mut pools = self.pools();
-        crate::api::pool::observe(self, &mut pools);
-        // Until all of it went back, any later synchronisation may be the one that gives it back.
-        let more = u64::from(pools.hold_unused());
-        self.pools_shrink.store(more, Ordering::Relaxed);
-    }
-
-    /// Whether memory of a pool was freed and may still be in the pool.
-    pub fn pools_hold_unused(&self) -> bool {
-        self.pools_shrink.load(Ordering::Relaxed) != 0
-    }
-
-    /// What the client's pools cost, locked.
-    pub fn pools(&self) -> MutexGuard<'_, Pools> {
-        lock(&self.pools)
-    }
-
-    /// Tells the supervisor's statistics how much device memory is held.
-    pub fn publish_memory(&self) {
-        self.parts.stats.set_memory_held(self.parts.credit.spent());
     }
 
     /// Keeps what a lane has uploaded. An upload that was never used makes room.

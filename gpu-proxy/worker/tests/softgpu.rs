@@ -20,6 +20,7 @@ use idm_protocol::window::{Arena, Reservation};
 use idm_protocol::wire::{self, copy_kind, image_kind};
 use proxy_channel::credit::Credit;
 use proxy_channel::message::{Charge, FromWorker, Outcome, ToWorker, Verdict};
+use proxy_channel::shares::Shares;
 use proxy_channel::stats::{STATS_BYTES, StatsPage, StatsWriter};
 use proxy_channel::supervisor::{Received, SupervisorChannel};
 use proxy_channel::worker::{Event, WorkerChannel};
@@ -79,6 +80,7 @@ impl Client {
             status: StatusPage::open(&status_file).unwrap(),
             credit,
             stats: StatsWriter::new(&stats.unwrap()).unwrap(),
+            shares: Arc::new(Shares::new(Arc::clone(&channel))),
             channel,
             output: vgpu_worker::output::Output::of_nobody().unwrap(),
         })));

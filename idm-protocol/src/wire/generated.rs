@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0xf9acc4fde8463579;
+pub const TABLE_HASH: u64 = 0x054c1b8179b1a643;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -699,6 +699,21 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
         size_of::<CuGraphReleaseUserObject>(),
     ),
     ("vgpuMemOps", VgpuMemOps::OPCODE, size_of::<VgpuMemOps>()),
+    (
+        "cuIpcGetMemHandle",
+        CuIpcGetMemHandle::OPCODE,
+        size_of::<CuIpcGetMemHandle>(),
+    ),
+    (
+        "cuIpcOpenMemHandle_v2",
+        CuIpcOpenMemHandleV2::OPCODE,
+        size_of::<CuIpcOpenMemHandleV2>(),
+    ),
+    (
+        "cuIpcCloseMemHandle",
+        CuIpcCloseMemHandle::OPCODE,
+        size_of::<CuIpcCloseMemHandle>(),
+    ),
 ];
 
 /// Request of `vgpuNop`. A round trip that does nothing: the floor of every other one.
@@ -3328,3 +3343,71 @@ const _: () = assert!(size_of::<VgpuMemOps>() == 16);
 impl Request for VgpuMemOps {
     const OPCODE: u16 = 400;
 }
+
+/// Request of `cuIpcGetMemHandle`. Blocking: the supervisor gives out the token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcGetMemHandle {
+    pub address: u64,
+}
+const _: () = assert!(size_of::<CuIpcGetMemHandle>() == 8);
+
+impl Request for CuIpcGetMemHandle {
+    const OPCODE: u16 = 416;
+}
+
+/// What comes back of [`CuIpcGetMemHandle`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcGetMemHandleReply {
+    pub token_low: u64,
+    pub token_high: u64,
+}
+const _: () = assert!(size_of::<CuIpcGetMemHandleReply>() == 16);
+
+/// Request of `cuIpcOpenMemHandle_v2`. Opened again, it is at the same place and only counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcOpenMemHandleV2 {
+    pub token_low: u64,
+    pub token_high: u64,
+    pub flags: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuIpcOpenMemHandleV2>() == 24);
+
+impl Request for CuIpcOpenMemHandleV2 {
+    const OPCODE: u16 = 417;
+}
+
+/// What comes back of [`CuIpcOpenMemHandleV2`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcOpenMemHandleV2Reply {
+    pub address: u64,
+    pub bytes: u64,
+    pub is_new: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuIpcOpenMemHandleV2Reply>() == 24);
+
+/// Request of `cuIpcCloseMemHandle`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcCloseMemHandle {
+    pub address: u64,
+}
+const _: () = assert!(size_of::<CuIpcCloseMemHandle>() == 8);
+
+impl Request for CuIpcCloseMemHandle {
+    const OPCODE: u16 = 418;
+}
+
+/// What comes back of [`CuIpcCloseMemHandle`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcCloseMemHandleReply {
+    pub is_gone: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuIpcCloseMemHandleReply>() == 8);

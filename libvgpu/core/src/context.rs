@@ -126,7 +126,7 @@ pub(crate) fn ended(session: &Session, context: Handle) {
         .ranges
         .remove_all(|range| range.context == value && range.on_device())
     {
-        if range.is_allocated() {
+        if range.has_mirror() {
             session.mirrors.release(range.start, range.bytes);
         }
     }

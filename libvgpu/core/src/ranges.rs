@@ -37,6 +37,8 @@ pub enum Place {
         /// Its handle.
         pool: u64,
     },
+    /// Another process's memory.
+    Imported,
     /// Memory without an address of its own, mapped at a reserved one.
     Mapped {
         /// Its handle.
@@ -70,16 +72,25 @@ impl Range {
         address >= self.start && bytes <= self.bytes && address - self.start <= self.bytes - bytes
     }
 
-    /// Whether it is device memory from an allocation call, with a mirror of its own.
+    /// Whether it is device memory from an allocation call.
     pub fn is_allocated(&self) -> bool {
         matches!(self.place, Place::Device | Place::Pooled { .. })
+    }
+
+    /// Whether it is device memory with a mirror of its own.
+    pub fn has_mirror(&self) -> bool {
+        self.is_allocated() || self.place == Place::Imported
     }
 
     /// Whether kernels see it.
     pub fn on_device(&self) -> bool {
         matches!(
             self.place,
-            Place::Device | Place::Global { .. } | Place::Mapped { .. } | Place::Pooled { .. }
+            Place::Device
+                | Place::Global { .. }
+                | Place::Mapped { .. }
+                | Place::Pooled { .. }
+                | Place::Imported
         )
     }
 }

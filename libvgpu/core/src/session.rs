@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::time::{Duration, Instant};
 
 use cuda_abi::managed::Managed;
@@ -71,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) captures: Captures,
     /// Length of each piece handed out, by address.
     pub(crate) pinned: Mutex<HashMap<u64, usize>>,
+    /// What is opened and closed of other processes' memory, one after the other.
+    imports: Mutex<()>,
     /// What texture and surface objects were made with, by value.
     pub(crate) images: Mutex<HashMap<u64, ImageObject>>,
     /// Reserved addresses, and memory without one.
@@ -226,6 +230,7 @@ impl Session {
             told: Mutex::default(),
             unused: Mutex::default(),
             pinned: Mutex::default(),
+            imports: Mutex::default(),
             images: Mutex::default(),
             vmm: Mutex::default(),
             managed: Mutex::default(),
@@ -337,6 +342,11 @@ impl Session {
             session: self,
             asked: Cell::new(None),
         }
+    }
+
+    /// Held while another process's memory is opened or closed.
+    pub(crate) fn imports(&self) -> MutexGuard<'_, ()> {
+        self.imports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The worker is gone, for this reason: every call fails from now on. The first one to notice says so.

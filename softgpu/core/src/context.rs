@@ -373,11 +373,11 @@ impl Context {
         self.let_go(address, &found)
     }
 
-    /// Frees or unregisters host memory that `wanted` accepts, once the work that may use it is done.
+    /// Lets go of memory that no allocation call returned and that `wanted` accepts, once the work that may use it is done.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] if there is none at this address, or the context's fault.
-    pub fn release_host(&self, address: u64, wanted: impl Fn(Kind) -> bool) -> Result<()> {
+    pub fn release(&self, address: u64, wanted: impl Fn(Kind) -> bool) -> Result<()> {
         let space = self.gpu.space();
         let found = space
             .at(address)

@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::handle::Table;
 use crate::image::Images;
+use crate::ipc::Ipc;
 use crate::memory::{MemPool, Space};
 use crate::schedule::Scheduler;
 use crate::shared::{Health, State, device_folder};
@@ -25,6 +26,7 @@ pub struct Gpu {
     health: Vec<Arc<Health>>,
     scheduler: Scheduler,
     images: Arc<Images>,
+    ipc: Ipc,
     /// All pools that there are.
     pools: Mutex<Vec<Weak<MemPool>>>,
     contexts: AtomicU64,
@@ -68,6 +70,7 @@ impl Gpu {
             health,
             scheduler: Scheduler::new(),
             images: Arc::new(Table::new(16)),
+            ipc: Ipc::default(),
             pools: Mutex::default(),
             contexts: AtomicU64::new(1),
             grids: AtomicU64::new(1),
@@ -111,6 +114,12 @@ impl Gpu {
     #[must_use]
     pub const fn images(&self) -> &Arc<Images> {
         &self.images
+    }
+
+    /// What other processes open of this one's, and this one of theirs.
+    #[must_use]
+    pub const fn ipc(&self) -> &Ipc {
+        &self.ipc
     }
 
     /// Makes a context on a device.

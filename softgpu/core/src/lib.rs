@@ -13,6 +13,7 @@ pub mod fatbin;
 pub mod gpu;
 pub mod handle;
 pub mod image;
+pub mod ipc;
 pub mod linker;
 pub mod memory;
 pub mod module;

@@ -1,4 +1,4 @@
-//! The few things only the operating system can do: address space, raw copies, signal masks.
+//! The few things only the operating system can do: address space, raw copies, signal masks, passing files.
 //!
 //! The one module of the device model with unsafe code. Device memory is other code's memory (kernels on
 //! pool threads, the program's own threads polling pinned words), so it is never seen through a Rust
@@ -7,9 +7,16 @@
 
 use std::ffi::c_void;
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg,
+};
+use nix::unistd::Uid;
 
 /// Size of a page; every length and address given to the mapping functions is a multiple of it.
 pub(crate) const PAGE: u64 = 4096;
@@ -128,6 +135,99 @@ pub(crate) fn anonymous_file(size: u64) -> io::Result<File> {
     let file = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
     file.set_len(size)?;
     Ok(file)
+}
+
+/// Frees the pages behind a part of a file; they read as zero from now on.
+pub(crate) fn punch(file: &File, offset: u64, size: u64) -> io::Result<()> {
+    let signed = |n| libc::off_t::try_from(n).map_err(io::Error::other);
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let (offset, size) = (signed(offset)?, signed(size)?);
+    // SAFETY: an open file; the process's own mappings of the range stay valid.
+    let rc = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, size) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Puts the contents of a committed part of a reservation into a file of their own and that file in their
+/// place. Nobody may touch the part meanwhile: what is written after it was copied is lost.
+pub(crate) fn move_to_file(address: u64, size: u64) -> io::Result<File> {
+    let file = anonymous_file(size)?;
+    let mut done = 0;
+    while done < size {
+        let offset = libc::off_t::try_from(done).map_err(io::Error::other)?;
+        let (from, left) = (pointer(address + done), usize_of(size - done));
+        // SAFETY: the callers' part is committed, so readable, for `size` bytes from `address`.
+        let written = unsafe { libc::pwrite(file.as_raw_fd(), from, left, offset) };
+        match u64::try_from(written) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => done += written,
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+    map_file(address, size, &file, 0)?;
+    Ok(file)
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0_u8; N];
+    // SAFETY: the array has room for `N` bytes.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    // Up to 256 bytes come all at once or not at all.
+    if usize::try_from(got) == Ok(N) {
+        Ok(bytes)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether the process at the other end of a connection belongs to this process's user.
+pub(crate) fn is_own_user(stream: &UnixStream) -> bool {
+    getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == Uid::effective().as_raw())
+}
+
+/// Sends a message with a file.
+pub(crate) fn send_file(stream: &UnixStream, bytes: &[u8], file: &File) -> io::Result<()> {
+    let rights = [file.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&rights)];
+    let sent = sendmsg::<()>(
+        stream.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        &control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// Receives a message of exactly so many bytes, with the one file that comes along.
+pub(crate) fn receive_file<const N: usize>(stream: &UnixStream) -> io::Result<([u8; N], File)> {
+    let mut bytes = [0; N];
+    let mut control = nix::cmsg_space!([RawFd; 1]);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let mut files = Vec::new();
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = part {
+            files.extend(descriptors.into_iter().map(|descriptor| {
+                // SAFETY: the system has just installed it for this message; nobody else knows it.
+                File::from(unsafe { OwnedFd::from_raw_fd(descriptor) })
+            }));
+        }
+    }
+    let whole = message.bytes == N;
+    match files.pop() {
+        Some(file) if whole => Ok((bytes, file)),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 /// Maps new readable, writable, zeroed host memory anywhere.

@@ -92,6 +92,7 @@ impl Scheduler {
             state: Mutex::default(),
             work: Condvar::new(),
             pressure: Condvar::new(),
+            quiet: Condvar::new(),
             origin: Instant::now(),
         };
         Self {
@@ -155,16 +156,34 @@ impl Scheduler {
         }
     }
 
+    /// Runs work on this thread while no stream's work runs. Waits for what runs, and nothing begins meanwhile.
+    pub fn run_alone<T>(&self, work: impl FnOnce() -> T) -> T {
+        let mut state = self.shared.lock();
+        state.held += 1;
+        while state.running > 0 {
+            state = self
+                .shared
+                .quiet
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        let _release = Release(&self.shared);
+        work()
+    }
+
     /// Runs work on this thread if the stream is idle; else gives it back.
     fn run_if_idle(&self, stream: StreamId, work: Work) -> Option<Work> {
         let mut state = self.shared.lock();
         let after = state.implied(stream, &[]);
-        let idle = |found: &&mut Stream| found.is_idle() && after.is_empty();
+        let free = after.is_empty() && state.held == 0;
+        let idle = |found: &&mut Stream| found.is_idle() && free;
         let Some(found) = state.streams.get_mut(&stream).filter(idle) else {
             return Some(work);
         };
         found.running = true;
         found.submitted += 1;
+        state.running += 1;
         state.note_busy(stream);
         drop(state);
         let finish = Finish {
@@ -347,6 +366,10 @@ struct State {
     /// Operations handed to threads so far: tells whether the pool moves.
     started: u64,
     watched: bool,
+    /// Operations that run now.
+    running: usize,
+    /// How many want or have the device for themselves; while any does, nothing begins.
+    held: usize,
 }
 
 impl State {
@@ -424,6 +447,8 @@ struct Shared {
     state: Mutex<State>,
     work: Condvar,
     pressure: Condvar,
+    /// Nothing runs any more, and somebody waits for that.
+    quiet: Condvar,
     origin: Instant,
 }
 
@@ -533,6 +558,10 @@ impl Shared {
         if let Some(found) = state.streams.get_mut(&stream) {
             found.running = false;
         }
+        state.running -= 1;
+        if state.running == 0 && state.held > 0 {
+            self.quiet.notify_all();
+        }
         let mut look = Vec::new();
         self.complete(&mut state, stream, &mut look);
         look.push(stream);
@@ -574,13 +603,16 @@ impl Shared {
     fn serve(self: &Arc<Self>, linger: Option<Duration>) {
         let mut state = self.lock();
         loop {
-            if let Some(id) = state.ready.pop_front() {
+            if state.held == 0
+                && let Some(id) = state.ready.pop_front()
+            {
                 let Some(found) = state.streams.get_mut(&id) else {
                     continue;
                 };
                 found.ready = false;
                 found.running = true;
                 let operation = found.queue.pop_front();
+                state.running += 1;
                 state.started += 1;
                 drop(state);
                 let finish = Finish {
@@ -628,7 +660,7 @@ impl Shared {
     fn watch(self: &Arc<Self>) {
         let mut state = self.lock();
         loop {
-            if state.ready.len() <= state.idle || state.threads >= MOST_THREADS {
+            if state.ready.len() <= state.idle || state.threads >= MOST_THREADS || state.held > 0 {
                 state = self
                     .pressure
                     .wait(state)
@@ -642,10 +674,23 @@ impl Shared {
             if state.started == before
                 && state.ready.len() > state.idle
                 && state.threads < MOST_THREADS
+                && state.held == 0
             {
                 self.hire(&mut state, Some(LINGER));
             }
         }
+    }
+}
+
+/// Lets work begin again that waited for somebody to be alone.
+struct Release<'a>(&'a Arc<Shared>);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.held -= 1;
+        self.0.work.notify_all();
+        self.0.staff(&mut state);
     }
 }
 

@@ -99,6 +99,8 @@ pub fn rust_type(c_type: &str) -> String {
         "CUDA_BATCH_MEM_OP_NODE_PARAMS_v1" => "CUDA_BATCH_MEM_OP_NODE_PARAMS",
         "CUstreamAttrID" | "CUkernelNodeAttrID" => "CUlaunchAttributeID",
         "CUstreamAttrValue_v1" | "CUkernelNodeAttrValue_v1" => "CUlaunchAttributeValue",
+        "CUipcMemHandle_v1" => "CUipcMemHandle",
+        "CUipcEventHandle_v1" => "CUipcEventHandle",
         "CUtexObject_v1" => "CUtexObject",
         "CUsurfObject_v1" => "CUsurfObject",
         "CUmemGenericAllocationHandle_v1" => "CUmemGenericAllocationHandle",

@@ -132,6 +132,13 @@ impl Zone {
                     }
                 }
             }
+            (
+                Phase::Attaching { .. } | Phase::Running,
+                FromWorker::Share(_)
+                | FromWorker::Open(_)
+                | FromWorker::CloseShare { .. }
+                | FromWorker::Withdraw(_),
+            ) => self.hear_of_shares(id, message, shared, now),
             (_, &FromWorker::Ended { text, violation }) => {
                 let client = worker.session.as_ref().map(|session| session.client_id);
                 warn!(zone, client, worker = pid, violation, reason = %text, "worker ends");
@@ -208,11 +215,16 @@ impl Zone {
             request_id: charge.request_id,
             outcome,
         });
+        self.tell(id, &verdict, shared, now);
+    }
+
+    /// Answers a worker; one that does not take the answer ends.
+    pub(super) fn tell(&mut self, id: WorkerId, message: &ToWorker, shared: &Shared, now: Instant) {
         let sent = self
             .workers
             .get(&id)
             .and_then(|worker| worker.channel.as_ref())
-            .map_or(Ok(()), |channel| channel.send(&verdict));
+            .map_or(Ok(()), |channel| channel.send(message));
         if let Err(fault) = sent {
             warn!(zone = self.config.name, worker = id.0, %fault, "worker is ended");
             self.condemn(id, &fault.to_string(), shared, now);

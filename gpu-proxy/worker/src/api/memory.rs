@@ -92,7 +92,10 @@ fn acquire(
     let range = Range {
         start: address,
         bytes,
-        place: Place::Device { charged },
+        place: Place::Device {
+            charged,
+            shared: None,
+        },
         context: Some(key.slot),
     };
     if !session.ranges().insert(range) {

@@ -10,6 +10,7 @@ pub mod copy;
 pub mod event;
 pub mod exec;
 pub mod graph;
+pub mod ipc;
 pub mod launch;
 pub mod library;
 pub mod linker;

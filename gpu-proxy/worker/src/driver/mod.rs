@@ -8,6 +8,7 @@ mod calls;
 mod code;
 mod graph;
 mod image;
+mod ipc;
 mod link;
 mod node;
 mod pool;

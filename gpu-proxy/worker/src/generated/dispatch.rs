@@ -626,6 +626,18 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::VgpuMemOps>()?;
             api::memop::vgpuMemOps(session, &request, frame)
         }
+        416 => {
+            let request = frame.request::<wire::CuIpcGetMemHandle>()?;
+            api::ipc::cuIpcGetMemHandle(session, &request, frame)
+        }
+        417 => {
+            let request = frame.request::<wire::CuIpcOpenMemHandleV2>()?;
+            api::ipc::cuIpcOpenMemHandle_v2(session, &request, frame)
+        }
+        418 => {
+            let request = frame.request::<wire::CuIpcCloseMemHandle>()?;
+            api::ipc::cuIpcCloseMemHandle(session, &request, frame)
+        }
         _ => frame.unknown_opcode(),
     }
 }

@@ -173,6 +173,10 @@ pub struct Table {
     cuGraphRetainUserObject: Option<sig::cuGraphRetainUserObject>,
     cuGraphUpload: Option<sig::cuGraphUpload>,
     cuInit: Option<sig::cuInit>,
+    cuIpcCloseMemHandle: Option<sig::cuIpcCloseMemHandle>,
+    cuIpcGetMemHandle: Option<sig::cuIpcGetMemHandle>,
+    cuIpcOpenMemHandle: Option<sig::cuIpcOpenMemHandle>,
+    cuIpcOpenMemHandle_v2: Option<sig::cuIpcOpenMemHandle_v2>,
     cuKernelGetAttribute: Option<sig::cuKernelGetAttribute>,
     cuKernelGetFunction: Option<sig::cuKernelGetFunction>,
     cuKernelGetLibrary: Option<sig::cuKernelGetLibrary>,
@@ -949,6 +953,22 @@ impl Table {
             cuGraphUpload: unsafe { symbols.find::<sig::cuGraphUpload>(c"cuGraphUpload") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuInit: unsafe { symbols.find::<sig::cuInit>(c"cuInit") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuIpcCloseMemHandle: unsafe {
+                symbols.find::<sig::cuIpcCloseMemHandle>(c"cuIpcCloseMemHandle")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuIpcGetMemHandle: unsafe {
+                symbols.find::<sig::cuIpcGetMemHandle>(c"cuIpcGetMemHandle")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuIpcOpenMemHandle: unsafe {
+                symbols.find::<sig::cuIpcOpenMemHandle>(c"cuIpcOpenMemHandle")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuIpcOpenMemHandle_v2: unsafe {
+                symbols.find::<sig::cuIpcOpenMemHandle_v2>(c"cuIpcOpenMemHandle_v2")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuKernelGetAttribute: unsafe {
                 symbols.find::<sig::cuKernelGetAttribute>(c"cuKernelGetAttribute")
@@ -2428,6 +2448,26 @@ impl Table {
 
     pub fn cuInit(&self) -> Result<sig::cuInit, CUresult> {
         self.cuInit.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuIpcCloseMemHandle(&self) -> Result<sig::cuIpcCloseMemHandle, CUresult> {
+        self.cuIpcCloseMemHandle
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuIpcGetMemHandle(&self) -> Result<sig::cuIpcGetMemHandle, CUresult> {
+        self.cuIpcGetMemHandle
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuIpcOpenMemHandle(&self) -> Result<sig::cuIpcOpenMemHandle, CUresult> {
+        self.cuIpcOpenMemHandle
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuIpcOpenMemHandle_v2(&self) -> Result<sig::cuIpcOpenMemHandle_v2, CUresult> {
+        self.cuIpcOpenMemHandle_v2
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuKernelGetAttribute(&self) -> Result<sig::cuKernelGetAttribute, CUresult> {

@@ -2554,8 +2554,11 @@ pub unsafe extern "C" fn cuInit(Flags: c_uint) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcCloseMemHandle() -> CUresult {
-    refuse(297)
+pub unsafe extern "C" fn cuIpcCloseMemHandle(dptr: CUdeviceptr) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcCloseMemHandle", || unsafe {
+        api::ipc::cuIpcCloseMemHandle(dptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2564,8 +2567,14 @@ pub unsafe extern "C" fn cuIpcGetEventHandle() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcGetMemHandle() -> CUresult {
-    refuse(299)
+pub unsafe extern "C" fn cuIpcGetMemHandle(
+    pHandle: *mut CUipcMemHandle,
+    dptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcGetMemHandle", || unsafe {
+        api::ipc::cuIpcGetMemHandle(pHandle, dptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2574,13 +2583,27 @@ pub unsafe extern "C" fn cuIpcOpenEventHandle() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcOpenMemHandle() -> CUresult {
-    refuse(301)
+pub unsafe extern "C" fn cuIpcOpenMemHandle(
+    pdptr: *mut CUdeviceptr,
+    handle: CUipcMemHandle,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcOpenMemHandle", || unsafe {
+        api::ipc::cuIpcOpenMemHandle(pdptr, handle, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcOpenMemHandle_v2() -> CUresult {
-    refuse(302)
+pub unsafe extern "C" fn cuIpcOpenMemHandle_v2(
+    pdptr: *mut CUdeviceptr,
+    handle: CUipcMemHandle,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcOpenMemHandle_v2", || unsafe {
+        api::ipc::cuIpcOpenMemHandle_v2(pdptr, handle, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -3,8 +3,12 @@
 //! Small requests share 2 MiB granules, larger ones take granules of their own. Every allocation starts on
 //! 256 bytes and is followed by a gap that belongs to nobody, so that an overrun by a little is caught and
 //! does not reach a neighbour. Addresses are given out lowest first.
+//!
+//! What other processes are to open must lie in a file. Shared granules always do; a larger allocation is
+//! moved into one when it is first exported, since the system may have no huge pages for files.
 #![forbid(unsafe_code)]
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
@@ -26,7 +30,7 @@ const GAP: u64 = ALIGNMENT;
 #[derive(Debug)]
 pub(super) enum Backing {
     /// The process's own, zero when it is fresh.
-    Private,
+    Private(Private),
     /// That of a device which other processes share, as they left it.
     Shared {
         /// All of it.
@@ -36,7 +40,29 @@ pub(super) enum Backing {
     },
 }
 
+/// The files behind a process's own memory.
+#[derive(Debug, Default)]
+pub(super) struct Private {
+    /// Shared granules: as far from its start as they are from the heap's.
+    small: Option<File>,
+    /// Larger allocations that were exported, by address.
+    exported: BTreeMap<u64, File>,
+}
+
+/// Who gets whole granules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// Small allocations, which share them.
+    Small,
+    /// One allocation.
+    Large,
+}
+
 impl Backing {
+    pub(super) fn private() -> Self {
+        Self::Private(Private::default())
+    }
+
     pub(super) fn shared(pool: Pool) -> Self {
         Self::Shared {
             pool,
@@ -45,13 +71,25 @@ impl Backing {
     }
 
     /// Puts memory behind whole granules of reserved address space.
-    fn commit(&mut self, address: u64, bytes: u64, huge: bool) -> Result<()> {
+    fn commit(
+        &mut self,
+        (base, size): (u64, u64),
+        address: u64,
+        bytes: u64,
+        by: Use,
+    ) -> Result<()> {
         match self {
-            Self::Private => {
+            Self::Private(_) if by == Use::Large => {
                 os::commit(address, bytes).map_err(|_| Error::OutOfMemory)?;
-                if huge {
-                    os::advise_huge(address, bytes);
-                }
+                os::advise_huge(address, bytes);
+            }
+            Self::Private(private) => {
+                let file = match &mut private.small {
+                    Some(file) => file,
+                    none => none.insert(os::anonymous_file(size).map_err(|_| Error::OutOfMemory)?),
+                };
+                os::map_file(address, bytes, file, address - base)
+                    .map_err(|_| Error::OutOfMemory)?;
             }
             Self::Shared { pool, granules } => {
                 let taken = pool.take(bytes / GRANULE).map_err(os_error)?;
@@ -71,10 +109,23 @@ impl Backing {
         Ok(())
     }
 
-    fn decommit(&mut self, address: u64, bytes: u64) {
+    fn decommit(&mut self, base: u64, address: u64, bytes: u64, by: Use) {
         os::decommit(address, bytes);
-        if let Self::Shared { pool, granules } = self {
-            return_to(pool, &granules.remove(&address).unwrap_or_default());
+        match self {
+            Self::Private(private) if by == Use::Large => drop(private.exported.remove(&address)),
+            Self::Private(private) => {
+                let freed = private
+                    .small
+                    .as_ref()
+                    .map(|file| os::punch(file, address - base, bytes));
+                if let Some(Err(error)) = freed {
+                    // It is used again, as it was left.
+                    eprintln!("softgpu: memory is not given back to the system: {error}");
+                }
+            }
+            Self::Shared { pool, granules } => {
+                return_to(pool, &granules.remove(&address).unwrap_or_default());
+            }
         }
     }
 }
@@ -94,6 +145,8 @@ fn os_error(_: std::io::Error) -> Error {
 #[derive(Debug)]
 pub(super) struct Heap {
     backing: Backing,
+    /// First address and bytes of address space.
+    extent: (u64, u64),
     capacity: u64,
     used: u64,
     /// Free address space: start to length, in granules' multiples, neighbours merged.
@@ -122,6 +175,7 @@ impl Heap {
     pub(super) fn new(base: u64, size: u64, capacity: u64, backing: Backing) -> Self {
         Self {
             backing,
+            extent: (base, size),
             capacity: capacity / GRANULE * GRANULE,
             used: 0,
             free: BTreeMap::from([(base, size / GRANULE * GRANULE)]),
@@ -133,7 +187,7 @@ impl Heap {
     /// Bytes not taken, and bytes in all.
     pub(super) fn room(&self) -> Result<(u64, u64)> {
         match &self.backing {
-            Backing::Private => Ok((self.capacity - self.used, self.capacity)),
+            Backing::Private(_) => Ok((self.capacity - self.used, self.capacity)),
             Backing::Shared { pool, .. } => pool.room().map_err(os_error),
         }
     }
@@ -146,14 +200,14 @@ impl Heap {
         if size <= SMALL_MAX {
             self.allocate_small(size)
         } else {
-            self.take(size, true)
+            self.take(size, Use::Large)
         }
     }
 
     /// Takes back what [`Self::allocate`] gave for the same size.
     pub(super) fn release(&mut self, address: u64, size: u64) {
         if size > SMALL_MAX {
-            self.give_back(address, size);
+            self.give_back(address, size, Use::Large);
             return;
         }
         let granule = address / GRANULE * GRANULE;
@@ -165,11 +219,34 @@ impl Heap {
         insert_merged(&mut shared.free, address, small_footprint(size));
         if shared.room() == GRANULE {
             self.shared.remove(&granule);
-            self.give_back(granule, GRANULE - GAP);
+            self.give_back(granule, GRANULE - GAP, Use::Small);
         } else {
             let room = shared.room();
             self.by_room.insert((room, granule));
         }
+    }
+
+    /// The file that an allocation lies in, for another process to map, and where in it. Nobody may touch the
+    /// allocation meanwhile.
+    pub(super) fn export(&mut self, address: u64, size: u64) -> Result<(File, u64)> {
+        let Backing::Private(private) = &mut self.backing else {
+            // The granules of a dead process are anybody's, also while others have them mapped.
+            return Err(Error::NotSupported);
+        };
+        let (file, offset) = if size <= SMALL_MAX {
+            let file = private.small.as_ref().ok_or(Error::Unknown)?;
+            (file, address - self.extent.0)
+        } else {
+            let file = match private.exported.entry(address) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let moved = os::move_to_file(address, granules(size)?);
+                    new.insert(moved.map_err(|_| Error::OutOfMemory)?)
+                }
+            };
+            (&*file, 0)
+        };
+        Ok((file.try_clone().map_err(os_error)?, offset))
     }
 
     /// Takes memory without an address.
@@ -178,7 +255,7 @@ impl Heap {
             return Err(Error::OutOfMemory);
         }
         let store = match &self.backing {
-            Backing::Private => {
+            Backing::Private(_) => {
                 Store::File(os::anonymous_file(bytes).map_err(|_| Error::OutOfMemory)?)
             }
             Backing::Shared { pool, .. } => {
@@ -218,7 +295,7 @@ impl Heap {
                         os::map_file(place, GRANULE, pool.memory(), offset)
                     })
             }
-            (Store::Granules(_), Backing::Private) => return Err(Error::Unknown),
+            (Store::Granules(_), Backing::Private(_)) => return Err(Error::Unknown),
         };
         mapped.map_err(|_| {
             os::decommit(address, bytes);
@@ -229,7 +306,7 @@ impl Heap {
     /// Works on the memory of a shared device.
     pub(super) fn with_shared(&self, work: impl FnOnce(&File) -> Result<()>) -> Result<()> {
         match &self.backing {
-            Backing::Private => Ok(()),
+            Backing::Private(_) => Ok(()),
             Backing::Shared { pool, .. } => work(pool.memory()),
         }
     }
@@ -242,7 +319,7 @@ impl Heap {
                 granule
             }
             None => {
-                let granule = self.take(GRANULE - GAP, false)?;
+                let granule = self.take(GRANULE - GAP, Use::Small)?;
                 let free = BTreeMap::from([(granule, GRANULE)]);
                 self.shared.insert(granule, Shared { free });
                 granule
@@ -265,7 +342,7 @@ impl Heap {
     }
 
     /// Takes whole granules for `size` bytes, with an untouched granule behind large ones.
-    fn take(&mut self, size: u64, huge: bool) -> Result<u64> {
+    fn take(&mut self, size: u64, by: Use) -> Result<u64> {
         let bytes = granules(size)?;
         if bytes > self.capacity - self.used {
             return Err(Error::OutOfMemory);
@@ -277,7 +354,7 @@ impl Heap {
             .find(|(_, room)| **room >= span)
             .map(|(a, n)| (*a, *n));
         let (address, room) = found.ok_or(Error::OutOfMemory)?;
-        self.backing.commit(address, bytes, huge)?;
+        self.backing.commit(self.extent, address, bytes, by)?;
         self.free.remove(&address);
         if room > span {
             self.free.insert(address + span, room - span);
@@ -286,10 +363,10 @@ impl Heap {
         Ok(address)
     }
 
-    fn give_back(&mut self, address: u64, size: u64) {
+    fn give_back(&mut self, address: u64, size: u64, by: Use) {
         // The size was accepted when it was taken, so the sum fits now too.
         let bytes = granules(size).unwrap_or(GRANULE);
-        self.backing.decommit(address, bytes);
+        self.backing.decommit(self.extent.0, address, bytes, by);
         self.used -= bytes;
         insert_merged(&mut self.free, address, span(bytes));
     }
@@ -333,7 +410,7 @@ mod tests {
             reserve_window(size).unwrap(),
             size,
             capacity,
-            Backing::Private,
+            Backing::private(),
         )
     }
 

@@ -5,6 +5,7 @@
 //! kernel or a copy may touch, whoever owns it.
 
 mod heap;
+mod ipc;
 mod pool;
 mod space;
 mod vmm;

@@ -270,6 +270,7 @@ impl MemPool {
                     chunk,
                     freed: AtomicBool::new(false),
                 }),
+                _foreign: None,
                 synchronous: AtomicBool::new(false),
                 arena: None,
             },

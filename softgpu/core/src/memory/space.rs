@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::heap::{Backing, GRANULE, Heap};
+use super::ipc::Foreign;
 use super::pool::Pooled;
 use super::vmm::{self, Access, Permission, Physical, RESERVABLE, Reservable};
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub enum Kind {
     Mapped,
     /// Device memory of a pool.
     Pooled,
+    /// Device memory of another process.
+    Imported,
     /// Pinned host memory that the device allocated, with the caller's flags.
     HostAllocated(u32),
     /// Managed memory: as pinned memory, for every context and the program.
@@ -73,6 +76,8 @@ pub struct Allocation {
     pub physical: Option<Arc<Physical>>,
     /// The pool it is from.
     pub pooled: Option<Pooled>,
+    /// Where another process's memory is mapped.
+    pub(super) _foreign: Option<Foreign>,
     /// Whether synchronous calls wait here that need not: the program asked for it.
     pub synchronous: AtomicBool,
     pub(super) arena: Option<Arc<Arena>>,
@@ -117,7 +122,7 @@ impl Drop for Allocation {
             Kind::HostAllocated(_) | Kind::Managed => {
                 os::unmap(self.start, self.size.next_multiple_of(os::PAGE))
             }
-            Kind::HostRegistered(_) | Kind::Mapped | Kind::Pooled => {}
+            Kind::HostRegistered(_) | Kind::Mapped | Kind::Pooled | Kind::Imported => {}
         }
     }
 }
@@ -146,7 +151,7 @@ impl Arena {
 #[derive(Debug)]
 pub struct Space {
     arenas: Vec<Arc<Arena>>,
-    pub(super) reservable: Reservable,
+    pub(super) reservable: Arc<Reservable>,
     ranges: RwLock<BTreeMap<u64, Arc<Allocation>>>,
     next_id: AtomicU64,
     /// First address of the window and one past the last.
@@ -163,7 +168,7 @@ impl Space {
     /// # Errors
     /// [`Error::OutOfMemory`] if the process has no such address space.
     pub fn new(devices: u32, memory: u64, poison: bool) -> Result<Self> {
-        Self::with_backing(devices, memory, poison, |_| Ok(Backing::Private))
+        Self::with_backing(devices, memory, poison, |_| Ok(Backing::private()))
     }
 
     /// The same with the memory of devices that other processes share, each in its folder.
@@ -211,7 +216,7 @@ impl Space {
         };
         Ok(Self {
             arenas: (0..devices).map(arena).collect::<Result<_>>()?,
-            reservable: Reservable::new(base + slices),
+            reservable: Arc::new(Reservable::new(base + slices)),
             ranges: RwLock::default(),
             next_id: AtomicU64::new(1),
             window: (base, base + size),
@@ -256,6 +261,7 @@ impl Space {
             access: None,
             physical: None,
             pooled: None,
+            _foreign: None,
             synchronous: AtomicBool::new(false),
             arena: Some(arena),
         })?;
@@ -294,6 +300,7 @@ impl Space {
             access: None,
             physical: None,
             pooled: None,
+            _foreign: None,
             synchronous: AtomicBool::new(false),
             arena: None,
         })
@@ -327,6 +334,7 @@ impl Space {
             access: None,
             physical: None,
             pooled: None,
+            _foreign: None,
             synchronous: AtomicBool::new(false),
             arena: None,
         })
@@ -485,7 +493,7 @@ impl Space {
         self.arenas.get(index).ok_or(Error::InvalidDevice)
     }
 
-    fn insert(&self, allocation: Allocation) -> Result<Arc<Allocation>> {
+    pub(super) fn insert(&self, allocation: Allocation) -> Result<Arc<Allocation>> {
         self.insert_over(allocation, None)
     }
 

@@ -125,7 +125,7 @@ pub(super) struct Reservable {
 }
 
 #[derive(Debug)]
-struct Reservations {
+pub(super) struct Reservations {
     free: BTreeMap<u64, u64>,
     taken: BTreeMap<u64, u64>,
 }
@@ -149,14 +149,14 @@ impl Reservable {
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, Reservations> {
+    pub(super) fn state(&self) -> std::sync::MutexGuard<'_, Reservations> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reservations {
     /// Takes `size` bytes: at `hint` if they are free there, else at the lowest place that fits.
-    fn take(&mut self, size: u64, alignment: u64, hint: u64) -> Option<u64> {
+    pub(super) fn take(&mut self, size: u64, alignment: u64, hint: u64) -> Option<u64> {
         let fits = |start: u64, (&piece, &room): (&u64, &u64)| {
             start >= piece && start - piece <= room && size <= room - (start - piece)
         };
@@ -181,6 +181,13 @@ impl Reservations {
         }
         self.taken.insert(start, size);
         Some(start)
+    }
+
+    /// Gives them back.
+    pub(super) fn give_back(&mut self, start: u64) {
+        if let Some(size) = self.taken.remove(&start) {
+            insert_merged(&mut self.free, start, size);
+        }
     }
 
     /// The reservation that all of a range lies in.
@@ -216,8 +223,7 @@ impl Space {
         if state.taken.get(&start) != Some(&size) || self.holds_any(start, start + size) {
             return Err(Error::InvalidValue);
         }
-        state.taken.remove(&start);
-        insert_merged(&mut state.free, start, size);
+        state.give_back(start);
         Ok(())
     }
 
@@ -353,6 +359,7 @@ pub(super) fn mapping(start: u64, size: u64, memory: &Arc<Physical>, id: u64) ->
         access: Some(Arc::default()),
         physical: Some(Arc::clone(memory)),
         pooled: None,
+        _foreign: None,
         synchronous: AtomicBool::new(false),
         arena: None,
     }

@@ -208,3 +208,36 @@ fn a_held_group_starts_nothing_new_in_any_stream_and_leaves_other_groups_alone()
     scheduler.wait(&scheduler.group_tail(1));
     assert_eq!(rx.try_recv(), Ok(1));
 }
+
+#[test]
+fn who_runs_alone_waits_for_what_runs_and_holds_back_what_was_submitted() {
+    let scheduler = Arc::new(Scheduler::new());
+    let (stream, other) = (
+        scheduler.create(1, Order::NonBlocking),
+        scheduler.create(1, Order::NonBlocking),
+    );
+    let (tx, rx) = recorder();
+    let (release, work) = held();
+    scheduler.submit(stream, &[], work);
+    let alone = {
+        let (scheduler, tx) = (Arc::clone(&scheduler), tx.clone());
+        std::thread::spawn(move || {
+            scheduler.run_alone(|| {
+                // Submitted while nothing may begin, by either way.
+                scheduler.submit(other, &[], note(&tx, 2));
+                scheduler.submit_short(stream, note(&tx, 3));
+                std::thread::sleep(Duration::from_millis(5));
+                tx.send(1).unwrap();
+            });
+        })
+    };
+    std::thread::sleep(Duration::from_millis(5));
+    assert!(rx.try_recv().is_err(), "it waits for what runs");
+    drop(release);
+    alone.join().unwrap();
+    scheduler.wait(&scheduler.all_tails());
+    let mut seen: Vec<u32> = rx.try_iter().collect();
+    assert_eq!(seen.remove(0), 1);
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 3]);
+}

@@ -131,7 +131,7 @@ pub unsafe fn cuMemFreeHost(pointer: *mut c_void) -> Outcome {
     if pointer.is_null() {
         return Ok(());
     }
-    context.release_host(pointer as u64, |kind| {
+    context.release(pointer as u64, |kind| {
         matches!(kind, Kind::HostAllocated(_))
     })
 }
@@ -188,7 +188,7 @@ pub unsafe fn cuMemHostUnregister(pointer: *mut c_void) -> Outcome {
     let context = driver::context()?;
     capture::unsafe_call()?;
     edge::require(pointer)?;
-    let released = context.release_host(pointer as u64, |kind| {
+    let released = context.release(pointer as u64, |kind| {
         matches!(kind, Kind::HostRegistered(_))
     });
     released.map_err(|error| {

@@ -18,6 +18,7 @@ pub mod error;
 pub mod event;
 pub mod exec;
 pub mod graph;
+pub mod ipc;
 pub mod launch;
 pub mod library;
 pub mod linker;

@@ -154,8 +154,10 @@ fn known(
             Value::Int(found.synchronous.load(Ordering::Relaxed).into())
         }
         A::CU_POINTER_ATTRIBUTE_IS_MANAGED => Value::Int(managed.into()),
-        A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
-        | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
+        A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE => {
+            Value::Int((found.kind == Kind::Device).into())
+        }
+        A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
         | A::CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE
         | A::CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL => absent(attribute, 0),
         A::CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE => {

@@ -2564,8 +2564,11 @@ pub unsafe extern "C" fn cuInit(Flags: c_uint) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcCloseMemHandle() -> CUresult {
-    refuse(297)
+pub unsafe extern "C" fn cuIpcCloseMemHandle(dptr: CUdeviceptr) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcCloseMemHandle", || unsafe {
+        api::ipc::cuIpcCloseMemHandle(dptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2574,8 +2577,14 @@ pub unsafe extern "C" fn cuIpcGetEventHandle() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcGetMemHandle() -> CUresult {
-    refuse(299)
+pub unsafe extern "C" fn cuIpcGetMemHandle(
+    pHandle: *mut CUipcMemHandle,
+    dptr: CUdeviceptr,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcGetMemHandle", || unsafe {
+        api::ipc::cuIpcGetMemHandle(pHandle, dptr)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2584,13 +2593,27 @@ pub unsafe extern "C" fn cuIpcOpenEventHandle() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcOpenMemHandle() -> CUresult {
-    refuse(301)
+pub unsafe extern "C" fn cuIpcOpenMemHandle(
+    pdptr: *mut CUdeviceptr,
+    handle: CUipcMemHandle,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcOpenMemHandle", || unsafe {
+        api::ipc::cuIpcOpenMemHandle(pdptr, handle, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcOpenMemHandle_v2() -> CUresult {
-    refuse(302)
+pub unsafe extern "C" fn cuIpcOpenMemHandle_v2(
+    pdptr: *mut CUdeviceptr,
+    handle: CUipcMemHandle,
+    Flags: c_uint,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcOpenMemHandle_v2", || unsafe {
+        api::ipc::cuIpcOpenMemHandle_v2(pdptr, handle, Flags)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -7074,6 +7097,10 @@ const _: cuda_abi::sig::cuGraphRemoveDependencies_v2 = cuGraphRemoveDependencies
 const _: cuda_abi::sig::cuGraphRetainUserObject = cuGraphRetainUserObject;
 const _: cuda_abi::sig::cuGraphUpload = cuGraphUpload;
 const _: cuda_abi::sig::cuInit = cuInit;
+const _: cuda_abi::sig::cuIpcCloseMemHandle = cuIpcCloseMemHandle;
+const _: cuda_abi::sig::cuIpcGetMemHandle = cuIpcGetMemHandle;
+const _: cuda_abi::sig::cuIpcOpenMemHandle = cuIpcOpenMemHandle;
+const _: cuda_abi::sig::cuIpcOpenMemHandle_v2 = cuIpcOpenMemHandle_v2;
 const _: cuda_abi::sig::cuKernelGetAttribute = cuKernelGetAttribute;
 const _: cuda_abi::sig::cuKernelGetFunction = cuKernelGetFunction;
 const _: cuda_abi::sig::cuKernelGetLibrary = cuKernelGetLibrary;
@@ -7569,12 +7596,12 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::NULL,
     Address::new(cuInit as *const c_void),
+    Address::new(cuIpcCloseMemHandle as *const c_void),
     Address::NULL,
+    Address::new(cuIpcGetMemHandle as *const c_void),
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuIpcOpenMemHandle as *const c_void),
+    Address::new(cuIpcOpenMemHandle_v2 as *const c_void),
     Address::new(cuKernelGetAttribute as *const c_void),
     Address::new(cuKernelGetFunction as *const c_void),
     Address::new(cuKernelGetLibrary as *const c_void),

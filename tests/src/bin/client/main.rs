@@ -3,6 +3,7 @@
 //! Each scenario is a small program that a sceptic would write. It says what it saw in plain lines, ends
 //! with 0 if the driver kept its word and with 1, and the reason on stderr, if not.
 
+mod ipc;
 mod life;
 mod memory;
 mod order;
@@ -48,6 +49,7 @@ fn main() {
         "leftover" => memory::leftover(number(1, 1 << 20)),
         "steps" => work::steps(),
         "order" => order::order(number(1, 6), number(2, 3)),
+        "ipc" => ipc::obey(),
         "scribble" => wrong::scribble(number(1, 0), number(2, 1)),
         other => Err(format!("no such scenario: {other:?}")),
     };

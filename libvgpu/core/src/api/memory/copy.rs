@@ -344,9 +344,11 @@ fn end(session: &Session, address: u64, bytes: usize, need: Need) -> Outcome<End
         return Ok(End::Program);
     };
     let end = match range.place {
-        Place::Device | Place::Global { .. } | Place::Mapped { .. } | Place::Pooled { .. } => {
-            End::Device
-        }
+        Place::Device
+        | Place::Global { .. }
+        | Place::Mapped { .. }
+        | Place::Pooled { .. }
+        | Place::Imported => End::Device,
         Place::Pinned { .. } | Place::Managed => End::Pinned,
         Place::Registered { .. } => return Ok(End::Program),
     };

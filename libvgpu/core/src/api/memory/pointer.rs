@@ -200,8 +200,10 @@ impl Memory {
             A::CU_POINTER_ATTRIBUTE_BUFFER_ID => Value::Word(range.id),
             A::CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID => Value::Word(self.block),
             A::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL => Value::Int(range.device),
-            A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
-            | A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
+            A::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE => {
+                Value::Int((range.place == Place::Device).into())
+            }
+            A::CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE
             | A::CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE => Value::Int(0),
             A::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR => Value::Word(self.around.0),
             A::CU_POINTER_ATTRIBUTE_RANGE_SIZE => Value::Word(self.around.1),
