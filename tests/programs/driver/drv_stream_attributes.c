@@ -131,12 +131,12 @@ static void events(CUcontext context) {
     take_hold(&hold, held);
     CHECK(cuEventQuery(event));
 
-    // What is submitted to any stream, also to one that is made later, waits for an event; what was, does not.
+    // What is submitted to any stream, also to one that is made later, waits for an event.
     CUstream made;
     CHECK(cuEventRecord(event, held));
     CHECK(cuMemsetD32Async(word, 2, 1, other));
-    CHECK(cuCtxWaitEvent(context, event));
     CHECK(cuStreamSynchronize(other));
+    CHECK(cuCtxWaitEvent(context, event));
     CHECK(cuStreamCreate(&made, CU_STREAM_NON_BLOCKING));
     CHECK(cuMemcpyDtoHAsync(pinned, word, 4, other));
     CHECK(cuMemsetD32Async(word, 3, 1, made));
