@@ -35,12 +35,22 @@ def programs(context):
         for path in sorted((built / folder).glob("*")):
             if path.is_file() and os.access(path, os.X_OK):
                 cases.append(Case(f"{folder}/{path.name}", [str(path)], speaks="output", libraries=runtime(context)))
+    newest = capability(context)
+    # A device loads PTX for itself and for older ones.
+    builds = [path for path in sorted((built / "kernels").glob("nvcc-*")) if int(path.name.split("-")[1]) <= newest]
     for host in sorted((built / "kernels/bin").glob("*")):
-        for build in sorted((built / "kernels").glob("nvcc-*")):
+        for build in builds:
             ptx = build / f"{host.name}.ptx"
             if ptx.exists():
                 cases.append(Case(f"kernels/{build.name}/{host.name}", [str(host), str(ptx)], speaks="output"))
     return cases
+
+
+def capability(context):
+    """The device's compute capability as in names of targets: 90 for 9.0."""
+    told = subprocess.run([context.probe, "--check", "device"], capture_output=True, text=True).stdout
+    found = re.search(r"^fact\tcompute capability\t(\d+)\.(\d+)", told, re.MULTILINE)
+    return int(found[1]) * 10 + int(found[2]) if found else 0
 
 
 def build_programs(work):
