@@ -183,7 +183,10 @@ fn memory_is_granted_up_to_the_quota_over_all_clients_and_returns_when_one_is_ki
 #[test]
 #[ignore = "started by another test as its peer"]
 fn helper_client() {
-    let socket = std::env::var_os("HELPER_SOCKET").unwrap();
+    // Run for itself, with all ignored tests, it has nothing to do.
+    let Some(socket) = std::env::var_os("HELPER_SOCKET") else {
+        return;
+    };
     let program = std::env::var("HELPER_PROGRAM").unwrap();
     let _attached = attach(socket.as_ref(), &hello(&program), PATIENCE).unwrap();
     std::thread::sleep(PATIENCE);
