@@ -94,7 +94,8 @@ impl Ipc {
                 let (file, offset) = gpu
                     .scheduler()
                     .run_alone(|| gpu.space().export(allocation))?;
-                let token = os::random().map_err(|_| Error::OperatingSystem)?;
+                let mut token = [0; 16];
+                getrandom::fill(&mut token).map_err(|_| Error::OperatingSystem)?;
                 let export = Export {
                     allocation: Arc::downgrade(allocation),
                     device: device.uuid,
@@ -181,7 +182,8 @@ impl Ipc {
 
 impl Server {
     fn start() -> io::Result<Self> {
-        let name = os::random()?;
+        let mut name = [0; 16];
+        getrandom::fill(&mut name)?;
         let listener = UnixListener::bind_addr(&address(&name)?)?;
         let exports: Arc<Exports> = Arc::default();
         let answered = Arc::downgrade(&exports);

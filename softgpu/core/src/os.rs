@@ -171,19 +171,6 @@ pub(crate) fn move_to_file(address: u64, size: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Bytes that nobody can guess.
-pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0_u8; N];
-    // SAFETY: the array has room for `N` bytes.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
-    // Up to 256 bytes come all at once or not at all.
-    if usize::try_from(got) == Ok(N) {
-        Ok(bytes)
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
 /// Whether the process at the other end of a connection belongs to this process's user.
 pub(crate) fn is_own_user(stream: &UnixStream) -> bool {
     getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == Uid::effective().as_raw())

@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::time::Instant;
 
 use proxy_channel::message::{
@@ -69,8 +67,9 @@ impl Zone {
             charged,
             handle,
         } = share;
-        let answered = match token() {
-            Ok(token) => {
+        let mut token = Token::default();
+        let answered = match getrandom::fill(&mut token) {
+            Ok(()) => {
                 let account = WorkerId(shared.id());
                 let outcome = self.shares.add(
                     id,
@@ -109,11 +108,4 @@ fn answer(request_id: u64, outcome: Sharing) -> Answer {
         token: [0; 16],
         handle: [0; 64],
     }
-}
-
-/// One that nobody can guess.
-fn token() -> io::Result<Token> {
-    let mut token = Token::default();
-    File::open("/dev/urandom")?.read_exact(&mut token)?;
-    Ok(token)
 }
