@@ -32,6 +32,8 @@ pub struct FunctionInfo {
     /// Capability group that policy grants or refuses.
     pub group: &'static str,
     pub audit: &'static str,
+    /// Refused where no context is current, unless the function looks for one in a way of its own.
+    pub needs_context: bool,
     /// Opcode on the wire; 0 where nothing is posted.
     pub opcode: u16,
 }

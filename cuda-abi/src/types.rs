@@ -222,6 +222,137 @@ impl From<CUDA_MEMCPY2D> for CUDA_MEMCPY3D {
     }
 }
 
+/// One side of a [`CUDA_MEMCPY3D`].
+#[derive(Debug, Clone, Copy)]
+pub struct CopySide {
+    /// Linear memory, or an array.
+    pub kind: CUmemorytype,
+    /// Its address, or the array.
+    pub place: u64,
+    /// Byte of a row, row, plane.
+    pub at: [usize; 3],
+    /// Bytes of a row, of linear memory.
+    pub pitch: usize,
+    /// Rows of a plane, of linear memory.
+    pub height: usize,
+}
+
+impl CopySide {
+    /// Bytes one after the other in the program's memory.
+    pub fn host<T>(pointer: *const T) -> Self {
+        let place = pointer.expose_provenance() as u64;
+        Self::linear(CUmemorytype::CU_MEMORYTYPE_HOST, place)
+    }
+
+    /// Bytes one after the other in the device's memory.
+    pub const fn device(address: CUdeviceptr) -> Self {
+        Self::linear(CUmemorytype::CU_MEMORYTYPE_DEVICE, address)
+    }
+
+    /// An array, from a byte, row and plane on.
+    pub fn array(array: CUarray, at: [usize; 3]) -> Self {
+        let place = array.expose_provenance() as u64;
+        Self {
+            at,
+            ..Self::linear(CUmemorytype::CU_MEMORYTYPE_ARRAY, place)
+        }
+    }
+
+    const fn linear(kind: CUmemorytype, place: u64) -> Self {
+        Self {
+            kind,
+            place,
+            at: [0; 3],
+            pitch: 0,
+            height: 0,
+        }
+    }
+
+    /// The place, for the field that this kind of side has it in; 0 for the others.
+    fn place_as(&self, field: CUmemorytype) -> u64 {
+        let of_side = match self.kind {
+            CUmemorytype::CU_MEMORYTYPE_UNIFIED => CUmemorytype::CU_MEMORYTYPE_DEVICE,
+            kind => kind,
+        };
+        if of_side == field { self.place } else { 0 }
+    }
+
+    fn as_host(&self) -> *mut c_void {
+        self.place_as(CUmemorytype::CU_MEMORYTYPE_HOST) as *mut c_void
+    }
+
+    fn as_device(&self) -> CUdeviceptr {
+        self.place_as(CUmemorytype::CU_MEMORYTYPE_DEVICE)
+    }
+
+    fn as_array(&self) -> CUarray {
+        self.place_as(CUmemorytype::CU_MEMORYTYPE_ARRAY) as CUarray
+    }
+}
+
+impl CUDA_MEMCPY3D {
+    /// A copy of a box: bytes, rows, planes.
+    pub fn between(to: &CopySide, from: &CopySide, extent: [usize; 3]) -> Self {
+        Self {
+            srcXInBytes: from.at[0],
+            srcY: from.at[1],
+            srcZ: from.at[2],
+            srcLOD: 0,
+            srcMemoryType: from.kind,
+            srcHost: from.as_host(),
+            srcDevice: from.as_device(),
+            srcArray: from.as_array(),
+            reserved0: core::ptr::null_mut(),
+            srcPitch: from.pitch,
+            srcHeight: from.height,
+            dstXInBytes: to.at[0],
+            dstY: to.at[1],
+            dstZ: to.at[2],
+            dstLOD: 0,
+            dstMemoryType: to.kind,
+            dstHost: to.as_host(),
+            dstDevice: to.as_device(),
+            dstArray: to.as_array(),
+            reserved1: core::ptr::null_mut(),
+            dstPitch: to.pitch,
+            dstHeight: to.height,
+            WidthInBytes: extent[0],
+            Height: extent[1],
+            Depth: extent[2],
+        }
+    }
+
+    /// Where it goes and where it comes from.
+    pub fn sides(&self) -> (CopySide, CopySide) {
+        let place = |kind, host: *const c_void, device, array: CUarray| match kind {
+            CUmemorytype::CU_MEMORYTYPE_HOST => host.expose_provenance() as u64,
+            CUmemorytype::CU_MEMORYTYPE_ARRAY => array.expose_provenance() as u64,
+            _ => device,
+        };
+        let (to, from) = (self.dstMemoryType, self.srcMemoryType);
+        let to = CopySide {
+            kind: to,
+            place: place(to, self.dstHost, self.dstDevice, self.dstArray),
+            at: [self.dstXInBytes, self.dstY, self.dstZ],
+            pitch: self.dstPitch,
+            height: self.dstHeight,
+        };
+        let from = CopySide {
+            kind: from,
+            place: place(from, self.srcHost, self.srcDevice, self.srcArray),
+            at: [self.srcXInBytes, self.srcY, self.srcZ],
+            pitch: self.srcPitch,
+            height: self.srcHeight,
+        };
+        (to, from)
+    }
+
+    /// Bytes, rows, planes.
+    pub const fn extent(&self) -> [usize; 3] {
+        [self.WidthInBytes, self.Height, self.Depth]
+    }
+}
+
 /// A [`CUDA_MEMCPY3D`] whose two reserved words are the contexts of its sides.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
@@ -463,6 +594,28 @@ impl From<CUDA_KERNEL_NODE_PARAMS_v1> for CUDA_KERNEL_NODE_PARAMS_v2 {
             extra: old.extra,
             kern: core::ptr::null_mut(),
             ctx: core::ptr::null_mut(),
+        }
+    }
+}
+
+impl From<CUDA_KERNEL_NODE_PARAMS_v2> for CUDA_KERNEL_NODE_PARAMS_v1 {
+    fn from(new: CUDA_KERNEL_NODE_PARAMS_v2) -> Self {
+        Self {
+            // The older form has no place for a library's kernel but this one, where it does as well.
+            func: if new.func.is_null() {
+                new.kern.cast()
+            } else {
+                new.func
+            },
+            gridDimX: new.gridDimX,
+            gridDimY: new.gridDimY,
+            gridDimZ: new.gridDimZ,
+            blockDimX: new.blockDimX,
+            blockDimY: new.blockDimY,
+            blockDimZ: new.blockDimZ,
+            sharedMemBytes: new.sharedMemBytes,
+            kernelParams: new.kernelParams,
+            extra: new.extra,
         }
     }
 }

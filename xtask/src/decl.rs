@@ -53,6 +53,8 @@ struct RawDeclaration {
     /// Flag parameters of a posted function, with the bits that the driver knows: it refuses others at once.
     #[serde(default)]
     flags: BTreeMap<String, u32>,
+    /// Whether the call needs a current context, where the signature does not tell.
+    context: Option<bool>,
     #[serde(default)]
     record: Vec<String>,
     #[serde(default)]
@@ -112,6 +114,7 @@ pub struct Declaration {
     pub worker: Half,
     pub arguments: Vec<Argument>,
     pub flags: BTreeMap<String, u32>,
+    pub needs_context: bool,
     pub record: Vec<Field>,
     pub reply: Vec<Field>,
     /// Becomes the documentation of the request.
@@ -295,6 +298,7 @@ fn resolve(
         audit: raw.audit,
         client: raw.client,
         worker: raw.worker,
+        needs_context: raw.context.unwrap_or_else(|| !is_about_graphs(&arguments)),
         arguments,
         flags: raw.flags,
         record: fields(&raw.record)?,
@@ -304,6 +308,17 @@ fn resolve(
         internal,
         has_per_thread_form: facts.per_thread_form(name).is_some(),
     })
+}
+
+/// Graphs belong to no context; only a stream that runs one does.
+fn is_about_graphs(arguments: &[Argument]) -> bool {
+    let names = |kinds: &[&str]| {
+        arguments.iter().any(|argument| {
+            let kind = handle_kind(argument.c_type.trim_end_matches('*').trim_end());
+            kind.is_some_and(|kind| kinds.contains(&kind))
+        })
+    };
+    names(&GRAPH_KINDS) && !names(&["STREAM"])
 }
 
 fn fields(items: &[String]) -> Result<Vec<Field>, String> {
@@ -387,6 +402,9 @@ fn parse_role(text: &str, c_type: &str) -> Result<Role, String> {
         },
     })
 }
+
+/// Kinds of what graphs are made of.
+pub const GRAPH_KINDS: [&str; 4] = ["GRAPH", "GRAPH_NODE", "GRAPH_EXEC", "USER_OBJECT"];
 
 /// The handle kind (`idm_protocol::handle::Kind`) behind a C type.
 pub fn handle_kind(c_type: &str) -> Option<&'static str> {

@@ -383,24 +383,24 @@ impl Function {
     pub const vgpuMemOps: Self = Self(373);
     pub const vgpuMemset: Self = Self(374);
     pub const vgpuNode: Self = Self(375);
-    pub const vgpuNodeAttribute: Self = Self(376);
-    pub const vgpuNop: Self = Self(377);
-    pub const vgpuOutput: Self = Self(378);
-    pub const vgpuReadDown: Self = Self(379);
-    pub const vgpuSetNode: Self = Self(380);
-    pub const vgpuSnapshot: Self = Self(381);
-    pub const vgpuUpdateDependencies: Self = Self(382);
-    pub const vgpuUpload: Self = Self(383);
+    pub const vgpuNop: Self = Self(376);
+    pub const vgpuOutput: Self = Self(377);
+    pub const vgpuReadDown: Self = Self(378);
+    pub const vgpuSetNode: Self = Self(379);
+    pub const vgpuSnapshot: Self = Self(380);
+    pub const vgpuUpdateDependencies: Self = Self(381);
+    pub const vgpuUpload: Self = Self(382);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 384] = [
+pub static FUNCTIONS: [FunctionInfo; 383] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 160,
     },
     FunctionInfo {
@@ -409,6 +409,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -417,6 +418,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -425,6 +427,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 161,
     },
     FunctionInfo {
@@ -433,6 +436,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -441,6 +445,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -449,6 +454,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 19,
     },
     FunctionInfo {
@@ -457,6 +463,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -465,6 +472,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -473,6 +481,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -481,6 +490,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 20,
     },
     FunctionInfo {
@@ -489,6 +499,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -497,6 +508,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -505,6 +517,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -513,6 +526,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 25,
     },
     FunctionInfo {
@@ -521,6 +535,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -529,6 +544,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -537,6 +553,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -545,6 +562,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -553,6 +571,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -561,6 +580,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 22,
     },
     FunctionInfo {
@@ -569,6 +589,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 24,
     },
     FunctionInfo {
@@ -577,6 +598,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -585,6 +607,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -593,6 +616,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -601,6 +625,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -609,6 +634,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 120,
     },
     FunctionInfo {
@@ -617,6 +643,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 27,
     },
     FunctionInfo {
@@ -625,6 +652,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 26,
     },
     FunctionInfo {
@@ -633,6 +661,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -641,6 +670,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -649,6 +679,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 23,
     },
     FunctionInfo {
@@ -657,6 +688,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 21,
     },
     FunctionInfo {
@@ -665,6 +697,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -673,6 +706,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 121,
     },
     FunctionInfo {
@@ -681,6 +715,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -689,6 +724,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -697,6 +733,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -705,6 +742,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -713,6 +751,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -721,6 +760,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -729,6 +769,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 210,
     },
     FunctionInfo {
@@ -737,6 +778,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -745,6 +787,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -753,6 +796,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -761,6 +805,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -769,6 +814,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -777,6 +823,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -785,6 +832,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -793,6 +841,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -801,6 +850,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -809,6 +859,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 17,
     },
     FunctionInfo {
@@ -817,6 +868,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -825,6 +877,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 18,
     },
     FunctionInfo {
@@ -833,6 +886,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 16,
     },
     FunctionInfo {
@@ -841,6 +895,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -849,6 +904,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -857,6 +913,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -865,6 +922,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -873,6 +931,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -881,6 +940,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 112,
     },
     FunctionInfo {
@@ -889,6 +949,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -897,6 +958,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 113,
     },
     FunctionInfo {
@@ -905,6 +967,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 118,
     },
     FunctionInfo {
@@ -913,6 +976,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 119,
     },
     FunctionInfo {
@@ -921,6 +985,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 116,
     },
     FunctionInfo {
@@ -929,6 +994,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 114,
     },
     FunctionInfo {
@@ -937,6 +1003,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 115,
     },
     FunctionInfo {
@@ -945,6 +1012,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 117,
     },
     FunctionInfo {
@@ -953,6 +1021,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 36,
     },
     FunctionInfo {
@@ -961,6 +1030,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -969,6 +1039,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -977,6 +1048,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -985,6 +1057,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -993,6 +1066,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1001,6 +1075,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1009,6 +1084,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 37,
     },
     FunctionInfo {
@@ -1017,6 +1093,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 38,
     },
     FunctionInfo {
@@ -1025,6 +1102,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1033,6 +1111,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1041,6 +1120,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1049,6 +1129,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1057,6 +1138,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1065,6 +1147,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1073,6 +1156,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1081,6 +1165,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1089,6 +1174,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1097,6 +1183,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1105,6 +1192,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1113,6 +1201,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1121,6 +1210,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1129,6 +1219,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1137,6 +1228,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1145,6 +1237,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1153,6 +1246,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1161,6 +1255,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1169,6 +1264,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1177,6 +1273,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1185,6 +1282,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1193,6 +1291,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1201,6 +1300,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 360,
     },
     FunctionInfo {
@@ -1209,6 +1309,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 343,
     },
     FunctionInfo {
@@ -1217,6 +1318,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 336,
     },
     FunctionInfo {
@@ -1225,6 +1327,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1233,6 +1336,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 337,
     },
     FunctionInfo {
@@ -1241,6 +1345,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 362,
     },
     FunctionInfo {
@@ -1249,6 +1354,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1257,6 +1363,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1265,6 +1372,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1273,6 +1381,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1281,6 +1390,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1289,6 +1399,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1297,6 +1408,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 342,
     },
     FunctionInfo {
@@ -1305,6 +1417,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1313,6 +1426,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1321,6 +1435,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 371,
     },
     FunctionInfo {
@@ -1329,6 +1444,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 372,
     },
     FunctionInfo {
@@ -1337,6 +1453,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1345,6 +1462,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1353,6 +1471,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1361,6 +1480,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1369,6 +1489,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1377,6 +1498,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1385,6 +1507,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1393,6 +1516,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 368,
     },
     FunctionInfo {
@@ -1401,6 +1525,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1409,6 +1534,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1417,6 +1543,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 344,
     },
     FunctionInfo {
@@ -1425,6 +1552,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1433,6 +1561,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1441,6 +1570,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1449,6 +1579,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1457,6 +1588,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1465,6 +1597,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1473,6 +1606,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1481,6 +1615,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1489,6 +1624,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 355,
     },
     FunctionInfo {
@@ -1496,8 +1632,9 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         chapter: "node",
         class: Class::Blocking,
         group: "graph",
-        audit: "object",
-        opcode: 0,
+        audit: "query",
+        needs_context: false,
+        opcode: 354,
     },
     FunctionInfo {
         name: "cuGraphKernelNodeGetParams",
@@ -1505,6 +1642,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1513,6 +1651,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1521,7 +1660,8 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
-        opcode: 0,
+        needs_context: false,
+        opcode: 363,
     },
     FunctionInfo {
         name: "cuGraphKernelNodeSetParams",
@@ -1529,6 +1669,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1537,6 +1678,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1545,6 +1687,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "graph",
         audit: "launch",
+        needs_context: true,
         opcode: 340,
     },
     FunctionInfo {
@@ -1553,6 +1696,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1561,6 +1705,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1569,6 +1714,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1577,6 +1723,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1585,6 +1732,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 361,
     },
     FunctionInfo {
@@ -1593,6 +1741,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 359,
     },
     FunctionInfo {
@@ -1601,6 +1750,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1609,6 +1759,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1617,6 +1768,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1625,6 +1777,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1633,6 +1786,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 369,
     },
     FunctionInfo {
@@ -1641,6 +1795,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 357,
     },
     FunctionInfo {
@@ -1649,6 +1804,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 358,
     },
     FunctionInfo {
@@ -1657,6 +1813,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: false,
         opcode: 356,
     },
     FunctionInfo {
@@ -1665,6 +1822,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 370,
     },
     FunctionInfo {
@@ -1673,6 +1831,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1681,6 +1840,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1689,6 +1849,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 388,
     },
     FunctionInfo {
@@ -1697,6 +1858,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1705,6 +1867,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1713,6 +1876,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 387,
     },
     FunctionInfo {
@@ -1721,6 +1885,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "launch",
+        needs_context: true,
         opcode: 341,
     },
     FunctionInfo {
@@ -1729,6 +1894,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1737,6 +1903,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 418,
     },
     FunctionInfo {
@@ -1745,14 +1912,16 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 416,
     },
     FunctionInfo {
         name: "cuIpcOpenMemHandle",
         chapter: "ipc",
-        class: Class::Local,
+        class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1761,6 +1930,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 417,
     },
     FunctionInfo {
@@ -1769,6 +1939,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: false,
         opcode: 55,
     },
     FunctionInfo {
@@ -1777,6 +1948,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 54,
     },
     FunctionInfo {
@@ -1785,6 +1957,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1793,6 +1966,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1801,6 +1975,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1809,6 +1984,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1817,6 +1993,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: false,
         opcode: 56,
     },
     FunctionInfo {
@@ -1825,6 +2002,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: false,
         opcode: 57,
     },
     FunctionInfo {
@@ -1833,6 +2011,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "launch",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1841,6 +2020,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "launch",
+        needs_context: true,
         opcode: 105,
     },
     FunctionInfo {
@@ -1849,6 +2029,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "launch",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1857,6 +2038,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "launch",
+        needs_context: true,
         opcode: 128,
     },
     FunctionInfo {
@@ -1865,6 +2047,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "launch",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1873,6 +2056,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1881,6 +2065,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 52,
     },
     FunctionInfo {
@@ -1889,6 +2074,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 50,
     },
     FunctionInfo {
@@ -1897,6 +2083,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: false,
         opcode: 53,
     },
     FunctionInfo {
@@ -1905,6 +2092,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 51,
     },
     FunctionInfo {
@@ -1913,6 +2101,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 48,
     },
     FunctionInfo {
@@ -1921,6 +2110,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1929,6 +2119,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 49,
     },
     FunctionInfo {
@@ -1937,6 +2128,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1945,6 +2137,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: false,
         opcode: 41,
     },
     FunctionInfo {
@@ -1953,6 +2146,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1961,6 +2155,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: false,
         opcode: 0,
     },
     FunctionInfo {
@@ -1969,6 +2164,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: false,
         opcode: 42,
     },
     FunctionInfo {
@@ -1977,6 +2173,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -1985,6 +2182,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 40,
     },
     FunctionInfo {
@@ -1993,6 +2191,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: false,
         opcode: 44,
     },
     FunctionInfo {
@@ -2001,6 +2200,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 194,
     },
     FunctionInfo {
@@ -2009,6 +2209,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 193,
     },
     FunctionInfo {
@@ -2017,6 +2218,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2025,6 +2227,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2033,6 +2236,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2041,6 +2245,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 208,
     },
     FunctionInfo {
@@ -2049,6 +2254,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2057,6 +2263,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2065,6 +2272,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 65,
     },
     FunctionInfo {
@@ -2073,6 +2281,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 64,
     },
     FunctionInfo {
@@ -2081,6 +2290,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 195,
     },
     FunctionInfo {
@@ -2089,6 +2299,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 209,
     },
     FunctionInfo {
@@ -2097,6 +2308,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 69,
     },
     FunctionInfo {
@@ -2105,6 +2317,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 66,
     },
     FunctionInfo {
@@ -2113,6 +2326,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2121,6 +2335,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2129,6 +2344,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 192,
     },
     FunctionInfo {
@@ -2137,6 +2353,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2145,6 +2362,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2153,6 +2371,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 67,
     },
     FunctionInfo {
@@ -2161,6 +2380,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2169,6 +2389,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 68,
     },
     FunctionInfo {
@@ -2177,6 +2398,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2185,6 +2407,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2193,6 +2416,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2201,6 +2425,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2209,6 +2434,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2217,6 +2443,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 198,
     },
     FunctionInfo {
@@ -2225,6 +2452,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 211,
     },
     FunctionInfo {
@@ -2233,6 +2461,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 212,
     },
     FunctionInfo {
@@ -2241,6 +2470,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 217,
     },
     FunctionInfo {
@@ -2249,6 +2479,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 215,
     },
     FunctionInfo {
@@ -2257,6 +2488,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 216,
     },
     FunctionInfo {
@@ -2265,6 +2497,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 214,
     },
     FunctionInfo {
@@ -2273,6 +2506,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 213,
     },
     FunctionInfo {
@@ -2281,6 +2515,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2289,6 +2524,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2297,6 +2533,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2305,6 +2542,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2313,6 +2551,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 196,
     },
     FunctionInfo {
@@ -2321,6 +2560,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 197,
     },
     FunctionInfo {
@@ -2329,6 +2569,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 200,
     },
     FunctionInfo {
@@ -2337,6 +2578,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2345,6 +2587,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 199,
     },
     FunctionInfo {
@@ -2353,6 +2596,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2361,6 +2605,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2369,6 +2614,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2377,6 +2623,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2385,6 +2632,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2393,6 +2641,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2401,6 +2650,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2409,6 +2659,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2417,6 +2668,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2425,6 +2677,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2433,6 +2686,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2441,6 +2695,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2449,6 +2704,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2457,6 +2713,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2465,6 +2722,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2473,6 +2731,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2481,6 +2740,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2489,6 +2749,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2497,6 +2758,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2505,6 +2767,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2513,6 +2776,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2521,6 +2785,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2529,6 +2794,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2537,6 +2803,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2545,6 +2812,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2553,6 +2821,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2561,6 +2830,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2569,6 +2839,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2577,6 +2848,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2585,6 +2857,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2593,6 +2866,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2601,6 +2875,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2609,6 +2884,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2617,6 +2893,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2625,6 +2902,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2633,6 +2911,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2641,6 +2920,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2649,6 +2929,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2657,6 +2938,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2665,6 +2947,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 162,
     },
     FunctionInfo {
@@ -2673,6 +2956,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "memory",
+        needs_context: true,
         opcode: 163,
     },
     FunctionInfo {
@@ -2681,6 +2965,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 164,
     },
     FunctionInfo {
@@ -2689,6 +2974,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2697,6 +2983,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 34,
     },
     FunctionInfo {
@@ -2705,6 +2992,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 39,
     },
     FunctionInfo {
@@ -2713,6 +3001,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 35,
     },
     FunctionInfo {
@@ -2721,6 +3010,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2729,6 +3019,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2737,6 +3028,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2745,6 +3037,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 32,
     },
     FunctionInfo {
@@ -2753,6 +3046,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2761,6 +3055,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 33,
     },
     FunctionInfo {
@@ -2769,6 +3064,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 146,
     },
     FunctionInfo {
@@ -2777,6 +3073,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 144,
     },
     FunctionInfo {
@@ -2785,6 +3082,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 145,
     },
     FunctionInfo {
@@ -2793,6 +3091,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2801,6 +3100,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2809,6 +3109,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2817,6 +3118,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2825,6 +3127,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2833,6 +3136,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2841,6 +3145,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2849,6 +3154,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 176,
     },
     FunctionInfo {
@@ -2857,6 +3163,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 177,
     },
     FunctionInfo {
@@ -2865,6 +3172,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "launch",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2873,6 +3181,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "memory",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2881,6 +3190,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2889,6 +3199,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2897,6 +3208,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2905,6 +3217,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2913,6 +3226,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2921,6 +3235,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 108,
     },
     FunctionInfo {
@@ -2929,6 +3244,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 96,
     },
     FunctionInfo {
@@ -2937,6 +3253,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 97,
     },
     FunctionInfo {
@@ -2945,6 +3262,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2953,6 +3271,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 98,
     },
     FunctionInfo {
@@ -2961,6 +3280,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 321,
     },
     FunctionInfo {
@@ -2969,6 +3289,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 106,
     },
     FunctionInfo {
@@ -2977,6 +3298,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "graph",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2985,6 +3307,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "graph",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -2993,6 +3316,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "graph",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3001,6 +3325,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3009,6 +3334,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3017,6 +3343,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Local,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3025,6 +3352,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 102,
     },
     FunctionInfo {
@@ -3033,6 +3361,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 104,
     },
     FunctionInfo {
@@ -3041,6 +3370,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 103,
     },
     FunctionInfo {
@@ -3049,6 +3379,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "graph",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3057,6 +3388,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 100,
     },
     FunctionInfo {
@@ -3065,6 +3397,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 107,
     },
     FunctionInfo {
@@ -3073,6 +3406,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 99,
     },
     FunctionInfo {
@@ -3081,6 +3415,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3089,6 +3424,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3097,6 +3433,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 101,
     },
     FunctionInfo {
@@ -3105,6 +3442,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3113,6 +3451,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3121,6 +3460,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3129,6 +3469,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3137,6 +3478,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3145,6 +3487,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3153,6 +3496,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3161,6 +3505,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3169,6 +3514,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 169,
     },
     FunctionInfo {
@@ -3177,6 +3523,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 170,
     },
     FunctionInfo {
@@ -3185,6 +3532,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3193,6 +3541,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 167,
     },
     FunctionInfo {
@@ -3201,6 +3550,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "object",
+        needs_context: true,
         opcode: 168,
     },
     FunctionInfo {
@@ -3209,6 +3559,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3217,6 +3568,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3225,6 +3577,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Cached,
         group: "query",
         audit: "query",
+        needs_context: true,
         opcode: 0,
     },
     FunctionInfo {
@@ -3233,6 +3586,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "context",
+        needs_context: true,
         opcode: 324,
     },
     FunctionInfo {
@@ -3241,6 +3595,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 384,
     },
     FunctionInfo {
@@ -3249,6 +3604,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 386,
     },
     FunctionInfo {
@@ -3257,6 +3613,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: false,
         opcode: 385,
     },
     FunctionInfo {
@@ -3265,6 +3622,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 320,
     },
     FunctionInfo {
@@ -3273,6 +3631,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "graph",
         audit: "query",
+        needs_context: true,
         opcode: 322,
     },
     FunctionInfo {
@@ -3281,6 +3640,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 147,
     },
     FunctionInfo {
@@ -3289,6 +3649,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "query",
+        needs_context: true,
         opcode: 58,
     },
     FunctionInfo {
@@ -3297,6 +3658,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 72,
     },
     FunctionInfo {
@@ -3305,6 +3667,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 165,
     },
     FunctionInfo {
@@ -3313,6 +3676,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 73,
     },
     FunctionInfo {
@@ -3321,6 +3685,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 74,
     },
     FunctionInfo {
@@ -3329,6 +3694,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 75,
     },
     FunctionInfo {
@@ -3337,6 +3703,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 76,
     },
     FunctionInfo {
@@ -3345,6 +3712,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "session",
         audit: "none",
+        needs_context: true,
         opcode: 3,
     },
     FunctionInfo {
@@ -3353,6 +3721,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 345,
     },
     FunctionInfo {
@@ -3361,6 +3730,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 339,
     },
     FunctionInfo {
@@ -3369,6 +3739,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "compute",
         audit: "code",
+        needs_context: true,
         opcode: 43,
     },
     FunctionInfo {
@@ -3377,6 +3748,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: true,
         opcode: 338,
     },
     FunctionInfo {
@@ -3385,6 +3757,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "compute",
         audit: "sync",
+        needs_context: true,
         opcode: 400,
     },
     FunctionInfo {
@@ -3393,6 +3766,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Async,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 77,
     },
     FunctionInfo {
@@ -3401,15 +3775,8 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "query",
+        needs_context: true,
         opcode: 353,
-    },
-    FunctionInfo {
-        name: "vgpuNodeAttribute",
-        chapter: "node",
-        class: Class::Blocking,
-        group: "graph",
-        audit: "object",
-        opcode: 354,
     },
     FunctionInfo {
         name: "vgpuNop",
@@ -3417,6 +3784,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "session",
         audit: "none",
+        needs_context: true,
         opcode: 1,
     },
     FunctionInfo {
@@ -3425,6 +3793,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "session",
         audit: "none",
+        needs_context: true,
         opcode: 5,
     },
     FunctionInfo {
@@ -3433,6 +3802,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Inline,
         group: "memory",
         audit: "copy",
+        needs_context: true,
         opcode: 166,
     },
     FunctionInfo {
@@ -3441,6 +3811,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 352,
     },
     FunctionInfo {
@@ -3449,6 +3820,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "session",
         audit: "none",
+        needs_context: true,
         opcode: 2,
     },
     FunctionInfo {
@@ -3457,6 +3829,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "graph",
         audit: "object",
+        needs_context: true,
         opcode: 323,
     },
     FunctionInfo {
@@ -3465,6 +3838,7 @@ pub static FUNCTIONS: [FunctionInfo; 384] = [
         class: Class::Blocking,
         group: "session",
         audit: "none",
+        needs_context: true,
         opcode: 4,
     },
 ];
@@ -3604,7 +3978,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (345, Function::vgpuEdges),
     (352, Function::vgpuSetNode),
     (353, Function::vgpuNode),
-    (354, Function::vgpuNodeAttribute),
+    (354, Function::cuGraphKernelNodeGetAttribute),
     (355, Function::cuGraphKernelNodeCopyAttributes),
     (356, Function::cuGraphNodeGetType),
     (357, Function::cuGraphNodeGetLocalId),
@@ -3613,6 +3987,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (360, Function::cuGraphChildGraphNodeGetGraph),
     (361, Function::cuGraphNodeFindInClone),
     (362, Function::cuGraphDestroyNode),
+    (363, Function::cuGraphKernelNodeSetAttribute),
     (368, Function::cuGraphExecUpdate_v2),
     (369, Function::cuGraphNodeGetEnabled),
     (370, Function::cuGraphNodeSetEnabled),

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x054c1b8179b1a643;
+pub const TABLE_HASH: u64 = 0x8076db28edaed99b;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -604,9 +604,9 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
     ("vgpuSetNode", VgpuSetNode::OPCODE, size_of::<VgpuSetNode>()),
     ("vgpuNode", VgpuNode::OPCODE, size_of::<VgpuNode>()),
     (
-        "vgpuNodeAttribute",
-        VgpuNodeAttribute::OPCODE,
-        size_of::<VgpuNodeAttribute>(),
+        "cuGraphKernelNodeGetAttribute",
+        CuGraphKernelNodeGetAttribute::OPCODE,
+        size_of::<CuGraphKernelNodeGetAttribute>(),
     ),
     (
         "cuGraphKernelNodeCopyAttributes",
@@ -647,6 +647,11 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
         "cuGraphDestroyNode",
         CuGraphDestroyNode::OPCODE,
         size_of::<CuGraphDestroyNode>(),
+    ),
+    (
+        "cuGraphKernelNodeSetAttribute",
+        CuGraphKernelNodeSetAttribute::OPCODE,
+        size_of::<CuGraphKernelNodeSetAttribute>(),
     ),
     (
         "cuGraphExecUpdate_v2",
@@ -2970,42 +2975,19 @@ pub struct VgpuNodeReply {
 }
 const _: () = assert!(size_of::<VgpuNodeReply>() == 32);
 
-/// Request of `vgpuNodeAttribute`. An attribute of a kernel's node, to be set or told.
+/// Request of `cuGraphKernelNodeGetAttribute`. The reply is the value: eight words (CUlaunchAttributeValue).
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct VgpuNodeAttribute {
+pub struct CuGraphKernelNodeGetAttribute {
     pub node: u64,
-    pub value0: u64,
-    pub value1: u64,
-    pub value2: u64,
-    pub value3: u64,
-    pub value4: u64,
-    pub value5: u64,
-    pub value6: u64,
-    pub value7: u64,
     pub attribute: u32,
-    pub set: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<VgpuNodeAttribute>() == 80);
+const _: () = assert!(size_of::<CuGraphKernelNodeGetAttribute>() == 16);
 
-impl Request for VgpuNodeAttribute {
+impl Request for CuGraphKernelNodeGetAttribute {
     const OPCODE: u16 = 354;
 }
-
-/// What comes back of [`VgpuNodeAttribute`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct VgpuNodeAttributeReply {
-    pub value0: u64,
-    pub value1: u64,
-    pub value2: u64,
-    pub value3: u64,
-    pub value4: u64,
-    pub value5: u64,
-    pub value6: u64,
-    pub value7: u64,
-}
-const _: () = assert!(size_of::<VgpuNodeAttributeReply>() == 64);
 
 /// Request of `cuGraphKernelNodeCopyAttributes`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -3153,6 +3135,20 @@ const _: () = assert!(size_of::<CuGraphDestroyNode>() == 8);
 
 impl Request for CuGraphDestroyNode {
     const OPCODE: u16 = 362;
+}
+
+/// Request of `cuGraphKernelNodeSetAttribute`. The value follows as a tail: eight words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuGraphKernelNodeSetAttribute {
+    pub node: u64,
+    pub attribute: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuGraphKernelNodeSetAttribute>() == 16);
+
+impl Request for CuGraphKernelNodeSetAttribute {
+    const OPCODE: u16 = 363;
 }
 
 /// Request of `cuGraphExecUpdate_v2`.

@@ -48,10 +48,10 @@ impl Call {
     pub fn begin(function: Function) -> Outcome<Self> {
         let call = Self::begin_anywhere(function)?;
         if call.context.is_none() {
-            if needs_no_context(function) {
-                return Ok(call);
+            if function.info().needs_context {
+                return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT);
             }
-            return Err(CUresult::CUDA_ERROR_INVALID_CONTEXT);
+            return Ok(call);
         }
         call.checked()
     }
@@ -496,24 +496,4 @@ pub(crate) fn failed(session: &Session, error: &LaneError) -> CUresult {
         LaneError::Ended | LaneError::Post(PostError::Ended) => session.gone(),
         broken => session.lost(&format!("its worker broke the protocol: {broken}")),
     }
-}
-
-/// Functions of objects that belong to no context.
-fn needs_no_context(function: Function) -> bool {
-    let name = function.info().name;
-    // Graphs belong to no context; only a stream that runs one does.
-    let of_graphs = (name.starts_with("cuGraph") || name.starts_with("cuUserObject"))
-        && !matches!(function, Function::cuGraphLaunch | Function::cuGraphUpload);
-    of_graphs
-        || matches!(
-            function,
-            Function::cuKernelGetAttribute
-                | Function::cuKernelSetAttribute
-                | Function::cuKernelSetCacheConfig
-                | Function::cuLibraryGetKernelCount
-                | Function::cuLinkAddData_v2
-                | Function::cuLinkAddFile_v2
-                | Function::cuLinkComplete
-                | Function::cuLinkDestroy
-        )
 }

@@ -100,6 +100,17 @@ pub unsafe fn put_optional<T>(place: *mut T, value: T) {
     }
 }
 
+/// A copy of what the caller points to; a null pointer is refused.
+///
+/// # Safety
+/// `place` is null or valid for a read.
+#[inline]
+pub unsafe fn take<T: Copy>(place: *const T) -> Outcome<T> {
+    require(place)?;
+    // SAFETY: not null, so readable by this function's contract.
+    Ok(unsafe { place.read_unaligned() })
+}
+
 /// A copy of element `index` of a caller's array.
 ///
 /// # Safety

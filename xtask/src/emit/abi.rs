@@ -110,11 +110,12 @@ pub fn functions(declarations: &Declarations) -> String {
         };
         let _ = writeln!(
             text,
-            "FunctionInfo {{ name: {:?}, chapter: {:?}, class: Class::{class}, group: {:?}, audit: {:?}, opcode: {} }},",
+            "FunctionInfo {{ name: {:?}, chapter: {:?}, class: Class::{class}, group: {:?}, audit: {:?}, needs_context: {}, opcode: {} }},",
             function.name,
             function.chapter,
             function.group,
             function.audit,
+            function.needs_context,
             function.op.unwrap_or(0)
         );
     }

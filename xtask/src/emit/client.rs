@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::abi::parameter_name;
 use super::wire::{needs_padding, reply_fields, request_fields};
 use super::{banner, from_wire, rust_type, to_wire, type_name};
-use crate::decl::{Argument, Class, Declaration, Declarations, Half, Role};
+use crate::decl::{Argument, Class, Declaration, Declarations, GRAPH_KINDS, Half, Role};
 use crate::facts::{Export, Facts};
 
 pub fn stubs(declarations: &Declarations) -> Result<String, String> {
@@ -176,17 +176,9 @@ fn own_context(function: &Declaration) -> Option<(&str, String)> {
         .iter()
         .any(|argument| matches!(&argument.role, Role::Handle(kind) if kind == "STREAM"));
     named.filter(|(kind, _)| {
-        !works_on_stream
-            && !matches!(
-                *kind,
-                "CONTEXT"
-                    | "KERNEL"
-                    | "LIBRARY"
-                    | "GRAPH"
-                    | "GRAPH_NODE"
-                    | "GRAPH_EXEC"
-                    | "USER_OBJECT"
-            )
+        let has_none =
+            ["CONTEXT", "KERNEL", "LIBRARY"].contains(kind) || GRAPH_KINDS.contains(kind);
+        !works_on_stream && !has_none
     })
 }
 

@@ -2,12 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use cuda_abi::types::{CUarray_format, CUmemorytype, CUresult};
+use cuda_abi::types::{CUarray, CUarray_format, CUresult, CopySide};
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 
 use super::module::object;
-use crate::driver::{ArrayShape, Corner};
+use crate::driver::ArrayShape;
 use crate::session::{Frame, Outcome, Session};
 
 /// What a driver's heap rounds to, at least.
@@ -235,25 +235,17 @@ fn zero(
     let (rows, planes) = (shape.extent[1].max(1), shape.extent[2].max(1));
     let at_once = (ZERO_BYTES / row.max(1)).clamp(1, rows);
     let zeros = vec![0u8; size(row * at_once)?];
-    let from = Corner {
-        kind: CUmemorytype::CU_MEMORYTYPE_HOST,
-        place: zeros.as_ptr().expose_provenance() as u64,
-        at: [0; 3],
+    let from = CopySide {
         pitch: size(row)?,
         height: size(at_once)?,
+        ..CopySide::host(zeros.as_ptr())
     };
     let mut copied = Ok(());
     'all: for plane in 0..planes {
         let mut first = 0;
         while first < rows {
             let count = at_once.min(rows - first);
-            let to = Corner {
-                kind: CUmemorytype::CU_MEMORYTYPE_ARRAY,
-                place: array as u64,
-                at: [0, size(first)?, size(plane)?],
-                pitch: 0,
-                height: 0,
-            };
+            let to = CopySide::array(array as CUarray, [0, size(first)?, size(plane)?]);
             copied = driver.copy_box(&to, &from, [size(row)?, size(count)?, 1], stream);
             if copied.is_err() {
                 break 'all;

@@ -3,11 +3,10 @@
 
 #![forbid(unsafe_code)]
 
-use cuda_abi::types::{CUmemorytype, CUresult};
+use cuda_abi::types::{CUarray, CUmemorytype, CUresult, CopySide};
 use idm_protocol::handle::Kind;
 use idm_protocol::wire::{self, box_kind};
 
-use crate::driver::Corner;
 use crate::session::{Frame, Outcome, Refusal, Session};
 
 /// Most bytes that come back at once.
@@ -110,8 +109,8 @@ pub fn vgpuReadDown(
 }
 
 /// Rows one after the other in memory of ours.
-fn packed(address: u64, [width, height, _]: [u64; 3]) -> Result<Corner, CUresult> {
-    Ok(Corner {
+fn packed(address: u64, [width, height, _]: [u64; 3]) -> Result<CopySide, CUresult> {
+    Ok(CopySide {
         kind: CUmemorytype::CU_MEMORYTYPE_HOST,
         place: address,
         at: [0; 3],
@@ -120,19 +119,17 @@ fn packed(address: u64, [width, height, _]: [u64; 3]) -> Result<Corner, CUresult
     })
 }
 
-pub(super) fn corner(session: &Session, side: &Side, extent: [u64; 3]) -> Result<Corner, Refusal> {
+pub(super) fn corner(
+    session: &Session,
+    side: &Side,
+    extent: [u64; 3],
+) -> Result<CopySide, Refusal> {
     let [x, y, z] = side.at;
     let at = [size(x)?, size(y)?, size(z)?];
     let kind = match side.kind {
         box_kind::ARRAY => {
             let array = session.object(Kind::ARRAY, side.place)?.pointer;
-            return Ok(Corner {
-                kind: CUmemorytype::CU_MEMORYTYPE_ARRAY,
-                place: array as u64,
-                at,
-                pitch: 0,
-                height: 0,
-            });
+            return Ok(CopySide::array(array as CUarray, at));
         }
         box_kind::DEVICE => CUmemorytype::CU_MEMORYTYPE_DEVICE,
         box_kind::PINNED => CUmemorytype::CU_MEMORYTYPE_HOST,
@@ -145,7 +142,7 @@ pub(super) fn corner(session: &Session, side: &Side, extent: [u64; 3]) -> Result
         return Err(INVALID.into());
     }
     // The driver gets what was checked, and no offset to count in another way.
-    Ok(Corner {
+    Ok(CopySide {
         kind,
         place: start,
         at: [0; 3],

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use cuda_abi::types::CUresult;
+use cuda_abi::types::{CUipcMem_flags, CUresult};
 use idm_protocol::wire;
 use proxy_channel::message::{Sharing, Token};
 use proxy_channel::shares::ShareError;
@@ -57,7 +57,7 @@ pub fn cuIpcOpenMemHandle_v2(
 ) -> Outcome {
     let _one_at_a_time = session.sharing();
     let key = session.context(frame)?;
-    if request.flags & !1 != 0 {
+    if request.flags & !CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS.0 != 0 {
         return Err(INVALID.into());
     }
     let token = token([request.token_low, request.token_high]);

@@ -4,7 +4,9 @@
 
 use cuda_abi::types::{CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUresult};
 use idm_protocol::handle::Kind;
+use idm_protocol::record::Request;
 use idm_protocol::wire;
+use zerocopy::FromBytes;
 
 use crate::driver::Launch;
 use crate::session::{Frame, Outcome, Refusal, Session};
@@ -90,6 +92,17 @@ pub(super) fn attributes(listed: &[u8]) -> Result<Vec<CUlaunchAttribute>, Refusa
     Ok(attributes)
 }
 
+/// The value that follows a record.
+pub(super) fn attribute_value<T: Request>(
+    frame: &Frame<'_>,
+) -> Result<CUlaunchAttributeValue, Refusal> {
+    let tail = frame.tail::<T>(size_of::<[u64; 8]>())?;
+    let bytes =
+        <[u64; 8]>::read_from_bytes(tail).map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
+    Ok(CUlaunchAttributeValue { bytes })
+}
+
+/// Whether the value holds no handle.
 pub(super) const fn is_plain(id: CUlaunchAttributeID) -> bool {
     matches!(
         id,

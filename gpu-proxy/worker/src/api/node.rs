@@ -4,8 +4,8 @@
 #![forbid(unsafe_code)]
 
 use cuda_abi::types::{
-    CUDA_MEMSET_NODE_PARAMS_v1, CUgraphNodeType as Type, CUlaunchAttributeID,
-    CUlaunchAttributeValue, CUmemorytype, CUresult,
+    CUDA_MEMSET_NODE_PARAMS_v1, CUgraphNodeType as Type, CUlaunchAttributeID, CUmemorytype,
+    CUresult, CopySide,
 };
 use idm_protocol::handle::{Handle, Kind};
 use idm_protocol::wire::{
@@ -16,10 +16,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::capture::edges;
 use super::copy::{self, corner};
-use super::launch::is_plain;
+use super::launch::{attribute_value, is_plain};
 use super::memop;
 use crate::callbacks::{self, Registered};
-use crate::driver::{Corner, Launch, NodeParams};
+use crate::driver::{Launch, NodeParams};
 use crate::session::{Frame, Outcome, Refusal, Session};
 
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
@@ -280,7 +280,7 @@ pub fn vgpuNode(session: &Session, request: &wire::VgpuNode, frame: &mut Frame<'
 }
 
 /// One side of a copy as the client names it.
-fn side(session: &Session, corner: &Corner) -> Result<Side, CUresult> {
+fn side(session: &Session, corner: &CopySide) -> Result<Side, CUresult> {
     let (kind, place) = match corner.kind {
         CUmemorytype::CU_MEMORYTYPE_ARRAY => {
             let array = usize::try_from(corner.place).map_err(|_| INVALID)?;
@@ -300,56 +300,39 @@ fn side(session: &Session, corner: &Corner) -> Result<Side, CUresult> {
     })
 }
 
-/// Tells or sets an attribute of a kernel's node.
-pub fn vgpuNodeAttribute(
+/// An attribute of a kernel's node.
+pub fn cuGraphKernelNodeGetAttribute(
     session: &Session,
-    request: &wire::VgpuNodeAttribute,
+    request: &wire::CuGraphKernelNodeGetAttribute,
     frame: &mut Frame<'_>,
 ) -> Outcome {
     let node = session.resolve(frame, Kind::GRAPH_NODE, request.node)?;
-    let attribute = CUlaunchAttributeID(request.attribute);
-    if !is_plain(attribute) {
-        return Err(CUresult::CUDA_ERROR_NOT_SUPPORTED.into());
-    }
-    let mut value = CUlaunchAttributeValue {
-        bytes: [
-            request.value0,
-            request.value1,
-            request.value2,
-            request.value3,
-            request.value4,
-            request.value5,
-            request.value6,
-            request.value7,
-        ],
-    };
-    let driver = session.driver();
-    if request.set != 0 {
-        driver.set_node_attribute(node, attribute, &value)?;
-    } else {
-        value = driver.node_attribute(node, attribute)?;
-    }
-    let [
-        value0,
-        value1,
-        value2,
-        value3,
-        value4,
-        value5,
-        value6,
-        value7,
-    ] = value.bytes;
-    frame.reply(&wire::VgpuNodeAttributeReply {
-        value0,
-        value1,
-        value2,
-        value3,
-        value4,
-        value5,
-        value6,
-        value7,
-    });
+    let attribute = attribute(request.attribute)?;
+    let value = session.driver().node_attribute(node, attribute)?;
+    frame.reply(&value.bytes);
     Ok(())
+}
+
+/// Sets one.
+pub fn cuGraphKernelNodeSetAttribute(
+    session: &Session,
+    request: &wire::CuGraphKernelNodeSetAttribute,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let node = session.resolve(frame, Kind::GRAPH_NODE, request.node)?;
+    let attribute = attribute(request.attribute)?;
+    let value = attribute_value::<wire::CuGraphKernelNodeSetAttribute>(frame)?;
+    Ok(session
+        .driver()
+        .set_node_attribute(node, attribute, &value)?)
+}
+
+/// An attribute whose value holds no handle.
+fn attribute(number: u32) -> Result<CUlaunchAttributeID, CUresult> {
+    let attribute = CUlaunchAttributeID(number);
+    is_plain(attribute)
+        .then_some(attribute)
+        .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
 }
 
 /// The graph that a node is in.

@@ -2,12 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use cuda_abi::types::{CUlaunchAttributeID, CUlaunchAttributeValue, CUresult};
+use cuda_abi::types::{CUlaunchAttributeID, CUresult};
 use idm_protocol::handle::Kind;
 use idm_protocol::record::Record;
 use idm_protocol::wire;
-use zerocopy::FromBytes;
 
+use super::launch::attribute_value;
 use crate::callbacks;
 use crate::contexts::ContextKey;
 use crate::session::{Frame, Outcome, Prepared, Session, Turn};
@@ -129,17 +129,14 @@ pub fn cuStreamSetAttribute(
 ) -> Outcome {
     let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
     let attribute = attribute(request.attribute)?;
-    let tail = frame.tail::<wire::CuStreamSetAttribute>(size_of::<[u64; 8]>())?;
-    let bytes =
-        <[u64; 8]>::read_from_bytes(tail).map_err(|_| CUresult::CUDA_ERROR_INVALID_VALUE)?;
+    let value = attribute_value::<wire::CuStreamSetAttribute>(frame)?;
     if attribute == CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW {
         // Where the window lies, and how long it is; one without length lies nowhere.
-        let [start, length, ..] = bytes;
+        let [start, length, ..] = value.bytes;
         if length != 0 {
             session.check_range(start, length)?;
         }
     }
-    let value = CUlaunchAttributeValue { bytes };
     Ok(session
         .driver()
         .set_stream_attribute(stream, attribute, &value)?)

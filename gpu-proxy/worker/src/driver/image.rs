@@ -1,10 +1,8 @@
 //! Calls for arrays, copies of boxes, textures and surfaces.
 
-use core::ffi::c_void;
-
 use cuda_abi::types::{
     CUDA_ARRAY3D_DESCRIPTOR, CUDA_MEMCPY3D, CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC,
-    CUDA_TEXTURE_DESC, CUarray, CUarray_format, CUmemorytype, CUmipmappedArray, CUresult, CUstream,
+    CUDA_TEXTURE_DESC, CUarray, CUarray_format, CUmipmappedArray, CUresult, CUstream, CopySide,
 };
 
 use super::Table;
@@ -35,76 +33,6 @@ impl ArrayShape {
             NumChannels: self.channels,
             Flags: self.flags,
         })
-    }
-}
-
-/// One side of a copy, as the driver takes it.
-#[derive(Debug, Clone, Copy)]
-pub struct Corner {
-    /// Linear memory, or an array.
-    pub kind: CUmemorytype,
-    /// Its address, or the driver's array.
-    pub place: u64,
-    /// Byte of a row, row, plane.
-    pub at: [usize; 3],
-    /// Bytes of a row, of linear memory.
-    pub pitch: usize,
-    /// Rows of a plane, of linear memory.
-    pub height: usize,
-}
-
-impl Corner {
-    fn host(&self) -> u64 {
-        match self.kind {
-            CUmemorytype::CU_MEMORYTYPE_HOST => self.place,
-            _ => 0,
-        }
-    }
-
-    fn device(&self) -> u64 {
-        match self.kind {
-            CUmemorytype::CU_MEMORYTYPE_DEVICE => self.place,
-            _ => 0,
-        }
-    }
-
-    fn array(&self) -> CUarray {
-        match self.kind {
-            CUmemorytype::CU_MEMORYTYPE_ARRAY => self.place as CUarray,
-            _ => core::ptr::null_mut(),
-        }
-    }
-}
-
-/// A copy of a box, as the driver takes it.
-pub(super) fn copy_of(to: &Corner, from: &Corner, extent: [usize; 3]) -> CUDA_MEMCPY3D {
-    let [width, height, depth] = extent;
-    CUDA_MEMCPY3D {
-        srcXInBytes: from.at[0],
-        srcY: from.at[1],
-        srcZ: from.at[2],
-        srcLOD: 0,
-        srcMemoryType: from.kind,
-        srcHost: from.host() as *const c_void,
-        srcDevice: from.device(),
-        srcArray: from.array(),
-        reserved0: core::ptr::null_mut(),
-        srcPitch: from.pitch,
-        srcHeight: from.height,
-        dstXInBytes: to.at[0],
-        dstY: to.at[1],
-        dstZ: to.at[2],
-        dstLOD: 0,
-        dstMemoryType: to.kind,
-        dstHost: to.host() as *mut c_void,
-        dstDevice: to.device(),
-        dstArray: to.array(),
-        reserved1: core::ptr::null_mut(),
-        dstPitch: to.pitch,
-        dstHeight: to.height,
-        WidthInBytes: width,
-        Height: height,
-        Depth: depth,
     }
 }
 
@@ -151,13 +79,13 @@ impl Table {
     /// part of the arena, or private bytes that stay until the stream has been waited for.
     pub(crate) fn copy_box(
         &self,
-        to: &Corner,
-        from: &Corner,
+        to: &CopySide,
+        from: &CopySide,
         extent: [usize; 3],
         stream: usize,
     ) -> Result<()> {
         let function = self.cuMemcpy3DAsync_v2()?;
-        let copy = copy_of(to, from, extent);
+        let copy = CUDA_MEMCPY3D::between(to, from, extent);
         // SAFETY: the caller has checked both sides; arrays are ours and the driver knows their bounds.
         ok(unsafe { function(&raw const copy, stream as CUstream) })
     }

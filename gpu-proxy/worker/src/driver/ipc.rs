@@ -1,13 +1,12 @@
 //! What processes share, with Rust's arguments and results.
 
-use cuda_abi::types::CUipcMemHandle;
+use cuda_abi::types::{CUipcMem_flags, CUipcMemHandle};
 use proxy_channel::message::DriverHandle;
 
 use super::Table;
 use super::calls::{Result, ok};
 
-/// `CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS`
-const LAZY_PEER_ACCESS: u32 = 1;
+const LAZY_PEER_ACCESS: u32 = CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS.0;
 
 impl Table {
     /// What opens an allocation in another process.

@@ -17,7 +17,7 @@ mod vmm;
 
 pub use calls::{JitOptions, Launch};
 pub use graph::{CaptureInfo, Edges};
-pub use image::{ArrayShape, Corner};
+pub use image::ArrayShape;
 pub use link::{Input, Link};
 pub use node::NodeParams;
 

@@ -8,13 +8,12 @@ use cuda_abi::types::{
     CUDA_MEMCPY_NODE_PARAMS, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS_v1, CUDA_MEMSET_NODE_PARAMS_v2,
     CUcontext, CUevent, CUfunction, CUgraph, CUgraphExec, CUgraphExecUpdateResultInfo, CUgraphNode,
     CUgraphNodeParams, CUgraphNodeType as Type, CUhostFn, CUkernel, CUlaunchAttributeID,
-    CUlaunchAttributeValue, CUmemorytype, CUresult, CUstreamBatchMemOpParams,
+    CUlaunchAttributeValue, CUresult, CUstreamBatchMemOpParams, CopySide,
 };
 
 use super::Table;
 use super::calls::{Launch, Result, ok};
 use super::graph::Edges;
-use super::image::{Corner, copy_of};
 
 /// What a node does, decoded and checked.
 #[derive(Debug)]
@@ -33,9 +32,9 @@ pub enum NodeParams<'a> {
     /// A copy between checked places.
     Copy {
         /// Where the box goes.
-        to: Corner,
+        to: CopySide,
         /// Where it comes from.
-        from: Corner,
+        from: CopySide,
         /// Bytes, rows, planes.
         extent: [usize; 3],
     },
@@ -130,7 +129,7 @@ impl NodeParams<'_> {
                     flags: 0,
                     reserved: 0,
                     copyCtx: context,
-                    copyParams: copy_of(to, from, *extent),
+                    copyParams: CUDA_MEMCPY3D::between(to, from, *extent),
                 };
                 // SAFETY: as above.
                 unsafe { part.cast::<CUDA_MEMCPY_NODE_PARAMS>().write(told) };
@@ -290,43 +289,15 @@ impl Table {
     }
 
     /// What a copy's node does: both corners and the extent.
-    pub(crate) fn copy_node(&self, node: usize) -> Result<(Corner, Corner, [usize; 3])> {
+    pub(crate) fn copy_node(&self, node: usize) -> Result<(CopySide, CopySide, [usize; 3])> {
         let function = self.cuGraphMemcpyNodeGetParams()?;
         let mut told = core::mem::MaybeUninit::<CUDA_MEMCPY3D>::zeroed();
         // SAFETY: ours, and a pointer to a local.
         ok(unsafe { function(node as CUgraphNode, told.as_mut_ptr()) })?;
         // SAFETY: zero is a valid value of every field, and the driver wrote others.
         let told = unsafe { told.assume_init() };
-        let place = |kind, host: u64, device, array: u64| match kind {
-            CUmemorytype::CU_MEMORYTYPE_HOST => host,
-            CUmemorytype::CU_MEMORYTYPE_ARRAY => array,
-            _ => device,
-        };
-        let to = Corner {
-            kind: told.dstMemoryType,
-            place: place(
-                told.dstMemoryType,
-                told.dstHost.addr() as u64,
-                told.dstDevice,
-                told.dstArray.addr() as u64,
-            ),
-            at: [told.dstXInBytes, told.dstY, told.dstZ],
-            pitch: told.dstPitch,
-            height: told.dstHeight,
-        };
-        let from = Corner {
-            kind: told.srcMemoryType,
-            place: place(
-                told.srcMemoryType,
-                told.srcHost.addr() as u64,
-                told.srcDevice,
-                told.srcArray.addr() as u64,
-            ),
-            at: [told.srcXInBytes, told.srcY, told.srcZ],
-            pitch: told.srcPitch,
-            height: told.srcHeight,
-        };
-        Ok((to, from, [told.WidthInBytes, told.Height, told.Depth]))
+        let (to, from) = told.sides();
+        Ok((to, from, told.extent()))
     }
 
     pub(crate) fn fill_node(&self, node: usize) -> Result<CUDA_MEMSET_NODE_PARAMS_v1> {

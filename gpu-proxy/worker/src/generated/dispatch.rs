@@ -547,8 +547,8 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             api::node::vgpuNode(session, &request, frame)
         }
         354 => {
-            let request = frame.request::<wire::VgpuNodeAttribute>()?;
-            api::node::vgpuNodeAttribute(session, &request, frame)
+            let request = frame.request::<wire::CuGraphKernelNodeGetAttribute>()?;
+            api::node::cuGraphKernelNodeGetAttribute(session, &request, frame)
         }
         355 => {
             let request = frame.request::<wire::CuGraphKernelNodeCopyAttributes>()?;
@@ -581,6 +581,10 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         362 => {
             let request = frame.request::<wire::CuGraphDestroyNode>()?;
             cuGraphDestroyNode(session, &request, frame)
+        }
+        363 => {
+            let request = frame.request::<wire::CuGraphKernelNodeSetAttribute>()?;
+            api::node::cuGraphKernelNodeSetAttribute(session, &request, frame)
         }
         368 => {
             let request = frame.request::<wire::CuGraphExecUpdateV2>()?;

@@ -175,7 +175,6 @@ pub struct Table {
     cuInit: Option<sig::cuInit>,
     cuIpcCloseMemHandle: Option<sig::cuIpcCloseMemHandle>,
     cuIpcGetMemHandle: Option<sig::cuIpcGetMemHandle>,
-    cuIpcOpenMemHandle: Option<sig::cuIpcOpenMemHandle>,
     cuIpcOpenMemHandle_v2: Option<sig::cuIpcOpenMemHandle_v2>,
     cuKernelGetAttribute: Option<sig::cuKernelGetAttribute>,
     cuKernelGetFunction: Option<sig::cuKernelGetFunction>,
@@ -960,10 +959,6 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuIpcGetMemHandle: unsafe {
                 symbols.find::<sig::cuIpcGetMemHandle>(c"cuIpcGetMemHandle")
-            },
-            // SAFETY: the caller vouches that a symbol of this name has this signature.
-            cuIpcOpenMemHandle: unsafe {
-                symbols.find::<sig::cuIpcOpenMemHandle>(c"cuIpcOpenMemHandle")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuIpcOpenMemHandle_v2: unsafe {
@@ -2457,11 +2452,6 @@ impl Table {
 
     pub fn cuIpcGetMemHandle(&self) -> Result<sig::cuIpcGetMemHandle, CUresult> {
         self.cuIpcGetMemHandle
-            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
-    }
-
-    pub fn cuIpcOpenMemHandle(&self) -> Result<sig::cuIpcOpenMemHandle, CUresult> {
-        self.cuIpcOpenMemHandle
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 

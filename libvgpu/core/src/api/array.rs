@@ -22,9 +22,8 @@ pub unsafe fn cuArray3DCreate_v2(
 ) -> Outcome {
     let call = Call::begin(Function::cuArray3DCreate_v2)?;
     edge::require(pHandle)?;
-    edge::require(pAllocateArray)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let descriptor = unsafe { pAllocateArray.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let descriptor = unsafe { edge::take(pAllocateArray) }?;
     let handle = create(call, descriptor)?;
     // SAFETY: the caller's promise.
     unsafe { edge::put(pHandle, handle as CUarray) }
@@ -36,9 +35,8 @@ pub unsafe fn cuArrayCreate_v2(
 ) -> Outcome {
     let call = Call::begin(Function::cuArrayCreate_v2)?;
     edge::require(pHandle)?;
-    edge::require(pAllocateArray)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let flat = unsafe { pAllocateArray.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let flat = unsafe { edge::take(pAllocateArray) }?;
     let descriptor = CUDA_ARRAY3D_DESCRIPTOR {
         Width: flat.Width,
         Height: flat.Height,
@@ -111,9 +109,8 @@ pub unsafe fn cuMipmappedArrayCreate(
 ) -> Outcome {
     let mut call = Call::begin(Function::cuMipmappedArrayCreate)?;
     edge::require(pHandle)?;
-    edge::require(pMipmappedArrayDesc)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let descriptor = unsafe { pMipmappedArrayDesc.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let descriptor = unsafe { edge::take(pMipmappedArrayDesc) }?;
     let detail = Detail::Array(Array {
         descriptor,
         level_of: (0, 0),

@@ -312,9 +312,8 @@ fn update(mut call: Call, stream: CUstream, before: &[Edge], flags: c_uint) -> O
 
 pub unsafe fn cuThreadExchangeStreamCaptureMode(mode: *mut CUstreamCaptureMode) -> Outcome {
     let mut call = Call::begin_anywhere(Function::cuThreadExchangeStreamCaptureMode)?;
-    edge::require(mode)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let wanted = unsafe { mode.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let wanted = unsafe { edge::take(mode) }?;
     if wanted.name().is_none() {
         return Err(INVALID);
     }

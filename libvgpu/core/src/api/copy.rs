@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use cuda_abi::function::Function;
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{
-    CUDA_MEMCPY2D, CUDA_MEMCPY3D, CUarray, CUdeviceptr, CUmemorytype, CUresult, CUstream,
+    CUDA_MEMCPY2D, CUDA_MEMCPY3D, CUarray, CUdeviceptr, CUmemorytype, CUresult, CUstream, CopySide,
 };
 use idm_protocol::handle::Kind;
 use idm_protocol::wire::{self, box_kind, graph};
@@ -25,9 +25,8 @@ const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
 pub unsafe fn cuMemcpy2D_v2(default: DefaultStream, pCopy: *const CUDA_MEMCPY2D) -> Outcome {
     let call = Call::begin(Function::cuMemcpy2D_v2)?;
-    edge::require(pCopy)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let copy = unsafe { pCopy.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let copy = unsafe { edge::take(pCopy) }?;
     // SAFETY: the caller's promise.
     unsafe { run(call, &copy.into(), stream_of(default), true) }
 }
@@ -43,18 +42,16 @@ pub unsafe fn cuMemcpy2DUnaligned_v2(
 pub unsafe fn cuMemcpy2DAsync_v2(pCopy: *const CUDA_MEMCPY2D, hStream: CUstream) -> Outcome {
     let call = Call::begin(Function::cuMemcpy2DAsync_v2)?;
     let stream = call.handle(Kind::STREAM, hStream as u64)?;
-    edge::require(pCopy)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let copy = unsafe { pCopy.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let copy = unsafe { edge::take(pCopy) }?;
     // SAFETY: the caller's promise.
     unsafe { run(call, &copy.into(), stream, false) }
 }
 
 pub unsafe fn cuMemcpy3D_v2(default: DefaultStream, pCopy: *const CUDA_MEMCPY3D) -> Outcome {
     let call = Call::begin(Function::cuMemcpy3D_v2)?;
-    edge::require(pCopy)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let copy = unsafe { pCopy.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let copy = unsafe { edge::take(pCopy) }?;
     // SAFETY: the caller's promise.
     unsafe { run(call, &copy, stream_of(default), true) }
 }
@@ -62,9 +59,8 @@ pub unsafe fn cuMemcpy3D_v2(default: DefaultStream, pCopy: *const CUDA_MEMCPY3D)
 pub unsafe fn cuMemcpy3DAsync_v2(pCopy: *const CUDA_MEMCPY3D, hStream: CUstream) -> Outcome {
     let call = Call::begin(Function::cuMemcpy3DAsync_v2)?;
     let stream = call.handle(Kind::STREAM, hStream as u64)?;
-    edge::require(pCopy)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let copy = unsafe { pCopy.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let copy = unsafe { edge::take(pCopy) }?;
     // SAFETY: the caller's promise.
     unsafe { run(call, &copy, stream, false) }
 }
@@ -77,7 +73,10 @@ pub unsafe fn cuMemcpyHtoA_v2(
     ByteCount: usize,
 ) -> Outcome {
     let call = Call::begin(Function::cuMemcpyHtoA_v2)?;
-    let ends = [End::Array(dstArray, dstOffset), End::host(srcHost)];
+    let ends = [
+        CopySide::array(dstArray, [dstOffset, 0, 0]),
+        CopySide::host(srcHost),
+    ];
     // SAFETY: the caller's promise.
     unsafe { row(call, ends, ByteCount, stream_of(default), true) }
 }
@@ -91,7 +90,10 @@ pub unsafe fn cuMemcpyHtoAAsync_v2(
 ) -> Outcome {
     let call = Call::begin(Function::cuMemcpyHtoAAsync_v2)?;
     let stream = call.handle(Kind::STREAM, hStream as u64)?;
-    let ends = [End::Array(dstArray, dstOffset), End::host(srcHost)];
+    let ends = [
+        CopySide::array(dstArray, [dstOffset, 0, 0]),
+        CopySide::host(srcHost),
+    ];
     // SAFETY: the caller's promise.
     unsafe { row(call, ends, ByteCount, stream, false) }
 }
@@ -104,7 +106,10 @@ pub unsafe fn cuMemcpyAtoH_v2(
     ByteCount: usize,
 ) -> Outcome {
     let call = Call::begin(Function::cuMemcpyAtoH_v2)?;
-    let ends = [End::host(dstHost), End::Array(srcArray, srcOffset)];
+    let ends = [
+        CopySide::host(dstHost),
+        CopySide::array(srcArray, [srcOffset, 0, 0]),
+    ];
     // SAFETY: the caller's promise.
     unsafe { row(call, ends, ByteCount, stream_of(default), true) }
 }
@@ -118,7 +123,10 @@ pub unsafe fn cuMemcpyAtoHAsync_v2(
 ) -> Outcome {
     let call = Call::begin(Function::cuMemcpyAtoHAsync_v2)?;
     let stream = call.handle(Kind::STREAM, hStream as u64)?;
-    let ends = [End::host(dstHost), End::Array(srcArray, srcOffset)];
+    let ends = [
+        CopySide::host(dstHost),
+        CopySide::array(srcArray, [srcOffset, 0, 0]),
+    ];
     // SAFETY: the caller's promise.
     unsafe { row(call, ends, ByteCount, stream, false) }
 }
@@ -131,7 +139,10 @@ pub unsafe fn cuMemcpyDtoA_v2(
     ByteCount: usize,
 ) -> Outcome {
     let call = Call::begin(Function::cuMemcpyDtoA_v2)?;
-    let ends = [End::Array(dstArray, dstOffset), End::Device(srcDevice)];
+    let ends = [
+        CopySide::array(dstArray, [dstOffset, 0, 0]),
+        CopySide::device(srcDevice),
+    ];
     // SAFETY: the caller's promise.
     unsafe { row(call, ends, ByteCount, stream_of(default), true) }
 }
@@ -144,7 +155,10 @@ pub unsafe fn cuMemcpyAtoD_v2(
     ByteCount: usize,
 ) -> Outcome {
     let call = Call::begin(Function::cuMemcpyAtoD_v2)?;
-    let ends = [End::Device(dstDevice), End::Array(srcArray, srcOffset)];
+    let ends = [
+        CopySide::device(dstDevice),
+        CopySide::array(srcArray, [srcOffset, 0, 0]),
+    ];
     // SAFETY: the caller's promise.
     unsafe { row(call, ends, ByteCount, stream_of(default), true) }
 }
@@ -159,47 +173,24 @@ pub unsafe fn cuMemcpyAtoA_v2(
 ) -> Outcome {
     let call = Call::begin(Function::cuMemcpyAtoA_v2)?;
     let ends = [
-        End::Array(dstArray, dstOffset),
-        End::Array(srcArray, srcOffset),
+        CopySide::array(dstArray, [dstOffset, 0, 0]),
+        CopySide::array(srcArray, [srcOffset, 0, 0]),
     ];
     // SAFETY: the caller's promise.
     unsafe { row(call, ends, ByteCount, stream_of(default), true) }
 }
 
-/// One end of a copy of a single row.
-#[derive(Clone, Copy)]
-enum End {
-    Host(u64),
-    Device(u64),
-    Array(CUarray, usize),
-}
-
-impl End {
-    fn host<T>(pointer: *const T) -> Self {
-        Self::Host(pointer.expose_provenance() as u64)
-    }
-
-    fn side(self) -> Side {
-        let (kind, place, x) = match self {
-            Self::Host(address) => (CUmemorytype::CU_MEMORYTYPE_HOST, address, 0),
-            Self::Device(address) => (CUmemorytype::CU_MEMORYTYPE_DEVICE, address, 0),
-            Self::Array(array, x) => (CUmemorytype::CU_MEMORYTYPE_ARRAY, array as u64, x),
-        };
-        Side {
-            kind,
-            place,
-            at: [x, 0, 0],
-            pitch: 0,
-            height: 0,
-        }
-    }
-}
-
 /// # Safety
 /// As [`copy`].
-unsafe fn row(call: Call, [to, from]: [End; 2], bytes: usize, stream: u64, wait: bool) -> Outcome {
+unsafe fn row(
+    call: Call,
+    [to, from]: [CopySide; 2],
+    bytes: usize,
+    stream: u64,
+    wait: bool,
+) -> Outcome {
     // SAFETY: by this function's contract.
-    unsafe { copy(call, to.side(), from.side(), [bytes, 1, 1], stream, wait) }
+    unsafe { copy(call, to, from, [bytes, 1, 1], stream, wait) }
 }
 
 /// # Safety
@@ -221,7 +212,7 @@ pub(super) fn described(call: &Call, what: &CUDA_MEMCPY3D) -> Outcome<graph::Cop
     }
     to.fill_in(extent)?;
     from.fill_in(extent)?;
-    let side = |side: &Side, need| {
+    let side = |side: &CopySide, need| {
         let own = CUresult::CUDA_ERROR_NOT_SUPPORTED;
         let located = side.locate(call, extent, need)?.ok_or(own)?;
         Ok(graph::Side {
@@ -243,91 +234,27 @@ pub(super) fn described(call: &Call, what: &CUDA_MEMCPY3D) -> Outcome<graph::Cop
 /// What a node copies, as the program is told.
 pub(super) fn params_of(told: &graph::Copy) -> CUDA_MEMCPY3D {
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let place = |side: &graph::Side, kind| if side.kind == kind { side.place } else { 0 };
-    let host = |side| place(side, box_kind::PINNED);
-    let device = |side| place(side, box_kind::DEVICE);
-    let array = |side| place(side, box_kind::ARRAY) as CUarray;
-    let kind = |side: &graph::Side| match side.kind {
-        box_kind::ARRAY => CUmemorytype::CU_MEMORYTYPE_ARRAY,
-        box_kind::PINNED => CUmemorytype::CU_MEMORYTYPE_HOST,
-        _ => CUmemorytype::CU_MEMORYTYPE_DEVICE,
+    let side = |side: &graph::Side| CopySide {
+        kind: match side.kind {
+            box_kind::ARRAY => CUmemorytype::CU_MEMORYTYPE_ARRAY,
+            box_kind::PINNED => CUmemorytype::CU_MEMORYTYPE_HOST,
+            _ => CUmemorytype::CU_MEMORYTYPE_DEVICE,
+        },
+        place: side.place,
+        at: side.at.map(size),
+        pitch: size(side.pitch),
+        height: size(side.height),
     };
-    let pointer = |address: u64| std::ptr::with_exposed_provenance_mut::<c_void>(size(address));
-    let (to, from) = (&told.to, &told.from);
-    CUDA_MEMCPY3D {
-        srcXInBytes: size(from.at[0]),
-        srcY: size(from.at[1]),
-        srcZ: size(from.at[2]),
-        srcLOD: 0,
-        srcMemoryType: kind(from),
-        srcHost: pointer(host(from)),
-        srcDevice: device(from),
-        srcArray: array(from),
-        reserved0: std::ptr::null_mut(),
-        srcPitch: size(from.pitch),
-        srcHeight: size(from.height),
-        dstXInBytes: size(to.at[0]),
-        dstY: size(to.at[1]),
-        dstZ: size(to.at[2]),
-        dstLOD: 0,
-        dstMemoryType: kind(to),
-        dstHost: pointer(host(to)),
-        dstDevice: device(to),
-        dstArray: array(to),
-        reserved1: std::ptr::null_mut(),
-        dstPitch: size(to.pitch),
-        dstHeight: size(to.height),
-        WidthInBytes: size(told.extent[0]),
-        Height: size(told.extent[1]),
-        Depth: size(told.extent[2]),
-    }
+    CUDA_MEMCPY3D::between(&side(&told.to), &side(&told.from), told.extent.map(size))
 }
 
 /// Both sides of a copy and its extent, as the program names them.
-fn sides(what: &CUDA_MEMCPY3D) -> Outcome<(Side, Side, [usize; 3])> {
+fn sides(what: &CUDA_MEMCPY3D) -> Outcome<(CopySide, CopySide, [usize; 3])> {
     if what.srcLOD != 0 || what.dstLOD != 0 {
         return Err(INVALID);
     }
-    let place = |kind, host: u64, device, array: CUarray| match kind {
-        CUmemorytype::CU_MEMORYTYPE_HOST => host,
-        CUmemorytype::CU_MEMORYTYPE_ARRAY => array as u64,
-        _ => device,
-    };
-    let to = Side {
-        kind: what.dstMemoryType,
-        place: place(
-            what.dstMemoryType,
-            what.dstHost.expose_provenance() as u64,
-            what.dstDevice,
-            what.dstArray,
-        ),
-        at: [what.dstXInBytes, what.dstY, what.dstZ],
-        pitch: what.dstPitch,
-        height: what.dstHeight,
-    };
-    let from = Side {
-        kind: what.srcMemoryType,
-        place: place(
-            what.srcMemoryType,
-            what.srcHost.expose_provenance() as u64,
-            what.srcDevice,
-            what.srcArray,
-        ),
-        at: [what.srcXInBytes, what.srcY, what.srcZ],
-        pitch: what.srcPitch,
-        height: what.srcHeight,
-    };
-    let extent = [what.WidthInBytes, what.Height, what.Depth];
-    Ok((to, from, extent))
-}
-
-/// One side of a copy, as the program names it.
-struct Side {
-    kind: CUmemorytype,
-    place: u64,
-    at: [usize; 3],
-    pitch: usize,
-    height: usize,
+    let (to, from) = what.sides();
+    Ok((to, from, what.extent()))
 }
 
 /// One side of a copy, as the record names it.
@@ -345,8 +272,8 @@ struct Located {
 /// Host memory on either side is valid for what the copy touches of it.
 unsafe fn copy(
     mut call: Call,
-    mut to: Side,
-    mut from: Side,
+    mut to: CopySide,
+    mut from: CopySide,
     extent: [usize; 3],
     stream: u64,
     wait: bool,
@@ -427,8 +354,17 @@ unsafe fn copy(
     Ok(())
 }
 
-impl Side {
+/// What becomes of a side on its way into a record.
+trait Placed: Sized {
     /// A pitch or height of 0 means that rows or planes follow each other.
+    fn fill_in(&mut self, extent: [usize; 3]) -> Outcome;
+    /// Address of a row, counted over all planes of the box.
+    fn row(&self, row: usize, extent: [usize; 3]) -> usize;
+    /// As the record names it; none for memory of the program's own.
+    fn locate(&self, call: &Call, extent: [usize; 3], need: Need) -> Outcome<Option<Located>>;
+}
+
+impl Placed for CopySide {
     fn fill_in(&mut self, [width, height, depth]: [usize; 3]) -> Outcome {
         if self.kind == CUmemorytype::CU_MEMORYTYPE_ARRAY {
             return Ok(());
@@ -456,7 +392,6 @@ impl Side {
             .ok_or(INVALID)
     }
 
-    /// Address of a row, counted over all planes of the box.
     fn row(&self, row: usize, [_, height, _]: [usize; 3]) -> usize {
         let (plane, row) = (row / height, row % height);
         // `fill_in` has found that nothing of this overflows.
@@ -466,7 +401,6 @@ impl Side {
             + self.at[0]
     }
 
-    /// As the record names it; none for memory of the program's own.
     fn locate(&self, call: &Call, extent: [usize; 3], need: Need) -> Outcome<Option<Located>> {
         let kind = match self.kind {
             CUmemorytype::CU_MEMORYTYPE_ARRAY => {

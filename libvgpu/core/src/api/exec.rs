@@ -12,7 +12,7 @@ use idm_protocol::wire;
 
 use super::node::{
     Content, Target, any_at, copy_of, event_of, fill, host, kernel_at, kernel_v1_at, mem_ops_at,
-    put, take,
+    put,
 };
 use crate::call::{Call, Outcome, accepted, parse};
 use crate::edge;
@@ -49,15 +49,15 @@ setters! {
     };
     cuGraphExecMemcpyNodeSetParams(copyParams: *const CUDA_MEMCPY3D, ctx: CUcontext) => |call| {
         // SAFETY: the caller's promise.
-        copy_of(call, &unsafe { take(copyParams) }?, ctx)
+        copy_of(call, &unsafe { edge::take(copyParams) }?, ctx)
     };
     cuGraphExecMemsetNodeSetParams(memsetParams: *const CUDA_MEMSET_NODE_PARAMS_v1, ctx: CUcontext) => |call| {
         // SAFETY: the caller's promise.
-        fill(call, &unsafe { take(memsetParams) }?, ctx)
+        fill(call, &unsafe { edge::take(memsetParams) }?, ctx)
     };
     cuGraphExecHostNodeSetParams(nodeParams: *const CUDA_HOST_NODE_PARAMS_v1) => |_| {
         // SAFETY: the caller's promise.
-        host(&unsafe { take(nodeParams) }?)
+        host(&unsafe { edge::take(nodeParams) }?)
     };
     cuGraphExecChildGraphNodeSetParams(childGraph: CUgraph) => |_| {
         Ok(Content::naming(Type::CU_GRAPH_NODE_TYPE_GRAPH, childGraph as u64))

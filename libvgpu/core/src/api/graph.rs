@@ -49,9 +49,8 @@ pub(super) unsafe fn list_nodes(
     nodes: *mut CUgraphNode,
     count: *mut usize,
 ) -> Outcome {
-    edge::require(count)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let room = unsafe { count.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let room = unsafe { edge::take(count) }?;
     let (total, found) = ask(&mut call, object, which, !nodes.is_null(), room)?;
     if nodes.is_null() {
         // SAFETY: the caller's promise.
@@ -154,9 +153,8 @@ pub unsafe fn cuGraphInstantiateWithParams(
     instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
 ) -> Outcome {
     let call = Call::begin(Function::cuGraphInstantiateWithParams)?;
-    edge::require(instantiateParams)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let mut params = unsafe { instantiateParams.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let mut params = unsafe { edge::take(instantiateParams) }?;
     let stream = match params.hUploadStream as u64 {
         0 => stream_of(default),
         named => call.handle(Kind::STREAM, named)?,
@@ -360,9 +358,8 @@ unsafe fn list_edges(
     lists: Lists,
     count: *mut usize,
 ) -> Outcome {
-    edge::require(count)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let room = unsafe { count.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let room = unsafe { edge::take(count) }?;
     let wanted = !lists.from.is_null();
     let (total, found) = ask(&mut call, object, which, wanted, room)?;
     if !wanted {

@@ -3,7 +3,7 @@
 use std::ffi::c_uint;
 
 use cuda_abi::function::Function;
-use cuda_abi::types::{CUdeviceptr, CUipcMemHandle, CUresult};
+use cuda_abi::types::{CUdeviceptr, CUipcMem_flags, CUipcMemHandle, CUresult};
 use idm_protocol::wire;
 
 use super::memory::device_of;
@@ -13,8 +13,7 @@ use crate::ranges::{Place, Range};
 
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
-/// `CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS`
-const LAZY_PEER_ACCESS: c_uint = 1;
+const LAZY_PEER_ACCESS: c_uint = CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS.0;
 
 /// Begins every handle; after it come the token's two words and zeros.
 const MAGIC: [u8; 8] = *b"vgpuipc1";
@@ -30,15 +29,6 @@ pub unsafe fn cuIpcGetMemHandle(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr)
     let reserved = handle([reply.token_low, reply.token_high]);
     // SAFETY: the caller's promise.
     unsafe { edge::put(pHandle, CUipcMemHandle { reserved }) }
-}
-
-pub unsafe fn cuIpcOpenMemHandle(
-    pdptr: *mut CUdeviceptr,
-    handle: CUipcMemHandle,
-    Flags: c_uint,
-) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { cuIpcOpenMemHandle_v2(pdptr, handle, Flags) }
 }
 
 pub unsafe fn cuIpcOpenMemHandle_v2(

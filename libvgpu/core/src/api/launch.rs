@@ -108,9 +108,8 @@ pub unsafe fn cuLaunchKernelEx(
     extra: *mut *mut c_void,
 ) -> Outcome {
     let call = Call::begin(Function::cuLaunchKernelEx)?;
-    edge::require(config)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let config = unsafe { config.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let config = unsafe { edge::take(config) }?;
     let stream = match (config.hStream.is_null(), default) {
         (true, DefaultStream::PerThread) => cuda_abi::types::CU_STREAM_PER_THREAD,
         _ => config.hStream,

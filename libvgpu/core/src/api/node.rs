@@ -160,15 +160,15 @@ adders! {
     };
     cuGraphAddMemcpyNode(copyParams: *const CUDA_MEMCPY3D, ctx: CUcontext) => |call: &Call| {
         // SAFETY: the caller's promise.
-        copy_of(call, &unsafe { take(copyParams) }?, ctx)
+        copy_of(call, &unsafe { edge::take(copyParams) }?, ctx)
     };
     cuGraphAddMemsetNode(memsetParams: *const CUDA_MEMSET_NODE_PARAMS_v1, ctx: CUcontext) => |call: &Call| {
         // SAFETY: the caller's promise.
-        fill(call, &unsafe { take(memsetParams) }?, ctx)
+        fill(call, &unsafe { edge::take(memsetParams) }?, ctx)
     };
     cuGraphAddHostNode(nodeParams: *const CUDA_HOST_NODE_PARAMS_v1) => |_: &Call| {
         // SAFETY: the caller's promise.
-        host(&unsafe { take(nodeParams) }?)
+        host(&unsafe { edge::take(nodeParams) }?)
     };
     cuGraphAddChildGraphNode(childGraph: CUgraph) => |_: &Call| {
         Ok(Content::naming(Type::CU_GRAPH_NODE_TYPE_GRAPH, childGraph as u64))
@@ -233,15 +233,15 @@ setters! {
     };
     cuGraphMemcpyNodeSetParams(nodeParams: *const CUDA_MEMCPY3D) => |call: &Call| {
         // SAFETY: the caller's promise.
-        copy_of(call, &unsafe { take(nodeParams) }?, std::ptr::null_mut())
+        copy_of(call, &unsafe { edge::take(nodeParams) }?, std::ptr::null_mut())
     };
     cuGraphMemsetNodeSetParams(nodeParams: *const CUDA_MEMSET_NODE_PARAMS_v1) => |call: &Call| {
         // SAFETY: the caller's promise.
-        fill(call, &unsafe { take(nodeParams) }?, std::ptr::null_mut())
+        fill(call, &unsafe { edge::take(nodeParams) }?, std::ptr::null_mut())
     };
     cuGraphHostNodeSetParams(nodeParams: *const CUDA_HOST_NODE_PARAMS_v1) => |_: &Call| {
         // SAFETY: the caller's promise.
-        host(&unsafe { take(nodeParams) }?)
+        host(&unsafe { edge::take(nodeParams) }?)
     };
     cuGraphEventRecordNodeSetEvent(event: CUevent) => |call: &Call| event_of(call, event, true);
     cuGraphEventWaitNodeSetEvent(event: CUevent) => |call: &Call| event_of(call, event, false);
@@ -260,18 +260,10 @@ setters! {
 }
 
 /// # Safety
-/// `from` is null or readable.
-pub(super) unsafe fn take<T: std::marker::Copy>(from: *const T) -> Outcome<T> {
-    edge::require(from)?;
-    // SAFETY: not null, and the caller's promise.
-    Ok(unsafe { from.read_unaligned() })
-}
-
-/// # Safety
 /// `params` is null or readable; the rest as [`any`].
 pub(super) unsafe fn any_at(call: &Call, params: *const CUgraphNodeParams) -> Outcome<Content> {
     // SAFETY: the caller's promise.
-    let params = unsafe { take(params) }?;
+    let params = unsafe { edge::take(params) }?;
     // SAFETY: the caller's promise.
     unsafe { any(call, &params) }
 }
@@ -283,7 +275,7 @@ pub(super) unsafe fn kernel_at(
     params: *const CUDA_KERNEL_NODE_PARAMS_v2,
 ) -> Outcome<Content> {
     // SAFETY: the caller's promise.
-    let params = unsafe { take(params) }?;
+    let params = unsafe { edge::take(params) }?;
     // SAFETY: the caller's promise.
     unsafe { kernel(call, &params) }
 }
@@ -295,7 +287,7 @@ pub(super) unsafe fn kernel_v1_at(
     params: *const CUDA_KERNEL_NODE_PARAMS_v1,
 ) -> Outcome<Content> {
     // SAFETY: the caller's promise.
-    let params = unsafe { take(params) }?;
+    let params = unsafe { edge::take(params) }?;
     // SAFETY: the caller's promise.
     unsafe { kernel(call, &params.into()) }
 }
@@ -307,7 +299,7 @@ pub(super) unsafe fn mem_ops_at(
     params: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
 ) -> Outcome<Content> {
     // SAFETY: the caller's promise.
-    let params = unsafe { take(params) }?;
+    let params = unsafe { edge::take(params) }?;
     // SAFETY: the caller's promise.
     unsafe { mem_ops(call, &params) }
 }
@@ -503,7 +495,7 @@ fn keep(call: &Call, node: CUgraphNode, told: Told) -> *mut c_void {
     at.cast_mut()
 }
 
-fn told_kernel(mut call: Call, node: CUgraphNode) -> Outcome<(u64, CUDA_KERNEL_NODE_PARAMS_v2)> {
+fn told_kernel(mut call: Call, node: CUgraphNode) -> Outcome<CUDA_KERNEL_NODE_PARAMS_v2> {
     let (_, payload) = ask(&mut call, node, Type::CU_GRAPH_NODE_TYPE_KERNEL)?;
     let broken = CUresult::CUDA_ERROR_UNKNOWN;
     let (told, bytes) = Kernel::read_from_prefix(&payload).map_err(|_| broken)?;
@@ -518,7 +510,7 @@ fn told_kernel(mut call: Call, node: CUgraphNode) -> Outcome<(u64, CUDA_KERNEL_N
     let [gridDimX, gridDimY, gridDimZ] = told.grid;
     let [blockDimX, blockDimY, blockDimZ] = told.block;
     let one_of = |wanted| if wanted { told.function } else { 0 };
-    let params = CUDA_KERNEL_NODE_PARAMS_v2 {
+    Ok(CUDA_KERNEL_NODE_PARAMS_v2 {
         func: one_of(!of_library) as CUfunction,
         gridDimX,
         gridDimY,
@@ -531,8 +523,7 @@ fn told_kernel(mut call: Call, node: CUgraphNode) -> Outcome<(u64, CUDA_KERNEL_N
         extra: std::ptr::null_mut(),
         kern: one_of(of_library) as CUkernel,
         ctx: if of_library { call.context_handle() } else { 0 } as CUcontext,
-    };
-    Ok((told.function, params))
+    })
 }
 
 pub unsafe fn cuGraphKernelNodeGetParams(
@@ -541,22 +532,9 @@ pub unsafe fn cuGraphKernelNodeGetParams(
 ) -> Outcome {
     let call = Call::begin(Function::cuGraphKernelNodeGetParams)?;
     edge::require(nodeParams)?;
-    let (function, told) = told_kernel(call, hNode)?;
-    let told = CUDA_KERNEL_NODE_PARAMS_v1 {
-        // The one form has no place for a library's kernel but this one, where it does as well.
-        func: function as CUfunction,
-        gridDimX: told.gridDimX,
-        gridDimY: told.gridDimY,
-        gridDimZ: told.gridDimZ,
-        blockDimX: told.blockDimX,
-        blockDimY: told.blockDimY,
-        blockDimZ: told.blockDimZ,
-        sharedMemBytes: told.sharedMemBytes,
-        kernelParams: told.kernelParams,
-        extra: told.extra,
-    };
+    let told = told_kernel(call, hNode)?;
     // SAFETY: the caller's promise.
-    unsafe { edge::put(nodeParams, told) }
+    unsafe { edge::put(nodeParams, told.into()) }
 }
 
 pub unsafe fn cuGraphKernelNodeGetParams_v2(
@@ -565,7 +543,7 @@ pub unsafe fn cuGraphKernelNodeGetParams_v2(
 ) -> Outcome {
     let call = Call::begin(Function::cuGraphKernelNodeGetParams_v2)?;
     edge::require(nodeParams)?;
-    let (_, told) = told_kernel(call, hNode)?;
+    let told = told_kernel(call, hNode)?;
     // SAFETY: the caller's promise.
     unsafe { edge::put(nodeParams, told) }
 }
@@ -670,22 +648,14 @@ pub unsafe fn cuGraphKernelNodeGetAttribute(
 ) -> Outcome {
     let mut call = Call::begin(Function::cuGraphKernelNodeGetAttribute)?;
     edge::require(value_out)?;
-    let request = attribute(hNode, attr, [0; 8], 0);
-    let told: wire::VgpuNodeAttributeReply = call.round_trip(&request)?;
-    let value = CUlaunchAttributeValue {
-        bytes: [
-            told.value0,
-            told.value1,
-            told.value2,
-            told.value3,
-            told.value4,
-            told.value5,
-            told.value6,
-            told.value7,
-        ],
+    let request = wire::CuGraphKernelNodeGetAttribute {
+        node: hNode as u64,
+        attribute: attr.0,
+        reserved: 0,
     };
+    let bytes = call.round_trip(&request)?;
     // SAFETY: the caller's promise.
-    unsafe { edge::put(value_out, value) }
+    unsafe { edge::put(value_out, CUlaunchAttributeValue { bytes }) }
 }
 
 pub unsafe fn cuGraphKernelNodeSetAttribute(
@@ -695,37 +665,11 @@ pub unsafe fn cuGraphKernelNodeSetAttribute(
 ) -> Outcome {
     let mut call = Call::begin(Function::cuGraphKernelNodeSetAttribute)?;
     // SAFETY: the caller's promise.
-    let value = unsafe { take(value) }?;
-    call.complete(&attribute(hNode, attr, value.bytes, 1))
-}
-
-fn attribute(
-    node: CUgraphNode,
-    attribute: CUlaunchAttributeID,
-    value: [u64; 8],
-    set: u32,
-) -> wire::VgpuNodeAttribute {
-    let [
-        value0,
-        value1,
-        value2,
-        value3,
-        value4,
-        value5,
-        value6,
-        value7,
-    ] = value;
-    wire::VgpuNodeAttribute {
-        node: node as u64,
-        value0,
-        value1,
-        value2,
-        value3,
-        value4,
-        value5,
-        value6,
-        value7,
-        attribute: attribute.0,
-        set,
-    }
+    let value = unsafe { edge::take(value) }?;
+    let request = wire::CuGraphKernelNodeSetAttribute {
+        node: hNode as u64,
+        attribute: attr.0,
+        reserved: 0,
+    };
+    call.complete_with(&request, &[value.bytes.as_bytes()])
 }

@@ -130,9 +130,8 @@ unsafe fn clusters(
     potential: bool,
 ) -> Outcome {
     edge::require(answer)?;
-    edge::require(config)?;
-    // SAFETY: not null, so readable by this function's contract.
-    let config = unsafe { config.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let config = unsafe { edge::take(config) }?;
     // SAFETY: by this function's contract.
     let attributes = unsafe { Attributes::read(&config) }?;
     let request = wire::VgpuClusters {

@@ -113,9 +113,8 @@ pub unsafe fn cuDeviceGetP2PAttribute(
 /// # Safety
 /// `what` is null or valid for a read.
 unsafe fn checked(call: &Call, what: *const CUDA_MEMCPY3D_PEER) -> Outcome<CUDA_MEMCPY3D_PEER> {
-    edge::require(what)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let what = unsafe { what.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let what = unsafe { edge::take(what) }?;
     check_both(call.session, what.dst_context(), what.src_context())?;
     Ok(what)
 }

@@ -169,9 +169,8 @@ pub unsafe fn cuMemPoolCreate(
 ) -> Outcome {
     let mut call = begin(Function::cuMemPoolCreate)?;
     edge::require(pool)?;
-    edge::require(poolProps)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let wanted = unsafe { poolProps.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let wanted = unsafe { edge::take(poolProps) }?;
     if wanted.allocType != CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED {
         return Err(INVALID);
     }
@@ -315,9 +314,9 @@ pub unsafe fn cuMemPoolGetAccess(
 ) -> Outcome {
     let mut call = begin(Function::cuMemPoolGetAccess)?;
     locked(call.session).device(memPool as u64)?;
-    edge::require(location)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let device = located(&call, &unsafe { location.read_unaligned() })?;
+    // SAFETY: the caller's promise.
+    let location = unsafe { edge::take(location) }?;
+    let device = located(&call, &location)?;
     let request = wire::CuMemPoolGetAccess {
         pool: memPool as u64,
         device: call.device(device)?,
@@ -402,9 +401,8 @@ fn current_pool(call: &mut Call, device: CUdevice) -> Outcome<u64> {
 /// `location` is null or valid for a read.
 unsafe fn device_at(location: *mut CUmemLocation, kind: CUmemAllocationType) -> Outcome<CUdevice> {
     let call = begin(Function::cuMemGetMemPool)?;
-    edge::require(location)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let location = unsafe { location.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let location = unsafe { edge::take(location) }?;
     match kind {
         CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED => located(&call, &location),
         CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_MANAGED => {

@@ -76,9 +76,8 @@ pub unsafe fn cuStreamSetAttribute(
 ) -> Outcome {
     let mut call = Call::begin(Function::cuStreamSetAttribute)?;
     let stream = call.handle(Kind::STREAM, hStream as u64)?;
-    edge::require(value)?;
-    // SAFETY: not null, and the caller's promise.
-    let value = unsafe { edge::element(value, 0) };
+    // SAFETY: the caller's promise.
+    let value = unsafe { edge::take(value) }?;
     let request = wire::CuStreamSetAttribute {
         stream,
         attribute: attr.0,

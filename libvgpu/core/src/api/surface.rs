@@ -16,9 +16,8 @@ pub unsafe fn cuSurfObjectCreate(
 ) -> Outcome {
     let mut call = Call::begin(Function::cuSurfObjectCreate)?;
     edge::require(pSurfObject)?;
-    edge::require(pResDesc)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let resource = unsafe { pResDesc.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let resource = unsafe { edge::take(pResDesc) }?;
     if resource.resType != CUresourcetype::CU_RESOURCE_TYPE_ARRAY {
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
     }

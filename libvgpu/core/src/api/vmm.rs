@@ -259,9 +259,9 @@ pub unsafe fn cuMemGetAccess(
     ptr: CUdeviceptr,
 ) -> Outcome {
     let call = begin(Function::cuMemGetAccess)?;
-    edge::require(location)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let device = located(&call, &unsafe { location.read_unaligned() })?;
+    // SAFETY: the caller's promise.
+    let location = unsafe { edge::take(location) }?;
+    let device = located(&call, &location)?;
     let Some(Range {
         place: Place::Mapped { access, .. },
         ..
@@ -301,9 +301,8 @@ unsafe fn asked(
     call: &Call,
     prop: *const CUmemAllocationProp,
 ) -> Outcome<(crate::vmm::Properties, i32)> {
-    edge::require(prop)?;
-    // SAFETY: not null, so readable by the caller's promise.
-    let prop = unsafe { prop.read_unaligned() };
+    // SAFETY: the caller's promise.
+    let prop = unsafe { edge::take(prop) }?;
     if prop.type_ != CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED {
         return Err(INVALID);
     }

@@ -2590,7 +2590,7 @@ pub unsafe extern "C" fn cuIpcOpenMemHandle(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuIpcOpenMemHandle", || unsafe {
-        api::ipc::cuIpcOpenMemHandle(pdptr, handle, Flags)
+        api::ipc::cuIpcOpenMemHandle_v2(pdptr, handle, Flags)
     })
 }
 

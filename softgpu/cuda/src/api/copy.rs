@@ -4,7 +4,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cuda_abi::resolver::DefaultStream;
-use cuda_abi::types::{CUDA_MEMCPY2D, CUDA_MEMCPY3D, CUarray, CUdeviceptr, CUmemorytype, CUstream};
+use cuda_abi::types::{
+    CUDA_MEMCPY2D, CUDA_MEMCPY3D, CUarray, CUdeviceptr, CUmemorytype, CUstream, CopySide,
+};
 use softgpu_core::context::Context;
 use softgpu_core::error::Error;
 use softgpu_core::image::{Rows, copy_rows};
@@ -64,7 +66,7 @@ pub unsafe fn cuMemcpyHtoA_v2(
     from: *const c_void,
     bytes: usize,
 ) -> Outcome {
-    let ends = [End::Array(to, offset), End::Host(from as u64)];
+    let ends = [CopySide::array(to, [offset, 0, 0]), CopySide::host(from)];
     // SAFETY: the caller's promise.
     unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
@@ -76,7 +78,7 @@ pub unsafe fn cuMemcpyHtoAAsync_v2(
     bytes: usize,
     stream: CUstream,
 ) -> Outcome {
-    let ends = [End::Array(to, offset), End::Host(from as u64)];
+    let ends = [CopySide::array(to, [offset, 0, 0]), CopySide::host(from)];
     // SAFETY: the caller's promise.
     unsafe { copy_bytes(&place(stream as u64)?, ends, bytes, false) }
 }
@@ -88,7 +90,7 @@ pub unsafe fn cuMemcpyAtoH_v2(
     offset: usize,
     bytes: usize,
 ) -> Outcome {
-    let ends = [End::Host(to as u64), End::Array(from, offset)];
+    let ends = [CopySide::host(to), CopySide::array(from, [offset, 0, 0])];
     // SAFETY: the caller's promise.
     unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
@@ -100,7 +102,7 @@ pub unsafe fn cuMemcpyAtoHAsync_v2(
     bytes: usize,
     stream: CUstream,
 ) -> Outcome {
-    let ends = [End::Host(to as u64), End::Array(from, offset)];
+    let ends = [CopySide::host(to), CopySide::array(from, [offset, 0, 0])];
     // SAFETY: the caller's promise.
     unsafe { copy_bytes(&place(stream as u64)?, ends, bytes, false) }
 }
@@ -112,7 +114,7 @@ pub unsafe fn cuMemcpyDtoA_v2(
     from: CUdeviceptr,
     bytes: usize,
 ) -> Outcome {
-    let ends = [End::Array(to, offset), End::Device(from)];
+    let ends = [CopySide::array(to, [offset, 0, 0]), CopySide::device(from)];
     // SAFETY: the caller's promise.
     unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
@@ -124,7 +126,7 @@ pub unsafe fn cuMemcpyAtoD_v2(
     offset: usize,
     bytes: usize,
 ) -> Outcome {
-    let ends = [End::Device(to), End::Array(from, offset)];
+    let ends = [CopySide::device(to), CopySide::array(from, [offset, 0, 0])];
     // SAFETY: the caller's promise.
     unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
 }
@@ -137,28 +139,25 @@ pub unsafe fn cuMemcpyAtoA_v2(
     from_offset: usize,
     bytes: usize,
 ) -> Outcome {
-    let ends = [End::Array(to, to_offset), End::Array(from, from_offset)];
+    let ends = [
+        CopySide::array(to, [to_offset, 0, 0]),
+        CopySide::array(from, [from_offset, 0, 0]),
+    ];
     // SAFETY: the caller's promise.
     unsafe { copy_bytes(&waiting_place(default)?, ends, bytes, true) }
-}
-
-/// One side of a copy of bytes in a row.
-#[derive(Clone, Copy)]
-enum End {
-    Host(u64),
-    Device(u64),
-    Array(CUarray, usize),
 }
 
 /// Copies bytes of the first row of arrays.
 ///
 /// # Safety
 /// As [`copy`].
-unsafe fn copy_bytes(place: &Place, [to, from]: [End; 2], bytes: usize, wait: bool) -> Outcome {
-    let mut what = EMPTY;
-    (what.WidthInBytes, what.Height, what.Depth) = (bytes, 1, 1);
-    what.set_to(to);
-    what.set_from(from);
+unsafe fn copy_bytes(
+    place: &Place,
+    [to, from]: [CopySide; 2],
+    bytes: usize,
+    wait: bool,
+) -> Outcome {
+    let what = CUDA_MEMCPY3D::between(&to, &from, [bytes, 1, 1]);
     // SAFETY: the caller's promise.
     unsafe { copy(place, &what, wait) }
 }
@@ -173,89 +172,14 @@ unsafe impl Send for Copy3D {}
 // SAFETY: as above.
 unsafe impl Sync for Copy3D {}
 
-/// From nowhere to nowhere.
-const EMPTY: CUDA_MEMCPY3D = CUDA_MEMCPY3D {
-    srcXInBytes: 0,
-    srcY: 0,
-    srcZ: 0,
-    srcLOD: 0,
-    srcMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
-    srcHost: std::ptr::null(),
-    srcDevice: 0,
-    srcArray: std::ptr::null_mut(),
-    reserved0: std::ptr::null_mut(),
-    srcPitch: 0,
-    srcHeight: 0,
-    dstXInBytes: 0,
-    dstY: 0,
-    dstZ: 0,
-    dstLOD: 0,
-    dstMemoryType: CUmemorytype::CU_MEMORYTYPE_HOST,
-    dstHost: std::ptr::null_mut(),
-    dstDevice: 0,
-    dstArray: std::ptr::null_mut(),
-    reserved1: std::ptr::null_mut(),
-    dstPitch: 0,
-    dstHeight: 0,
-    WidthInBytes: 0,
-    Height: 0,
-    Depth: 0,
-};
-
-/// The two sides of a description.
-trait Ends {
-    fn set_to(&mut self, end: End);
-    fn set_from(&mut self, end: End);
-}
-
-impl Ends for CUDA_MEMCPY3D {
-    fn set_to(&mut self, end: End) {
-        match end {
-            End::Host(address) => {
-                self.dstMemoryType = CUmemorytype::CU_MEMORYTYPE_HOST;
-                self.dstHost = address as *mut c_void;
-            }
-            End::Device(address) => {
-                self.dstMemoryType = CUmemorytype::CU_MEMORYTYPE_DEVICE;
-                self.dstDevice = address;
-            }
-            End::Array(array, offset) => {
-                self.dstMemoryType = CUmemorytype::CU_MEMORYTYPE_ARRAY;
-                (self.dstArray, self.dstXInBytes) = (array, offset);
-            }
-        }
-    }
-
-    fn set_from(&mut self, end: End) {
-        match end {
-            End::Host(address) => {
-                self.srcMemoryType = CUmemorytype::CU_MEMORYTYPE_HOST;
-                self.srcHost = address as *const c_void;
-            }
-            End::Device(address) => {
-                self.srcMemoryType = CUmemorytype::CU_MEMORYTYPE_DEVICE;
-                self.srcDevice = address;
-            }
-            End::Array(array, offset) => {
-                self.srcMemoryType = CUmemorytype::CU_MEMORYTYPE_ARRAY;
-                (self.srcArray, self.srcXInBytes) = (array, offset);
-            }
-        }
-    }
-}
-
 impl Copy3D {
     /// A copy of bytes in a row.
     pub fn row(to: Side, from: Side, bytes: usize) -> Self {
         let end = |side| match side {
-            Side::Device(address) => End::Device(address),
-            Side::Any(address) => End::Host(address),
+            Side::Device(address) => CopySide::device(address),
+            Side::Any(address) => CopySide::host(address as *const c_void),
         };
-        let mut what = EMPTY;
-        (what.WidthInBytes, what.Height, what.Depth) = (bytes, 1, 1);
-        what.set_to(end(to));
-        what.set_from(end(from));
-        Self(what)
+        Self(CUDA_MEMCPY3D::between(&end(to), &end(from), [bytes, 1, 1]))
     }
 
     /// As what a node does.

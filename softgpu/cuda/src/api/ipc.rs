@@ -2,15 +2,14 @@
 
 use std::ffi::c_uint;
 
-use cuda_abi::types::{CUdeviceptr, CUipcMemHandle};
+use cuda_abi::types::{CUdeviceptr, CUipcMem_flags, CUipcMemHandle};
 use softgpu_core::error::Error;
 
 use crate::capture;
 use crate::driver;
 use crate::edge::{Outcome, put, require};
 
-/// `CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS`
-const LAZY_PEER_ACCESS: c_uint = 1;
+const LAZY_PEER_ACCESS: c_uint = CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS.0;
 
 pub unsafe fn cuIpcGetMemHandle(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr) -> Outcome {
     let context = driver::context()?;
@@ -22,7 +21,7 @@ pub unsafe fn cuIpcGetMemHandle(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr)
     unsafe { put(pHandle, CUipcMemHandle { reserved }) }
 }
 
-pub unsafe fn cuIpcOpenMemHandle(
+pub unsafe fn cuIpcOpenMemHandle_v2(
     pdptr: *mut CUdeviceptr,
     handle: CUipcMemHandle,
     Flags: c_uint,
@@ -36,15 +35,6 @@ pub unsafe fn cuIpcOpenMemHandle(
     let start = context.gpu().ipc().open(&context, &handle.reserved)?;
     // SAFETY: the caller's promise.
     unsafe { put(pdptr, start) }
-}
-
-pub unsafe fn cuIpcOpenMemHandle_v2(
-    pdptr: *mut CUdeviceptr,
-    handle: CUipcMemHandle,
-    Flags: c_uint,
-) -> Outcome {
-    // SAFETY: the caller's promise.
-    unsafe { cuIpcOpenMemHandle(pdptr, handle, Flags) }
 }
 
 pub unsafe fn cuIpcCloseMemHandle(dptr: CUdeviceptr) -> Outcome {

@@ -441,21 +441,8 @@ pub unsafe fn cuGraphKernelNodeGetParams(
 ) -> Outcome {
     let kernel = kernel_of(handle)?;
     let told = told(&kernel)?;
-    let told = CUDA_KERNEL_NODE_PARAMS_v1 {
-        // The one form has no place for a library's kernel but this one, where it does as well.
-        func: kernel.named as cuda_abi::types::CUfunction,
-        gridDimX: told.gridDimX,
-        gridDimY: told.gridDimY,
-        gridDimZ: told.gridDimZ,
-        blockDimX: told.blockDimX,
-        blockDimY: told.blockDimY,
-        blockDimZ: told.blockDimZ,
-        sharedMemBytes: told.sharedMemBytes,
-        kernelParams: told.kernelParams,
-        extra: told.extra,
-    };
     // SAFETY: the caller's promise.
-    unsafe { put(params, told) }
+    unsafe { put(params, told.into()) }
 }
 
 pub unsafe fn cuGraphKernelNodeGetParams_v2(

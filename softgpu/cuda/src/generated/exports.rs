@@ -2600,7 +2600,7 @@ pub unsafe extern "C" fn cuIpcOpenMemHandle(
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuIpcOpenMemHandle", || unsafe {
-        api::ipc::cuIpcOpenMemHandle(pdptr, handle, Flags)
+        api::ipc::cuIpcOpenMemHandle_v2(pdptr, handle, Flags)
     })
 }
 
@@ -7099,7 +7099,6 @@ const _: cuda_abi::sig::cuGraphUpload = cuGraphUpload;
 const _: cuda_abi::sig::cuInit = cuInit;
 const _: cuda_abi::sig::cuIpcCloseMemHandle = cuIpcCloseMemHandle;
 const _: cuda_abi::sig::cuIpcGetMemHandle = cuIpcGetMemHandle;
-const _: cuda_abi::sig::cuIpcOpenMemHandle = cuIpcOpenMemHandle;
 const _: cuda_abi::sig::cuIpcOpenMemHandle_v2 = cuIpcOpenMemHandle_v2;
 const _: cuda_abi::sig::cuKernelGetAttribute = cuKernelGetAttribute;
 const _: cuda_abi::sig::cuKernelGetFunction = cuKernelGetFunction;
