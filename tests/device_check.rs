@@ -17,12 +17,13 @@ fn script(folder: &Path, part: &str) -> Program {
         .watchdog(Duration::from_secs(900))
 }
 
-/// The one report in `folder`.
+/// The one report in `folder`; part 7 leaves a record of codes beside it.
 fn report(folder: &Path, finished: &Finished) -> String {
     let reports: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
         .flatten()
         .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
     assert_eq!(reports.len(), 1, "{}", finished.describe());
     std::fs::read_to_string(&reports[0]).unwrap()
