@@ -1,4 +1,4 @@
-//! Memory that clients of one zone share, and clients of another do not: what `drv_ipc` cannot show, since it is
+//! Memory and events that clients of one zone share, and clients of another do not: what `drv_ipc` cannot show, since it is
 //! one program that does right.
 #![forbid(unsafe_code)]
 
@@ -94,6 +94,47 @@ fn a_handle_is_good_in_its_zone_and_for_nothing_elsewhere() {
     neighbour.done("close");
     neighbour.refused("close", INVALID_VALUE);
     for client in [exporter, neighbour, stranger] {
+        client.finish();
+    }
+    proxy.stop();
+}
+
+#[test]
+fn an_event_is_shared_in_its_zone_until_it_or_its_process_is_gone() {
+    let proxy = two_zones();
+    let [mut exporter, mut neighbour] = ["one", "one"].map(|zone| client(&proxy, zone));
+    let mut stranger = client(&proxy, "two");
+    let open = format!("open-event {}", exporter.done("event"));
+    stranger.refused(&open, INVALID_HANDLE);
+    exporter.refused(&open, INVALID_CONTEXT);
+    neighbour.done(&open);
+    neighbour.done("synchronize");
+    neighbour.done("end-event");
+    // One is not the other, whatever the handle says it is.
+    exporter.done(&format!("allocate {MIB}"));
+    let memory = exporter.done("export");
+    let token = &memory[16..];
+    let event = &open["open-event ".len()..];
+    neighbour.refused(
+        &format!("open-event {}{token}", &event[..16]),
+        INVALID_HANDLE,
+    );
+    neighbour.refused(
+        &format!("open {}{}", &memory[..16], &event[16..]),
+        INVALID_HANDLE,
+    );
+    neighbour.done(&open);
+    exporter.done("end-event");
+    neighbour.refused(&open, INVALID_HANDLE);
+    let open = format!("open-event {}", exporter.done("event"));
+    exporter.running.kill();
+    proxy.wait_until("the exporter's worker is gone", |proxy| {
+        proxy.status()["zones"][0]["clients"]
+            .as_array()
+            .is_some_and(|clients| clients.len() == 1)
+    });
+    neighbour.refused(&open, INVALID_HANDLE);
+    for client in [neighbour, stranger] {
         client.finish();
     }
     proxy.stop();

@@ -73,6 +73,13 @@ pub struct CUipcMemHandle {
     pub reserved: [u8; 64],
 }
 
+/// An event, as another process may open it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct CUipcEventHandle {
+    pub reserved: [u8; 64],
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct CUdevprop {

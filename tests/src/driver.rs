@@ -11,9 +11,10 @@ use std::ptr::{null, null_mut};
 
 use cuda_abi::sig;
 use cuda_abi::types::{
-    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUhostFn,
-    CUipcMemHandle, CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationProp, CUmemAllocationType,
-    CUmemLocation, CUmemLocationType, CUmodule, CUresult, CUstream,
+    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUevent_flags, CUfunction,
+    CUhostFn, CUipcEventHandle, CUipcMemHandle, CUmemAccess_flags, CUmemAccessDesc,
+    CUmemAllocationProp, CUmemAllocationType, CUmemLocation, CUmemLocationType, CUmodule, CUresult,
+    CUstream,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
@@ -56,7 +57,8 @@ functions! {
     cuMemcpyHtoD_v2, cuMemcpyDtoH_v2, cuMemcpyDtoDAsync_v2, cuMemcpyHtoDAsync_v2, cuMemcpyDtoHAsync_v2,
     cuMemsetD32_v2, cuMemsetD8Async, cuStreamCreate, cuStreamDestroy_v2, cuStreamQuery, cuStreamSynchronize, cuStreamWaitEvent,
     cuEventCreate, cuEventRecord, cuEventSynchronize, cuEventDestroy_v2, cuLaunchKernel, cuLaunchHostFunc,
-    cuGetErrorName, cuIpcGetMemHandle, cuIpcOpenMemHandle_v2, cuIpcCloseMemHandle,
+    cuGetErrorName, cuIpcGetMemHandle, cuIpcOpenMemHandle_v2, cuIpcCloseMemHandle, cuIpcGetEventHandle,
+    cuIpcOpenEventHandle,
 }
 
 /// A kernel argument.
@@ -434,6 +436,26 @@ impl Gpu {
         let mut event = null_mut();
         // SAFETY: the pointer is to a local.
         check(unsafe { (self.calls.cuEventCreate)(&raw mut event, 0) })?;
+        Ok(event)
+    }
+
+    /// An event for other processes, and what opens it there.
+    pub fn create_shared_event(&self) -> Outcome<(CUevent, [u8; 64])> {
+        let flags =
+            CUevent_flags::CU_EVENT_INTERPROCESS.0 | CUevent_flags::CU_EVENT_DISABLE_TIMING.0;
+        let (mut event, mut handle) = (null_mut(), CUipcEventHandle { reserved: [0; 64] });
+        // SAFETY: the pointer is to a local.
+        check(unsafe { (self.calls.cuEventCreate)(&raw mut event, flags) })?;
+        // SAFETY: the pointer is to a local.
+        check(unsafe { (self.calls.cuIpcGetEventHandle)(&raw mut handle, event) })?;
+        Ok((event, handle.reserved))
+    }
+
+    /// Another process's event.
+    pub fn import_event(&self, handle: [u8; 64]) -> Outcome<CUevent> {
+        let (mut event, handle) = (null_mut(), CUipcEventHandle { reserved: handle });
+        // SAFETY: the pointer is to a local; a handle is the driver's to check.
+        check(unsafe { (self.calls.cuIpcOpenEventHandle)(&raw mut event, handle) })?;
         Ok(event)
     }
 

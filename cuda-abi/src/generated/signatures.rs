@@ -530,8 +530,12 @@ pub type cuGraphRetainUserObject = unsafe extern "C" fn(
 pub type cuGraphUpload = unsafe extern "C" fn(hGraph: CUgraphExec, hStream: CUstream) -> CUresult;
 pub type cuInit = unsafe extern "C" fn(Flags: c_uint) -> CUresult;
 pub type cuIpcCloseMemHandle = unsafe extern "C" fn(dptr: CUdeviceptr) -> CUresult;
+pub type cuIpcGetEventHandle =
+    unsafe extern "C" fn(pHandle: *mut CUipcEventHandle, event: CUevent) -> CUresult;
 pub type cuIpcGetMemHandle =
     unsafe extern "C" fn(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr) -> CUresult;
+pub type cuIpcOpenEventHandle =
+    unsafe extern "C" fn(phEvent: *mut CUevent, handle: CUipcEventHandle) -> CUresult;
 pub type cuIpcOpenMemHandle = unsafe extern "C" fn(
     pdptr: *mut CUdeviceptr,
     handle: CUipcMemHandle,

@@ -23,6 +23,7 @@ use idm_protocol::wait::{Patience, StopFlag};
 use idm_protocol::window::Arena;
 use idm_protocol::wire::{self, credit};
 use proxy_channel::credit::Credit;
+use proxy_channel::message::Token;
 use proxy_channel::shares::Shares;
 use proxy_channel::stats::{KernelSlot, StatsWriter};
 use proxy_channel::worker::WorkerChannel;
@@ -116,8 +117,19 @@ pub struct Session {
     pools: Mutex<Pools>,
     /// Exports, and what is opened and closed of others', one after the other.
     sharing: Mutex<()>,
+    /// Events that other clients of the zone have too, by handle.
+    shared_events: Mutex<HashMap<u64, SharedEvent>>,
     /// Memory of a pool was freed, and the pool may hold less from the next synchronisation on.
     pools_shrink: Word,
+}
+
+/// How an event is shared.
+#[derive(Debug)]
+pub enum SharedEvent {
+    /// Others may open it under this token.
+    Exported(Token),
+    /// It is another client's.
+    Opened(Token),
 }
 
 /// A reply that is owed, if any, and what must be over before it goes out.
@@ -157,6 +169,7 @@ impl Session {
             vmm: Mutex::default(),
             pools: Mutex::default(),
             sharing: Mutex::default(),
+            shared_events: Mutex::default(),
             pools_shrink: Word::new(0),
             parts,
         }
@@ -422,6 +435,9 @@ impl Session {
             );
             self.return_credits(slot, back);
         }
+        if kind == Kind::EVENT {
+            crate::api::ipc::event_gone(self, value);
+        }
         Ok(object.pointer)
     }
 
@@ -545,19 +561,21 @@ impl Session {
     /// Takes away everything that goes with a context that is destroyed.
     pub fn forget_context(&self, key: ContextKey) {
         let mut objects = lock(&self.objects);
+        let of_context = |_, object: &Object| object.context == Some(key.slot);
         for kind in [
             Kind::MODULE,
             Kind::FUNCTION,
             Kind::STREAM,
-            Kind::EVENT,
             Kind::ARRAY,
             Kind::MIPMAPPED_ARRAY,
         ] {
-            remove_all(&mut objects, kind, |_, object| {
-                object.context == Some(key.slot)
-            });
+            remove_all(&mut objects, kind, of_context);
         }
+        let events = remove_all(&mut objects, Kind::EVENT, of_context);
         drop(objects);
+        for event in events {
+            crate::api::ipc::event_gone(self, event);
+        }
         let ranges = self
             .ranges()
             .remove_all(|range| range.context == Some(key.slot));

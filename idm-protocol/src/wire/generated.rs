@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x8076db28edaed99b;
+pub const TABLE_HASH: u64 = 0x53eef57bc7f157c3;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -718,6 +718,16 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
         "cuIpcCloseMemHandle",
         CuIpcCloseMemHandle::OPCODE,
         size_of::<CuIpcCloseMemHandle>(),
+    ),
+    (
+        "cuIpcGetEventHandle",
+        CuIpcGetEventHandle::OPCODE,
+        size_of::<CuIpcGetEventHandle>(),
+    ),
+    (
+        "cuIpcOpenEventHandle",
+        CuIpcOpenEventHandle::OPCODE,
+        size_of::<CuIpcOpenEventHandle>(),
     ),
 ];
 
@@ -1838,7 +1848,7 @@ impl Request for CuStreamCopyAttributes {
     const OPCODE: u16 = 108;
 }
 
-/// Request of `cuEventCreate`.
+/// Request of `cuEventCreate`. By hand, since which flags go together is refused at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct CuEventCreate {
@@ -3407,3 +3417,38 @@ pub struct CuIpcCloseMemHandleReply {
     pub reserved: u32,
 }
 const _: () = assert!(size_of::<CuIpcCloseMemHandleReply>() == 8);
+
+/// Request of `cuIpcGetEventHandle`. Blocking: the supervisor gives out the token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcGetEventHandle {
+    pub event: u64,
+}
+const _: () = assert!(size_of::<CuIpcGetEventHandle>() == 8);
+
+impl Request for CuIpcGetEventHandle {
+    const OPCODE: u16 = 419;
+}
+
+/// What comes back of [`CuIpcGetEventHandle`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcGetEventHandleReply {
+    pub token_low: u64,
+    pub token_high: u64,
+}
+const _: () = assert!(size_of::<CuIpcGetEventHandleReply>() == 16);
+
+/// Request of `cuIpcOpenEventHandle`. The event is the client's from then on, to destroy too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuIpcOpenEventHandle {
+    pub event: u64,
+    pub token_low: u64,
+    pub token_high: u64,
+}
+const _: () = assert!(size_of::<CuIpcOpenEventHandle>() == 24);
+
+impl Request for CuIpcOpenEventHandle {
+    const OPCODE: u16 = 420;
+}

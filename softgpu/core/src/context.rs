@@ -524,18 +524,10 @@ impl Context {
         self.run(stream, Box::new(move || to.copy_from(&from)))
     }
 
-    /// Marks a place in a stream.
+    /// Marks a place in a stream, behind places in others too.
     ///
     /// # Errors
     /// The context's fault.
-    pub fn record(&self, stream: StreamId) -> Result<Record> {
-        self.record_after(stream, &[])
-    }
-
-    /// As [`Context::record`], behind places in other streams too.
-    ///
-    /// # Errors
-    /// As there.
     pub fn record_after(&self, stream: StreamId, after: &[Ticket]) -> Result<Record> {
         self.check()?;
         let stamp = Arc::new(Stamp::default());
@@ -555,17 +547,26 @@ impl Context {
         Ok(())
     }
 
-    /// Marks a place behind all that was submitted to the context so far.
+    /// Runs work in a stream of its own, behind these places, and marks its end.
     ///
     /// # Errors
     /// The context's fault.
-    pub fn record_all(&self) -> Result<Record> {
-        let scheduler = self.gpu.scheduler();
-        // A stream of its own, which ends when the mark is passed.
+    pub fn record_behind(&self, after: &[Ticket], work: Option<Work>) -> Result<Record> {
         let stream = self.create_stream(true);
-        let record = self.record_after(stream, &scheduler.group_tail(self.id));
-        scheduler.close(stream);
+        let done = match work {
+            Some(work) => self.submit_after(stream, after, work).map(drop),
+            None => Ok(()),
+        };
+        let record = done.and_then(|()| self.record_after(stream, after));
+        // It ends when the mark is passed.
+        self.gpu.scheduler().close(stream);
         record
+    }
+
+    /// Places behind all that was submitted to the context so far.
+    #[must_use]
+    pub fn tails(&self) -> Vec<Ticket> {
+        self.gpu.scheduler().group_tail(self.id)
     }
 
     /// Makes what is submitted to any stream of the context from now on wait for a place.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::memory::{Allocation, Kind};
+use crate::memory::{Allocation, Kind, Space};
 use crate::os;
 
 /// Bytes of a handle, in the Driver API too.
@@ -30,7 +30,7 @@ type Name = [u8; 16];
 type Token = [u8; 16];
 
 /// Begins every handle.
-const MAGIC: [u8; 8] = *b"softipc1";
+pub(crate) const MAGIC: [u8; 8] = *b"softipc1";
 /// How long the other process may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -90,10 +90,13 @@ impl Ipc {
                 let gpu = context.gpu();
                 let ordinal = usize::try_from(allocation.device).unwrap_or(usize::MAX);
                 let device = gpu.devices().get(ordinal).ok_or(Error::InvalidDevice)?;
-                // Kernels hold addresses in it; none may run while it moves into a file.
-                let (file, offset) = gpu
-                    .scheduler()
-                    .run_alone(|| gpu.space().export(allocation))?;
+                let export = || gpu.space().export(allocation);
+                let (file, offset) = if Space::moves_to_export(allocation) {
+                    // Kernels hold addresses in it; none may run while it moves into a file.
+                    gpu.scheduler().run_alone(export)?
+                } else {
+                    export()?
+                };
                 let mut token = [0; 16];
                 getrandom::fill(&mut token).map_err(|_| Error::OperatingSystem)?;
                 let export = Export {
@@ -165,6 +168,26 @@ impl Ipc {
     /// # Errors
     /// [`Error::InvalidValue`] if nothing is open at this address, or the context's fault.
     pub fn close(&self, context: &Context, start: u64) -> Result<()> {
+        if self.close_once(context, start)? {
+            context.release(start, |kind| kind == Kind::Imported)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Ipc::close`], without waiting for work: whatever uses the memory keeps it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] if nothing is open at this address.
+    pub(crate) fn let_go(&self, context: &Context, start: u64) -> Result<()> {
+        if self.close_once(context, start)? {
+            let imported = |found: &Allocation| found.kind == Kind::Imported;
+            drop(context.gpu().space().remove(start, imported));
+        }
+        Ok(())
+    }
+
+    /// Whether it was the last time.
+    fn close_once(&self, context: &Context, start: u64) -> Result<bool> {
         let mut opened = lock(&self.opened);
         let space = context.gpu().space();
         let found = opened.iter_mut().find(|(_, one)| {
@@ -173,10 +196,10 @@ impl Ipc {
         let (&key, one) = found.ok_or(Error::InvalidValue)?;
         if one.count > 1 {
             one.count -= 1;
-            return Ok(());
+            return Ok(false);
         }
         opened.remove(&key);
-        context.release(start, |kind| kind == Kind::Imported)
+        Ok(true)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 pub mod context;
 pub mod device;
 pub mod error;
+pub mod event;
 pub mod exec;
 pub mod fatbin;
 pub mod gpu;

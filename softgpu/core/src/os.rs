@@ -324,6 +324,18 @@ pub unsafe fn store(address: u64, width: u64, value: u64) {
     }
 }
 
+/// A word of 8 bytes that several processes may change at once; `None` if it is not aligned.
+///
+/// # Safety
+/// `address` is accessible for 8 bytes for as long as the result is used.
+pub unsafe fn word<'a>(address: u64) -> Option<&'a AtomicU64> {
+    if !address.is_multiple_of(8) {
+        return None;
+    }
+    // SAFETY: aligned, and accessible by the caller's promise.
+    Some(unsafe { AtomicU64::from_ptr(pointer(address).cast()) })
+}
+
 /// Fills with a repeated element of 1, 2 or 4 bytes.
 ///
 /// # Safety

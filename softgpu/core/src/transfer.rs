@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::exec::image::Image;
@@ -167,6 +167,16 @@ impl Span {
     pub fn store(&self, value: u64) {
         // SAFETY: a span is writable as long as it lives.
         unsafe { os::store(self.address, self.length, value) };
+    }
+
+    /// Its word of 8 bytes, as others may change it at once; `None` if it is none.
+    #[must_use]
+    pub fn word(&self) -> Option<&AtomicU64> {
+        if self.length != 8 {
+            return None;
+        }
+        // SAFETY: a span is accessible as long as it lives, and the result borrows it.
+        unsafe { os::word(self.address) }
     }
 
     /// Fills it with an element of `width` 1, 2 or 4 bytes; a rest smaller than an element stays.

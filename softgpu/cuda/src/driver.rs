@@ -12,12 +12,13 @@ use cuda_abi::types::{CUDA_RESOURCE_DESC, CUDA_RESOURCE_VIEW_DESC, CUDA_TEXTURE_
 use softgpu_core::config::Config;
 use softgpu_core::context::{Context, Record};
 use softgpu_core::error::{Error, Result};
+use softgpu_core::event::SharedEvent;
 use softgpu_core::gpu::Gpu;
 use softgpu_core::handle::Table;
 use softgpu_core::image::{Array, MipmappedArray};
 use softgpu_core::memory::{MemPool, Physical};
 use softgpu_core::module::{Code, Kernel, Module};
-use softgpu_core::schedule::StreamId;
+use softgpu_core::schedule::{StreamId, Ticket};
 
 use crate::attributes::StreamAttributes;
 use crate::capture::{self, Captured, Captures};
@@ -120,6 +121,8 @@ pub(crate) struct Event {
     pub context: Arc<Context>,
     pub flags: u32,
     state: Mutex<EventState>,
+    /// Where others see it, if they may.
+    pub shared: Option<SharedEvent>,
 }
 
 /// What was done with an event last.
@@ -131,24 +134,59 @@ enum EventState {
 }
 
 impl Event {
-    pub const fn new(context: Arc<Context>, flags: u32) -> Self {
+    pub const fn new(context: Arc<Context>, flags: u32, shared: Option<SharedEvent>) -> Self {
         Self {
             context,
             flags,
             state: Mutex::new(EventState::Never),
+            shared,
         }
     }
 
-    /// What was recorded last.
-    pub fn recorded(&self) -> Option<Record> {
+    /// What is to be waited for: the place recorded last, in whatever process. None if it was never recorded.
+    pub fn recorded(&self) -> Result<Option<Record>> {
+        if let EventState::Recorded(record) = &*self.state() {
+            return Ok(Some(record.clone()));
+        }
+        let ahead = self.shared.as_ref().and_then(SharedEvent::wait);
+        ahead
+            .map(|wait| self.context.record_behind(&[], Some(wait)))
+            .transpose()
+    }
+
+    /// Whether the place recorded last was reached, if there is one.
+    pub fn is_done(&self) -> bool {
         match &*self.state() {
-            EventState::Recorded(record) => Some(record.clone()),
-            _ => None,
+            EventState::Recorded(record) => record.is_done(),
+            _ => self
+                .shared
+                .as_ref()
+                .is_none_or(|shared| shared.wait().is_none()),
         }
     }
 
-    pub fn set(&self, record: Record) {
+    /// Records it in a stream of `context`, behind places in others.
+    pub fn record(&self, context: &Context, stream: StreamId, after: &[Ticket]) -> Result<Ticket> {
+        if let Some(shared) = &self.shared {
+            let ticket = context.submit_after(stream, after, shared.record())?;
+            *self.state() = EventState::Never;
+            return Ok(ticket);
+        }
+        let record = context.record_after(stream, after)?;
+        let ticket = record.ticket();
         *self.state() = EventState::Recorded(record);
+        Ok(ticket)
+    }
+
+    /// Records it behind all that was submitted to `context` so far.
+    pub fn record_all(&self, context: &Context) -> Result<()> {
+        let work = self.shared.as_ref().map(SharedEvent::record);
+        let record = context.record_behind(&context.tails(), work)?;
+        *self.state() = match self.shared {
+            Some(_) => EventState::Never,
+            None => EventState::Recorded(record),
+        };
+        Ok(())
     }
 
     /// Where it stands in a capture, if it was recorded there last.

@@ -1,24 +1,29 @@
-// Memory that two processes have: one exports it, another opens it, computes in it, and closes it.
+// Memory that two processes have: one exports it, another opens it, computes in it, and closes it. And an event by
+// which each waits for the other's streams.
 //
 // The program starts itself again, and tells its other half over a socket what to do. That half says nothing itself.
 //
-// shows: cuIpcGetMemHandle, cuIpcOpenMemHandle, cuIpcOpenMemHandle_v2, cuIpcCloseMemHandle
+// shows: cuIpcGetMemHandle, cuIpcOpenMemHandle, cuIpcOpenMemHandle_v2, cuIpcCloseMemHandle, cuIpcGetEventHandle
+// shows: cuIpcOpenEventHandle
 #define _GNU_SOURCE
+#include "hold.h"
 #include "memory_api.h"
-#include "program.h"
 
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 EMBED_PTX(addition, "vector_add.ptx");
+EMBED_PTX(kernels, "kernels.ptx");
 
 enum { OPEN, OPEN_OLD, CLOSE, ADD, WORD, FREE, EXPORT, PLACE };
+enum { EVENT_OPEN = PLACE + 1, EVENT_QUERY, EVENT_WAIT, EVENT_DONE, EVENT_SET, EVENT_END };
 
 typedef struct {
     int what;
     CUresult status;
     CUipcMemHandle handle;
+    CUipcEventHandle event;
     CUdeviceptr pointers[3];
     uint64_t number;
 } Order;
@@ -40,6 +45,8 @@ static bool transfer(Order *order, bool out) {
 
 static CUresult obey(Order *order, CUfunction add) {
     static CUdeviceptr own;
+    static CUevent event;
+    static CUstream stream;
     CUdeviceptr *pointers = order->pointers;
     unsigned number = (unsigned)order->number;
     unsigned word = 0;
@@ -61,6 +68,25 @@ static CUresult obey(Order *order, CUfunction add) {
     case EXPORT:
         CHECK(cuMemAlloc(&own, 4096));
         return cuIpcGetMemHandle(&order->handle, own);
+    case EVENT_OPEN:
+        if (!stream) CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+        if (!own) CHECK(cuMemAlloc(&own, 4096));
+        return cuIpcOpenEventHandle(&event, order->event);
+    case EVENT_QUERY: return cuEventQuery(event);
+    case EVENT_WAIT:
+        // Copies a word of the other's once its event has come, and does not wait for that itself.
+        CHECK(cuStreamWaitEvent(stream, event, 0));
+        CHECK(cuMemcpyDtoDAsync(own, pointers[0], sizeof word, stream));
+        return cuStreamQuery(stream);
+    case EVENT_DONE:
+        CHECK(cuStreamSynchronize(stream));
+        status = cuMemcpyDtoH(&word, own, sizeof word);
+        order->number = word;
+        return status;
+    case EVENT_SET:
+        CHECK(cuMemsetD32Async(pointers[0], number, 1, stream));
+        return cuEventRecord(event, stream);
+    case EVENT_END: return cuEventDestroy(event);
     default: {
         // What the driver says of memory that was opened.
         int type = 0, capable = 1;
@@ -209,6 +235,80 @@ static void mistakes(void) {
     CHECK(cuMemFreeHost(pinned));
 }
 
+static CUresult event_opening(CUipcEventHandle handle) { return ask((Order){.what = EVENT_OPEN, .event = handle}).status; }
+
+// Each half's streams wait for the other's.
+static void events(void) {
+    CUmodule module;
+    CUstream stream;
+    CUevent event, plain, own;
+    CUipcEventHandle handle, again;
+    CUdeviceptr pointer;
+    Hold hold;
+    CHECK(cuModuleLoadData(&module, kernels));
+    make_hold(&hold, module);
+    CHECK(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CHECK(cuMemAlloc(&pointer, 4096));
+    CHECK(cuMemsetD32(pointer, 1, 1));
+    CUdeviceptr there = opened(handle_of(pointer));
+    CHECK(cuEventCreate(&event, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING));
+    CHECK(cuIpcGetEventHandle(&handle, event));
+    CHECK(cuIpcGetEventHandle(&again, event));
+    CHECK_THAT(memcmp(&handle, &again, sizeof handle) == 0);
+    CHECK(event_opening(handle));
+    // Never recorded, so nothing is ahead.
+    CHECK(to(EVENT_QUERY, 0));
+
+    take_hold(&hold, stream);
+    CHECK(cuMemsetD32Async(pointer, 5, 1, stream));
+    CHECK(cuEventRecord(event, stream));
+    CHECK_ERROR(CUDA_ERROR_NOT_READY, cuEventQuery(event));
+    CHECK_ERROR(CUDA_ERROR_NOT_READY, to(EVENT_QUERY, 0));
+    CHECK_ERROR(CUDA_ERROR_NOT_READY, to(EVENT_WAIT, there));
+    CHECK_THAT(holds(&hold));
+    let_go(&hold);
+    Order done = ask((Order){.what = EVENT_DONE});
+    CHECK(done.status);
+    CHECK_THAT(done.number == 5);
+    CHECK(cuEventQuery(event));
+    CHECK(to(EVENT_QUERY, 0));
+
+    // The other way round.
+    Order set = {.what = EVENT_SET, .pointers = {there}, .number = 9};
+    CHECK(ask(set).status);
+    unsigned word = 0;
+    CHECK(cuStreamWaitEvent(stream, event, 0));
+    CHECK(cuMemcpyDtoHAsync(&word, pointer, sizeof word, stream));
+    CHECK(cuStreamSynchronize(stream));
+    CHECK_THAT(word == 9);
+    set.number = 10;
+    CHECK(ask(set).status);
+    CHECK(cuEventSynchronize(event));
+    CHECK(cuMemcpyDtoH(&word, pointer, sizeof word));
+    CHECK_THAT(word == 10);
+
+    // Mistakes.
+    CHECK(cuEventCreate(&plain, CU_EVENT_DISABLE_TIMING));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuEventCreate(&own, CU_EVENT_INTERPROCESS));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuIpcGetEventHandle(&again, plain));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuIpcGetEventHandle(NULL, event));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuIpcOpenEventHandle(NULL, handle));
+    CHECK_ERROR(CUDA_ERROR_INVALID_CONTEXT, cuIpcOpenEventHandle(&own, handle));
+    CUipcMemHandle memory = handle_of(pointer);
+    memcpy(&again, &memory, sizeof again);
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, event_opening(again));
+    memcpy(&memory, &handle, sizeof memory);
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, opening(memory));
+    CHECK(to(EVENT_END, 0));
+    CHECK(cuEventDestroy(event));
+    CHECK_ERROR(CUDA_ERROR_INVALID_HANDLE, event_opening(handle));
+    CHECK(closing(there));
+    CHECK(cuEventDestroy(plain));
+    CHECK(cuMemFree(pointer));
+    CHECK(cuStreamDestroy(stream));
+    end_hold(&hold);
+}
+
 // A handle of a process that has ended opens nothing.
 static void the_other_ends(pid_t other) {
     Order order = ask((Order){.what = EXPORT});
@@ -251,6 +351,7 @@ int main(int count, char **arguments) {
     compute(3 << 20);
     life();
     mistakes();
+    events();
     the_other_ends(other);
     return result("drv_ipc");
 }

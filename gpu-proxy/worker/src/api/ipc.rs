@@ -3,12 +3,13 @@
 #![forbid(unsafe_code)]
 
 use cuda_abi::types::{CUipcMem_flags, CUresult};
+use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 use proxy_channel::message::{Sharing, Token};
 use proxy_channel::shares::ShareError;
 
 use crate::ranges::{Place, Range};
-use crate::session::{Frame, Outcome, Session};
+use crate::session::{Frame, Outcome, Session, SharedEvent};
 
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
@@ -63,6 +64,10 @@ pub fn cuIpcOpenMemHandle_v2(
     let token = token([request.token_low, request.token_high]);
     let shares = &session.parts.shares;
     let (bytes, handle) = shares.open(token).map_err(|error| refused(&error))?;
+    if bytes == 0 {
+        closed(session, token);
+        return Err(CUresult::CUDA_ERROR_INVALID_HANDLE.into());
+    }
     let opened = session.driver().import(handle).and_then(|address| {
         enter(session, key.slot, address, bytes, token)
             .map(|is_new| (address, is_new))
@@ -150,6 +155,66 @@ pub fn cuIpcCloseMemHandle(
         reserved: 0,
     });
     Ok(())
+}
+
+/// Offers an event to the zone; the same token every time.
+pub fn cuIpcGetEventHandle(
+    session: &Session,
+    request: &wire::CuIpcGetEventHandle,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let event = session.resolve(frame, Kind::EVENT, request.event)?;
+    let mut events = session.shared_events();
+    let token = match events.get(&request.event) {
+        Some(SharedEvent::Exported(token)) => *token,
+        Some(SharedEvent::Opened(_)) => return Err(INVALID.into()),
+        None => {
+            let handle = session.driver().export_event(event)?;
+            let shared = session.parts.shares.share(0, 0, handle);
+            let token = shared.map_err(|error| refused(&error))?;
+            events.insert(request.event, SharedEvent::Exported(token));
+            token
+        }
+    };
+    let [token_low, token_high] = words(token);
+    frame.reply(&wire::CuIpcGetEventHandleReply {
+        token_low,
+        token_high,
+    });
+    Ok(())
+}
+
+/// Opens what another client of the zone shares.
+pub fn cuIpcOpenEventHandle(
+    session: &Session,
+    request: &wire::CuIpcOpenEventHandle,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    session.context(frame)?;
+    session.check_free(Kind::EVENT, request.event)?;
+    let token = token([request.token_low, request.token_high]);
+    let mut events = session.shared_events();
+    let shares = &session.parts.shares;
+    let (bytes, handle) = shares.open(token).map_err(|error| refused(&error))?;
+    let opened = match bytes {
+        0 => session.driver().import_event(handle),
+        _ => Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
+    };
+    let pointer = opened.inspect_err(|_| closed(session, token))?;
+    let status = CUresult::CUDA_SUCCESS;
+    session.bind(frame, Kind::EVENT, request.event, pointer, status)?;
+    events.insert(request.event, SharedEvent::Opened(token));
+    Ok(())
+}
+
+/// An event of the client's is gone.
+pub(crate) fn event_gone(session: &Session, event: u64) {
+    let known = session.shared_events().remove(&event);
+    match known {
+        Some(SharedEvent::Exported(token)) => session.withdraw(token, 0),
+        Some(SharedEvent::Opened(token)) => closed(session, token),
+        None => {}
+    }
 }
 
 /// Tells the supervisor that what was opened is closed, once.

@@ -1,6 +1,6 @@
 //! What processes share, with Rust's arguments and results.
 
-use cuda_abi::types::{CUipcMem_flags, CUipcMemHandle};
+use cuda_abi::types::{CUevent, CUipcEventHandle, CUipcMem_flags, CUipcMemHandle};
 use proxy_channel::message::DriverHandle;
 
 use super::Table;
@@ -33,6 +33,25 @@ impl Table {
         let function = self.cuIpcCloseMemHandle()?;
         // SAFETY: an address, which the driver looks up.
         ok(unsafe { function(address) })
+    }
+
+    /// What opens an event in another process.
+    pub(crate) fn export_event(&self, event: usize) -> Result<DriverHandle> {
+        let function = self.cuIpcGetEventHandle()?;
+        let mut handle = CUipcEventHandle { reserved: [0; 64] };
+        // SAFETY: a pointer to a local; the event is ours.
+        ok(unsafe { function(&raw mut handle, event as CUevent) })?;
+        Ok(handle.reserved)
+    }
+
+    /// Another process's event, which is this one's to destroy.
+    pub(crate) fn import_event(&self, handle: DriverHandle) -> Result<usize> {
+        let function = self.cuIpcOpenEventHandle()?;
+        let mut event: CUevent = core::ptr::null_mut();
+        let handle = CUipcEventHandle { reserved: handle };
+        // SAFETY: a pointer to a local; the handle is a driver's, which the supervisor got from a worker.
+        ok(unsafe { function(&raw mut event, handle) })?;
+        Ok(event.addr())
     }
 
     /// The allocation that an address lies in: start and bytes.

@@ -642,6 +642,14 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuIpcCloseMemHandle>()?;
             api::ipc::cuIpcCloseMemHandle(session, &request, frame)
         }
+        419 => {
+            let request = frame.request::<wire::CuIpcGetEventHandle>()?;
+            api::ipc::cuIpcGetEventHandle(session, &request, frame)
+        }
+        420 => {
+            let request = frame.request::<wire::CuIpcOpenEventHandle>()?;
+            api::ipc::cuIpcOpenEventHandle(session, &request, frame)
+        }
         _ => frame.unknown_opcode(),
     }
 }

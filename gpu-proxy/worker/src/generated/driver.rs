@@ -174,7 +174,9 @@ pub struct Table {
     cuGraphUpload: Option<sig::cuGraphUpload>,
     cuInit: Option<sig::cuInit>,
     cuIpcCloseMemHandle: Option<sig::cuIpcCloseMemHandle>,
+    cuIpcGetEventHandle: Option<sig::cuIpcGetEventHandle>,
     cuIpcGetMemHandle: Option<sig::cuIpcGetMemHandle>,
+    cuIpcOpenEventHandle: Option<sig::cuIpcOpenEventHandle>,
     cuIpcOpenMemHandle_v2: Option<sig::cuIpcOpenMemHandle_v2>,
     cuKernelGetAttribute: Option<sig::cuKernelGetAttribute>,
     cuKernelGetFunction: Option<sig::cuKernelGetFunction>,
@@ -957,8 +959,16 @@ impl Table {
                 symbols.find::<sig::cuIpcCloseMemHandle>(c"cuIpcCloseMemHandle")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuIpcGetEventHandle: unsafe {
+                symbols.find::<sig::cuIpcGetEventHandle>(c"cuIpcGetEventHandle")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuIpcGetMemHandle: unsafe {
                 symbols.find::<sig::cuIpcGetMemHandle>(c"cuIpcGetMemHandle")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuIpcOpenEventHandle: unsafe {
+                symbols.find::<sig::cuIpcOpenEventHandle>(c"cuIpcOpenEventHandle")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuIpcOpenMemHandle_v2: unsafe {
@@ -2450,8 +2460,18 @@ impl Table {
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuIpcGetEventHandle(&self) -> Result<sig::cuIpcGetEventHandle, CUresult> {
+        self.cuIpcGetEventHandle
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuIpcGetMemHandle(&self) -> Result<sig::cuIpcGetMemHandle, CUresult> {
         self.cuIpcGetMemHandle
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuIpcOpenEventHandle(&self) -> Result<sig::cuIpcOpenEventHandle, CUresult> {
+        self.cuIpcOpenEventHandle
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 

@@ -2,13 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::sync::MutexGuard;
 
 use cuda_abi::types::CUresult;
 use idm_protocol::sync::Ordering;
 use proxy_channel::message::Token;
 
-use super::{Session, lock};
+use super::{Session, SharedEvent, lock};
 use crate::pools::Pools;
 use crate::ranges::{Place, Range};
 
@@ -81,6 +82,11 @@ impl Session {
     /// Held while something is exported, opened or closed.
     pub fn sharing(&self) -> MutexGuard<'_, ()> {
         lock(&self.sharing)
+    }
+
+    /// Events that other clients of the zone have too, locked: for as long as one is exported or opened.
+    pub fn shared_events(&self) -> MutexGuard<'_, HashMap<u64, SharedEvent>> {
+        lock(&self.shared_events)
     }
 
     /// Refunds what pools have given back to the driver since memory of them was freed.

@@ -3,7 +3,10 @@
 use std::ffi::c_uint;
 
 use cuda_abi::function::Function;
-use cuda_abi::types::{CUdeviceptr, CUipcMem_flags, CUipcMemHandle, CUresult};
+use cuda_abi::types::{
+    CUdeviceptr, CUevent, CUipcEventHandle, CUipcMem_flags, CUipcMemHandle, CUresult,
+};
+use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 
 use super::memory::device_of;
@@ -15,8 +18,10 @@ const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
 const LAZY_PEER_ACCESS: c_uint = CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS.0;
 
-/// Begins every handle; after it come the token's two words and zeros.
-const MAGIC: [u8; 8] = *b"vgpuipc1";
+/// Begins every handle of memory; after it come the token's two words and zeros.
+const MEMORY_MAGIC: [u8; 8] = *b"vgpuipc1";
+/// The same of an event.
+const EVENT_MAGIC: [u8; 8] = *b"vgpuevt1";
 
 pub unsafe fn cuIpcGetMemHandle(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr) -> Outcome {
     let mut call = Call::begin(Function::cuIpcGetMemHandle)?;
@@ -26,9 +31,36 @@ pub unsafe fn cuIpcGetMemHandle(pHandle: *mut CUipcMemHandle, dptr: CUdeviceptr)
     let address = range.ok_or(INVALID)?.start;
     let reply: wire::CuIpcGetMemHandleReply =
         call.round_trip(&wire::CuIpcGetMemHandle { address })?;
-    let reserved = handle([reply.token_low, reply.token_high]);
+    let reserved = handle(MEMORY_MAGIC, [reply.token_low, reply.token_high]);
     // SAFETY: the caller's promise.
     unsafe { edge::put(pHandle, CUipcMemHandle { reserved }) }
+}
+
+pub unsafe fn cuIpcGetEventHandle(pHandle: *mut CUipcEventHandle, event: CUevent) -> Outcome {
+    let mut call = Call::begin(Function::cuIpcGetEventHandle)?;
+    edge::require(pHandle)?;
+    let event = call.handle(Kind::EVENT, event as u64)?;
+    let reply: wire::CuIpcGetEventHandleReply =
+        call.round_trip(&wire::CuIpcGetEventHandle { event })?;
+    let reserved = handle(EVENT_MAGIC, [reply.token_low, reply.token_high]);
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(pHandle, CUipcEventHandle { reserved }) }
+}
+
+pub unsafe fn cuIpcOpenEventHandle(phEvent: *mut CUevent, handle: CUipcEventHandle) -> Outcome {
+    let mut call = Call::begin(Function::cuIpcOpenEventHandle)?;
+    edge::require(phEvent)?;
+    let words = token(EVENT_MAGIC, &handle.reserved);
+    let [token_low, token_high] = words.ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+    let event = call.mint(Kind::EVENT)?;
+    call.complete(&wire::CuIpcOpenEventHandle {
+        event: event.value(),
+        token_low,
+        token_high,
+    })?;
+    call.keep(Kind::EVENT, event);
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(phEvent, event.value() as CUevent) }
 }
 
 pub unsafe fn cuIpcOpenMemHandle_v2(
@@ -41,7 +73,7 @@ pub unsafe fn cuIpcOpenMemHandle_v2(
     if Flags & !LAZY_PEER_ACCESS != 0 {
         return Err(INVALID);
     }
-    let words = token(&handle.reserved).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
+    let words = token(MEMORY_MAGIC, &handle.reserved).ok_or(CUresult::CUDA_ERROR_INVALID_HANDLE)?;
     let request = wire::CuIpcOpenMemHandleV2 {
         token_low: words[0],
         token_high: words[1],
@@ -93,18 +125,18 @@ pub unsafe fn cuIpcCloseMemHandle(dptr: CUdeviceptr) -> Outcome {
     Ok(())
 }
 
-fn handle(token: [u64; 2]) -> [u8; 64] {
+fn handle(magic: [u8; 8], token: [u64; 2]) -> [u8; 64] {
     let mut handle = [0; 64];
-    handle[..8].copy_from_slice(&MAGIC);
+    handle[..8].copy_from_slice(&magic);
     handle[8..16].copy_from_slice(&token[0].to_le_bytes());
     handle[16..24].copy_from_slice(&token[1].to_le_bytes());
     handle
 }
 
-/// `None` for what is no handle of ours.
-fn token(handle: &[u8; 64]) -> Option<[u64; 2]> {
+/// `None` for what is no handle of ours, or of something else.
+fn token(magic: [u8; 8], handle: &[u8; 64]) -> Option<[u64; 2]> {
     let (words, _) = handle.as_chunks::<8>();
-    let valid = words[0] == MAGIC && words[3..].iter().all(|word| *word == [0; 8]);
+    let valid = words[0] == magic && words[3..].iter().all(|word| *word == [0; 8]);
     valid.then(|| [u64::from_le_bytes(words[1]), u64::from_le_bytes(words[2])])
 }
 
@@ -114,13 +146,14 @@ mod tests {
 
     #[test]
     fn a_handle_holds_its_token_and_what_is_no_handle_holds_none() {
-        let made = handle([1, u64::MAX]);
-        assert_eq!(token(&made), Some([1, u64::MAX]));
+        let made = handle(MEMORY_MAGIC, [1, u64::MAX]);
+        assert_eq!(token(MEMORY_MAGIC, &made), Some([1, u64::MAX]));
+        assert_eq!(token(EVENT_MAGIC, &made), None, "memory is no event");
         for index in [0, 7, 24, 63] {
             let mut wrong = made;
             wrong[index] ^= 1;
-            assert_eq!(token(&wrong), None, "{index}");
+            assert_eq!(token(MEMORY_MAGIC, &wrong), None, "{index}");
         }
-        assert_eq!(token(&[0; 64]), None);
+        assert_eq!(token(MEMORY_MAGIC, &[0; 64]), None);
     }
 }

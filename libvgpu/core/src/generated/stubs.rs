@@ -120,26 +120,6 @@ pub unsafe fn cuCtxSynchronize() -> Outcome {
 
 /// # Safety
 ///
-/// As the Driver API's: pointers are null or valid for the access that `cuEventCreate` documents.
-pub unsafe fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> Outcome {
-    let mut call = Call::begin(Function::cuEventCreate)?;
-    edge::require(phEvent)?;
-    edge::known_flags(Flags, 0x7)?;
-    let phEvent_handle = call.mint(Kind::EVENT)?;
-    let request = wire::CuEventCreate {
-        phEvent: phEvent_handle.value(),
-        Flags,
-        reserved: 0,
-    };
-    call.post(&request)?;
-    call.keep(Kind::EVENT, phEvent_handle);
-    // SAFETY: checked for null above; the caller vouches for the rest.
-    unsafe { phEvent.write(phEvent_handle.value() as CUevent) };
-    Ok(())
-}
-
-/// # Safety
-///
 /// As the Driver API's: pointers are null or valid for the access that `cuEventDestroy_v2` documents.
 pub unsafe fn cuEventDestroy_v2(hEvent: CUevent) -> Outcome {
     let mut call = Call::begin_on_object(Function::cuEventDestroy_v2, Kind::EVENT, hEvent as u64)?;

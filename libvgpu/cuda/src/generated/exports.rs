@@ -854,7 +854,7 @@ pub unsafe extern "C" fn cuEGLStreamProducerReturnFrame() -> CUresult {
 pub unsafe extern "C" fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
     guard("cuEventCreate", || unsafe {
-        stubs::cuEventCreate(phEvent, Flags)
+        api::event::cuEventCreate(phEvent, Flags)
     })
 }
 
@@ -2562,8 +2562,14 @@ pub unsafe extern "C" fn cuIpcCloseMemHandle(dptr: CUdeviceptr) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcGetEventHandle() -> CUresult {
-    refuse(298)
+pub unsafe extern "C" fn cuIpcGetEventHandle(
+    pHandle: *mut CUipcEventHandle,
+    event: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcGetEventHandle", || unsafe {
+        api::ipc::cuIpcGetEventHandle(pHandle, event)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2578,8 +2584,14 @@ pub unsafe extern "C" fn cuIpcGetMemHandle(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcOpenEventHandle() -> CUresult {
-    refuse(300)
+pub unsafe extern "C" fn cuIpcOpenEventHandle(
+    phEvent: *mut CUevent,
+    handle: CUipcEventHandle,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcOpenEventHandle", || unsafe {
+        api::ipc::cuIpcOpenEventHandle(phEvent, handle)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -22,7 +22,7 @@ pub const ALIGNMENT: u64 = 256;
 /// Unit in which a device's memory is taken and counted.
 pub const GRANULE: u64 = 2 << 20;
 /// Requests up to this size share granules.
-const SMALL_MAX: u64 = 1 << 20;
+pub(super) const SMALL_MAX: u64 = 1 << 20;
 /// What separates small neighbours.
 const GAP: u64 = ALIGNMENT;
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::heap::GRANULE;
+use super::heap::{GRANULE, SMALL_MAX};
 use super::space::{Allocation, Kind, Owner, Space};
 use super::vmm::Reservable;
 use crate::error::{Error, Result};
@@ -47,7 +47,13 @@ impl Drop for Foreign {
 }
 
 impl Space {
-    /// The file that an allocation lies in and where in it. Nobody may touch the allocation meanwhile.
+    /// Whether [`Space::export`] moves an allocation.
+    #[must_use]
+    pub const fn moves_to_export(allocation: &Allocation) -> bool {
+        allocation.size > SMALL_MAX
+    }
+
+    /// The file that an allocation lies in and where in it. If it moves, nobody may touch the allocation meanwhile.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] unless an allocation call of this process returned it, [`Error::NotSupported`]

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use cuda_abi::types::{CUcontext, CUevent, CUstream};
 use softgpu_core::error::Error;
+use softgpu_core::event::SharedEvent;
 
 use crate::capture;
 use crate::driver::{self, Event, driver, place};
 use crate::edge::{self, Outcome, put};
 
 const BLOCKING_SYNC: c_uint = 1;
-const DISABLE_TIMING: c_uint = 2;
-const INTERPROCESS: c_uint = 4;
+pub(super) const DISABLE_TIMING: c_uint = 2;
+pub(super) const INTERPROCESS: c_uint = 4;
 /// The event is not the capture's: a graph records it, or waits for it, when it runs.
 pub(super) const EXTERNAL: c_uint = 1;
 
@@ -21,16 +22,13 @@ pub unsafe fn cuEventCreate(event: *mut CUevent, flags: c_uint) -> Outcome {
     if event.is_null() || flags & !(BLOCKING_SYNC | DISABLE_TIMING | INTERPROCESS) != 0 {
         return Err(Error::InvalidValue);
     }
-    if flags & INTERPROCESS != 0 {
-        // An event for other processes must not take the time; we have none of either kind.
-        let valid = flags & DISABLE_TIMING != 0;
-        return Err(if valid {
-            Error::NotSupported
-        } else {
-            Error::InvalidValue
-        });
-    }
-    let made = Arc::new(Event::new(context, flags));
+    let shared = match flags & (INTERPROCESS | DISABLE_TIMING) {
+        // An event for other processes must not take the time.
+        INTERPROCESS => return Err(Error::InvalidValue),
+        flags if flags & INTERPROCESS != 0 => Some(SharedEvent::new(&context)?),
+        _ => None,
+    };
+    let made = Arc::new(Event::new(context, flags, shared));
     let handle = driver()?.events.insert(made).ok_or(Error::OutOfMemory)?;
     // SAFETY: the caller's promise.
     unsafe { put(event, handle as CUevent) }
@@ -61,8 +59,7 @@ pub unsafe fn cuEventRecordWithFlags(event: CUevent, stream: CUstream, flags: c_
     if capture::record(&place, (event as u64, &found), flags & EXTERNAL != 0)? {
         return Ok(());
     }
-    found.set(place.context.record(place.stream)?);
-    Ok(())
+    found.record(&place.context, place.stream, &[]).map(drop)
 }
 
 /// Null is the current context, as in `cuCtxSynchronize_v2`.
@@ -74,8 +71,7 @@ pub unsafe fn cuCtxRecordEvent(context: CUcontext, event: CUevent) -> Outcome {
         return Err(Error::InvalidHandle);
     }
     capture::waits_for_context(&context)?;
-    found.set(context.record_all()?);
-    Ok(())
+    found.record_all(&context)
 }
 
 /// Null is the current context, as in `cuCtxSynchronize_v2`.
@@ -85,7 +81,7 @@ pub unsafe fn cuCtxWaitEvent(context: CUcontext, event: CUevent) -> Outcome {
     let found = find(event)?;
     capture::waits_for_context(&context)?;
     capture::waits_for_event(&found)?;
-    match found.recorded() {
+    match found.recorded()? {
         Some(record) => context.wait_for_in_all(&record),
         // An event that was never recorded is waited for by nobody.
         None => Ok(()),
@@ -98,10 +94,10 @@ pub unsafe fn cuEventQuery(event: CUevent) -> Outcome {
     event.context.check()?;
     event.check_not_captured()?;
     capture::unsafe_call()?;
-    match event.recorded() {
-        Some(record) if !record.is_done() => Err(Error::NotReady),
-        _ => event.context.check(),
+    if !event.is_done() {
+        return Err(Error::NotReady);
     }
+    event.context.check()
 }
 
 pub unsafe fn cuEventSynchronize(event: CUevent) -> Outcome {
@@ -109,7 +105,7 @@ pub unsafe fn cuEventSynchronize(event: CUevent) -> Outcome {
     event.context.check()?;
     event.check_not_captured()?;
     capture::unsafe_call()?;
-    match event.recorded() {
+    match event.recorded()? {
         Some(record) => record.wait(event.context.gpu()),
         None => event.context.gpu().synchronized(),
     }
@@ -128,7 +124,7 @@ pub unsafe fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CU
         return Err(Error::InvalidHandle);
     }
     let time = |event: &Event| {
-        let record = event.recorded().ok_or(Error::InvalidHandle)?;
+        let record = event.recorded()?.ok_or(Error::InvalidHandle)?;
         record.nanoseconds().ok_or(Error::NotReady)
     };
     let (start, end) = (time(&start)?, time(&end)?);

@@ -85,7 +85,7 @@ pub unsafe fn cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint)
     if capture::wait(&place, (event as u64, &found), flags & EXTERNAL != 0)? {
         return Ok(());
     }
-    match found.recorded() {
+    match found.recorded()? {
         Some(record) => place.context.wait_for(place.stream, &record),
         // An event that was never recorded is waited for by nobody.
         None => place.context.check(),

@@ -2572,8 +2572,14 @@ pub unsafe extern "C" fn cuIpcCloseMemHandle(dptr: CUdeviceptr) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcGetEventHandle() -> CUresult {
-    refuse(298)
+pub unsafe extern "C" fn cuIpcGetEventHandle(
+    pHandle: *mut CUipcEventHandle,
+    event: CUevent,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcGetEventHandle", || unsafe {
+        api::ipc::cuIpcGetEventHandle(pHandle, event)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2588,8 +2594,14 @@ pub unsafe extern "C" fn cuIpcGetMemHandle(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuIpcOpenEventHandle() -> CUresult {
-    refuse(300)
+pub unsafe extern "C" fn cuIpcOpenEventHandle(
+    phEvent: *mut CUevent,
+    handle: CUipcEventHandle,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuIpcOpenEventHandle", || unsafe {
+        api::ipc::cuIpcOpenEventHandle(phEvent, handle)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -7098,7 +7110,9 @@ const _: cuda_abi::sig::cuGraphRetainUserObject = cuGraphRetainUserObject;
 const _: cuda_abi::sig::cuGraphUpload = cuGraphUpload;
 const _: cuda_abi::sig::cuInit = cuInit;
 const _: cuda_abi::sig::cuIpcCloseMemHandle = cuIpcCloseMemHandle;
+const _: cuda_abi::sig::cuIpcGetEventHandle = cuIpcGetEventHandle;
 const _: cuda_abi::sig::cuIpcGetMemHandle = cuIpcGetMemHandle;
+const _: cuda_abi::sig::cuIpcOpenEventHandle = cuIpcOpenEventHandle;
 const _: cuda_abi::sig::cuIpcOpenMemHandle_v2 = cuIpcOpenMemHandle_v2;
 const _: cuda_abi::sig::cuKernelGetAttribute = cuKernelGetAttribute;
 const _: cuda_abi::sig::cuKernelGetFunction = cuKernelGetFunction;
@@ -7596,9 +7610,9 @@ pub static ADDRESSES: [Address; 724] = [
     Address::NULL,
     Address::new(cuInit as *const c_void),
     Address::new(cuIpcCloseMemHandle as *const c_void),
-    Address::NULL,
+    Address::new(cuIpcGetEventHandle as *const c_void),
     Address::new(cuIpcGetMemHandle as *const c_void),
-    Address::NULL,
+    Address::new(cuIpcOpenEventHandle as *const c_void),
     Address::new(cuIpcOpenMemHandle as *const c_void),
     Address::new(cuIpcOpenMemHandle_v2 as *const c_void),
     Address::new(cuKernelGetAttribute as *const c_void),

@@ -123,14 +123,9 @@ impl Exec {
                 Ready::Launch(own, request) => own.launch_after(stream, &after, request)?,
                 Ready::Work(own, work) => own.submit_after(stream, &after, work)?,
                 Ready::Nothing => context.record_after(stream, &after)?.ticket(),
-                Ready::Record(event) => {
-                    let record = context.record_after(stream, &after)?;
-                    let ticket = record.ticket();
-                    event.set(record);
-                    ticket
-                }
+                Ready::Record(event) => event.record(context, stream, &after)?,
                 Ready::Wait(event) => {
-                    after.extend(event.recorded().map(|record| record.ticket()));
+                    after.extend(event.recorded()?.map(|record| record.ticket()));
                     context.record_after(stream, &after)?.ticket()
                 }
             };

@@ -7,12 +7,13 @@ use e2e::driver::Outcome;
 use crate::support::*;
 
 /// `allocate BYTES`, `export`, `free`, `open HANDLE`, `word`, `close`: each answers with its number, the code, and
-/// what it gave. What was opened last is read and closed; what was allocated last is exported and freed, and
+/// what it gave. `event`, `open-event HANDLE`, `synchronize`, `end-event`: the same of events. What was opened last is read and closed; what was allocated last is exported and freed, and
 /// holds the word 77.
 pub fn obey() -> Verdict {
     let ready = Ready::new()?;
     let gpu = &ready.gpu;
     let (mut own, mut opened) = (0, 0);
+    let mut event = std::ptr::null_mut();
     say("ready");
     for (number, line) in (1_u32..).zip(std::io::stdin().lock().lines()) {
         let line = line.map_err(|error| error.to_string())?;
@@ -38,6 +39,17 @@ pub fn obey() -> Verdict {
                 read.map(|()| u32::from_le_bytes(word).to_string())
             }
             "close" => gpu.close_import(opened).map(|()| String::new()),
+            "event" => gpu.create_shared_event().and_then(|(made, handle)| {
+                event = made;
+                gpu.record_event(event, std::ptr::null_mut())?;
+                Ok(hexadecimal(&handle))
+            }),
+            "open-event" => gpu.import_event(handle(argument)?).map(|made| {
+                event = made;
+                String::new()
+            }),
+            "synchronize" => gpu.synchronize_event(event).map(|()| String::new()),
+            "end-event" => gpu.destroy_event(event).map(|()| String::new()),
             other => return Err(format!("no such order: {other:?}")),
         };
         let text = answer.as_deref().unwrap_or_default();
