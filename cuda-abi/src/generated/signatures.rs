@@ -55,6 +55,7 @@ pub type cuCtxGetDevice_v2 =
 pub type cuCtxGetFlags = unsafe extern "C" fn(flags: *mut c_uint) -> CUresult;
 pub type cuCtxGetId = unsafe extern "C" fn(ctx: CUcontext, ctxId: *mut u64) -> CUresult;
 pub type cuCtxGetLimit = unsafe extern "C" fn(pvalue: *mut usize, limit: CUlimit) -> CUresult;
+pub type cuCtxGetSharedMemConfig = unsafe extern "C" fn(pConfig: *mut CUsharedconfig) -> CUresult;
 pub type cuCtxGetStreamPriorityRange =
     unsafe extern "C" fn(leastPriority: *mut c_int, greatestPriority: *mut c_int) -> CUresult;
 pub type cuCtxPopCurrent = unsafe extern "C" fn(pctx: *mut CUcontext) -> CUresult;
@@ -67,6 +68,7 @@ pub type cuCtxSetCacheConfig = unsafe extern "C" fn(config: CUfunc_cache) -> CUr
 pub type cuCtxSetCurrent = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
 pub type cuCtxSetFlags = unsafe extern "C" fn(flags: c_uint) -> CUresult;
 pub type cuCtxSetLimit = unsafe extern "C" fn(limit: CUlimit, value: usize) -> CUresult;
+pub type cuCtxSetSharedMemConfig = unsafe extern "C" fn(config: CUsharedconfig) -> CUresult;
 pub type cuCtxSynchronize = unsafe extern "C" fn() -> CUresult;
 pub type cuCtxSynchronize_v2 = unsafe extern "C" fn(ctx: CUcontext) -> CUresult;
 pub type cuCtxWaitEvent = unsafe extern "C" fn(hCtx: CUcontext, hEvent: CUevent) -> CUresult;
@@ -148,6 +150,8 @@ pub type cuFuncSetAttribute =
     unsafe extern "C" fn(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int) -> CUresult;
 pub type cuFuncSetCacheConfig =
     unsafe extern "C" fn(hfunc: CUfunction, config: CUfunc_cache) -> CUresult;
+pub type cuFuncSetSharedMemConfig =
+    unsafe extern "C" fn(hfunc: CUfunction, config: CUsharedconfig) -> CUresult;
 pub type cuGetErrorName =
     unsafe extern "C" fn(error: CUresult, pStr: *mut *const c_char) -> CUresult;
 pub type cuGetErrorString =

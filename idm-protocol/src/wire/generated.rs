@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x53eef57bc7f157c3;
+pub const TABLE_HASH: u64 = 0x21b9e0f172ed02af;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -81,6 +81,21 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
         "cuCtxResetPersistingL2Cache",
         CuCtxResetPersistingL2Cache::OPCODE,
         size_of::<CuCtxResetPersistingL2Cache>(),
+    ),
+    (
+        "cuCtxGetSharedMemConfig",
+        CuCtxGetSharedMemConfig::OPCODE,
+        size_of::<CuCtxGetSharedMemConfig>(),
+    ),
+    (
+        "cuCtxSetSharedMemConfig",
+        CuCtxSetSharedMemConfig::OPCODE,
+        size_of::<CuCtxSetSharedMemConfig>(),
+    ),
+    (
+        "cuFuncSetSharedMemConfig",
+        CuFuncSetSharedMemConfig::OPCODE,
+        size_of::<CuFuncSetSharedMemConfig>(),
     ),
     (
         "cuModuleLoadDataEx",
@@ -987,6 +1002,52 @@ const _: () = assert!(size_of::<CuCtxResetPersistingL2Cache>() == 0);
 
 impl Request for CuCtxResetPersistingL2Cache {
     const OPCODE: u16 = 27;
+}
+
+/// Request of `cuCtxGetSharedMemConfig`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuCtxGetSharedMemConfig {}
+const _: () = assert!(size_of::<CuCtxGetSharedMemConfig>() == 0);
+
+impl Request for CuCtxGetSharedMemConfig {
+    const OPCODE: u16 = 28;
+}
+
+/// What comes back of [`CuCtxGetSharedMemConfig`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuCtxGetSharedMemConfigReply {
+    pub pConfig: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuCtxGetSharedMemConfigReply>() == 8);
+
+/// Request of `cuCtxSetSharedMemConfig`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuCtxSetSharedMemConfig {
+    pub config: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuCtxSetSharedMemConfig>() == 8);
+
+impl Request for CuCtxSetSharedMemConfig {
+    const OPCODE: u16 = 29;
+}
+
+/// Request of `cuFuncSetSharedMemConfig`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuFuncSetSharedMemConfig {
+    pub hfunc: u64,
+    pub config: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<CuFuncSetSharedMemConfig>() == 16);
+
+impl Request for CuFuncSetSharedMemConfig {
+    const OPCODE: u16 = 30;
 }
 
 /// Request of `cuModuleLoadDataEx`. The tail: scalar JIT options (16 bytes each: id, a zero word, u64 value), then the image, unless an upload holds it. Logs of up to log_bytes each come back in the side buffer, also on failure: info first, error at the next multiple of 8. An option with id 2 asks for the wall time.
@@ -2960,13 +3021,15 @@ pub struct VgpuSetNodeReply {
 }
 const _: () = assert!(size_of::<VgpuSetNodeReply>() == 8);
 
-/// Request of `vgpuNode`. What the node does, as vgpuSetNode has it, in the side buffer.
+/// Request of `vgpuNode`. What the node does, as vgpuSetNode has it, in the side buffer. The context of any kind of node takes a driver that tells it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuNode {
     pub node: u64,
+    pub with_context: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<VgpuNode>() == 8);
+const _: () = assert!(size_of::<VgpuNode>() == 16);
 
 impl Request for VgpuNode {
     const OPCODE: u16 = 353;

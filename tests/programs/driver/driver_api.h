@@ -276,6 +276,8 @@ enum {
     CU_STREAM_WAIT_VALUE_EQ = 1,
     CU_STREAM_WAIT_VALUE_AND = 2,
     CU_STREAM_WAIT_VALUE_NOR = 3,
+    CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE = 1,
+    CU_SHARED_MEM_CONFIG_EIGHT_BYTE_BANK_SIZE = 2,
     CU_FUNC_CACHE_PREFER_NONE = 0,
     CU_FUNC_CACHE_PREFER_L1 = 2,
     CU_FUNCTION_LOADING_STATE_LOADED = 1,
@@ -390,6 +392,7 @@ CUresult cuGraphExecBatchMemOpNodeSetParams(CUgraphExec exec, CUgraphNode node, 
 CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode node, CUDA_KERNEL_NODE_PARAMS *params);
 CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params);
 CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS *params);
+CUresult cuGraphNodeGetParams(CUgraphNode node, CUgraphNodeParams *params);
 CUresult cuGraphNodeSetParams(CUgraphNode node, CUgraphNodeParams *params);
 CUresult cuGraphNodeSetParams_v2(CUgraphNode node, CUgraphNodeParams *params);
 CUresult cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node, CUgraphNodeParams *params);
@@ -493,6 +496,8 @@ CUresult cuCtxSetLimit(int limit, size_t value);
 CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest);
 CUresult cuCtxGetCacheConfig(int *config);
 CUresult cuCtxSetCacheConfig(int config);
+CUresult cuCtxGetSharedMemConfig(int *config);
+CUresult cuCtxSetSharedMemConfig(int config);
 
 // Memory
 CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes);
@@ -541,6 +546,7 @@ CUresult cuModuleGetLoadingMode(int *mode);
 CUresult cuFuncGetAttribute(int *value, int attribute, CUfunction function);
 CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value);
 CUresult cuFuncSetCacheConfig(CUfunction function, int config);
+CUresult cuFuncSetSharedMemConfig(CUfunction function, int config);
 CUresult cuFuncGetName(const char **name, CUfunction function);
 CUresult cuFuncGetModule(CUmodule *module, CUfunction function);
 CUresult cuFuncGetParamInfo(CUfunction function, size_t index, size_t *offset, size_t *bytes);

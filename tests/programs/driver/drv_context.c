@@ -4,6 +4,7 @@
 // cuDevicePrimaryCtxGetState, cuDevicePrimaryCtxSetFlags_v2, cuCtxCreate_v2, cuCtxDestroy_v2, cuCtxGetCurrent,
 // cuCtxSetCurrent, cuCtxPushCurrent_v2, cuCtxPopCurrent_v2, cuCtxGetDevice, cuCtxGetFlags, cuCtxGetId,
 // cuCtxGetApiVersion, cuCtxGetLimit, cuCtxSetLimit, cuCtxGetCacheConfig, cuCtxSetCacheConfig,
+// cuCtxGetSharedMemConfig, cuCtxSetSharedMemConfig,
 // cuProfilerStart, cuProfilerStop
 #include "program.h"
 
@@ -109,6 +110,13 @@ int main(void) {
     CHECK(cuCtxGetCacheConfig(&config));
     CHECK_THAT(config == CU_FUNC_CACHE_PREFER_L1 || config == CU_FUNC_CACHE_PREFER_NONE);
     CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuCtxSetCacheConfig(99));
+    // Banks have been of four bytes since devices had a choice.
+    CHECK(cuCtxGetSharedMemConfig(&config));
+    CHECK_THAT(config == CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE);
+    CHECK(cuCtxSetSharedMemConfig(CU_SHARED_MEM_CONFIG_EIGHT_BYTE_BANK_SIZE));
+    CHECK(cuCtxGetSharedMemConfig(&config));
+    CHECK_THAT(config == CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE);
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuCtxSetSharedMemConfig(99));
 
     // The current context is each thread's own.
     pthread_t thread;

@@ -10,7 +10,7 @@
 // cuGraphHostNodeGetParams, cuGraphHostNodeSetParams, cuGraphExecHostNodeSetParams,
 // cuGraphBatchMemOpNodeGetParams, cuGraphBatchMemOpNodeSetParams, cuGraphExecBatchMemOpNodeSetParams,
 // cuGraphKernelNodeGetParams_v2, cuGraphKernelNodeSetParams_v2, cuGraphExecKernelNodeSetParams_v2,
-// cuGraphNodeSetParams, cuGraphNodeSetParams_v2, cuGraphExecNodeSetParams, cuGraphExecChildGraphNodeSetParams,
+// cuGraphNodeGetParams, cuGraphNodeSetParams, cuGraphNodeSetParams_v2, cuGraphExecNodeSetParams, cuGraphExecChildGraphNodeSetParams,
 // cuGraphChildGraphNodeGetGraph, cuGraphEventRecordNodeGetEvent, cuGraphEventRecordNodeSetEvent,
 // cuGraphExecEventRecordNodeSetEvent, cuGraphEventWaitNodeGetEvent, cuGraphEventWaitNodeSetEvent,
 // cuGraphExecEventWaitNodeSetEvent, cuGraphKernelNodeGetAttribute, cuGraphKernelNodeSetAttribute,
@@ -401,6 +401,29 @@ static void generic(CUcontext context) {
     CHECK(cuGraphGetNodes(inside, NULL, &count));
     CHECK_THAT(inside != child && count == 1);
     CHECK(cuGraphDestroy(child));
+    // What is told of a node is what was said, and may be said again.
+    CUgraphNodeParams told[7], kernel_told;
+    for (int i = 0; i < 7; ++i) {
+        memset(&told[i], 0xff, sizeof told[i]);
+        CHECK(cuGraphNodeGetParams(n[i], &told[i]));
+        CHECK_THAT(told[i].type == type_of(n[i]));
+    }
+    CHECK_THAT(told[0].of.memset.fill.to == data && told[0].of.memset.fill.value == 5);
+    CHECK_THAT(told[0].of.memset.context == context && told[2].of.memcpy.context == context);
+    CHECK_THAT(told[1].of.graph == inside);
+    CHECK_THAT(told[2].of.memcpy.copy.to_device == other && told[2].of.memcpy.copy.from_device == data);
+    CHECK_THAT(told[2].of.memcpy.copy.width == sizeof back);
+    CHECK_THAT(told[3].of.host.function == count_call && told[3].of.host.data == &one);
+    CHECK_THAT(told[4].of.event == event && told[5].of.event == event);
+    count = 1;
+    CHECK(cuGraphGetNodes(inside, &in_child, &count));
+    CHECK(cuGraphNodeGetParams(in_child, &kernel_told));
+    CHECK_THAT(kernel_told.type == CU_GRAPH_NODE_TYPE_KERNEL);
+    CHECK(cuGraphNodeSetParams(in_child, &kernel_told));
+    for (int i = 0; i < 6; ++i) {
+        if (i != 1) CHECK(cuGraphNodeSetParams(n[i], &told[i]));
+    }
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuGraphNodeGetParams(n[0], NULL));
     CUgraphExec exec = exec_of(graph);
     run(exec);
     CHECK_THAT(wrong(other, 15) == 0 && wrong(data, 45) == 0 && called == 1);

@@ -1,7 +1,7 @@
 // Modules from PTX text: functions, globals, constants, parameters, logs, and images that are refused.
 //
 // shows: cuModuleLoad, cuModuleLoadData, cuModuleLoadDataEx, cuModuleUnload, cuModuleGetFunction,
-// cuModuleGetGlobal_v2, cuModuleGetLoadingMode, cuFuncGetAttribute, cuFuncSetAttribute, cuFuncSetCacheConfig,
+// cuModuleGetGlobal_v2, cuModuleGetLoadingMode, cuFuncGetAttribute, cuFuncSetAttribute, cuFuncSetCacheConfig, cuFuncSetSharedMemConfig,
 // cuFuncGetName, cuFuncGetModule, cuFuncGetParamInfo, cuFuncLoad, cuFuncIsLoaded, cuLaunchKernel,
 // cuOccupancyMaxActiveBlocksPerMultiprocessor, cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags,
 // cuOccupancyMaxPotentialBlockSize, cuOccupancyAvailableDynamicSMemPerBlock
@@ -94,6 +94,8 @@ static void function_properties(CUmodule module) {
     // A preference: it is taken, or it is no such preference.
     CHECK(cuFuncSetCacheConfig(reverse, CU_FUNC_CACHE_PREFER_L1));
     CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuFuncSetCacheConfig(reverse, 99));
+    CHECK(cuFuncSetSharedMemConfig(reverse, CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuFuncSetSharedMemConfig(reverse, 99));
     int loaded = 9;
     CHECK(cuFuncLoad(reverse));
     CHECK(cuFuncIsLoaded(&loaded, reverse));

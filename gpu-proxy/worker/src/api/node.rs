@@ -271,7 +271,15 @@ pub fn vgpuNode(session: &Session, request: &wire::VgpuNode, frame: &mut Frame<'
             let words = list.iter().flat_map(|operation| operation.words);
             payload.extend(words.flat_map(u64::to_le_bytes));
         }
+        Type::CU_GRAPH_NODE_TYPE_GRAPH => {
+            let graph = driver.child_graph(node)?;
+            reply.handle = session.name(Kind::GRAPH, graph, request.node)?;
+        }
         _ => {}
+    }
+    if request.with_context != 0 {
+        let context = driver.node_context(node)?;
+        reply.context = session.find(Kind::CONTEXT, context).unwrap_or(0);
     }
     reply.bytes = u32::try_from(payload.len()).map_err(|_| INVALID)?;
     frame.reply_aside(0, &payload)?;

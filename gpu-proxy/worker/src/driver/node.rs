@@ -1,6 +1,7 @@
 //! Calls for the nodes of graphs. What they name is ours (see `calls` and `graph`).
 
 use core::ffi::{c_uint, c_void};
+use core::mem::offset_of;
 
 use cuda_abi::types::{
     CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END,
@@ -298,6 +299,28 @@ impl Table {
         let told = unsafe { told.assume_init() };
         let (to, from) = told.sides();
         Ok((to, from, told.extent()))
+    }
+
+    /// The context that a node works in; 0 for none.
+    pub(crate) fn node_context(&self, node: usize) -> Result<usize> {
+        let function = self.cuGraphNodeGetParams()?;
+        let mut told = CUgraphNodeParams {
+            type_: Type::default(),
+            reserved0: [0; 3],
+            words: [0; 29],
+            reserved2: 0,
+        };
+        // SAFETY: ours, and a pointer to a local.
+        ok(unsafe { function(node as CUgraphNode, &raw mut told) })?;
+        // Every part of the union consists of whole words, and the context is one of them.
+        let word = match told.type_ {
+            Type::CU_GRAPH_NODE_TYPE_KERNEL => offset_of!(CUDA_KERNEL_NODE_PARAMS_v2, ctx),
+            Type::CU_GRAPH_NODE_TYPE_MEMCPY => offset_of!(CUDA_MEMCPY_NODE_PARAMS, copyCtx),
+            Type::CU_GRAPH_NODE_TYPE_MEMSET => offset_of!(CUDA_MEMSET_NODE_PARAMS_v2, ctx),
+            Type::CU_GRAPH_NODE_TYPE_BATCH_MEM_OP => offset_of!(CUDA_BATCH_MEM_OP_NODE_PARAMS, ctx),
+            _ => return Ok(0),
+        } / size_of::<u64>();
+        usize::try_from(told.words[word]).map_err(|_| CUresult::CUDA_ERROR_UNKNOWN)
     }
 
     pub(crate) fn fill_node(&self, node: usize) -> Result<CUDA_MEMSET_NODE_PARAMS_v1> {

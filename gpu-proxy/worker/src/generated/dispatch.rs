@@ -93,6 +93,18 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuCtxResetPersistingL2Cache>()?;
             cuCtxResetPersistingL2Cache(session, &request, frame)
         }
+        28 => {
+            let request = frame.request::<wire::CuCtxGetSharedMemConfig>()?;
+            cuCtxGetSharedMemConfig(session, &request, frame)
+        }
+        29 => {
+            let request = frame.request::<wire::CuCtxSetSharedMemConfig>()?;
+            cuCtxSetSharedMemConfig(session, &request, frame)
+        }
+        30 => {
+            let request = frame.request::<wire::CuFuncSetSharedMemConfig>()?;
+            cuFuncSetSharedMemConfig(session, &request, frame)
+        }
         32 => {
             let request = frame.request::<wire::CuModuleLoadDataEx>()?;
             api::module::cuModuleLoadDataEx(session, &request, frame)
@@ -749,6 +761,48 @@ fn cuCtxResetPersistingL2Cache(
     let function = session.driver().cuCtxResetPersistingL2Cache()?;
     // SAFETY: handles were resolved from the client's own table and pointers are to locals.
     let status = unsafe { function() };
+    session.checked(status)?;
+    Ok(())
+}
+
+fn cuCtxGetSharedMemConfig(
+    session: &Session,
+    request: &wire::CuCtxGetSharedMemConfig,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuCtxGetSharedMemConfig()?;
+    let mut pConfig = <CUsharedconfig>::default();
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(&raw mut pConfig) };
+    session.checked(status)?;
+    frame.reply(&wire::CuCtxGetSharedMemConfigReply {
+        pConfig: pConfig.0,
+        reserved: 0,
+    });
+    Ok(())
+}
+
+fn cuCtxSetSharedMemConfig(
+    session: &Session,
+    request: &wire::CuCtxSetSharedMemConfig,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuCtxSetSharedMemConfig()?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(CUsharedconfig(request.config)) };
+    session.checked(status)?;
+    Ok(())
+}
+
+fn cuFuncSetSharedMemConfig(
+    session: &Session,
+    request: &wire::CuFuncSetSharedMemConfig,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let function = session.driver().cuFuncSetSharedMemConfig()?;
+    let hfunc = session.resolve(frame, Kind::FUNCTION, request.hfunc)?;
+    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
+    let status = unsafe { function(hfunc as CUfunction, CUsharedconfig(request.config)) };
     session.checked(status)?;
     Ok(())
 }

@@ -30,6 +30,7 @@ pub struct Table {
     cuCtxGetFlags: Option<sig::cuCtxGetFlags>,
     cuCtxGetId: Option<sig::cuCtxGetId>,
     cuCtxGetLimit: Option<sig::cuCtxGetLimit>,
+    cuCtxGetSharedMemConfig: Option<sig::cuCtxGetSharedMemConfig>,
     cuCtxGetStreamPriorityRange: Option<sig::cuCtxGetStreamPriorityRange>,
     cuCtxPopCurrent_v2: Option<sig::cuCtxPopCurrent_v2>,
     cuCtxPushCurrent_v2: Option<sig::cuCtxPushCurrent_v2>,
@@ -39,6 +40,7 @@ pub struct Table {
     cuCtxSetCurrent: Option<sig::cuCtxSetCurrent>,
     cuCtxSetFlags: Option<sig::cuCtxSetFlags>,
     cuCtxSetLimit: Option<sig::cuCtxSetLimit>,
+    cuCtxSetSharedMemConfig: Option<sig::cuCtxSetSharedMemConfig>,
     cuCtxSynchronize: Option<sig::cuCtxSynchronize>,
     cuCtxSynchronize_v2: Option<sig::cuCtxSynchronize_v2>,
     cuCtxWaitEvent: Option<sig::cuCtxWaitEvent>,
@@ -84,6 +86,7 @@ pub struct Table {
     cuFuncLoad: Option<sig::cuFuncLoad>,
     cuFuncSetAttribute: Option<sig::cuFuncSetAttribute>,
     cuFuncSetCacheConfig: Option<sig::cuFuncSetCacheConfig>,
+    cuFuncSetSharedMemConfig: Option<sig::cuFuncSetSharedMemConfig>,
     cuGetErrorName: Option<sig::cuGetErrorName>,
     cuGetErrorString: Option<sig::cuGetErrorString>,
     cuGetExportTable: Option<sig::cuGetExportTable>,
@@ -162,6 +165,7 @@ pub struct Table {
     cuGraphNodeGetDependentNodes_v2: Option<sig::cuGraphNodeGetDependentNodes_v2>,
     cuGraphNodeGetEnabled: Option<sig::cuGraphNodeGetEnabled>,
     cuGraphNodeGetLocalId: Option<sig::cuGraphNodeGetLocalId>,
+    cuGraphNodeGetParams: Option<sig::cuGraphNodeGetParams>,
     cuGraphNodeGetToolsId: Option<sig::cuGraphNodeGetToolsId>,
     cuGraphNodeGetType: Option<sig::cuGraphNodeGetType>,
     cuGraphNodeSetEnabled: Option<sig::cuGraphNodeSetEnabled>,
@@ -426,6 +430,10 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxGetLimit: unsafe { symbols.find::<sig::cuCtxGetLimit>(c"cuCtxGetLimit") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuCtxGetSharedMemConfig: unsafe {
+                symbols.find::<sig::cuCtxGetSharedMemConfig>(c"cuCtxGetSharedMemConfig")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxGetStreamPriorityRange: unsafe {
                 symbols.find::<sig::cuCtxGetStreamPriorityRange>(c"cuCtxGetStreamPriorityRange")
             },
@@ -453,6 +461,10 @@ impl Table {
             cuCtxSetFlags: unsafe { symbols.find::<sig::cuCtxSetFlags>(c"cuCtxSetFlags") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxSetLimit: unsafe { symbols.find::<sig::cuCtxSetLimit>(c"cuCtxSetLimit") },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuCtxSetSharedMemConfig: unsafe {
+                symbols.find::<sig::cuCtxSetSharedMemConfig>(c"cuCtxSetSharedMemConfig")
+            },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuCtxSynchronize: unsafe { symbols.find::<sig::cuCtxSynchronize>(c"cuCtxSynchronize") },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
@@ -606,6 +618,10 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuFuncSetCacheConfig: unsafe {
                 symbols.find::<sig::cuFuncSetCacheConfig>(c"cuFuncSetCacheConfig")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuFuncSetSharedMemConfig: unsafe {
+                symbols.find::<sig::cuFuncSetSharedMemConfig>(c"cuFuncSetSharedMemConfig")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGetErrorName: unsafe { symbols.find::<sig::cuGetErrorName>(c"cuGetErrorName") },
@@ -913,6 +929,10 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphNodeGetLocalId: unsafe {
                 symbols.find::<sig::cuGraphNodeGetLocalId>(c"cuGraphNodeGetLocalId")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuGraphNodeGetParams: unsafe {
+                symbols.find::<sig::cuGraphNodeGetParams>(c"cuGraphNodeGetParams")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuGraphNodeGetToolsId: unsafe {
@@ -1690,6 +1710,11 @@ impl Table {
         self.cuCtxGetLimit.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
+    pub fn cuCtxGetSharedMemConfig(&self) -> Result<sig::cuCtxGetSharedMemConfig, CUresult> {
+        self.cuCtxGetSharedMemConfig
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
     pub fn cuCtxGetStreamPriorityRange(
         &self,
     ) -> Result<sig::cuCtxGetStreamPriorityRange, CUresult> {
@@ -1735,6 +1760,11 @@ impl Table {
 
     pub fn cuCtxSetLimit(&self) -> Result<sig::cuCtxSetLimit, CUresult> {
         self.cuCtxSetLimit.ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuCtxSetSharedMemConfig(&self) -> Result<sig::cuCtxSetSharedMemConfig, CUresult> {
+        self.cuCtxSetSharedMemConfig
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
     pub fn cuCtxSynchronize(&self) -> Result<sig::cuCtxSynchronize, CUresult> {
@@ -1957,6 +1987,11 @@ impl Table {
 
     pub fn cuFuncSetCacheConfig(&self) -> Result<sig::cuFuncSetCacheConfig, CUresult> {
         self.cuFuncSetCacheConfig
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuFuncSetSharedMemConfig(&self) -> Result<sig::cuFuncSetSharedMemConfig, CUresult> {
+        self.cuFuncSetSharedMemConfig
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 
@@ -2397,6 +2432,11 @@ impl Table {
 
     pub fn cuGraphNodeGetLocalId(&self) -> Result<sig::cuGraphNodeGetLocalId, CUresult> {
         self.cuGraphNodeGetLocalId
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuGraphNodeGetParams(&self) -> Result<sig::cuGraphNodeGetParams, CUresult> {
+        self.cuGraphNodeGetParams
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 

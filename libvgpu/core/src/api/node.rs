@@ -29,6 +29,8 @@ use crate::edge;
 use crate::objects;
 
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
+/// The worker says what cannot be.
+const BROKEN: CUresult = CUresult::CUDA_ERROR_UNKNOWN;
 
 /// Where what a node does is to be put.
 pub(super) enum Target {
@@ -453,20 +455,33 @@ unsafe fn any(call: &Call, params: &CUgraphNodeParams) -> Outcome<Content> {
 
 /// What a node does, if it is of the kind.
 fn ask(call: &mut Call, node: CUgraphNode, kind: Type) -> Outcome<(wire::VgpuNodeReply, Vec<u8>)> {
+    let asked = ask_any(call, node, false)?;
+    if Type(asked.0.kind) != kind {
+        return Err(INVALID);
+    }
+    Ok(asked)
+}
+
+/// What a node does; where it does it too, if the driver tells.
+fn ask_any(
+    call: &mut Call,
+    node: CUgraphNode,
+    with_context: bool,
+) -> Outcome<(wire::VgpuNodeReply, Vec<u8>)> {
     let session = call.session;
-    let request = wire::VgpuNode { node: node as u64 };
-    let (reply, payload) = call.exchange(&request, &[], |lane, body| {
+    let request = wire::VgpuNode {
+        node: node as u64,
+        with_context: with_context.into(),
+        reserved: 0,
+    };
+    call.exchange(&request, &[], |lane, body| {
         let reply: wire::VgpuNodeReply = parse(body)?;
         let bytes = usize::try_from(reply.bytes).unwrap_or(usize::MAX);
         let mut payload = vec![0; bytes.min(lane.side_byte_len())];
         lane.read_side(&mut payload)
             .map_err(|error| failed(session, &error))?;
         Ok((reply, payload))
-    })?;
-    if Type(reply.kind) != kind {
-        return Err(INVALID);
-    }
-    Ok((reply, payload))
+    })
 }
 
 /// Lists that the program was told of a node, and looks at until it asks again.
@@ -497,8 +512,15 @@ fn keep(call: &Call, node: CUgraphNode, told: Told) -> *mut c_void {
 
 fn told_kernel(mut call: Call, node: CUgraphNode) -> Outcome<CUDA_KERNEL_NODE_PARAMS_v2> {
     let (_, payload) = ask(&mut call, node, Type::CU_GRAPH_NODE_TYPE_KERNEL)?;
-    let broken = CUresult::CUDA_ERROR_UNKNOWN;
-    let (told, bytes) = Kernel::read_from_prefix(&payload).map_err(|_| broken)?;
+    kernel_of(&call, node, &payload)
+}
+
+fn kernel_of(
+    call: &Call,
+    node: CUgraphNode,
+    payload: &[u8],
+) -> Outcome<CUDA_KERNEL_NODE_PARAMS_v2> {
+    let (told, bytes) = Kernel::read_from_prefix(payload).map_err(|_| BROKEN)?;
     let code = Arc::clone(objects::code(&call.session.objects(), told.function)?);
     let bytes: Box<[u8]> = bytes.into();
     let start = bytes.as_ptr().expose_provenance();
@@ -519,7 +541,7 @@ fn told_kernel(mut call: Call, node: CUgraphNode) -> Outcome<CUDA_KERNEL_NODE_PA
         blockDimY,
         blockDimZ,
         sharedMemBytes: told.shared_bytes,
-        kernelParams: keep(&call, node, Told::Parameters(bytes, pointers)).cast(),
+        kernelParams: keep(call, node, Told::Parameters(bytes, pointers)).cast(),
         extra: std::ptr::null_mut(),
         kern: one_of(of_library) as CUkernel,
         ctx: if of_library { call.context_handle() } else { 0 } as CUcontext,
@@ -555,9 +577,9 @@ pub unsafe fn cuGraphMemcpyNodeGetParams(
     let mut call = Call::begin(Function::cuGraphMemcpyNodeGetParams)?;
     edge::require(nodeParams)?;
     let (_, payload) = ask(&mut call, hNode, Type::CU_GRAPH_NODE_TYPE_MEMCPY)?;
-    let told = Copy::read_from_bytes(&payload).map_err(|_| CUresult::CUDA_ERROR_UNKNOWN)?;
+    let told = copied(&payload)?;
     // SAFETY: the caller's promise.
-    unsafe { edge::put(nodeParams, copy::params_of(&told)) }
+    unsafe { edge::put(nodeParams, told) }
 }
 
 pub unsafe fn cuGraphMemsetNodeGetParams(
@@ -567,16 +589,7 @@ pub unsafe fn cuGraphMemsetNodeGetParams(
     let mut call = Call::begin(Function::cuGraphMemsetNodeGetParams)?;
     edge::require(nodeParams)?;
     let (_, payload) = ask(&mut call, hNode, Type::CU_GRAPH_NODE_TYPE_MEMSET)?;
-    let told = Fill::read_from_bytes(&payload).map_err(|_| CUresult::CUDA_ERROR_UNKNOWN)?;
-    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let told = CUDA_MEMSET_NODE_PARAMS_v1 {
-        dst: told.to,
-        pitch: size(told.pitch),
-        value: told.value,
-        elementSize: told.element_bytes,
-        width: size(told.width),
-        height: size(told.height),
-    };
+    let told = filled(&payload)?;
     // SAFETY: the caller's promise.
     unsafe { edge::put(nodeParams, told) }
 }
@@ -588,11 +601,7 @@ pub unsafe fn cuGraphHostNodeGetParams(
     let mut call = Call::begin(Function::cuGraphHostNodeGetParams)?;
     edge::require(nodeParams)?;
     let (reply, _) = ask(&mut call, hNode, Type::CU_GRAPH_NODE_TYPE_HOST)?;
-    let (function, data) = call.session.callbacks.host_function(reply.handle)?;
-    let told = CUDA_HOST_NODE_PARAMS_v1 {
-        fn_: Some(function) as CUhostFn,
-        userData: data,
-    };
+    let told = called(&call, &reply)?;
     // SAFETY: the caller's promise.
     unsafe { edge::put(nodeParams, told) }
 }
@@ -623,6 +632,100 @@ pub unsafe fn cuGraphBatchMemOpNodeGetParams(
     let mut call = Call::begin(Function::cuGraphBatchMemOpNodeGetParams)?;
     edge::require(nodeParams_out)?;
     let (reply, payload) = ask(&mut call, hNode, Type::CU_GRAPH_NODE_TYPE_BATCH_MEM_OP)?;
+    let told = batched(&call, hNode, &reply, &payload);
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(nodeParams_out, told) }
+}
+
+pub unsafe fn cuGraphNodeGetParams(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUgraphNodeParams,
+) -> Outcome {
+    let mut call = Call::begin(Function::cuGraphNodeGetParams)?;
+    edge::require(nodeParams)?;
+    let (reply, payload) = ask_any(&mut call, hNode, true)?;
+    let context = reply.context as CUcontext;
+    let mut told = CUgraphNodeParams {
+        type_: Type(reply.kind),
+        reserved0: [0; 3],
+        words: [0; 29],
+        reserved2: 0,
+    };
+    let part = (&raw mut told.words).cast::<c_void>();
+    match told.type_ {
+        Type::CU_GRAPH_NODE_TYPE_KERNEL => {
+            let kernel = kernel_of(&call, hNode, &payload)?;
+            let kernel = CUDA_KERNEL_NODE_PARAMS_v2 {
+                ctx: context,
+                ..kernel
+            };
+            // SAFETY: the union is larger than each of its parts.
+            unsafe { edge::put(part.cast(), kernel) }?;
+        }
+        Type::CU_GRAPH_NODE_TYPE_MEMCPY => {
+            let copy = CUDA_MEMCPY_NODE_PARAMS {
+                flags: 0,
+                reserved: 0,
+                copyCtx: context,
+                copyParams: copied(&payload)?,
+            };
+            // SAFETY: as above.
+            unsafe { edge::put(part.cast(), copy) }?;
+        }
+        Type::CU_GRAPH_NODE_TYPE_MEMSET => {
+            let fill = CUDA_MEMSET_NODE_PARAMS_v2 {
+                v1: filled(&payload)?,
+                ctx: context,
+            };
+            // SAFETY: as above.
+            unsafe { edge::put(part.cast(), fill) }?;
+        }
+        Type::CU_GRAPH_NODE_TYPE_HOST => {
+            // SAFETY: as above.
+            unsafe { edge::put(part.cast(), called(&call, &reply)?) }?;
+        }
+        Type::CU_GRAPH_NODE_TYPE_BATCH_MEM_OP => {
+            // SAFETY: as above.
+            unsafe { edge::put(part.cast(), batched(&call, hNode, &reply, &payload)) }?;
+        }
+        _ => told.words[0] = reply.handle,
+    }
+    // SAFETY: the caller's promise.
+    unsafe { edge::put(nodeParams, told) }
+}
+
+fn copied(payload: &[u8]) -> Outcome<CUDA_MEMCPY3D> {
+    let told = Copy::read_from_bytes(payload).map_err(|_| BROKEN)?;
+    Ok(copy::params_of(&told))
+}
+
+fn filled(payload: &[u8]) -> Outcome<CUDA_MEMSET_NODE_PARAMS_v1> {
+    let told = Fill::read_from_bytes(payload).map_err(|_| BROKEN)?;
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    Ok(CUDA_MEMSET_NODE_PARAMS_v1 {
+        dst: told.to,
+        pitch: size(told.pitch),
+        value: told.value,
+        elementSize: told.element_bytes,
+        width: size(told.width),
+        height: size(told.height),
+    })
+}
+
+fn called(call: &Call, reply: &wire::VgpuNodeReply) -> Outcome<CUDA_HOST_NODE_PARAMS_v1> {
+    let (function, data) = call.session.callbacks.host_function(reply.handle)?;
+    Ok(CUDA_HOST_NODE_PARAMS_v1 {
+        fn_: Some(function) as CUhostFn,
+        userData: data,
+    })
+}
+
+fn batched(
+    call: &Call,
+    node: CUgraphNode,
+    reply: &wire::VgpuNodeReply,
+    payload: &[u8],
+) -> CUDA_BATCH_MEM_OP_NODE_PARAMS {
     let (words, _) = payload.as_chunks::<8>();
     let (operations, _) = words.as_chunks::<6>();
     let list: Box<[CUstreamBatchMemOpParams]> = operations
@@ -631,14 +734,12 @@ pub unsafe fn cuGraphBatchMemOpNodeGetParams(
             words: words.map(u64::from_le_bytes),
         })
         .collect();
-    let told = CUDA_BATCH_MEM_OP_NODE_PARAMS {
+    CUDA_BATCH_MEM_OP_NODE_PARAMS {
         ctx: reply.context as CUcontext,
         count: c_uint::try_from(list.len()).unwrap_or(c_uint::MAX),
-        paramArray: keep(&call, hNode, Told::Operations(list)).cast(),
+        paramArray: keep(call, node, Told::Operations(list)).cast(),
         flags: reply.flags,
-    };
-    // SAFETY: the caller's promise.
-    unsafe { edge::put(nodeParams_out, told) }
+    }
 }
 
 pub unsafe fn cuGraphKernelNodeGetAttribute(

@@ -52,6 +52,19 @@ pub unsafe fn cuCtxGetLimit(pvalue: *mut usize, limit: CUlimit) -> Outcome {
 
 /// # Safety
 ///
+/// As the Driver API's: pointers are null or valid for the access that `cuCtxGetSharedMemConfig` documents.
+pub unsafe fn cuCtxGetSharedMemConfig(pConfig: *mut CUsharedconfig) -> Outcome {
+    let mut call = Call::begin(Function::cuCtxGetSharedMemConfig)?;
+    edge::require(pConfig)?;
+    let request = wire::CuCtxGetSharedMemConfig {};
+    let reply: wire::CuCtxGetSharedMemConfigReply = call.round_trip(&request)?;
+    // SAFETY: not null (checked); the caller vouches for the rest.
+    unsafe { pConfig.write(CUsharedconfig(reply.pConfig)) };
+    Ok(())
+}
+
+/// # Safety
+///
 /// As the Driver API's: pointers are null or valid for the access that `cuCtxGetStreamPriorityRange` documents.
 pub unsafe fn cuCtxGetStreamPriorityRange(
     leastPriority: *mut c_int,
@@ -102,6 +115,19 @@ pub unsafe fn cuCtxSetLimit(limit: CUlimit, value: usize) -> Outcome {
     let request = wire::CuCtxSetLimit {
         value: value as u64,
         limit: limit.0,
+        reserved: 0,
+    };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuCtxSetSharedMemConfig` documents.
+pub unsafe fn cuCtxSetSharedMemConfig(config: CUsharedconfig) -> Outcome {
+    let mut call = Call::begin(Function::cuCtxSetSharedMemConfig)?;
+    let request = wire::CuCtxSetSharedMemConfig {
+        config: config.0,
         reserved: 0,
     };
     call.complete(&request)?;
@@ -272,6 +298,25 @@ pub unsafe fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_cache) -> O
         Call::begin_on_object(Function::cuFuncSetCacheConfig, Kind::FUNCTION, hfunc as u64)?;
     let hfunc = call.handle(Kind::FUNCTION, hfunc as u64)?;
     let request = wire::CuFuncSetCacheConfig {
+        hfunc,
+        config: config.0,
+        reserved: 0,
+    };
+    call.complete(&request)?;
+    Ok(())
+}
+
+/// # Safety
+///
+/// As the Driver API's: pointers are null or valid for the access that `cuFuncSetSharedMemConfig` documents.
+pub unsafe fn cuFuncSetSharedMemConfig(hfunc: CUfunction, config: CUsharedconfig) -> Outcome {
+    let mut call = Call::begin_on_object(
+        Function::cuFuncSetSharedMemConfig,
+        Kind::FUNCTION,
+        hfunc as u64,
+    )?;
+    let hfunc = call.handle(Kind::FUNCTION, hfunc as u64)?;
+    let request = wire::CuFuncSetSharedMemConfig {
         hfunc,
         config: config.0,
         reserved: 0,

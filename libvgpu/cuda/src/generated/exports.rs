@@ -347,8 +347,11 @@ pub unsafe extern "C" fn cuCtxGetLimit(pvalue: *mut usize, limit: CUlimit) -> CU
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetSharedMemConfig() -> CUresult {
-    refuse(48)
+pub unsafe extern "C" fn cuCtxGetSharedMemConfig(pConfig: *mut CUsharedconfig) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetSharedMemConfig", || unsafe {
+        stubs::cuCtxGetSharedMemConfig(pConfig)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -443,8 +446,11 @@ pub unsafe extern "C" fn cuCtxSetLimit(limit: CUlimit, value: usize) -> CUresult
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSetSharedMemConfig() -> CUresult {
-    refuse(60)
+pub unsafe extern "C" fn cuCtxSetSharedMemConfig(config: CUsharedconfig) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSetSharedMemConfig", || unsafe {
+        stubs::cuCtxSetSharedMemConfig(config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1074,8 +1080,14 @@ pub unsafe extern "C" fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncSetSharedMemConfig() -> CUresult {
-    refuse(146)
+pub unsafe extern "C" fn cuFuncSetSharedMemConfig(
+    hfunc: CUfunction,
+    config: CUsharedconfig,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncSetSharedMemConfig", || unsafe {
+        stubs::cuFuncSetSharedMemConfig(hfunc, config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -2292,8 +2304,14 @@ pub unsafe extern "C" fn cuGraphNodeGetLocalId(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphNodeGetParams() -> CUresult {
-    refuse(258)
+pub unsafe extern "C" fn cuGraphNodeGetParams(
+    hNode: CUgraphNode,
+    nodeParams: *mut CUgraphNodeParams,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuGraphNodeGetParams", || unsafe {
+        api::node::cuGraphNodeGetParams(hNode, nodeParams)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_uint};
 
 use cuda_abi::types::{
     CUcontext, CUctxCreateParams, CUdevice, CUexecAffinityParam, CUfunc_cache, CUlimit,
+    CUsharedconfig,
 };
 use softgpu_core::context::Context;
 use softgpu_core::error::Error;
@@ -301,6 +302,28 @@ pub unsafe fn cuCtxGetCacheConfig(config: *mut CUfunc_cache) -> Outcome {
     let wanted = driver::context()?.limits().cache_config;
     // SAFETY: the caller's promise.
     unsafe { put(config, CUfunc_cache(wanted)) }
+}
+
+/// Banks are of four bytes, as on every device of these compute capabilities; nothing else can be set.
+pub unsafe fn cuCtxGetSharedMemConfig(config: *mut CUsharedconfig) -> Outcome {
+    driver::context()?;
+    // SAFETY: the caller's promise.
+    unsafe {
+        put(
+            config,
+            CUsharedconfig::CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE,
+        )
+    }
+}
+
+/// Without effect; see `cuCtxGetSharedMemConfig`.
+pub unsafe fn cuCtxSetSharedMemConfig(config: CUsharedconfig) -> Outcome {
+    driver::context()?;
+    known_banks(config)
+}
+
+pub(super) fn known_banks(config: CUsharedconfig) -> Outcome {
+    config.name().map(drop).ok_or(Error::InvalidValue)
 }
 
 pub unsafe fn cuCtxSetCacheConfig(config: CUfunc_cache) -> Outcome {

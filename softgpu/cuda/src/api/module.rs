@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cuda_abi::types::{
     CUdeviceptr, CUfunc_cache, CUfunction, CUfunction_attribute, CUfunctionLoadingState,
-    CUjit_option, CUmodule, CUmoduleLoadingMode,
+    CUjit_option, CUmodule, CUmoduleLoadingMode, CUsharedconfig,
 };
 use softgpu_core::error::Error;
 use softgpu_core::gpu::Gpu;
@@ -13,6 +13,7 @@ use softgpu_core::linker;
 use softgpu_core::module::{Code, Kernel, MAX_PTX_VERSION};
 use std::sync::atomic::Ordering;
 
+use super::context;
 use crate::api::device::signed;
 use crate::capture;
 use crate::driver::{self, driver};
@@ -257,6 +258,12 @@ pub unsafe fn cuFuncSetAttribute(
 
 pub unsafe fn cuFuncSetCacheConfig(function: CUfunction, config: CUfunc_cache) -> Outcome {
     set_cache_config(&driver()?.kernel(function as u64)?, config)
+}
+
+/// Without effect, as on a context.
+pub unsafe fn cuFuncSetSharedMemConfig(function: CUfunction, config: CUsharedconfig) -> Outcome {
+    driver()?.kernel(function as u64)?;
+    context::known_banks(config)
 }
 
 pub unsafe fn cuFuncGetName(name: *mut *const c_char, function: CUfunction) -> Outcome {

@@ -347,8 +347,11 @@ pub unsafe extern "C" fn cuCtxGetLimit(pvalue: *mut usize, limit: CUlimit) -> CU
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxGetSharedMemConfig() -> CUresult {
-    refuse(48)
+pub unsafe extern "C" fn cuCtxGetSharedMemConfig(pConfig: *mut CUsharedconfig) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxGetSharedMemConfig", || unsafe {
+        api::context::cuCtxGetSharedMemConfig(pConfig)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -443,8 +446,11 @@ pub unsafe extern "C" fn cuCtxSetLimit(limit: CUlimit, value: usize) -> CUresult
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuCtxSetSharedMemConfig() -> CUresult {
-    refuse(60)
+pub unsafe extern "C" fn cuCtxSetSharedMemConfig(config: CUsharedconfig) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuCtxSetSharedMemConfig", || unsafe {
+        api::context::cuCtxSetSharedMemConfig(config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -1078,8 +1084,14 @@ pub unsafe extern "C" fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncSetSharedMemConfig() -> CUresult {
-    refuse(146)
+pub unsafe extern "C" fn cuFuncSetSharedMemConfig(
+    hfunc: CUfunction,
+    config: CUsharedconfig,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuFuncSetSharedMemConfig", || unsafe {
+        api::module::cuFuncSetSharedMemConfig(hfunc, config)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6965,6 +6977,7 @@ const _: cuda_abi::sig::cuCtxGetDevice_v2 = cuCtxGetDevice_v2;
 const _: cuda_abi::sig::cuCtxGetFlags = cuCtxGetFlags;
 const _: cuda_abi::sig::cuCtxGetId = cuCtxGetId;
 const _: cuda_abi::sig::cuCtxGetLimit = cuCtxGetLimit;
+const _: cuda_abi::sig::cuCtxGetSharedMemConfig = cuCtxGetSharedMemConfig;
 const _: cuda_abi::sig::cuCtxGetStreamPriorityRange = cuCtxGetStreamPriorityRange;
 const _: cuda_abi::sig::cuCtxPopCurrent_v2 = cuCtxPopCurrent_v2;
 const _: cuda_abi::sig::cuCtxPushCurrent_v2 = cuCtxPushCurrent_v2;
@@ -6974,6 +6987,7 @@ const _: cuda_abi::sig::cuCtxSetCacheConfig = cuCtxSetCacheConfig;
 const _: cuda_abi::sig::cuCtxSetCurrent = cuCtxSetCurrent;
 const _: cuda_abi::sig::cuCtxSetFlags = cuCtxSetFlags;
 const _: cuda_abi::sig::cuCtxSetLimit = cuCtxSetLimit;
+const _: cuda_abi::sig::cuCtxSetSharedMemConfig = cuCtxSetSharedMemConfig;
 const _: cuda_abi::sig::cuCtxSynchronize = cuCtxSynchronize;
 const _: cuda_abi::sig::cuCtxSynchronize_v2 = cuCtxSynchronize_v2;
 const _: cuda_abi::sig::cuCtxWaitEvent = cuCtxWaitEvent;
@@ -7019,6 +7033,7 @@ const _: cuda_abi::sig::cuFuncIsLoaded = cuFuncIsLoaded;
 const _: cuda_abi::sig::cuFuncLoad = cuFuncLoad;
 const _: cuda_abi::sig::cuFuncSetAttribute = cuFuncSetAttribute;
 const _: cuda_abi::sig::cuFuncSetCacheConfig = cuFuncSetCacheConfig;
+const _: cuda_abi::sig::cuFuncSetSharedMemConfig = cuFuncSetSharedMemConfig;
 const _: cuda_abi::sig::cuGetErrorName = cuGetErrorName;
 const _: cuda_abi::sig::cuGetErrorString = cuGetErrorString;
 const _: cuda_abi::sig::cuGetExportTable = cuGetExportTable;
@@ -7360,7 +7375,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuCtxGetFlags as *const c_void),
     Address::new(cuCtxGetId as *const c_void),
     Address::new(cuCtxGetLimit as *const c_void),
-    Address::NULL,
+    Address::new(cuCtxGetSharedMemConfig as *const c_void),
     Address::new(cuCtxGetStreamPriorityRange as *const c_void),
     Address::new(cuCtxPopCurrent as *const c_void),
     Address::new(cuCtxPopCurrent_v2 as *const c_void),
@@ -7372,7 +7387,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuCtxSetCurrent as *const c_void),
     Address::new(cuCtxSetFlags as *const c_void),
     Address::new(cuCtxSetLimit as *const c_void),
-    Address::NULL,
+    Address::new(cuCtxSetSharedMemConfig as *const c_void),
     Address::new(cuCtxSynchronize as *const c_void),
     Address::new(cuCtxSynchronize_v2 as *const c_void),
     Address::new(cuCtxWaitEvent as *const c_void),
@@ -7458,7 +7473,7 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuFuncSetAttribute as *const c_void),
     Address::NULL,
     Address::new(cuFuncSetCacheConfig as *const c_void),
-    Address::NULL,
+    Address::new(cuFuncSetSharedMemConfig as *const c_void),
     Address::NULL,
     Address::NULL,
     Address::NULL,
