@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::{Proxy, Running, Setup, Zone, system};
@@ -21,11 +23,13 @@ use idm_protocol::record::{Flags, Head};
 use idm_protocol::ring::PostError;
 use idm_protocol::wait::{Liveness, Patience};
 use idm_protocol::wire::{REQUESTS, TABLE_HASH};
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send,
     sendmsg, socket,
 };
+use zerocopy::IntoBytes;
 
 /// A proxy, and an honest client at work in a zone of its own.
 struct Scene {
@@ -119,7 +123,6 @@ fn is_hung_up(link: &OwnedFd) -> bool {
 
 /// The bytes of an honest greeting.
 fn greeting() -> Vec<u8> {
-    use zerocopy::IntoBytes;
     Hello::new(TABLE_HASH, Capabilities::ALL, u32::MAX, "hostile")
         .as_bytes()
         .to_vec()
@@ -257,6 +260,37 @@ fn word_after_the_greeting_ends_that_client() {
     scene.end();
 }
 
+#[test]
+fn a_name_forges_no_line_of_the_log() {
+    const HONEST: &str = "a-program-with-a-name-of-some-length";
+    const FORGED: &[u8] = b"x\n2026-01-01 ERROR forged \x1b[31m\r\"}\0";
+    let scene = Scene::new();
+    let mut greeting = Hello::new(TABLE_HASH, Capabilities::ALL, u32::MAX, HONEST)
+        .as_bytes()
+        .to_vec();
+    let found = greeting
+        .windows(HONEST.len())
+        .position(|bytes| bytes == HONEST.as_bytes());
+    let start = found.expect("a greeting has the program's name");
+    greeting[start..start + FORGED.len()].copy_from_slice(FORGED);
+    let link = scene.connect();
+    say(&link, &greeting);
+    // It is greeted, or hung up on; either is written down.
+    let mut wait = [PollFd::new(link.as_fd(), PollFlags::POLLIN)];
+    poll(&mut wait, PollTimeout::from(30_000_u16)).unwrap();
+    drop(link);
+    scene.proxy.wait_until("the tenant is gone", |proxy| {
+        proxy.status()["zones"][0]["clients"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
+    let log = scene.proxy.log();
+    let forged = log.lines().find(|line| line.starts_with("2026-01-01"));
+    assert_eq!(forged, None, "{log}");
+    assert!(!log.contains('\x1b'), "{log}");
+    scene.end();
+}
+
 // --- In shared memory
 
 /// Clients that work and scribble into the memory they share with their worker, at the same time.
@@ -297,6 +331,64 @@ fn words_of_ones_end_at_most_that_client() {
     scribble(3);
 }
 
+#[test]
+fn what_a_tenant_shares_keeps_its_size_and_what_it_may_only_read_stays_as_it_is() {
+    let scene = Scene::new();
+    let attached = scene.attach().expect("an honest greeting is welcome");
+    for file in [&attached.control, &attached.arena, &attached.status] {
+        let file = File::from(file.as_fd().try_clone_to_owned().unwrap());
+        let size = file.metadata().unwrap().len();
+        for other in [0, size / 2, size + 4096] {
+            assert!(file.set_len(other).is_err(), "{size} became {other}");
+        }
+    }
+    // The supervisor's word, through the descriptor that was given, and opened anew.
+    let status = attached.status.as_fd().try_clone_to_owned().unwrap();
+    let path = format!("/proc/self/fd/{}", status.as_raw_fd());
+    let anew = File::options().read(true).write(true).open(path);
+    for file in [Ok(File::from(status)), anew].into_iter().flatten() {
+        assert!(file.write_at(b"mine", 0).is_err(), "written");
+    }
+    assert!(
+        Mapped::new(&attached.status).is_err(),
+        "mapped to be written"
+    );
+    drop(attached);
+    scene.end();
+}
+
+#[test]
+fn holes_punched_into_shared_memory_end_at_most_that_client() {
+    let scene = Scene::new();
+    let (mut babbler, mut served) = (Babbler::new(0x401e), 0);
+    while served < 4 {
+        // The zone may be full for a moment while the last one's worker ends.
+        let Ok(attached) = scene.attach() else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        served += 1;
+        let talks = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while talks.load(Ordering::Relaxed) {
+                    for file in [&attached.control, &attached.arena] {
+                        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE
+                            | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                        let size = file.byte_len().get().try_into().unwrap();
+                        fallocate(file.as_fd(), hole, 0, size).unwrap();
+                    }
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            });
+            babbler.talk(&attached, 500);
+            talks.store(false, Ordering::Relaxed);
+        });
+    }
+    scene.expect_no_crash();
+    scene.end();
+}
+
 // --- In well-formed records
 
 /// Ends when the client does, or when the worker has taken too long.
@@ -323,6 +415,14 @@ struct Babbler {
 }
 
 impl Babbler {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random(seed),
+            learned: Vec::new(),
+            answers: BTreeMap::new(),
+        }
+    }
+
     fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.random.next() % limit as u64).unwrap()
     }
@@ -436,11 +536,7 @@ impl Babbler {
 
 fn babble(seed: u64, records: usize) {
     let scene = Scene::new();
-    let mut babbler = Babbler {
-        random: Random(seed),
-        learned: Vec::new(),
-        answers: BTreeMap::new(),
-    };
+    let mut babbler = Babbler::new(seed);
     let (mut sent, mut clients) = (0, 0);
     while sent < records && clients < records / 50 {
         // The zone may be full for a moment while the last one's worker ends.
