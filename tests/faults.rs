@@ -246,6 +246,28 @@ fn hung_worker_is_noticed() {
 }
 
 #[test]
+fn client_whose_kernel_never_ends_is_ended_and_a_busy_one_is_not() {
+    let zone = Zone::new("default").warm(1).set("stuck_after", "\"500ms\"");
+    let proxy = Setup::new().zone(zone).start();
+    let mut busy = proxy.client("until-error").start();
+    busy.wait_for_line("works");
+    for _ in 0..3 {
+        let finished = proxy.client("endless").run().expect_success();
+        assert!(
+            finished.stderr.contains("stuck_after"),
+            "it says why: {}",
+            finished.describe()
+        );
+    }
+    assert!(busy.is_running(), "{}", proxy.log());
+    busy.kill();
+    proxy.wait_until("nothing is charged any more", |proxy| {
+        proxy.status()["zones"][0]["memory_used"] == 0
+    });
+    proxy.stop();
+}
+
+#[test]
 fn stopped_proxy_does_not_disturb_a_client_at_work() {
     let proxy = Proxy::start();
     let mut client = proxy.client("until-error").start();

@@ -94,6 +94,12 @@ impl<R: Region> Latches<R> {
         )
     }
 
+    /// Client: the error of some context that is lost, for when the worker that knew more is gone.
+    pub fn any_context(&self) -> Option<Latched> {
+        let mut words = self.contexts.words().iter();
+        words.find_map(|word| Latched::unpack(word.load(Ordering::Relaxed)))
+    }
+
     /// Worker: a posted call of this lane failed; its thread shall hear of it once. If it has not
     /// heard of an earlier one yet, that one stays.
     pub fn latch_lane(&self, lane: u16, error: Latched) {

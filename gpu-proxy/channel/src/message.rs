@@ -96,8 +96,8 @@ pub struct Assign {
     pub limits: Limits,
     /// Window candidate that both sides use.
     pub window: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How long work of one stream may stand still before the worker ends the client; 0 for any time.
+    pub stuck_after_millis: u32,
     /// The zone, for log lines.
     pub zone: Text<64>,
     /// The client's program, as it claims, for log lines.
@@ -211,6 +211,18 @@ impl Sharing {
     pub const FULL: Self = Self(3);
 }
 
+/// Whose doing it is that a worker ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(u8)]
+pub enum Ending {
+    /// Its own.
+    Own,
+    /// The client broke the protocol.
+    Violation,
+    /// The client's work stood still for longer than its zone allows.
+    Stuck,
+}
+
 /// What a worker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(
@@ -256,8 +268,8 @@ pub enum FromWorker {
     Ended {
         /// Why, in one line.
         text: Text<400>,
-        /// Whether the client broke the protocol.
-        violation: bool,
+        /// Whose doing it is.
+        ending: Ending,
     },
 }
 
@@ -342,7 +354,7 @@ struct RawVerdict {
 #[repr(C)]
 struct RawEnded {
     text: Text<400>,
-    violation: bool,
+    ending: Ending,
 }
 
 const _: () = assert!(size_of::<Header>() + size_of::<Ready>() <= MAX_PACKET_LEN);
@@ -365,9 +377,7 @@ impl FromWorker {
             Self::Open(open) => Packet::new(Kind::OPEN, open),
             Self::CloseShare { token } => Packet::new(Kind::CLOSE_SHARE, token),
             Self::Withdraw(withdraw) => Packet::new(Kind::WITHDRAW, withdraw),
-            &Self::Ended { text, violation } => {
-                Packet::new(Kind::ENDED, &RawEnded { text, violation })
-            }
+            &Self::Ended { text, ending } => Packet::new(Kind::ENDED, &RawEnded { text, ending }),
         }
     }
 
@@ -398,8 +408,8 @@ impl FromWorker {
             },
             Kind::WITHDRAW => Self::Withdraw(exact(kind, body)?),
             Kind::ENDED => {
-                let RawEnded { text, violation } = exact(kind, body)?;
-                Self::Ended { text, violation }
+                let RawEnded { text, ending } = exact(kind, body)?;
+                Self::Ended { text, ending }
             }
             Kind(other) => return Err(Malformed::Kind(other)),
         })
@@ -554,8 +564,15 @@ mod tests {
             any::<Token>().prop_map(|token| FromWorker::CloseShare { token }),
             (any::<Token>(), any::<u64>())
                 .prop_map(|(token, returned)| FromWorker::Withdraw(Withdraw { token, returned })),
-            (text(), any::<bool>())
-                .prop_map(|(text, violation)| FromWorker::Ended { text, violation }),
+            (
+                text(),
+                prop_oneof![
+                    Just(Ending::Own),
+                    Just(Ending::Violation),
+                    Just(Ending::Stuck)
+                ]
+            )
+                .prop_map(|(text, ending)| FromWorker::Ended { text, ending }),
         ]
     }
 
@@ -569,7 +586,7 @@ mod tests {
                     credit_chunk,
                     limits: Limits::default(),
                     window,
-                    reserved: 0,
+                    stuck_after_millis: window.rotate_left(9),
                     zone,
                     program,
                 })
@@ -641,14 +658,14 @@ mod tests {
     }
 
     #[test]
-    fn a_boolean_that_is_none_is_refused() {
+    fn an_ending_that_is_none_is_refused() {
         let ended = FromWorker::Ended {
             text: Text::EMPTY,
-            violation: true,
+            ending: Ending::Stuck,
         }
         .encode();
         let mut bytes = ended.as_bytes().to_vec();
-        *bytes.last_mut().unwrap() = 2;
+        *bytes.last_mut().unwrap() = 3;
         assert!(matches!(
             FromWorker::decode(&bytes),
             Err(Malformed::Body { kind: 7, .. })

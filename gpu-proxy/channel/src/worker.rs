@@ -18,8 +18,8 @@ use thiserror::Error;
 
 use crate::CHANNEL_FD;
 use crate::message::{
-    ASSIGN_DESCRIPTORS, Assign, Charge, FromWorker, MAX_PACKET_LEN, Malformed, Open, Ready, Share,
-    Shared, ToWorker, Token, Verdict, Withdraw,
+    ASSIGN_DESCRIPTORS, Assign, Charge, Ending, FromWorker, MAX_PACKET_LEN, Malformed, Open, Ready,
+    Share, Shared, ToWorker, Token, Verdict, Withdraw,
 };
 use crate::stats::{STATS_BYTES, StatsWriter};
 
@@ -121,10 +121,10 @@ impl WorkerChannel {
     }
 
     /// Says why the worker ends, where it was not told to. Exit afterwards.
-    pub fn ended(&self, why: &str, violation: bool) -> Result<(), ChannelError> {
+    pub fn ended(&self, why: &str, ending: Ending) -> Result<(), ChannelError> {
         self.send(&FromWorker::Ended {
             text: Text::new(why),
-            violation,
+            ending,
         })
     }
 

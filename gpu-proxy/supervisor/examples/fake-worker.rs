@@ -15,7 +15,7 @@ use idm_protocol::status::StatusPage;
 use proxy_channel::Text;
 use proxy_channel::args::WorkerArgs;
 use proxy_channel::credit::{Credit, CreditError};
-use proxy_channel::message::Ready;
+use proxy_channel::message::{Ending, Ready};
 use proxy_channel::worker::{Assignment, Event, WorkerChannel};
 use zerocopy::FromZeros;
 
@@ -121,7 +121,7 @@ fn serve(channel: &Arc<WorkerChannel>, assignment: Assignment) {
                 "out-of-turn" => channel.attached().expect("said"),
                 "violation" => {
                     channel
-                        .ended("the client forged a handle", true)
+                        .ended("the client forged a handle", Ending::Violation)
                         .expect("said");
                     exit(0);
                 }

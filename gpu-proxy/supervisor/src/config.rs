@@ -107,6 +107,9 @@ pub struct ZoneConfig {
     pub clients: u32,
     /// `warm_workers`: workers that wait with the driver initialised. Default 1.
     pub warm_workers: u32,
+    /// `stuck_after`: how long work of one stream may stand still before its client is ended, with
+    /// `CUDA_ERROR_LAUNCH_TIMEOUT`. Default: any time.
+    pub stuck_after: Option<Duration>,
     /// `uid`: the only user that may attach; the socket becomes theirs if the proxy is root. Default: whoever
     /// can open the socket.
     pub uid: Option<u32>,
@@ -247,6 +250,9 @@ impl fmt::Display for ZoneConfig {
         writeln!(f, "pinned = \"{}\"", size_text(self.pinned))?;
         writeln!(f, "clients = {}", self.clients)?;
         writeln!(f, "warm_workers = {}", self.warm_workers)?;
+        if let Some(limit) = self.stuck_after {
+            writeln!(f, "stuck_after = \"{}\"", duration_text(limit))?;
+        }
         let numbers = [
             ("uid", self.uid),
             ("gid", self.gid),

@@ -59,6 +59,8 @@ struct Slot {
     streams: Vec<Pending>,
     /// Credits returned since the beginning.
     returned: u64,
+    /// Marks made since the beginning.
+    marked: u64,
 }
 
 /// What is pending on one driver stream.
@@ -68,38 +70,48 @@ struct Pending {
     /// Records since the last event.
     unmarked: u64,
     /// Events, oldest first, and the records that each one covers.
-    marks: VecDeque<(usize, u64)>,
+    marks: VecDeque<Mark>,
+}
+
+/// An event behind some records.
+#[derive(Debug)]
+struct Mark {
+    event: usize,
+    records: u64,
+    /// No other mark of the slot has this number.
+    serial: u64,
 }
 
 impl Pending {
     fn count(&self) -> u64 {
-        self.unmarked + self.marks.iter().map(|(_, count)| count).sum::<u64>()
+        self.unmarked + self.marks.iter().map(|mark| mark.records).sum::<u64>()
     }
 
     /// Drops events that are over; tells how many records those covered.
     fn collect(&mut self, fences: &impl Fences) -> u64 {
         let mut over = 0;
-        while let Some(&(event, count)) = self.marks.front() {
-            if !fences.is_over(event) {
-                break;
-            }
-            self.marks.pop_front();
-            fences.recycle(self.key.context, event);
-            over += count;
+        while let Some(mark) = self.marks.pop_front_if(|mark| fences.is_over(mark.event)) {
+            fences.recycle(self.key.context, mark.event);
+            over += mark.records;
         }
         over
     }
 
     /// Puts an event behind the unmarked records. Records whose stream takes no event any more have
     /// failed: they are over.
-    fn mark(&mut self, fences: &impl Fences) -> u64 {
-        let count = std::mem::take(&mut self.unmarked);
+    fn mark(&mut self, serial: &mut u64, fences: &impl Fences) -> u64 {
+        let records = std::mem::take(&mut self.unmarked);
         match fences.record(&self.key) {
             Ok(event) => {
-                self.marks.push_back((event, count));
+                *serial += 1;
+                self.marks.push_back(Mark {
+                    event,
+                    records,
+                    serial: *serial,
+                });
                 0
             }
-            Err(_) => count,
+            Err(_) => records,
         }
     }
 }
@@ -142,7 +154,7 @@ impl CreditCounts {
         if pending.unmarked < MARK_EVERY {
             return 0;
         }
-        let over = pending.mark(fences) + pending.collect(fences);
+        let over = pending.mark(&mut slot.marked, fences) + pending.collect(fences);
         slot.returned += over;
         over
     }
@@ -168,7 +180,7 @@ impl CreditCounts {
             let mut over = 0;
             for pending in &mut state.streams {
                 if pending.unmarked > 0 {
-                    over += pending.mark(fences);
+                    over += pending.mark(&mut state.marked, fences);
                 }
                 over += pending.collect(fences);
             }
@@ -180,7 +192,7 @@ impl CreditCounts {
             let longest = state.streams.iter().max_by_key(|pending| pending.count());
             let oldest = longest
                 .and_then(|pending| pending.marks.front())
-                .map(|mark| mark.0);
+                .map(|mark| mark.event);
             drop(guard);
             if over > 0 {
                 give(over);
@@ -190,6 +202,33 @@ impl CreditCounts {
                 _ => return returned,
             }
         }
+    }
+
+    /// Looks at what is pending in a slot: calls `each` with the number of each stream's oldest mark, the same as long
+    /// as that work is not over. Tells how many credits to return.
+    #[must_use]
+    pub fn look(&self, slot: usize, fences: &impl Fences, mut each: impl FnMut(u64)) -> u64 {
+        let Some(mut slot) = self.lock(slot) else {
+            return 0;
+        };
+        let slot = &mut *slot;
+        let mut over = 0;
+        for pending in &mut slot.streams {
+            over += pending.collect(fences);
+            if pending.marks.is_empty() && pending.unmarked > 0 {
+                over += pending.mark(&mut slot.marked, fences);
+            }
+            if let Some(oldest) = pending.marks.front() {
+                each(oldest.serial);
+            }
+        }
+        slot.returned += over;
+        over
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// The stream is destroyed. Tells how many credits of the slot to return.
@@ -204,8 +243,8 @@ impl CreditCounts {
         let pending = slot.streams.swap_remove(at);
         let over = pending.count();
         slot.returned += over;
-        for (event, _) in pending.marks {
-            fences.recycle(key.context, event);
+        for mark in pending.marks {
+            fences.recycle(key.context, mark.event);
         }
         over
     }
@@ -290,6 +329,30 @@ mod tests {
 
     fn issue(counts: &CreditCounts, device: &Device, count: u64) -> u64 {
         (0..count).map(|_| counts.issued(1, KEY, device)).sum()
+    }
+
+    #[test]
+    fn work_that_is_not_over_keeps_its_number_and_later_work_has_another() {
+        let (counts, device) = (CreditCounts::new(2), Device::default());
+        let look = || {
+            let mut seen = Vec::new();
+            let back = counts.look(1, &device, |serial| seen.push(serial));
+            (back, seen)
+        };
+        assert_eq!(look(), (0, vec![]), "nothing is pending");
+        issue(&counts, &device, 3);
+        let (_, first) = look();
+        assert_eq!(first.len(), 1);
+        issue(&counts, &device, 200);
+        assert_eq!(look(), (0, first.clone()), "the oldest is still there");
+        device.over.set(1);
+        let (back, second) = look();
+        assert_eq!(back, 3);
+        assert_ne!(second, first);
+        device.over.set(usize::MAX);
+        assert_eq!(look().0, 200 / 64 * 64, "marked ones");
+        assert_eq!(look().0, 200 % 64, "and those that this look marked");
+        assert_eq!(look(), (0, vec![]));
     }
 
     #[test]

@@ -15,6 +15,8 @@ impl Fences for Session {
             // What was captured is not pending, and this event would be.
             return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
         }
+        // A default stream is the current context's, whoever asks.
+        self.contexts.enter(stream.context, self.driver())?;
         let event = self.contexts.event(stream.context, self.driver())?;
         self.driver().record_event(event, stream.stream)?;
         Ok(event)

@@ -35,3 +35,4 @@ pub mod ranges;
 pub mod session;
 pub mod staging;
 pub mod vmm;
+pub mod watchdog;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use idm_protocol::control::WorkerControl;
 use idm_protocol::memory::Mapped;
@@ -14,7 +14,7 @@ use idm_protocol::wire::TABLE_HASH;
 use proxy_channel::Text;
 use proxy_channel::args::WorkerArgs;
 use proxy_channel::credit::Credit;
-use proxy_channel::message::Ready;
+use proxy_channel::message::{Ending, Ready};
 use proxy_channel::shares::Shares;
 use proxy_channel::worker::{Assignment, Event, WorkerChannel};
 use tracing_subscriber::EnvFilter;
@@ -24,7 +24,7 @@ use crate::errors::Violation;
 use crate::lanes::Lanes;
 use crate::output::Output;
 use crate::session::{Parts, Session};
-use crate::{devices, dispatcher, harden, output};
+use crate::{devices, dispatcher, harden, output, watchdog};
 
 /// Runs the worker process.
 pub fn main() -> ExitCode {
@@ -171,6 +171,10 @@ fn attach(
             end_client(session, violation);
         }
     })?;
+    if assign.stuck_after_millis > 0 {
+        let limit = Duration::from_millis(assign.stuck_after_millis.into());
+        spawn("watchdog", move || watchdog::watch(session, limit))?;
+    }
     channel.attached().map_err(|error| error.to_string())?;
     listen(channel, &credit, &shares)
 }
@@ -206,7 +210,10 @@ fn listen(channel: &WorkerChannel, credit: &Credit, shares: &Shares) -> ! {
 fn end_client(session: &Session, violation: Violation) -> ! {
     tracing::warn!(%violation, "the client broke the protocol");
     // If the supervisor is gone, nobody needs to be told.
-    let _ = session.parts.channel.ended(&violation.to_string(), true);
+    let _ = session
+        .parts
+        .channel
+        .ended(&violation.to_string(), Ending::Violation);
     harden::exit(1)
 }
 

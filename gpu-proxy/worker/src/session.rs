@@ -613,6 +613,23 @@ impl Session {
         self.ranges().remove_all(of_owner);
     }
 
+    /// Calls `each` with slot and number of every stream's oldest work; see [`CreditCounts::look`].
+    pub fn look_at_work(&self, mut each: impl FnMut(usize, u64)) {
+        for slot in 0..self.counts.slots() {
+            let back = self.counts.look(slot, self, |serial| each(slot, serial));
+            self.return_credits(slot, back);
+        }
+    }
+
+    /// Every context is lost with this error.
+    pub fn latch_all(&self, error: Latched) {
+        for slot in 0..=u16::MAX {
+            if self.contexts.key(slot).is_ok() {
+                self.parts.control.latches.latch_context(slot, error);
+            }
+        }
+    }
+
     /// Waits until the client has credits of a slot again; see [`CreditCounts::refill`].
     pub fn refill(&self, slot: usize) -> u64 {
         self.counts

@@ -46,6 +46,8 @@ impl EndReason {
     pub const SHUTDOWN: Self = Self(5);
     /// It detached.
     pub const DETACHED: Self = Self(6);
+    /// Its work stood still for longer than its zone allows.
+    pub const STUCK: Self = Self(7);
 }
 
 impl std::fmt::Display for EndReason {
@@ -58,6 +60,9 @@ impl std::fmt::Display for EndReason {
             Self::OVERDRAWN => f.write_str("it used more than it was granted"),
             Self::SHUTDOWN => f.write_str("the proxy is shutting down"),
             Self::DETACHED => f.write_str("it detached"),
+            Self::STUCK => {
+                f.write_str("its work stood still for longer than its zone allows (stuck_after)")
+            }
             Self(other) => write!(f, "reason {other}"),
         }
     }

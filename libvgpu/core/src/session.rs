@@ -352,14 +352,20 @@ impl Session {
     /// The worker is gone, for this reason: every call fails from now on. The first one to notice says so.
     #[cold]
     pub(crate) fn lost(&self, reason: &str) -> CUresult {
-        if state::ended() {
+        // A worker that ended itself over lost contexts has said with which error.
+        let code = self
+            .control
+            .latches
+            .any_context()
+            .map(|error| CUresult(error.code));
+        if state::ended(code.unwrap_or(CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE)) {
             say!(
                 Error,
                 "the GPU is gone: {reason} (client {}); every CUDA call of this process fails from now on",
                 self.welcome.client_id
             );
         }
-        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
+        state::end()
     }
 
     /// As [`Session::lost`], when a wait noticed and the supervisor may know why.

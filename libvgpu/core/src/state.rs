@@ -33,6 +33,8 @@ const EXITED: u8 = 7;
 static PHASE: AtomicU8 = AtomicU8::new(UNATTACHED);
 static SESSION: OnceLock<Session> = OnceLock::new();
 static REFUSAL: AtomicU32 = AtomicU32::new(0);
+/// The code that a process whose worker is gone gets.
+static END: AtomicU32 = AtomicU32::new(0);
 /// The attach socket's descriptor, for the forked child to close; -1 for none.
 static LIFELINE: AtomicI32 = AtomicI32::new(-1);
 static ATTACH: Mutex<()> = Mutex::new(());
@@ -63,13 +65,20 @@ pub(crate) fn initialised() {
     let _ = PHASE.compare_exchange(ATTACHED, READY, Ordering::AcqRel, Ordering::Relaxed);
 }
 
-/// The worker is gone. True for the first who says so; that one tells the person.
-pub(crate) fn ended() -> bool {
+/// The worker is gone, and this is what calls return from now on. True for the first who says so; that one tells
+/// the person.
+pub(crate) fn ended(code: CUresult) -> bool {
+    let _ = END.compare_exchange(0, code.0, Ordering::AcqRel, Ordering::Relaxed);
     [READY, ATTACHED].into_iter().any(|phase| {
         PHASE
             .compare_exchange(phase, ENDED, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     })
+}
+
+/// What calls return since the worker is gone.
+pub(crate) fn end() -> CUresult {
+    CUresult(END.load(Ordering::Acquire))
 }
 
 /// Whether what the session maps and holds belongs to this process.
@@ -88,7 +97,7 @@ pub fn exit() {
 #[cold]
 fn unready() -> CUresult {
     match PHASE.load(Ordering::Acquire) {
-        ENDED => CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE,
+        ENDED => end(),
         EXITED => CUresult::CUDA_ERROR_DEINITIALIZED,
         _ => CUresult::CUDA_ERROR_NOT_INITIALIZED,
     }

@@ -11,6 +11,7 @@ record and not printed, for the two sides differ in them.
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,11 +29,17 @@ def functions(program):
 
 
 def codes_of(program, state, function):
+    # Some of them write files.
+    with tempfile.TemporaryDirectory() as folder:
+        return codes_told_in(folder, os.path.abspath(program), state, function)
+
+
+def codes_told_in(folder, program, state, function):
     lines, first = [], 0
     while first is not None:
         try:
             ran = subprocess.run(
-                [program, state, function, str(first)], text=True, errors="replace", timeout=SECONDS,
+                [program, state, function, str(first)], text=True, errors="replace", timeout=SECONDS, cwd=folder,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )
             output, ended = ran.stdout, f"signal {-ran.returncode}" if ran.returncode < 0 else f"exit {ran.returncode}"

@@ -203,6 +203,13 @@ fn zone<'s>(
         }
         warm => warm.unwrap_or(1),
     };
+    let stuck_after = optional_time(
+        reader,
+        keys,
+        "stuck_after",
+        Duration::from_secs(60),
+        100..=86_400_000,
+    );
     let uid = reader.number(keys, "uid", 0..NO_ID);
     let gid = reader.number(keys, "gid", 0..NO_ID);
     let mode = mode(reader, keys).unwrap_or(if gid.is_some() { 0o660 } else { 0o600 });
@@ -216,6 +223,7 @@ fn zone<'s>(
         pinned,
         clients,
         warm_workers,
+        stuck_after,
         uid,
         gid,
         mode,
@@ -337,40 +345,34 @@ fn time<'s>(
     bounds: RangeInclusive<u64>,
 ) -> Duration {
     let default = Duration::from_millis(default_millis);
-    let Some((item, text)) = reader.text(keys, key, "\"2s\"") else {
-        return default;
-    };
+    optional_time(reader, keys, key, default, bounds).unwrap_or(default)
+}
+
+fn optional_time<'s>(
+    reader: &mut Reader<'s>,
+    keys: &mut Section<'s>,
+    key: &'static str,
+    example: Duration,
+    bounds: RangeInclusive<u64>,
+) -> Option<Duration> {
+    let example = duration_text(example);
+    let (item, text) = reader.text(keys, key, &format!("\"{example}\""))?;
     let (low, high) = (
         Duration::from_millis(*bounds.start()),
         Duration::from_millis(*bounds.end()),
     );
     let remedy = format!(
-        "write a number with ms, s or m from {} to {}, such as \"{}\"",
+        "write a number with ms, s or m from {} to {}, such as \"{example}\"",
         duration_text(low),
         duration_text(high),
-        duration_text(default)
     );
-    match duration(&text) {
-        Some(time) if (low..=high).contains(&time) => time,
-        Some(_) => {
-            reader.mistake(
-                item.at,
-                &item.key,
-                format!("{text:?} is out of range"),
-                remedy,
-            );
-            default
-        }
-        None => {
-            reader.mistake(
-                item.at,
-                &item.key,
-                format!("{text:?} is not a duration"),
-                remedy,
-            );
-            default
-        }
-    }
+    let problem = match duration(&text) {
+        Some(time) if (low..=high).contains(&time) => return Some(time),
+        Some(_) => "is out of range",
+        None => "is not a duration",
+    };
+    reader.mistake(item.at, &item.key, format!("{text:?} {problem}"), remedy);
+    None
 }
 
 fn bytes<'s>(

@@ -217,7 +217,10 @@ impl Zone {
             credit_chunk: credit_chunk(self.config.memory),
             limits,
             window,
-            reserved: 0,
+            stuck_after_millis: self.config.stuck_after.map_or(0, |limit| {
+                // The configuration allows no more than a day.
+                u32::try_from(limit.as_millis()).unwrap_or(u32::MAX)
+            }),
             zone: Text::new(&self.config.name),
             program: hello.name,
         };

@@ -9,7 +9,7 @@ use idm_protocol::attach::RefusalCode;
 use idm_protocol::attach::survey::MAX_DEVICES;
 use idm_protocol::status::EndReason;
 use proxy_channel::args::WorkerArgs;
-use proxy_channel::message::{Charge, FromWorker, Outcome, Ready, ToWorker, Verdict};
+use proxy_channel::message::{Charge, Ending, FromWorker, Outcome, Ready, ToWorker, Verdict};
 use proxy_channel::supervisor::{Received, SupervisorChannel};
 use tracing::{debug, error, info, warn};
 
@@ -139,13 +139,13 @@ impl Zone {
                 | FromWorker::CloseShare { .. }
                 | FromWorker::Withdraw(_),
             ) => self.hear_of_shares(id, message, shared, now),
-            (_, &FromWorker::Ended { text, violation }) => {
+            (_, &FromWorker::Ended { text, ending }) => {
                 let client = worker.session.as_ref().map(|session| session.client_id);
-                warn!(zone, client, worker = pid, violation, reason = %text, "worker ends");
-                let reason = if violation {
-                    EndReason::VIOLATION
-                } else {
-                    EndReason::WORKER_DIED
+                warn!(zone, client, worker = pid, ?ending, reason = %text, "worker ends");
+                let reason = match ending {
+                    Ending::Own => EndReason::WORKER_DIED,
+                    Ending::Violation => EndReason::VIOLATION,
+                    Ending::Stuck => EndReason::STUCK,
                 };
                 self.judge_start(id, now, &text.to_string());
                 self.end(id, reason, &text.to_string(), shared, now);

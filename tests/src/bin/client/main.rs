@@ -39,6 +39,7 @@ fn main() {
         "threads" => work::threads(number(1, 8), number(2, 200)),
         "interrupted" => work::interrupted(number(1, 400)),
         "reopen" => life::reopen(),
+        "endless" => wrong::endless(),
         "fault" => wrong::fault(),
         "bad-calls" => wrong::bad_calls(),
         "poll" => work::poll(),

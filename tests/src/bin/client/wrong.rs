@@ -33,6 +33,29 @@ pub fn fault() -> Verdict {
     Ok(())
 }
 
+/// A kernel that never ends, until somebody ends this client's worker.
+pub fn endless() -> Verdict {
+    let ready = Ready::new()?;
+    let gpu = ready.gpu;
+    let hold = ready.function("hold")?;
+    let words = gpu.allocate(256).named("cuMemAlloc")?;
+    gpu.fill(words, 0, 64).named("cuMemsetD32")?;
+    let arguments = [
+        Argument::Word(words),
+        Argument::Word(words + 128),
+        Argument::Word(u64::MAX),
+    ];
+    gpu.launch(hold, 1, 1, &arguments, null_mut())
+        .named("cuLaunchKernel")?;
+    say("runs for ever");
+    let ended = CUresult::CUDA_ERROR_LAUNCH_TIMEOUT;
+    expect("cuCtxSynchronize", gpu.synchronize(), ended)?;
+    expect("cuCtxSynchronize again", gpu.synchronize(), ended)?;
+    expect("cuMemAlloc", gpu.allocate(4096), ended)?;
+    say("and was ended");
+    Ok(())
+}
+
 /// Mistakes that the driver reports at once.
 pub fn bad_calls() -> Verdict {
     let gpu = open()?;
