@@ -1,6 +1,10 @@
 //! Conversions from and to floating point of 8 bits and less, against a reference that lists every value of a
 //! format and looks for the nearest.
-#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss
+)]
 
 mod support;
 
@@ -373,6 +377,64 @@ fn scales_are_the_powers_of_two_below_or_above() {
 }
 
 #[test]
+fn bfloats_become_bytes_and_bytes_bfloats() {
+    let every: Vec<u64> = (0..1 << 16).collect();
+    let value = |bits: u64| f32::from_bits((bits as u32) << 16);
+    type Rounding = fn(f32) -> f32;
+    let roundings: [(&str, Rounding); 4] = [
+        ("rni", f32::round_ties_even),
+        ("rzi", f32::trunc),
+        ("rmi", f32::floor),
+        ("rpi", f32::ceil),
+    ];
+    for (name, round) in roundings {
+        let to = |ty: &str| {
+            let body = format!(
+                "cvt.{name}.{ty}.bf16 %b3, %h1; mov.b16 %h2, {{%b3, 0}}; cvt.u32.u16 %r0, %h2;"
+            );
+            run(&body, &every)
+        };
+        for ((bits, signed), unsigned) in every.iter().zip(to("s8")).zip(to("u8")) {
+            // Out of range is the nearest there is, and what is no number is none.
+            let exact = round(value(*bits));
+            assert_eq!(signed as u8, exact as i8 as u8, "{name}: {bits:#x}");
+            assert_eq!(unsigned, u32::from(exact as u8), "{name}: {bits:#x}");
+        }
+    }
+    for name in ["rn", "rz", "rm", "rp"] {
+        let from = |ty: &str| {
+            let body = format!("cvt.{name}.bf16.{ty} %h2, %b1; cvt.u32.u16 %r0, %h2;");
+            run(&body, &every[..256])
+        };
+        for ((byte, signed), unsigned) in (0..=u8::MAX).zip(from("s8")).zip(from("u8")) {
+            // Every byte is a bfloat, whatever the rounding.
+            assert_eq!(signed, f32::from(byte as i8).to_bits() >> 16, "{byte}");
+            assert_eq!(unsigned, f32::from(byte).to_bits() >> 16, "{byte}");
+        }
+    }
+}
+
+#[test]
+fn parts_that_are_not_wanted_go_nowhere() {
+    let inputs: Vec<u64> = noise(500).collect();
+    let outer = run(
+        "mov.b64 %rd2, {%r1, %r2}; mov.b64 {%h2, _, _, %h3}, %rd2; mov.b32 %r0, {%h2, %h3};",
+        &inputs,
+    );
+    let upper = run("mov.b64 %rd2, {%r1, %r2}; mov.b64 {_, %r0}, %rd2;", &inputs);
+    let middle = run(
+        "mov.b32 {_, %h2}, %r1; mov.b16 {_, %b3}, %h2; cvt.u32.u8 %r0, %b3;",
+        &inputs,
+    );
+    for (index, input) in inputs.iter().enumerate() {
+        let ends = (input & 0xffff) | (input >> 48 << 16);
+        assert_eq!(u64::from(outer[index]), ends);
+        assert_eq!(u64::from(upper[index]), input >> 32);
+        assert_eq!(u64::from(middle[index]), input >> 24 & 0xff);
+    }
+}
+
+#[test]
 fn bytes_make_up_registers() {
     let inputs: Vec<u64> = noise(500).collect();
     let reversed = run(
@@ -380,6 +442,11 @@ fn bytes_make_up_registers() {
         &inputs,
     );
     let swapped = run("mov.b16 %h2, {%b2, %b1}; cvt.u32.u16 %r0, %h2;", &inputs);
+    let filled = run("mov.b32 %r0, {0, %b1, 7, %b2};", &inputs);
+    for (input, filled) in inputs.iter().zip(filled) {
+        let [low, high, ..] = input.to_le_bytes();
+        assert_eq!(filled.to_le_bytes(), [0, low, 7, high]);
+    }
     for ((input, reversed), swapped) in inputs.iter().zip(reversed).zip(swapped) {
         assert_eq!(reversed, ((input >> 32) as u32).swap_bytes());
         assert_eq!(swapped, u32::from((*input as u16).swap_bytes()));

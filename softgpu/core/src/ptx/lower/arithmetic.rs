@@ -435,23 +435,32 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
+    /// Where a part of a value goes, if it is wanted.
+    fn wanted(&mut self, operand: &Operand<'a>) -> Result<Option<W>> {
+        match operand {
+            Operand::Discard => Ok(None),
+            wanted => self.dest_w(wanted).map(Some),
+        }
+    }
+
     fn mov(&mut self, i: &Instruction<'a>) -> Result<()> {
         self.arity(i, 2)?;
         self.only(i, &[])?;
         let ty = self.ty(i)?;
         match (&i.operands[0], &i.operands[1]) {
+            (Operand::Vector(parts), _) if parts.iter().all(|part| *part == Operand::Discard) => {
+                Err(self.error("a destination is needed"))
+            }
             (Operand::Vector(parts), source) => match (ty.bits(), parts.len()) {
                 (16, 2) | (32, 4) => self.move_bytes(parts, source, (ty, false)),
                 (64, 2) => {
                     let a = self.d(source, ty)?;
-                    let lo = Some(self.dest_w(&parts[0])?);
-                    let hi = Some(self.dest_w(&parts[1])?);
+                    let (lo, hi) = (self.wanted(&parts[0])?, self.wanted(&parts[1])?);
                     self.emit(Op::UnpackD { a, lo, hi })
                 }
                 (32, 2) => {
                     let a = self.w(source, ty)?;
-                    let lo = Some(self.dest_w(&parts[0])?);
-                    let hi = Some(self.dest_w(&parts[1])?);
+                    let (lo, hi) = (self.wanted(&parts[0])?, self.wanted(&parts[1])?);
                     self.emit(Op::UnpackW { a, lo, hi })
                 }
                 (64, 4) => {
@@ -463,8 +472,7 @@ impl<'a> Builder<'_, 'a> {
                         hi: Some(high),
                     })?;
                     for (half, parts) in [low, high].into_iter().zip(parts.chunks(2)) {
-                        let lo = Some(self.dest_w(&parts[0])?);
-                        let hi = Some(self.dest_w(&parts[1])?);
+                        let (lo, hi) = (self.wanted(&parts[0])?, self.wanted(&parts[1])?);
                         self.emit(Op::UnpackW { a: half, lo, hi })?;
                     }
                     Ok(())

@@ -100,9 +100,13 @@ impl<'a> Builder<'_, 'a> {
         if floats && !narrows && to != Ty::Tf32 && round.is_some() && !integral {
             return Err(self.error("a rounding modifier is not allowed"));
         }
-        let eight = to.bits() == 8 || from.bits() == 8;
-        if eight && (to == Ty::Bf16 || from == Ty::Bf16) {
-            return Err(self.error("type is not supported"));
+        // Between bfloats and bytes, a byte must be in a register of its size.
+        for (ty, other, operand) in [(to, from, 0), (from, to, 1)] {
+            let declared = self.declared(&i.operands[operand])?;
+            let fits = declared.is_some_and(|(_, declared)| declared.bits() == 8);
+            if ty.bits() == 8 && other == Ty::Bf16 && !fits {
+                return Err(self.error("a register of 8 bits is needed"));
+            }
         }
         let holds = |ty: Ty, other: Ty| match (ty.is_signed(), other.is_signed()) {
             (false, true) => false,

@@ -130,11 +130,12 @@ impl<'a> Builder<'_, 'a> {
         whole: &Operand<'a>,
         (ty, pack): (Ty, bool),
     ) -> Result<()> {
-        for byte in bytes
-            .iter()
-            .filter(|byte| **byte != Operand::Discard || pack)
-        {
-            self.narrow(byte, 8)?;
+        for byte in bytes {
+            match byte {
+                Operand::Discard if !pack => {}
+                Operand::Value(_) if pack => {}
+                register => self.narrow(register, 8)?,
+            }
         }
         if pack {
             let mut value = None;
