@@ -21,6 +21,7 @@ pub mod module;
 pub mod ptx;
 pub mod schedule;
 pub mod shared;
+pub mod tensor_map;
 pub mod transfer;
 
 mod os;

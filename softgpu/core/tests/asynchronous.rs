@@ -361,7 +361,6 @@ fn what_is_known_compiles_and_the_rest_is_refused_by_name() {
         ),
         ("mbarrier.init.parity.shared.b64 [%s], 1;", "not supported"),
         ("mbarrier.test_wait.shared.b32 %p0, [%s], %r0;", ".b64"),
-        ("fence.proxy.tensormap::generic.release.gpu;", "tensor maps"),
     ] {
         let error = compile(body).expect_err(body);
         assert!(error.contains(reason), "{error} does not say {reason}");

@@ -126,7 +126,7 @@ fn address(frame: &Frame, base: Base) -> [u64; 32] {
 
 /// Replaces a word of shared memory and returns what it was. Nothing else can come between: the
 /// warps of a block take turns.
-fn update(
+pub(super) fn update(
     memory: &mut View<'_>,
     space: Space,
     address: u64,

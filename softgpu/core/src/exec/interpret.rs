@@ -23,6 +23,7 @@ use super::processor::Avx2;
 use super::processor::{Plain, Processor};
 use super::register::*;
 use super::scalar;
+use super::tensor;
 use super::transfer::{Target, atomic, load, store};
 use super::warp::Frame;
 use super::wide;
@@ -670,6 +671,9 @@ fn run(
             | Op::MbarrierWait { .. }
             | Op::MbarrierPending { .. } => {
                 check!('path, asynchronous::execute(inst.op, frame, memory, mask));
+            }
+            Op::CopyTensor { .. } => {
+                check!('path, tensor::execute(inst.op, frame, memory, mask));
             }
             Op::ActiveMask { d } => put(cpu, &mut frame.w[d.index()], &[mask; 32], mask),
             Op::Clock { f, d } => {

@@ -27,6 +27,7 @@ mod processor;
 mod rare;
 mod register;
 mod scalar;
+mod tensor;
 mod transfer;
 mod warp;
 mod wide;

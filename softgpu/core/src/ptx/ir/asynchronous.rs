@@ -27,3 +27,28 @@ pub enum MbarrierOp {
     /// Counts bytes that have come.
     CompleteTx,
 }
+
+/// Which way a box of a tensor goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TensorCopy {
+    /// From global to shared memory.
+    Load,
+    /// From shared to global memory.
+    Store,
+    /// The same, onto what is there; each element by itself.
+    Reduce(TensorReduction),
+}
+
+/// What is done to an element in global memory. The map tells its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum TensorReduction {
+    Add,
+    Min,
+    Max,
+    Inc,
+    Dec,
+    And,
+    Or,
+    Xor,
+}

@@ -6,7 +6,7 @@
 //! that an optional register costs no space.
 #![forbid(unsafe_code)]
 
-use super::asynchronous::MbarrierOp;
+use super::asynchronous::{MbarrierOp, TensorCopy};
 use super::float::{Conversion, FloatSpec, FloatType};
 use super::image::{Fetch, ImageProperty, SurfaceAccess, SurfaceOp};
 use super::matrix::{FragmentMove, Matrices, Mma};
@@ -189,6 +189,8 @@ operations! {
     // Asynchronous copies and their barriers: see `ir::asynchronous`.
     CopyAsync { imm bytes: u8, imm space: Space, in to: Base, in from: Base, in count: Option<W>, in ignore: Option<P> }
     CopyBulk { imm spaces: (Space, Space), in to: Base, in from: Base, in bytes: W, in barrier: Option<Base> }
+    /// A box of the tensor that a map tells of; a coordinate for each dimension, the innermost first.
+    CopyTensor { imm f: TensorCopy, imm space: Space, in map: Base, in at: [Option<W>; 5], in place: Base, in barrier: Option<Base> }
     Mbarrier { imm f: MbarrierOp, imm space: Space, in base: Base, in count: Option<W>, in bytes: Option<W>, out d: Option<D> }
     MbarrierWait { imm parity: bool, imm space: Space, in base: Base, in phase: AnyReg, out p: P }
     MbarrierPending { in a: D, out d: W }

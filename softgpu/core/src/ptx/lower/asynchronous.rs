@@ -17,16 +17,31 @@ const SHARED: &[(&str, Space)] = &[
     (".shared::cluster", Space::Shared),
 ];
 
+const SCOPES: &[&str] = &[".cta", ".cluster", ".gpu", ".sys"];
+
+const REDUCTIONS: &[(&str, TensorReduction)] = &[
+    (".add", TensorReduction::Add),
+    (".min", TensorReduction::Min),
+    (".max", TensorReduction::Max),
+    (".inc", TensorReduction::Inc),
+    (".dec", TensorReduction::Dec),
+    (".and", TensorReduction::And),
+    (".or", TensorReduction::Or),
+    (".xor", TensorReduction::Xor),
+];
+
 impl<'a> Builder<'_, 'a> {
     pub(super) fn asynchronous(&mut self, i: &Instruction<'a>) -> Result<bool> {
         match i.opcode {
             "cp" => {
                 let mut modifiers = Modifiers::of(i);
-                if modifiers.flag(".reduce") || !modifiers.flag(".async") {
+                let (reduce, tensor) = (modifiers.flag(".reduce"), modifiers.flag(".tensor"));
+                if !modifiers.flag(".async") || reduce && !tensor {
                     return Err(self.error("only copies without reduction are supported"));
                 }
-                if modifiers.take(|m| m == ".tensor").is_some() {
-                    return Err(self.error("tensor maps are not supported"));
+                if tensor {
+                    self.copy_tensor(i, modifiers, reduce)?;
+                    return Ok(true);
                 }
                 if modifiers.flag(".bulk") {
                     self.copy_bulk(i, modifiers)?;
@@ -43,11 +58,22 @@ impl<'a> Builder<'_, 'a> {
 
     /// Fences between kinds of access. All of ours go the same way.
     fn proxy_fence(&mut self, i: &Instruction<'a>) -> Result<bool> {
-        let mut modifiers = Modifiers::of(i);
-        if modifiers.take(|m| m.starts_with(".tensormap")).is_some() {
-            return Err(self.error("tensor maps are not supported"));
-        }
+        let modifiers = Modifiers::of(i);
+        let (scope, rest) = modifiers.rest().split_last().unwrap_or((&"", &[]));
+        let map = match rest {
+            [".proxy", ".tensormap::generic", order] if SCOPES.contains(scope) => Some(*order),
+            _ => None,
+        };
         let known = match modifiers.rest() {
+            [".proxy", ".tensormap::generic", ..] if map == Some(".acquire") => {
+                self.arity(i, 2)?;
+                self.place(&i.operands[0], Space::Generic)?;
+                if self.immediate(&i.operands[1])? != 128 {
+                    return Err(self.error("the size must be 128"));
+                }
+                return self.fence_all();
+            }
+            [".proxy", ".tensormap::generic", ..] => map == Some(".release"),
             [".proxy", kind, ..] => matches!(*kind, ".alias" | ".async" | ".async::generic"),
             [".mbarrier_init", ".release", ".cluster"] => true,
             _ => return Ok(false),
@@ -56,6 +82,10 @@ impl<'a> Builder<'_, 'a> {
             return Err(self.error("no such kind of access"));
         }
         self.arity(i, 0)?;
+        self.fence_all()
+    }
+
+    fn fence_all(&mut self) -> Result<bool> {
         self.emit(Op::Fence {
             scope: FenceScope::SeqCst,
         })?;
@@ -222,6 +252,99 @@ impl<'a> Builder<'_, 'a> {
             bytes,
             barrier,
         })
+    }
+
+    /// `cp.async.bulk.tensor.Nd.TO.FROM{.tile}.{mbarrier::complete_tx::bytes | bulk_group}`, with
+    /// `[box], [map, {at}], [barrier]` or `[map, {at}], [box]`, and a policy behind. Reductions go to global
+    /// memory; prefetches (`cp.async.bulk.prefetch.tensor.Nd.L2.global`) have a place in a tensor alone.
+    fn copy_tensor(
+        &mut self,
+        i: &Instruction<'a>,
+        mut modifiers: Modifiers<'a>,
+        reduce: bool,
+    ) -> Result<()> {
+        const RANKS: &[(&str, usize)] =
+            &[(".1d", 1), (".2d", 2), (".3d", 3), (".4d", 4), (".5d", 5)];
+        let rank = modifiers.choose(RANKS);
+        let rank = rank.ok_or_else(|| self.error("the number of dimensions is missing"))?;
+        modifiers.flag(".tile");
+        if modifiers
+            .take(|m| m.starts_with(".im2col") || m.starts_with(".tile::"))
+            .is_some()
+        {
+            return Err(self.error("only copies in tile mode are supported"));
+        }
+        let f = modifiers.choose(REDUCTIONS);
+        if f.is_some() != reduce {
+            return Err(self.error("this form of cp.async.bulk.tensor is not supported"));
+        }
+        let mut operands = &i.operands[..];
+        if modifiers.flag(".L2::cache_hint")
+            && let [rest @ .., policy] = operands
+        {
+            self.d(policy, Ty::B64)?;
+            operands = rest;
+        }
+        let (f, tensor, place, barrier) = match (modifiers.rest(), operands) {
+            ([".bulk", ".prefetch", ".L2", ".global"], [tensor]) if !reduce => {
+                self.tensor(tensor, rank)?;
+                return Ok(());
+            }
+            (
+                [
+                    ".bulk",
+                    ".shared::cluster" | ".shared::cta",
+                    ".global",
+                    ".mbarrier::complete_tx::bytes",
+                ],
+                [place, tensor, barrier],
+            ) if !reduce => (TensorCopy::Load, tensor, place, Some(barrier)),
+            ([".bulk", ".global", ".shared::cta", ".bulk_group"], [tensor, place]) => (
+                f.map_or(TensorCopy::Store, TensorCopy::Reduce),
+                tensor,
+                place,
+                None,
+            ),
+            _ => return Err(self.error("this form of cp.async.bulk.tensor is not supported")),
+        };
+        let (map, space, at) = self.tensor(tensor, rank)?;
+        let (place, _) = self.place(place, Space::Shared)?;
+        let barrier = match barrier {
+            Some(barrier) => Some(self.place(barrier, Space::Shared)?.0),
+            None => None,
+        };
+        self.emit(Op::CopyTensor {
+            f,
+            space,
+            map,
+            at,
+            place,
+            barrier,
+        })
+    }
+
+    /// The address of a map, and a place in its tensor.
+    fn tensor(
+        &mut self,
+        operand: &Operand<'a>,
+        rank: usize,
+    ) -> Result<(Base, Space, [Option<W>; 5])> {
+        let Operand::Texel { object, at: list } = operand else {
+            return Err(self.error("a tensor map and coordinates are needed"));
+        };
+        if list.len() != rank {
+            return Err(self.error(format!("{rank} coordinates are needed")));
+        }
+        let mut at = [None; 5];
+        for (slot, coordinate) in at.iter_mut().zip(list) {
+            *slot = Some(self.w(coordinate, Ty::S32)?);
+        }
+        let map = Operand::Address {
+            base: object.clone(),
+            offset: 0,
+        };
+        let (map, space) = self.place(&map, Space::Generic)?;
+        Ok((map, space, at))
     }
 
     fn mbarrier(&mut self, i: &Instruction<'a>) -> Result<()> {
