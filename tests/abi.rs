@@ -195,6 +195,7 @@ fn structures_have_the_layout_of_cudarc() {
         allocFlags,
     });
     same!(CUmemAccessDesc { location, flags });
+    same!(CUtensorMap { opaque });
     same!(CUmemcpyAttributes {
         srcAccessOrder,
         srcLocHint,

@@ -124,6 +124,18 @@ pub struct CUlaunchConfig {
     pub numAttrs: c_uint,
 }
 
+/// Most dimensions of a tensor that a map is made of.
+pub const TENSOR_MAP_RANK: usize = 5;
+
+/// What a map's address must be a multiple of. Programs of CUDA 12 align it to no more; CUDA 13's type has 128.
+pub const TENSOR_MAP_ALIGNMENT: usize = 64;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(128))]
+pub struct CUtensorMap {
+    pub opaque: [u64; 16],
+}
+
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct CUexecAffinityParam {

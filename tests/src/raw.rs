@@ -7,10 +7,25 @@ use std::ffi::{CString, c_void};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 /// No function has more parameters.
-pub const MOST_WORDS: usize = 12;
+pub const MOST_WORDS: usize = 15;
 
-type Function =
-    unsafe extern "C" fn(u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64) -> u32;
+type Function = unsafe extern "C" fn(
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+) -> u32;
 
 /// The library as the loader finds it.
 #[derive(Debug)]
@@ -44,10 +59,10 @@ impl Driver {
         };
         let mut all = [0; MOST_WORDS];
         all[..words.len()].copy_from_slice(words);
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = all;
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o] = all;
         // SAFETY: what the words point to is the caller's affair, and wrong on purpose: the process that
         // calls does nothing else.
-        unsafe { function(a, b, c, d, e, f, g, h, i, j, k, l) }
+        unsafe { function(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o) }
     }
 }
 

@@ -362,44 +362,48 @@ impl Function {
     pub const cuSurfObjectCreate: Self = Self(352);
     pub const cuSurfObjectDestroy: Self = Self(353);
     pub const cuSurfObjectGetResourceDesc: Self = Self(354);
-    pub const cuTexObjectCreate: Self = Self(355);
-    pub const cuTexObjectDestroy: Self = Self(356);
-    pub const cuTexObjectGetResourceDesc: Self = Self(357);
-    pub const cuTexObjectGetResourceViewDesc: Self = Self(358);
-    pub const cuTexObjectGetTextureDesc: Self = Self(359);
-    pub const cuThreadExchangeStreamCaptureMode: Self = Self(360);
-    pub const cuUserObjectCreate: Self = Self(361);
-    pub const cuUserObjectRelease: Self = Self(362);
-    pub const cuUserObjectRetain: Self = Self(363);
-    pub const vgpuBeginCapture: Self = Self(364);
-    pub const vgpuCaptureInfo: Self = Self(365);
-    pub const vgpuClusters: Self = Self(366);
-    pub const vgpuCodeNames: Self = Self(367);
-    pub const vgpuCopy: Self = Self(368);
-    pub const vgpuCopyBox: Self = Self(369);
-    pub const vgpuCopyIn: Self = Self(370);
-    pub const vgpuCopyInBulk: Self = Self(371);
-    pub const vgpuCopyOut: Self = Self(372);
-    pub const vgpuCopyOutBulk: Self = Self(373);
-    pub const vgpuCredit: Self = Self(374);
-    pub const vgpuEdges: Self = Self(375);
-    pub const vgpuInstantiate: Self = Self(376);
-    pub const vgpuLinkRead: Self = Self(377);
-    pub const vgpuListNodes: Self = Self(378);
-    pub const vgpuMemOps: Self = Self(379);
-    pub const vgpuMemset: Self = Self(380);
-    pub const vgpuNode: Self = Self(381);
-    pub const vgpuNop: Self = Self(382);
-    pub const vgpuOutput: Self = Self(383);
-    pub const vgpuReadDown: Self = Self(384);
-    pub const vgpuSetNode: Self = Self(385);
-    pub const vgpuSnapshot: Self = Self(386);
-    pub const vgpuUpdateDependencies: Self = Self(387);
-    pub const vgpuUpload: Self = Self(388);
+    pub const cuTensorMapEncodeIm2col: Self = Self(355);
+    pub const cuTensorMapEncodeTiled: Self = Self(356);
+    pub const cuTensorMapReplaceAddress: Self = Self(357);
+    pub const cuTexObjectCreate: Self = Self(358);
+    pub const cuTexObjectDestroy: Self = Self(359);
+    pub const cuTexObjectGetResourceDesc: Self = Self(360);
+    pub const cuTexObjectGetResourceViewDesc: Self = Self(361);
+    pub const cuTexObjectGetTextureDesc: Self = Self(362);
+    pub const cuThreadExchangeStreamCaptureMode: Self = Self(363);
+    pub const cuUserObjectCreate: Self = Self(364);
+    pub const cuUserObjectRelease: Self = Self(365);
+    pub const cuUserObjectRetain: Self = Self(366);
+    pub const vgpuBeginCapture: Self = Self(367);
+    pub const vgpuCaptureInfo: Self = Self(368);
+    pub const vgpuClusters: Self = Self(369);
+    pub const vgpuCodeNames: Self = Self(370);
+    pub const vgpuCopy: Self = Self(371);
+    pub const vgpuCopyBox: Self = Self(372);
+    pub const vgpuCopyIn: Self = Self(373);
+    pub const vgpuCopyInBulk: Self = Self(374);
+    pub const vgpuCopyOut: Self = Self(375);
+    pub const vgpuCopyOutBulk: Self = Self(376);
+    pub const vgpuCredit: Self = Self(377);
+    pub const vgpuEdges: Self = Self(378);
+    pub const vgpuInstantiate: Self = Self(379);
+    pub const vgpuLinkRead: Self = Self(380);
+    pub const vgpuListNodes: Self = Self(381);
+    pub const vgpuMemOps: Self = Self(382);
+    pub const vgpuMemset: Self = Self(383);
+    pub const vgpuNode: Self = Self(384);
+    pub const vgpuNop: Self = Self(385);
+    pub const vgpuOutput: Self = Self(386);
+    pub const vgpuReadDown: Self = Self(387);
+    pub const vgpuSetNode: Self = Self(388);
+    pub const vgpuSnapshot: Self = Self(389);
+    pub const vgpuTensorMap: Self = Self(390);
+    pub const vgpuUpdateDependencies: Self = Self(391);
+    pub const vgpuUpload: Self = Self(392);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 389] = [
+pub static FUNCTIONS: [FunctionInfo; 393] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -3596,6 +3600,33 @@ pub static FUNCTIONS: [FunctionInfo; 389] = [
         opcode: 0,
     },
     FunctionInfo {
+        name: "cuTensorMapEncodeIm2col",
+        chapter: "tensor",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        needs_context: true,
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuTensorMapEncodeTiled",
+        chapter: "tensor",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        needs_context: true,
+        opcode: 0,
+    },
+    FunctionInfo {
+        name: "cuTensorMapReplaceAddress",
+        chapter: "tensor",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        needs_context: true,
+        opcode: 433,
+    },
+    FunctionInfo {
         name: "cuTexObjectCreate",
         chapter: "texture",
         class: Class::Blocking,
@@ -3884,6 +3915,15 @@ pub static FUNCTIONS: [FunctionInfo; 389] = [
         opcode: 2,
     },
     FunctionInfo {
+        name: "vgpuTensorMap",
+        chapter: "tensor",
+        class: Class::Inline,
+        group: "compute",
+        audit: "object",
+        needs_context: true,
+        opcode: 432,
+    },
+    FunctionInfo {
         name: "vgpuUpdateDependencies",
         chapter: "capture",
         class: Class::Blocking,
@@ -4067,4 +4107,6 @@ pub static OPCODES: &[(u16, Function)] = &[
     (418, Function::cuIpcCloseMemHandle),
     (419, Function::cuIpcGetEventHandle),
     (420, Function::cuIpcOpenEventHandle),
+    (432, Function::vgpuTensorMap),
+    (433, Function::cuTensorMapReplaceAddress),
 ];

@@ -1334,6 +1334,39 @@ pub type cuSurfObjectCreate = unsafe extern "C" fn(
 pub type cuSurfObjectDestroy = unsafe extern "C" fn(surfObject: CUsurfObject) -> CUresult;
 pub type cuSurfObjectGetResourceDesc =
     unsafe extern "C" fn(pResDesc: *mut CUDA_RESOURCE_DESC, surfObject: CUsurfObject) -> CUresult;
+pub type cuTensorMapEncodeIm2col = unsafe extern "C" fn(
+    tensorMap: *mut CUtensorMap,
+    tensorDataType: CUtensorMapDataType,
+    tensorRank: u32,
+    globalAddress: *mut c_void,
+    globalDim: *const u64,
+    globalStrides: *const u64,
+    pixelBoxLowerCorner: *const c_int,
+    pixelBoxUpperCorner: *const c_int,
+    channelsPerPixel: u32,
+    pixelsPerColumn: u32,
+    elementStrides: *const u32,
+    interleave: CUtensorMapInterleave,
+    swizzle: CUtensorMapSwizzle,
+    l2Promotion: CUtensorMapL2promotion,
+    oobFill: CUtensorMapFloatOOBfill,
+) -> CUresult;
+pub type cuTensorMapEncodeTiled = unsafe extern "C" fn(
+    tensorMap: *mut CUtensorMap,
+    tensorDataType: CUtensorMapDataType,
+    tensorRank: u32,
+    globalAddress: *mut c_void,
+    globalDim: *const u64,
+    globalStrides: *const u64,
+    boxDim: *const u32,
+    elementStrides: *const u32,
+    interleave: CUtensorMapInterleave,
+    swizzle: CUtensorMapSwizzle,
+    l2Promotion: CUtensorMapL2promotion,
+    oobFill: CUtensorMapFloatOOBfill,
+) -> CUresult;
+pub type cuTensorMapReplaceAddress =
+    unsafe extern "C" fn(tensorMap: *mut CUtensorMap, globalAddress: *mut c_void) -> CUresult;
 pub type cuTexObjectCreate = unsafe extern "C" fn(
     pTexObject: *mut CUtexObject,
     pResDesc: *const CUDA_RESOURCE_DESC,

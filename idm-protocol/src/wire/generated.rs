@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x21b9e0f172ed02af;
+pub const TABLE_HASH: u64 = 0x5d3bbbb296301371;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -743,6 +743,16 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
         "cuIpcOpenEventHandle",
         CuIpcOpenEventHandle::OPCODE,
         size_of::<CuIpcOpenEventHandle>(),
+    ),
+    (
+        "vgpuTensorMap",
+        VgpuTensorMap::OPCODE,
+        size_of::<VgpuTensorMap>(),
+    ),
+    (
+        "cuTensorMapReplaceAddress",
+        CuTensorMapReplaceAddress::OPCODE,
+        size_of::<CuTensorMapReplaceAddress>(),
     ),
 ];
 
@@ -3514,4 +3524,38 @@ const _: () = assert!(size_of::<CuIpcOpenEventHandle>() == 24);
 
 impl Request for CuIpcOpenEventHandle {
     const OPCODE: u16 = 420;
+}
+
+/// Request of `vgpuTensorMap`. mode: 0 tiled, 1 im2col. The tail is words of 64 bits: extents, strides (one fewer), steps, then boxes, or lower and upper corners (two fewer each, signed). The reply is the map. The address is not checked: see the worker's half.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuTensorMap {
+    pub address: u64,
+    pub mode: u32,
+    pub element: u32,
+    pub rank: u32,
+    pub interleave: u32,
+    pub swizzle: u32,
+    pub promotion: u32,
+    pub fill: u32,
+    pub channels: u32,
+    pub pixels: u32,
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<VgpuTensorMap>() == 48);
+
+impl Request for VgpuTensorMap {
+    const OPCODE: u16 = 432;
+}
+
+/// Request of `cuTensorMapReplaceAddress`. The map is the tail and comes back in the reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CuTensorMapReplaceAddress {
+    pub address: u64,
+}
+const _: () = assert!(size_of::<CuTensorMapReplaceAddress>() == 8);
+
+impl Request for CuTensorMapReplaceAddress {
+    const OPCODE: u16 = 433;
 }

@@ -121,6 +121,7 @@ typedef union {
     int policy, priority, domain;
     struct { unsigned char plain, remote; } map;
 } CUstreamAttrValue;
+typedef struct { _Alignas(64) uint64_t opaque[16]; } CUtensorMap;
 typedef struct CUlaunchAttribute_st { int id; char pad[4]; union { char bytes[64]; int number; } value; } CUlaunchAttribute;
 typedef struct CUlaunchConfig_st {
     unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared;
@@ -160,6 +161,7 @@ enum {
     CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701,
     CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED = 712,
     CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED = 713,
+    CUDA_ERROR_ILLEGAL_INSTRUCTION = 715,
     CUDA_ERROR_LAUNCH_FAILED = 719,
     CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE = 720,
     CUDA_ERROR_NOT_PERMITTED = 800,
@@ -205,6 +207,15 @@ enum {
     CU_SYNC_POLICY_AUTO = 1,
     CU_SYNC_POLICY_BLOCKING_SYNC = 4,
     CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE = 109,
+    CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED = 127,
+    CU_TENSOR_MAP_DATA_TYPE_FLOAT32 = 7,
+    CU_TENSOR_MAP_INTERLEAVE_NONE = 0,
+    CU_TENSOR_MAP_SWIZZLE_NONE = 0,
+    CU_TENSOR_MAP_SWIZZLE_64B = 2,
+    CU_TENSOR_MAP_SWIZZLE_128B = 3,
+    CU_TENSOR_MAP_L2_PROMOTION_NONE = 0,
+    CU_TENSOR_MAP_L2_PROMOTION_L2_128B = 2,
+    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,
 };
 
 enum {
@@ -637,6 +648,9 @@ CUresult cuStreamCopyAttributes(CUstream to, CUstream from);
 CUresult cuStreamGetAttribute_ptsz(CUstream stream, int attribute, CUstreamAttrValue *value);
 CUresult cuStreamSetAttribute_ptsz(CUstream stream, int attribute, const CUstreamAttrValue *value);
 CUresult cuStreamCopyAttributes_ptsz(CUstream to, CUstream from);
+CUresult cuTensorMapEncodeTiled(CUtensorMap *map, int type, unsigned rank, void *address, const uint64_t *extents, const uint64_t *strides, const unsigned *box, const unsigned *steps, int interleave, int swizzle, int promotion, int fill);
+CUresult cuTensorMapEncodeIm2col(CUtensorMap *map, int type, unsigned rank, void *address, const uint64_t *extents, const uint64_t *strides, const int *lower, const int *upper, unsigned channels, unsigned pixels, const unsigned *steps, int interleave, int swizzle, int promotion, int fill);
+CUresult cuTensorMapReplaceAddress(CUtensorMap *map, void *address);
 CUresult cuCtxRecordEvent(CUcontext context, CUevent event);
 CUresult cuCtxWaitEvent(CUcontext context, CUevent event);
 CUresult cuStreamGetPriority(CUstream stream, int *priority);

@@ -24,5 +24,6 @@ pub mod pool;
 pub mod session;
 pub mod stream;
 pub mod surface;
+pub mod tensor;
 pub mod texture;
 pub mod vmm;

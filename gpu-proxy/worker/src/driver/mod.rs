@@ -13,6 +13,7 @@ mod link;
 mod node;
 mod pool;
 mod stream;
+mod tensor;
 mod vmm;
 
 pub use calls::{JitOptions, Launch};
@@ -20,6 +21,7 @@ pub use graph::{CaptureInfo, Edges};
 pub use image::ArrayShape;
 pub use link::{Input, Link};
 pub use node::NodeParams;
+pub use tensor::{Pixels, TensorShape};
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;

@@ -662,6 +662,14 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::CuIpcOpenEventHandle>()?;
             api::ipc::cuIpcOpenEventHandle(session, &request, frame)
         }
+        432 => {
+            let request = frame.request::<wire::VgpuTensorMap>()?;
+            api::tensor::vgpuTensorMap(session, &request, frame)
+        }
+        433 => {
+            let request = frame.request::<wire::CuTensorMapReplaceAddress>()?;
+            api::tensor::cuTensorMapReplaceAddress(session, &request, frame)
+        }
         _ => frame.unknown_opcode(),
     }
 }

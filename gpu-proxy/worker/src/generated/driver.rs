@@ -358,6 +358,9 @@ pub struct Table {
     cuSurfObjectCreate: Option<sig::cuSurfObjectCreate>,
     cuSurfObjectDestroy: Option<sig::cuSurfObjectDestroy>,
     cuSurfObjectGetResourceDesc: Option<sig::cuSurfObjectGetResourceDesc>,
+    cuTensorMapEncodeIm2col: Option<sig::cuTensorMapEncodeIm2col>,
+    cuTensorMapEncodeTiled: Option<sig::cuTensorMapEncodeTiled>,
+    cuTensorMapReplaceAddress: Option<sig::cuTensorMapReplaceAddress>,
     cuTexObjectCreate: Option<sig::cuTexObjectCreate>,
     cuTexObjectDestroy: Option<sig::cuTexObjectDestroy>,
     cuTexObjectGetResourceDesc: Option<sig::cuTexObjectGetResourceDesc>,
@@ -1575,6 +1578,18 @@ impl Table {
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuSurfObjectGetResourceDesc: unsafe {
                 symbols.find::<sig::cuSurfObjectGetResourceDesc>(c"cuSurfObjectGetResourceDesc")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuTensorMapEncodeIm2col: unsafe {
+                symbols.find::<sig::cuTensorMapEncodeIm2col>(c"cuTensorMapEncodeIm2col")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuTensorMapEncodeTiled: unsafe {
+                symbols.find::<sig::cuTensorMapEncodeTiled>(c"cuTensorMapEncodeTiled")
+            },
+            // SAFETY: the caller vouches that a symbol of this name has this signature.
+            cuTensorMapReplaceAddress: unsafe {
+                symbols.find::<sig::cuTensorMapReplaceAddress>(c"cuTensorMapReplaceAddress")
             },
             // SAFETY: the caller vouches that a symbol of this name has this signature.
             cuTexObjectCreate: unsafe {
@@ -3396,6 +3411,21 @@ impl Table {
         &self,
     ) -> Result<sig::cuSurfObjectGetResourceDesc, CUresult> {
         self.cuSurfObjectGetResourceDesc
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuTensorMapEncodeIm2col(&self) -> Result<sig::cuTensorMapEncodeIm2col, CUresult> {
+        self.cuTensorMapEncodeIm2col
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuTensorMapEncodeTiled(&self) -> Result<sig::cuTensorMapEncodeTiled, CUresult> {
+        self.cuTensorMapEncodeTiled
+            .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
+    }
+
+    pub fn cuTensorMapReplaceAddress(&self) -> Result<sig::cuTensorMapReplaceAddress, CUresult> {
+        self.cuTensorMapReplaceAddress
             .ok_or(CUresult::CUDA_ERROR_NOT_SUPPORTED)
     }
 

@@ -37,5 +37,6 @@ pub mod pool;
 pub mod resolver;
 pub mod stream;
 pub mod surface;
+pub mod tensor;
 pub mod texture;
 pub mod vmm;

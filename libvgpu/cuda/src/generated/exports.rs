@@ -6645,8 +6645,43 @@ pub unsafe extern "C" fn cuSurfRefSetArray() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTensorMapEncodeIm2col() -> CUresult {
-    refuse(674)
+pub unsafe extern "C" fn cuTensorMapEncodeIm2col(
+    tensorMap: *mut CUtensorMap,
+    tensorDataType: CUtensorMapDataType,
+    tensorRank: u32,
+    globalAddress: *mut c_void,
+    globalDim: *const u64,
+    globalStrides: *const u64,
+    pixelBoxLowerCorner: *const c_int,
+    pixelBoxUpperCorner: *const c_int,
+    channelsPerPixel: u32,
+    pixelsPerColumn: u32,
+    elementStrides: *const u32,
+    interleave: CUtensorMapInterleave,
+    swizzle: CUtensorMapSwizzle,
+    l2Promotion: CUtensorMapL2promotion,
+    oobFill: CUtensorMapFloatOOBfill,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTensorMapEncodeIm2col", || unsafe {
+        api::tensor::cuTensorMapEncodeIm2col(
+            tensorMap,
+            tensorDataType,
+            tensorRank,
+            globalAddress,
+            globalDim,
+            globalStrides,
+            pixelBoxLowerCorner,
+            pixelBoxUpperCorner,
+            channelsPerPixel,
+            pixelsPerColumn,
+            elementStrides,
+            interleave,
+            swizzle,
+            l2Promotion,
+            oobFill,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6655,13 +6690,48 @@ pub unsafe extern "C" fn cuTensorMapEncodeIm2colWide() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTensorMapEncodeTiled() -> CUresult {
-    refuse(676)
+pub unsafe extern "C" fn cuTensorMapEncodeTiled(
+    tensorMap: *mut CUtensorMap,
+    tensorDataType: CUtensorMapDataType,
+    tensorRank: u32,
+    globalAddress: *mut c_void,
+    globalDim: *const u64,
+    globalStrides: *const u64,
+    boxDim: *const u32,
+    elementStrides: *const u32,
+    interleave: CUtensorMapInterleave,
+    swizzle: CUtensorMapSwizzle,
+    l2Promotion: CUtensorMapL2promotion,
+    oobFill: CUtensorMapFloatOOBfill,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTensorMapEncodeTiled", || unsafe {
+        api::tensor::cuTensorMapEncodeTiled(
+            tensorMap,
+            tensorDataType,
+            tensorRank,
+            globalAddress,
+            globalDim,
+            globalStrides,
+            boxDim,
+            elementStrides,
+            interleave,
+            swizzle,
+            l2Promotion,
+            oobFill,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTensorMapReplaceAddress() -> CUresult {
-    refuse(677)
+pub unsafe extern "C" fn cuTensorMapReplaceAddress(
+    tensorMap: *mut CUtensorMap,
+    globalAddress: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTensorMapReplaceAddress", || unsafe {
+        api::tensor::cuTensorMapReplaceAddress(tensorMap, globalAddress)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -6,6 +6,7 @@ use cuda_abi::types::{CUdevice, CUdevice_attribute, CUdevprop, CUuuid};
 use softgpu_core::device::{self, Device};
 use softgpu_core::error::Error;
 use softgpu_core::image;
+use softgpu_core::tensor_map;
 
 use crate::attributes;
 use crate::driver::driver;
@@ -184,6 +185,9 @@ fn attribute(device: &Device, attribute: CUdevice_attribute) -> Result<c_int, Er
         A::CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT => 2,
         A::CU_DEVICE_ATTRIBUTE_SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO => 2,
         A::CU_DEVICE_ATTRIBUTE_MULTI_GPU_BOARD_GROUP_ID => device.ordinal,
+        A::CU_DEVICE_ATTRIBUTE_TENSOR_MAP_ACCESS_SUPPORTED => {
+            u32::from(device.compute_capability >= tensor_map::CAPABILITY)
+        }
         A::CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT => attributes::DOMAINS,
         A::CU_DEVICE_ATTRIBUTE_MAX_ACCESS_POLICY_WINDOW_SIZE => attributes::MOST_WINDOW_BYTES,
         A::CU_DEVICE_ATTRIBUTE_GPU_OVERLAP

@@ -37,5 +37,6 @@ pub mod profiler;
 pub mod resolver;
 pub mod stream;
 pub mod surface;
+pub mod tensor;
 pub mod texture;
 pub mod vmm;

@@ -6660,8 +6660,43 @@ pub unsafe extern "C" fn cuSurfRefSetArray() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTensorMapEncodeIm2col() -> CUresult {
-    refuse(674)
+pub unsafe extern "C" fn cuTensorMapEncodeIm2col(
+    tensorMap: *mut CUtensorMap,
+    tensorDataType: CUtensorMapDataType,
+    tensorRank: u32,
+    globalAddress: *mut c_void,
+    globalDim: *const u64,
+    globalStrides: *const u64,
+    pixelBoxLowerCorner: *const c_int,
+    pixelBoxUpperCorner: *const c_int,
+    channelsPerPixel: u32,
+    pixelsPerColumn: u32,
+    elementStrides: *const u32,
+    interleave: CUtensorMapInterleave,
+    swizzle: CUtensorMapSwizzle,
+    l2Promotion: CUtensorMapL2promotion,
+    oobFill: CUtensorMapFloatOOBfill,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTensorMapEncodeIm2col", || unsafe {
+        api::tensor::cuTensorMapEncodeIm2col(
+            tensorMap,
+            tensorDataType,
+            tensorRank,
+            globalAddress,
+            globalDim,
+            globalStrides,
+            pixelBoxLowerCorner,
+            pixelBoxUpperCorner,
+            channelsPerPixel,
+            pixelsPerColumn,
+            elementStrides,
+            interleave,
+            swizzle,
+            l2Promotion,
+            oobFill,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -6670,13 +6705,48 @@ pub unsafe extern "C" fn cuTensorMapEncodeIm2colWide() -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTensorMapEncodeTiled() -> CUresult {
-    refuse(676)
+pub unsafe extern "C" fn cuTensorMapEncodeTiled(
+    tensorMap: *mut CUtensorMap,
+    tensorDataType: CUtensorMapDataType,
+    tensorRank: u32,
+    globalAddress: *mut c_void,
+    globalDim: *const u64,
+    globalStrides: *const u64,
+    boxDim: *const u32,
+    elementStrides: *const u32,
+    interleave: CUtensorMapInterleave,
+    swizzle: CUtensorMapSwizzle,
+    l2Promotion: CUtensorMapL2promotion,
+    oobFill: CUtensorMapFloatOOBfill,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTensorMapEncodeTiled", || unsafe {
+        api::tensor::cuTensorMapEncodeTiled(
+            tensorMap,
+            tensorDataType,
+            tensorRank,
+            globalAddress,
+            globalDim,
+            globalStrides,
+            boxDim,
+            elementStrides,
+            interleave,
+            swizzle,
+            l2Promotion,
+            oobFill,
+        )
+    })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuTensorMapReplaceAddress() -> CUresult {
-    refuse(677)
+pub unsafe extern "C" fn cuTensorMapReplaceAddress(
+    tensorMap: *mut CUtensorMap,
+    globalAddress: *mut c_void,
+) -> CUresult {
+    // SAFETY: the caller's promises are the Driver API's, which the half documents.
+    guard("cuTensorMapReplaceAddress", || unsafe {
+        api::tensor::cuTensorMapReplaceAddress(tensorMap, globalAddress)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -7307,6 +7377,9 @@ const _: cuda_abi::sig::cuStreamWriteValue64_v2 = cuStreamWriteValue64_v2;
 const _: cuda_abi::sig::cuSurfObjectCreate = cuSurfObjectCreate;
 const _: cuda_abi::sig::cuSurfObjectDestroy = cuSurfObjectDestroy;
 const _: cuda_abi::sig::cuSurfObjectGetResourceDesc = cuSurfObjectGetResourceDesc;
+const _: cuda_abi::sig::cuTensorMapEncodeIm2col = cuTensorMapEncodeIm2col;
+const _: cuda_abi::sig::cuTensorMapEncodeTiled = cuTensorMapEncodeTiled;
+const _: cuda_abi::sig::cuTensorMapReplaceAddress = cuTensorMapReplaceAddress;
 const _: cuda_abi::sig::cuTexObjectCreate = cuTexObjectCreate;
 const _: cuda_abi::sig::cuTexObjectDestroy = cuTexObjectDestroy;
 const _: cuda_abi::sig::cuTexObjectGetResourceDesc = cuTexObjectGetResourceDesc;
@@ -8001,10 +8074,10 @@ pub static ADDRESSES: [Address; 724] = [
     Address::new(cuSurfObjectGetResourceDesc as *const c_void),
     Address::NULL,
     Address::NULL,
+    Address::new(cuTensorMapEncodeIm2col as *const c_void),
     Address::NULL,
-    Address::NULL,
-    Address::NULL,
-    Address::NULL,
+    Address::new(cuTensorMapEncodeTiled as *const c_void),
+    Address::new(cuTensorMapReplaceAddress as *const c_void),
     Address::NULL,
     Address::new(cuTexObjectCreate as *const c_void),
     Address::new(cuTexObjectDestroy as *const c_void),

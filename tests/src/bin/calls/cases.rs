@@ -33,6 +33,11 @@ pub struct Case {
     pub words: Vec<u64>,
 }
 
+/// `CUtensorMap`: none yet.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct TensorMap(#[expect(dead_code, reason = "functions use it")] [u64; 16]);
+
 struct Value {
     name: &'static str,
     word: u64,
@@ -192,6 +197,10 @@ fn values(function: &str, parameter: &Parameter<'_>, fixture: &Fixture) -> Vec<V
                 ),
             ]
         }
+        // What no tensor need have.
+        "CUtensorMapInterleave" | "CUtensorMapFloatOOBfill" => {
+            vec![value("0", 0), value("1", 1), value("999", 999)]
+        }
         // An enumeration, a bit set or an object that the fixture has none of.
         _ => vec![
             value("1", 1),
@@ -240,6 +249,13 @@ fn pointers(function: &str, kind: &str, name: &str, fixture: &Fixture) -> Vec<Va
         ("const CUDA_RESOURCE_DESC *", _) => leak(linear_resource(fixture)),
         ("const CUDA_RESOURCE_VIEW_DESC *", _) => 0,
         ("const CUlaunchConfig *", _) => leak(launch(fixture)),
+        ("CUtensorMap *", _) => leak(TensorMap([0; 16])),
+        ("void *", "globalAddress") => fixture.memory,
+        // Of a row of 16 elements of 16 bits, all of it.
+        (_, "globalDim") => leak([16u64; 5]),
+        (_, "globalStrides") => leak([64u64; 5]),
+        (_, "boxDim") => leak([16u32, 1, 1, 1, 1]),
+        (_, "elementStrides") => leak([1u32; 5]),
         // Options of linking and loading: none.
         ("CUjit_option *" | "CUlibraryOption *", _) => 0,
         _ => room(),
