@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::Ordering;
+
 use cuda_abi::function::{Class, Function};
 use cuda_abi::types::CUresult;
 use idm_protocol::handle::{Handle, Kind};
@@ -164,6 +166,14 @@ impl Call {
         Ok(())
     }
 
+    /// Posts a request that other processes may be told of as soon as this returns, and then must find issued.
+    pub(crate) fn post_for_all<T: Request>(&mut self, request: &T) -> Outcome {
+        if self.session.shares_events.load(Ordering::Relaxed) {
+            return self.post_in_turn(request, &[]);
+        }
+        self.post(request)
+    }
+
     /// Posts a request that takes a credit and has a tail.
     #[inline]
     pub(crate) fn post_charged<T: Request>(
@@ -184,7 +194,8 @@ impl Call {
     }
 
     /// Posts a request and waits until it is issued, by the lane's own thread: so it is while something may be
-    /// captured, for the driver then goes by threads, and says at once what it refuses (D7).
+    /// captured, for the driver then goes by threads, and says at once what it refuses (D7); and where somebody past
+    /// this ring looks at what it does.
     #[cold]
     fn post_in_turn<T: Request>(&mut self, request: &T, tail: &[&[u8]]) -> Outcome {
         let status = self.exchange_as(IN_TURN, request, tail, |_, status, _| Ok(status))?;

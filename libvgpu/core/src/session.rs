@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{
     Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -73,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) captures: Captures,
     /// Length of each piece handed out, by address.
     pub(crate) pinned: Mutex<HashMap<u64, usize>>,
+    /// Other processes have events of this one, or this one has theirs.
+    pub(crate) shares_events: AtomicBool,
     /// What is opened and closed of other processes' memory, one after the other.
     imports: Mutex<()>,
     /// What texture and surface objects were made with, by value.
@@ -230,6 +232,7 @@ impl Session {
             told: Mutex::default(),
             unused: Mutex::default(),
             pinned: Mutex::default(),
+            shares_events: AtomicBool::new(false),
             imports: Mutex::default(),
             images: Mutex::default(),
             vmm: Mutex::default(),

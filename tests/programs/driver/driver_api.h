@@ -121,7 +121,7 @@ typedef union {
     int policy, priority, domain;
     struct { unsigned char plain, remote; } map;
 } CUstreamAttrValue;
-typedef struct { _Alignas(64) uint64_t opaque[16]; } CUtensorMap;
+typedef struct { uint64_t opaque[16]; } __attribute__((aligned(64))) CUtensorMap;
 typedef struct CUlaunchAttribute_st { int id; char pad[4]; union { char bytes[64]; int number; } value; } CUlaunchAttribute;
 typedef struct CUlaunchConfig_st {
     unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared;

@@ -105,6 +105,9 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
     text.push_str("};\n");
     let reply = reply_fields(function);
     match (function.class, reply.is_empty()) {
+        (Class::Async, true) if is_about_event(function) => {
+            text.push_str("call.post_for_all(&request)?;\n");
+        }
         (Class::Async, true) => text.push_str("call.post(&request)?;\n"),
         (Class::Async, false) => {
             return Err(format!(
@@ -160,6 +163,13 @@ fn stub(text: &mut String, function: &Declaration) -> Result<(), String> {
     }
     text.push_str("Ok(())\n}\n\n");
     Ok(())
+}
+
+/// Whether it is about an event, which other processes may have too.
+fn is_about_event(function: &Declaration) -> bool {
+    function.arguments.iter().any(|argument| {
+        matches!(&argument.role, Role::Handle(kind) | Role::Destroy(kind) if kind == "EVENT")
+    })
 }
 
 /// The object whose context a call is in where none is current: the first that it names. Work on a stream

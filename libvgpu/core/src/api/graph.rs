@@ -217,7 +217,9 @@ pub unsafe fn cuGraphLaunch(hGraphExec: CUgraphExec, hStream: CUstream) -> Outco
     };
     let request = wire::CuGraphLaunch { exec, stream };
     let credit = call.take_credit(stream)?;
-    if launched.load(Ordering::Relaxed) {
+    // What it records, other processes may wait for as soon as this returns.
+    let shares = call.session.shares_events.load(Ordering::Relaxed);
+    if launched.load(Ordering::Relaxed) && !shares {
         return call.post_charged(&request, &[], credit);
     }
     // An answer, whatever it says, means that the worker had the record and returns the credit.

@@ -1,6 +1,7 @@
 //! What processes of one zone share. A handle holds a token of the supervisor's, and nothing of the driver's.
 
 use std::ffi::c_uint;
+use std::sync::atomic::Ordering;
 
 use cuda_abi::function::Function;
 use cuda_abi::types::{
@@ -42,6 +43,7 @@ pub unsafe fn cuIpcGetEventHandle(pHandle: *mut CUipcEventHandle, event: CUevent
     let event = call.handle(Kind::EVENT, event as u64)?;
     let reply: wire::CuIpcGetEventHandleReply =
         call.round_trip(&wire::CuIpcGetEventHandle { event })?;
+    call.session.shares_events.store(true, Ordering::Relaxed);
     let reserved = handle(EVENT_MAGIC, [reply.token_low, reply.token_high]);
     // SAFETY: the caller's promise.
     unsafe { edge::put(pHandle, CUipcEventHandle { reserved }) }
@@ -59,6 +61,7 @@ pub unsafe fn cuIpcOpenEventHandle(phEvent: *mut CUevent, handle: CUipcEventHand
         token_high,
     })?;
     call.keep(Kind::EVENT, event);
+    call.session.shares_events.store(true, Ordering::Relaxed);
     // SAFETY: the caller's promise.
     unsafe { edge::put(phEvent, event.value() as CUevent) }
 }

@@ -151,7 +151,7 @@ pub unsafe fn cuEventDestroy_v2(hEvent: CUevent) -> Outcome {
     let mut call = Call::begin_on_object(Function::cuEventDestroy_v2, Kind::EVENT, hEvent as u64)?;
     let hEvent = call.own_handle(Kind::EVENT, hEvent as u64)?;
     let request = wire::CuEventDestroyV2 { hEvent };
-    call.post(&request)?;
+    call.post_for_all(&request)?;
     call.retire(Kind::EVENT, hEvent);
     Ok(())
 }
@@ -214,7 +214,7 @@ pub unsafe fn cuEventRecord(hEvent: CUevent, hStream: CUstream) -> Outcome {
     let hEvent = call.handle(Kind::EVENT, hEvent as u64)?;
     let hStream = call.handle(Kind::STREAM, hStream as u64)?;
     let request = wire::CuEventRecord { hEvent, hStream };
-    call.post(&request)?;
+    call.post_for_all(&request)?;
     Ok(())
 }
 
@@ -232,7 +232,7 @@ pub unsafe fn cuEventRecordWithFlags(hEvent: CUevent, hStream: CUstream, flags: 
         flags,
         reserved: 0,
     };
-    call.post(&request)?;
+    call.post_for_all(&request)?;
     Ok(())
 }
 
@@ -972,7 +972,7 @@ pub unsafe fn cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: c_uin
         Flags,
         reserved: 0,
     };
-    call.post(&request)?;
+    call.post_for_all(&request)?;
     Ok(())
 }
 
