@@ -130,6 +130,8 @@ impl LaunchRequest {
             || code
                 .required_block
                 .is_some_and(|required| required != self.block)
+            // A bound that the kernel was compiled for is one of the launch, not of the device.
+            || code.max_threads.is_some_and(|most| threads > u64::from(most))
         {
             return Err(Error::InvalidValue);
         }
@@ -141,9 +143,6 @@ impl LaunchRequest {
                 .load(Ordering::Relaxed)
         {
             return Err(Error::InvalidValue);
-        }
-        if threads > u64::from(self.kernel.max_threads()) {
-            return Err(Error::LaunchOutOfResources);
         }
         if self.cooperative {
             // At most 1024, as was just checked.

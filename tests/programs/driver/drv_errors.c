@@ -4,6 +4,7 @@
 #include "program.h"
 
 EMBED_PTX(kernels, "kernels.ptx");
+EMBED_PTX(bounded, "bounded.ptx");
 
 static void names(void) {
     static const struct {
@@ -49,6 +50,18 @@ static void launches(CUmodule module, CUdeviceptr data) {
     CHECK_ERROR(CUDA_SUCCESS, cuLaunchKernel(step, 1, 1, 1, 1, 1, 1, 0, NULL, parameters, NULL));
 }
 
+// A bound that a kernel was compiled with is one of its launches, also of those after one that went well.
+static void bounds(void) {
+    CUmodule module;
+    CHECK(cuModuleLoadData(&module, bounded));
+    const CUfunction function = function_of(module, "bounded");
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(function, 1, 1, 1, 65, 1, 1, 0, NULL, NULL, NULL));
+    CHECK(cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, NULL, NULL, NULL));
+    CHECK_ERROR(CUDA_ERROR_INVALID_VALUE, cuLaunchKernel(function, 1, 1, 1, 8, 8, 2, 0, NULL, NULL, NULL));
+    CHECK(cuLaunchKernel(function, 1, 1, 1, 8, 8, 1, 0, NULL, NULL, NULL));
+    CHECK(cuModuleUnload(module));
+}
+
 // Null handles, and a destroyed one. What the driver does with a made-up pointer is its own affair, so
 // forged handles are tried where ours is the driver (see the hostile tests).
 static void handles(void) {
@@ -81,6 +94,7 @@ int main(void) {
     CHECK(cuMemsetD32(data, 41, 1));
     names();
     launches(module, data);
+    bounds();
     handles();
     unsigned value = 0;
     CHECK(cuMemcpyDtoH(&value, data, 4));
