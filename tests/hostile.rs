@@ -538,7 +538,9 @@ fn babble(seed: u64, records: usize) {
     let scene = Scene::new();
     let mut babbler = Babbler::new(seed);
     let (mut sent, mut clients) = (0, 0);
-    while sent < records && clients < records / 50 {
+    // A worker that is slow under load answers less before it is given up; then there are more clients.
+    let has_enough = |babbler: &Babbler| babbler.answers.len() > REQUESTS.len() * 9 / 10;
+    while clients < records / 10 && (sent < records || !has_enough(&babbler)) {
         // The zone may be full for a moment while the last one's worker ends.
         let Ok(attached) = scene.attach() else {
             std::thread::sleep(Duration::from_millis(5));
@@ -555,7 +557,7 @@ fn babble(seed: u64, records: usize) {
         .collect();
     println!("seed {seed}: {sent} records of {clients} clients; never answered: {unanswered:?}");
     assert!(
-        unanswered.len() < REQUESTS.len() / 10,
+        has_enough(&babbler),
         "never answered: {unanswered:?}\n--- log\n{}",
         scene.proxy.log()
     );
