@@ -72,6 +72,8 @@ pub struct Setup {
     zones: Vec<Zone>,
     driver_environment: Vec<(String, String)>,
     driver_library: Option<PathBuf>,
+    driver_lines: Vec<(String, String)>,
+    worker: Option<PathBuf>,
     proxy_lines: Vec<(String, String)>,
     watchdog: Watchdog,
 }
@@ -102,6 +104,20 @@ impl Setup {
         self
     }
 
+    /// Another program in the place of the worker.
+    #[must_use]
+    pub fn worker(mut self, path: impl AsRef<Path>) -> Self {
+        self.worker = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Sets a key of the section `[driver]` to a TOML value.
+    #[must_use]
+    pub fn driver(mut self, key: &str, value: &str) -> Self {
+        self.driver_lines.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Sets a key of the section `[proxy]` to a TOML value.
     #[must_use]
     pub fn proxy(mut self, key: &str, value: &str) -> Self {
@@ -115,7 +131,11 @@ impl Setup {
         let library = self.driver_library.clone().unwrap_or_else(place::softgpu);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "runtime_dir = {}", quoted(&directory.join("run")));
-        let _ = writeln!(text, "worker = {}", quoted(&place::built("vgpu-worker")));
+        let worker = self
+            .worker
+            .clone()
+            .unwrap_or_else(|| place::built("vgpu-worker"));
+        let _ = writeln!(text, "worker = {}", quoted(&worker));
         for (key, value) in &self.proxy_lines {
             let _ = writeln!(text, "{key} = {value}");
         }
@@ -124,6 +144,9 @@ impl Setup {
             "\n[driver]\nkind = \"softgpu\"\nlibrary = {}",
             quoted(&library)
         );
+        for (key, value) in &self.driver_lines {
+            let _ = writeln!(text, "{key} = {value}");
+        }
         if !self.driver_environment.is_empty() {
             let _ = writeln!(text, "\n[driver.env]");
             for (name, value) in &self.driver_environment {

@@ -86,8 +86,22 @@ pub struct Zone {
     pub refused_total: u64,
     /// Why no worker is being started at the moment, if so.
     pub worker_failure: Option<String>,
+    /// The jail of the worker that became ready last; empty before the first.
+    #[serde(default)]
+    pub jail: Vec<Layer>,
     /// By id.
     pub clients: Vec<Client>,
+}
+
+/// One layer of a worker's jail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Its name; see [`crate::jail::Layer::NAMES`].
+    pub name: String,
+    /// `on`, `off` (not wanted), `missing` (the host does not offer it) or `log` (stops nothing).
+    pub state: String,
+    /// Why it is not on, or what is missing in it; may be empty.
+    pub why: String,
 }
 
 /// One client.

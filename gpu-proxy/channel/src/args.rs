@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use idm_protocol::attach::DriverKind;
 use thiserror::Error;
 
+use crate::jail::Mode;
+
 /// What a worker must know before it can say that it is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerArgs {
@@ -19,23 +21,27 @@ pub struct WorkerArgs {
     pub driver_path: PathBuf,
     /// Why this one; comes back in [`crate::message::Ready`].
     pub why: String,
+    /// How much of the jail is wanted.
+    pub jail: Mode,
 }
 
 const ZONE: &str = "--zone";
 const KIND: &str = "--driver-kind";
 const PATH: &str = "--driver";
 const WHY: &str = "--why";
+const JAIL: &str = "--jail";
 
 impl WorkerArgs {
     /// The arguments, without the program's name.
     #[must_use]
     pub fn to_args(&self) -> Vec<OsString> {
         let kind = self.driver_kind.name();
-        let pairs: [(&str, &OsStr); 4] = [
+        let pairs: [(&str, &OsStr); 5] = [
             (ZONE, self.zone.as_ref()),
             (KIND, kind.as_ref()),
             (PATH, self.driver_path.as_ref()),
             (WHY, self.why.as_ref()),
+            (JAIL, self.jail.name().as_ref()),
         ];
         pairs
             .iter()
@@ -45,7 +51,7 @@ impl WorkerArgs {
 
     /// Reads the arguments, without the program's name.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, ArgsError> {
-        let (mut zone, mut kind, mut path, mut why) = (None, None, None, None);
+        let (mut zone, mut kind, mut path, mut why, mut jail) = (None, None, None, None, None);
         let mut args = args.into_iter();
         while let Some(key) = args.next() {
             let place = match key.to_str() {
@@ -53,6 +59,7 @@ impl WorkerArgs {
                 Some(KIND) => &mut kind,
                 Some(PATH) => &mut path,
                 Some(WHY) => &mut why,
+                Some(JAIL) => &mut jail,
                 _ => return Err(ArgsError::Unknown(key)),
             };
             *place = Some(
@@ -65,6 +72,11 @@ impl WorkerArgs {
             .into_iter()
             .find(|candidate| kind == candidate.name())
             .ok_or(ArgsError::Unknown(kind))?;
+        let jail = jail.ok_or(ArgsError::Missing(JAIL))?;
+        let mode = Mode::NAMES
+            .into_iter()
+            .find(|(name, _)| jail == *name)
+            .ok_or(ArgsError::Unknown(jail))?;
         let driver_path = PathBuf::from(path.ok_or(ArgsError::Missing(PATH))?);
         if !driver_path.is_absolute() {
             return Err(ArgsError::NotAbsolute(driver_path));
@@ -79,6 +91,7 @@ impl WorkerArgs {
             driver_kind,
             driver_path,
             why: text(why, WHY)?,
+            jail: mode.1,
         })
     }
 }
@@ -107,6 +120,7 @@ mod tests {
             driver_kind: DriverKind::SOFTGPU,
             driver_path: "/lib/libsoftcuda.so.1".into(),
             why: "no /dev/nvidiactl".into(),
+            jail: Mode::Log,
         }
     }
 

@@ -9,6 +9,7 @@
 //! - [`shares`]: memory that clients of one zone share;
 //! - [`stats`]: counters that a worker publishes and the supervisor reads;
 //! - [`args`]: the command line a worker is started with;
+//! - [`jail`]: the layers of a worker's jail, and whether they are on;
 //! - `admin` (feature): the reply of the admin socket.
 
 #![warn(missing_docs)]
@@ -18,6 +19,7 @@
 pub mod admin;
 pub mod args;
 pub mod credit;
+pub mod jail;
 pub mod message;
 pub mod shares;
 pub mod stats;

@@ -1,7 +1,7 @@
 //! The packets of the worker channel.
 //!
 //! The life of a worker, seen from the channel: it starts, loads and initialises the driver, describes each
-//! [`Device`], and says [`Ready`] (or `Failed` and exits). It may then wait for long. [`Assign`] makes it one client's worker; it
+//! [`Device`] and each layer of its jail ([`Report`]), and says [`Ready`] (or `Failed` and exits). It may then wait for long. [`Assign`] makes it one client's worker; it
 //! maps what came along and says `Attached` or `AttachFailed`. From then on it charges device memory before
 //! it allocates and releases it afterwards, and asks for what clients of its zone share. `Stop`, or the end of the channel, ends it; `Ended` tells why it
 //! ends of its own accord.
@@ -16,8 +16,10 @@ use idm_protocol::layout::Limits;
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
+use crate::jail::Report;
+
 /// Version of this channel; supervisor and worker must agree exactly.
-pub const CHANNEL_VERSION: u32 = 3;
+pub const CHANNEL_VERSION: u32 = 4;
 
 /// A receive buffer of this size never truncates an honest packet.
 pub const MAX_PACKET_LEN: usize = 1024;
@@ -43,6 +45,7 @@ impl Kind {
     const OPEN: Self = Self(10);
     const CLOSE_SHARE: Self = Self(11);
     const WITHDRAW: Self = Self(12);
+    const LAYER: Self = Self(13);
     const ASSIGN: Self = Self(64);
     const VERDICT: Self = Self(65);
     const STOP: Self = Self(66);
@@ -232,6 +235,8 @@ pub enum Ending {
 pub enum FromWorker {
     /// One device of the driver's; they come in the order of their ordinals, before [`Ready`].
     Device(Device),
+    /// One layer of its jail; all of them before [`Ready`].
+    Layer(Report),
     /// See [`Ready`].
     Ready(Ready),
     /// The driver could not be loaded or initialised; the worker exits.
@@ -367,6 +372,7 @@ impl FromWorker {
     pub fn encode(&self) -> Packet {
         match self {
             Self::Device(device) => Packet::new(Kind::DEVICE, device),
+            Self::Layer(report) => Packet::new(Kind::LAYER, report),
             Self::Ready(ready) => Packet::new(Kind::READY, ready),
             Self::Failed { text } => Packet::new(Kind::FAILED, text),
             Self::Attached => Packet::new(Kind::ATTACHED, &()),
@@ -386,6 +392,7 @@ impl FromWorker {
         let (kind, body) = open(packet)?;
         Ok(match kind {
             Kind::DEVICE => Self::Device(exact(kind, body)?),
+            Kind::LAYER => Self::Layer(exact(kind, body)?),
             Kind::READY => Self::Ready(exact(kind, body)?),
             Kind::FAILED => Self::Failed {
                 text: exact(kind, body)?,
@@ -513,6 +520,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::jail::{Layer, State};
 
     fn text<const N: usize>() -> impl Strategy<Value = Text<N>> {
         "[ -~]{0,500}".prop_map(|text| Text::new(&text))
@@ -542,9 +550,17 @@ mod tests {
         );
         let device = proptest::collection::vec(any::<u8>(), size_of::<Device>())
             .prop_map(|bytes| FromWorker::Device(Device::read_from_bytes(&bytes).unwrap()));
+        let layer = (any::<[u32; 2]>(), text()).prop_map(|([layer, state], why)| {
+            FromWorker::Layer(Report {
+                layer: Layer(layer),
+                state: State(state),
+                why,
+            })
+        });
         prop_oneof![
             ready,
             device,
+            layer,
             text().prop_map(|text| FromWorker::Failed { text }),
             Just(FromWorker::Attached),
             text().prop_map(|text| FromWorker::AttachFailed { text }),

@@ -17,6 +17,7 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use thiserror::Error;
 
 use crate::CHANNEL_FD;
+use crate::jail::Report;
 use crate::message::{
     ASSIGN_DESCRIPTORS, Assign, Charge, Ending, FromWorker, MAX_PACKET_LEN, Malformed, Open, Ready,
     Share, Shared, ToWorker, Token, Verdict, Withdraw,
@@ -94,6 +95,11 @@ impl WorkerChannel {
     /// Describes the next device, in the order of their ordinals; all of them before [`WorkerChannel::ready`].
     pub fn device(&self, device: &Device) -> Result<(), ChannelError> {
         self.send(&FromWorker::Device(*device))
+    }
+
+    /// Tells of a layer of the jail; all of them before [`WorkerChannel::ready`].
+    pub fn layer(&self, report: &Report) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Layer(*report))
     }
 
     /// Says that the driver is loaded and initialised.

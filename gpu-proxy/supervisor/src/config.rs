@@ -11,6 +11,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proxy_channel::DriverKind;
+use proxy_channel::jail::Mode;
+
 mod read;
 mod reader;
 pub mod units;
@@ -60,6 +63,20 @@ pub struct DriverConfig {
     pub library: Option<PathBuf>,
     /// `env`: a table of environment variables for the workers, such as `SOFTGPU_MEMORY`.
     pub env: BTreeMap<String, String>,
+    /// `jail`: `enforce`, `log` or `off`. Default: `enforce` for the software GPU; `log` for NVIDIA's driver,
+    /// whose system calls have not been learned yet.
+    pub jail: Option<Mode>,
+}
+
+impl DriverConfig {
+    /// How much of the jail the workers of a driver of this kind get.
+    #[must_use]
+    pub fn jail(&self, kind: DriverKind) -> Mode {
+        self.jail.unwrap_or(match kind {
+            DriverKind::SOFTGPU => Mode::Enforce,
+            _ => Mode::Log,
+        })
+    }
 }
 
 /// `driver.kind`
@@ -229,6 +246,9 @@ impl fmt::Display for Config {
         )?;
         if let Some(library) = &driver.library {
             writeln!(f, "library = {}", quoted(&library.to_string_lossy()))?;
+        }
+        if let Some(jail) = driver.jail {
+            writeln!(f, "jail = \"{}\"", jail.name())?;
         }
         if !driver.env.is_empty() {
             let pairs: Vec<String> = driver

@@ -7,7 +7,7 @@
 //! - [`driver`]: which driver library the workers load;
 //! - [`server`]: the poll loop; [`zone`]: one zone's clients and workers;
 //! - [`ledger`]: device memory granted; [`listener`], [`process`], [`relay`], [`admin`], [`signals`]: what
-//!   they stand on; [`shares`]: memory that clients of a zone share.
+//!   they stand on; [`pid_namespace`]: the part of a worker's jail that only its parent can make; [`shares`]: memory that clients of a zone share.
 //!
 //! A library only so that tests and fuzz targets reach it; the program is `gpu-proxy`.
 
@@ -18,6 +18,7 @@ pub mod config;
 pub mod driver;
 pub mod ledger;
 pub mod listener;
+pub mod pid_namespace;
 pub mod process;
 pub mod relay;
 pub mod server;

@@ -15,6 +15,9 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getppid, setsid};
 use proxy_channel::CHANNEL_FD;
+use proxy_channel::jail::{Layer, Report, State};
+
+use crate::pid_namespace::PidNamespace;
 
 /// Environment variables of the supervisor that a worker also gets. Everything else is what the configuration
 /// says.
@@ -62,6 +65,19 @@ pub struct Launch {
     pub uid: Option<u32>,
     /// The group to become, if the supervisor is root.
     pub gid: Option<u32>,
+    /// Whether to be the first of a namespace of process ids, or why not.
+    pub own_processes: Result<(), &'static str>,
+}
+
+/// A worker that was started.
+#[derive(Debug)]
+pub struct Started {
+    /// The process.
+    pub process: Process,
+    /// The reading end of its standard error.
+    pub stderr: OwnedFd,
+    /// Whether it has a namespace of process ids.
+    pub processes: Report,
 }
 
 /// A running worker, in a session and process group of its own.
@@ -72,9 +88,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a worker with `channel` as its descriptor 3. Returns it and the reading end of its standard
-    /// error.
-    pub fn start(launch: &Launch, channel: BorrowedFd<'_>) -> io::Result<(Self, OwnedFd)> {
+    /// Starts a worker with `channel` as its descriptor 3.
+    pub fn start(launch: &Launch, channel: BorrowedFd<'_>) -> io::Result<Started> {
         let mut command = Command::new(&launch.executable);
         command
             .args(&launch.args)
@@ -96,20 +111,35 @@ impl Process {
             command.uid(uid);
         }
         seal_child(&mut command, channel.as_raw_fd());
-        let mut child = command.spawn()?;
+        let namespace = launch.own_processes.map(|()| PidNamespace::announce());
+        let mut processes = Report::on(Layer::PROCESSES);
+        match &namespace {
+            Ok(Ok(_)) => {}
+            Ok(Err(errno)) => {
+                let why = format!("gpu-proxy may not make any ({errno})");
+                processes = Report::new(Layer::PROCESSES, State::MISSING, &why);
+            }
+            Err(why) => processes = Report::new(Layer::PROCESSES, State::OFF, why),
+        }
+        let spawned = command.spawn();
+        if let Ok(Ok(namespace)) = namespace {
+            namespace.retract()?;
+        }
+        let mut child = spawned?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         // `Stdio::piped` was asked for, so there is one.
         let stderr = child
             .stderr
             .take()
             .ok_or_else(|| io::Error::other("no standard error"))?;
-        Ok((
-            Self {
+        Ok(Started {
+            process: Self {
                 child,
                 group: Pid::from_raw(pid),
             },
-            stderr.into(),
-        ))
+            stderr: stderr.into(),
+            processes,
+        })
     }
 
     /// Its process id.
@@ -149,6 +179,9 @@ impl Process {
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
+        (_, Some(libc::SIGSYS)) => {
+            "killed by SIGSYS: a system call that its filter does not know; see docs/jail.md".into()
+        }
         (_, Some(number)) => match Signal::try_from(number) {
             Ok(signal) => format!("killed by {signal}"),
             Err(_) => format!("killed by signal {number}"),
@@ -182,8 +215,9 @@ fn seal_child(command: &mut Command, channel: i32) {
         // The supervisor takes its signals from a descriptor and blocks them; a worker does not.
         SigSet::empty().thread_set_mask()?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
-        // The supervisor may have died before the line above took effect.
-        if getppid() != parent {
+        // The supervisor may have died before the line above took effect. Seen from a namespace of its own it
+        // has no number; then the end of the channel tells.
+        if getppid() != parent && getppid().as_raw() != 0 {
             return Err(Errno::ESRCH.into());
         }
         // A core file would hold a tenant's data.

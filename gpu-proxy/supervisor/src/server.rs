@@ -96,8 +96,10 @@ impl Server {
             let level = name_of(&LogLevel::NAMES, proxy.log_level);
             environment.push(("RUST_LOG".into(), level.into()));
         }
-        let driver = Driver::choose(&driver, Path::new("/"), &installation.executable_dir)?;
-        info!(kind = driver.kind.name(), path = %driver.path.display(), why = driver.why, "driver chosen");
+        let configured = driver;
+        let driver = Driver::choose(&configured, Path::new("/"), &installation.executable_dir)?;
+        let jail = configured.jail(driver.kind);
+        info!(kind = driver.kind.name(), path = %driver.path.display(), why = driver.why, jail = jail.name(), "driver chosen");
         process::executable(&proxy.worker).map_err(ServeError::Worker)?;
         let root = Uid::effective().is_root();
         if !root {
@@ -108,6 +110,7 @@ impl Server {
         let shared = Shared {
             proxy,
             driver,
+            jail,
             environment,
             root,
             seen,

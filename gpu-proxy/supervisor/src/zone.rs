@@ -17,6 +17,7 @@ use idm_protocol::attach::RefusalCode;
 use idm_protocol::status::EndReason;
 use nix::sys::socket::SockType;
 use proxy_channel::admin;
+use proxy_channel::jail::{Mode, Report};
 use tracing::{info, warn};
 
 use crate::config::{ProxyConfig, ZoneConfig};
@@ -30,6 +31,7 @@ use crate::throttle::Throttle;
 mod arrival;
 mod backoff;
 mod clients;
+mod jail;
 mod shares;
 mod survey;
 mod worker;
@@ -59,6 +61,8 @@ pub struct Shared {
     pub proxy: ProxyConfig,
     /// What the workers load.
     pub driver: Driver,
+    /// How much of the jail they get.
+    pub jail: Mode,
     /// Environment of the workers.
     pub environment: Vec<(String, String)>,
     /// Whether users, groups and owners can be set.
@@ -104,6 +108,8 @@ pub struct Zone {
     backoff: Backoff,
     /// What the last worker that became ready said of its driver.
     devices: Option<Devices>,
+    /// What the last worker that became ready said of its jail.
+    jail: Vec<Report>,
     refusals: Throttle,
     attached_total: u64,
     refused_total: u64,
@@ -152,6 +158,7 @@ impl Zone {
             workers: BTreeMap::new(),
             backoff: Backoff::default(),
             devices: None,
+            jail: Vec::new(),
             refusals: Throttle::new(MAX_REFUSAL_LINES),
             attached_total: 0,
             refused_total: 0,
@@ -399,6 +406,7 @@ impl Zone {
             attached_total: self.attached_total,
             refused_total: self.refused_total,
             worker_failure: self.backoff.reason().map(str::to_owned),
+            jail: self.jail_status(),
             clients: clients.collect(),
         }
     }

@@ -209,6 +209,13 @@ fn each_mistake_is_named_with_line_key_and_remedy() {
             "from / on",
         ),
         (
+            "[driver]\njail = \"strict\"",
+            5,
+            "driver.jail",
+            "\"strict\" is not known",
+            "write one of \"enforce\", \"log\", \"off\"",
+        ),
+        (
             "[driver]\nlibrary = \"/l.so\"",
             4,
             "driver.library",
@@ -423,6 +430,7 @@ log_format = \"json\"
 stop_grace = \"250ms\"
 [driver]
 kind = \"softgpu\"
+jail = \"log\"
 library = \"/opt/libsoftcuda.so.1\"
 env = { SOFTGPU_MEMORY = \"8GiB\", SOFTGPU_NOTE = \"a\\tb\\\\c\" }
 [[zone]]

@@ -12,7 +12,11 @@ use clap::{Parser, Subcommand};
 use proxy_channel::admin::{MAX_REPLY_LEN, SCHEMA, STATUS_REQUEST, Status};
 use thiserror::Error;
 
+mod doctor;
 mod table;
+
+/// Where a proxy with a default configuration listens.
+const ADMIN_SOCKET: &str = "/run/vgpu/admin.sock";
 
 /// How long the proxy may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,14 +37,23 @@ enum Command {
         #[arg(long)]
         json: bool,
         /// The proxy's admin socket.
-        #[arg(long, value_name = "PATH", default_value = "/run/vgpu/admin.sock")]
+        #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+        socket: PathBuf,
+    },
+    /// The layers of the workers' jail: which are on, which this host does not offer, what to do.
+    Doctor {
+        /// The proxy's admin socket.
+        #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
         socket: PathBuf,
     },
 }
 
 fn main() -> ExitCode {
-    let Command::Status { json, socket } = Arguments::parse().command;
-    match status(&socket, json) {
+    let done = match Arguments::parse().command {
+        Command::Status { json, socket } => status(&socket, json),
+        Command::Doctor { socket } => print(&socket, doctor::render),
+    };
+    match done {
         // A reader that has seen enough (`| head`) is no failure.
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -75,18 +88,23 @@ enum Failure {
 }
 
 fn status(socket: &Path, json: bool) -> Result<(), Failure> {
-    let reply = ask(socket)?;
-    let mut out = io::stdout().lock();
-    if json {
-        // Printed as it came, laid out for people, so that fields this build does not know survive.
-        let value: serde_json::Value = serde_json::from_slice(&reply)?;
-        return writeln!(out, "{value:#}").map_err(Failure::Output);
+    if !json {
+        return print(socket, table::render);
     }
-    let status: Status = serde_json::from_slice(&reply)?;
+    // Printed as it came, laid out for people, so that fields this build does not know survive.
+    let value: serde_json::Value = serde_json::from_slice(&ask(socket)?)?;
+    writeln!(io::stdout(), "{value:#}").map_err(Failure::Output)
+}
+
+/// Asks, and prints what is made of the answer.
+fn print(socket: &Path, render: fn(&Status) -> String) -> Result<(), Failure> {
+    let status: Status = serde_json::from_slice(&ask(socket)?)?;
     if status.schema != SCHEMA {
         return Err(Failure::Schema(status.schema));
     }
-    out.write_all(table::render(&status).as_bytes())
+    let text = render(&status);
+    io::stdout()
+        .write_all(text.as_bytes())
         .map_err(Failure::Output)
 }
 

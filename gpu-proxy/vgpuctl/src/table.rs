@@ -40,6 +40,11 @@ pub fn render(status: &Status) -> String {
             text.push_str(&format!("zone {}: no worker: {reason}\n", zone.name));
         }
     }
+    for zone in &status.zones {
+        if let Some(line) = jail_line(zone) {
+            text.push_str(&line);
+        }
+    }
     let clients: Vec<Vec<String>> = status
         .zones
         .iter()
@@ -88,6 +93,18 @@ fn zone_row(zone: &Zone) -> Vec<String> {
         zone.refused_total.to_string(),
         zone.socket.clone(),
     ]
+}
+
+/// The layers of the jail that are not on, if any.
+fn jail_line(zone: &Zone) -> Option<String> {
+    let missing: Vec<String> = zone
+        .jail
+        .iter()
+        .filter(|layer| layer.state != "on")
+        .map(|layer| format!("{} {}", layer.name, layer.state))
+        .collect();
+    let list = missing.join(", ");
+    (!list.is_empty()).then(|| format!("zone {}: jail: {list} (vgpuctl doctor)\n", zone.name))
 }
 
 fn client_row(zone: &str, client: &Client) -> Vec<String> {
@@ -161,12 +178,12 @@ fn duration(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use proxy_channel::admin::{Driver, Kernel, Proxy, SCHEMA};
+pub(crate) mod tests {
+    use proxy_channel::admin::{Driver, Kernel, Layer, Proxy, SCHEMA};
 
     use super::*;
 
-    fn status() -> Status {
+    pub(crate) fn status() -> Status {
         let client = Client {
             id: 7,
             pid: 1234,
@@ -212,6 +229,7 @@ mod tests {
                 attached_total: 1,
                 refused_total: 0,
                 worker_failure: Some("no such device".into()),
+                jail: Vec::new(),
                 clients: vec![client],
             }],
         }
@@ -232,6 +250,20 @@ CLIENT  ZONE  PID   PROGRAM    STATE    UP     WORKER  MEMORY   CALLS  LAUNCHES 
 7       a     1234  vectorAdd  running  1m01s  99      1.5 MiB  10     3         0       saxpy 3
 ";
         assert_eq!(render(&status()), expected);
+    }
+
+    #[test]
+    fn layers_of_the_jail_that_are_not_on_are_named() {
+        let mut status = status();
+        status.zones[0].jail = [("calls", "on"), ("user", "off"), ("landlock", "missing")]
+            .map(|(name, state)| Layer {
+                name: name.into(),
+                state: state.into(),
+                why: String::new(),
+            })
+            .into();
+        let line = "\nzone a: jail: user off, landlock missing (vgpuctl doctor)\n";
+        assert!(render(&status).contains(line), "{}", render(&status));
     }
 
     #[test]

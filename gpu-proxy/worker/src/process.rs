@@ -12,7 +12,7 @@ use idm_protocol::wait::Patience;
 use idm_protocol::window::{Arena, Reservation, WINDOW_BYTES, reserve_candidates};
 use idm_protocol::wire::TABLE_HASH;
 use proxy_channel::Text;
-use proxy_channel::args::WorkerArgs;
+use proxy_channel::args::{ArgsError, WorkerArgs};
 use proxy_channel::credit::Credit;
 use proxy_channel::message::{Ending, Ready};
 use proxy_channel::shares::Shares;
@@ -21,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::driver::Driver;
 use crate::errors::Violation;
+use crate::harden::{Jail, Plan};
 use crate::lanes::Lanes;
 use crate::output::Output;
 use crate::session::{Parts, Session};
@@ -29,18 +30,25 @@ use crate::{devices, dispatcher, harden, output, watchdog};
 /// Runs the worker process.
 pub fn main() -> ExitCode {
     let start = Instant::now();
-    // Hardened first: nothing before it reads the environment or a file.
-    let hardened = harden::begin();
+    // Hardened first: nothing before it reads a file or makes a thread.
+    let args = WorkerArgs::from_args(std::env::args_os().skip(1));
+    let hardened = args
+        .as_ref()
+        .ok()
+        .map(|args| harden::begin(Plan::new(args)));
     if log_to_stderr().is_err() {
         // There is nobody to tell.
         return ExitCode::FAILURE;
     }
     harden::abort_on_panic();
-    if let Err(reason) = hardened {
-        tracing::error!(%reason, "cannot harden the process");
-        return ExitCode::FAILURE;
-    }
-    match serve(start) {
+    let jail = match hardened.transpose() {
+        Ok(jail) => jail,
+        Err(reason) => {
+            tracing::error!(%reason, "cannot harden the process");
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(start, args, jail) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             tracing::error!("{reason}");
@@ -62,7 +70,11 @@ fn log_to_stderr() -> std::io::Result<()> {
     Ok(())
 }
 
-fn serve(start: Instant) -> Result<(), String> {
+fn serve(
+    start: Instant,
+    args: Result<WorkerArgs, ArgsError>,
+    jail: Option<Jail>,
+) -> Result<(), String> {
     let channel = WorkerChannel::from_inherited_fd().map_err(|error| error.to_string())?;
     let channel = Arc::new(channel);
     let fail = |reason: String| {
@@ -70,8 +82,7 @@ fn serve(start: Instant) -> Result<(), String> {
         let _ = channel.failed(&reason);
         reason
     };
-    let args = WorkerArgs::from_args(std::env::args_os().skip(1))
-        .map_err(|error| fail(error.to_string()))?;
+    let args = args.map_err(|error| fail(error.to_string()))?;
     // SAFETY: the supervisor's configuration names the driver library; loading it is our purpose.
     let driver =
         unsafe { Driver::load(&args.driver_path) }.map_err(|error| fail(error.to_string()))?;
@@ -88,6 +99,11 @@ fn serve(start: Instant) -> Result<(), String> {
     for device in &described {
         channel.device(device).map_err(|error| error.to_string())?;
     }
+    let driver_release = devices::release(args.driver_kind);
+    // From here on nothing can be opened that the jail does not allow; the client is not there yet.
+    for report in jail.into_iter().flat_map(Jail::seal) {
+        channel.layer(&report).map_err(|error| error.to_string())?;
+    }
     let ready = Ready {
         table_hash: TABLE_HASH,
         init_micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
@@ -96,11 +112,10 @@ fn serve(start: Instant) -> Result<(), String> {
         device_count: driver.device_count,
         window_mask,
         driver_path: Text::new(&driver.path.to_string_lossy()),
-        driver_release: devices::release(args.driver_kind),
+        driver_release,
         why: Text::new(&args.why),
     };
     channel.ready(&ready).map_err(|error| error.to_string())?;
-    harden::seal();
     let assignment = match channel.receive().map_err(|error| error.to_string())? {
         Event::Assign(assignment) => assignment,
         Event::Stop | Event::Closed => return Ok(()),

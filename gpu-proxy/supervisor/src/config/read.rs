@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use idm_protocol::layout::{CHUNK_BYTES, Limits, PAGE_BYTES};
 use idm_protocol::window::WINDOW_BYTES;
+use proxy_channel::jail::Mode;
 use toml::de::DeValue;
 
 use super::reader::{Mistakes, Reader, Section, article};
@@ -116,10 +117,16 @@ fn driver<'s>(reader: &mut Reader<'s>, mut section: Section<'s>) -> DriverConfig
         let remedy = "set driver.kind to \"nvidia\" or \"softgpu\", whichever it is";
         reader.mistake(at, &key, "is given, but driver.kind is \"auto\"", remedy);
     }
+    let jail = reader.word(&mut section, "jail", &Mode::NAMES);
     let table = reader.table(&mut section, "env");
     let env = environment(reader, table);
     reader.close(section);
-    DriverConfig { kind, library, env }
+    DriverConfig {
+        kind,
+        library,
+        env,
+        jail,
+    }
 }
 
 fn environment<'s>(reader: &mut Reader<'s>, section: Section<'s>) -> BTreeMap<String, String> {

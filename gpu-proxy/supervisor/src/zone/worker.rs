@@ -12,6 +12,7 @@ use idm_protocol::layout::{Layout, Limits};
 use idm_protocol::memory::SealedFile;
 use idm_protocol::status::{EndReason, StatusWriter};
 use nix::errno::Errno;
+use proxy_channel::jail::Report;
 use proxy_channel::message::Ready;
 use proxy_channel::stats::{Snapshot, StatsPage};
 use proxy_channel::supervisor::SupervisorChannel;
@@ -34,6 +35,8 @@ pub(super) struct Worker {
     pub(super) phase: Phase,
     /// The devices it has described so far.
     pub(super) devices: Vec<Device>,
+    /// The layers of its jail that have been reported so far.
+    pub(super) jail: Vec<Report>,
     /// From its greeting to the end of the worker, the client included that has already left.
     pub(super) session: Option<Session>,
     pub(super) started: Instant,

@@ -9,17 +9,19 @@ use idm_protocol::attach::RefusalCode;
 use idm_protocol::attach::survey::MAX_DEVICES;
 use idm_protocol::status::EndReason;
 use proxy_channel::args::WorkerArgs;
+use proxy_channel::jail::MAX_LAYERS;
 use proxy_channel::message::{Charge, Ending, FromWorker, Outcome, Ready, ToWorker, Verdict};
 use proxy_channel::supervisor::{Received, SupervisorChannel};
 use tracing::{debug, error, info, warn};
 
 use super::arrival::State;
+use super::jail::{user, wants_processes};
 use super::survey::Devices;
 use super::worker::{Phase, Worker};
 use super::{MESSAGES_AT_ONCE, SETTLED, Shared, Zone};
 use crate::driver::Driver;
 use crate::ledger::WorkerId;
-use crate::process::{Launch, Process};
+use crate::process::{Launch, Process, Started};
 use crate::relay::Relay;
 
 impl Zone {
@@ -89,6 +91,11 @@ impl Zone {
             {
                 worker.devices.push(device);
             }
+            (Phase::Starting { .. }, &FromWorker::Layer(report))
+                if worker.jail.len() < MAX_LAYERS =>
+            {
+                worker.jail.push(report);
+            }
             (Phase::Starting { .. }, &FromWorker::Ready(ready))
                 if worker.devices.len() == described(&ready) =>
             {
@@ -109,6 +116,8 @@ impl Zone {
                     list: std::mem::take(&mut worker.devices),
                 });
                 worker.phase = Phase::Ready { ready, since: now };
+                let jail = std::mem::take(&mut worker.jail);
+                self.learn_jail(jail);
             }
             (Phase::Starting { .. } | Phase::Ready { .. }, FromWorker::Failed { text }) => {
                 let text = text.to_string();
@@ -267,6 +276,7 @@ impl Zone {
             driver_kind: *kind,
             driver_path: path.clone(),
             why: why.clone(),
+            jail: shared.jail,
         };
         let mut environment = shared.environment.clone();
         if let Some(devices) = &self.config.devices {
@@ -279,8 +289,13 @@ impl Zone {
             environment,
             uid: self.config.worker_uid.filter(|_| shared.root),
             gid: self.config.worker_gid.filter(|_| shared.root),
+            own_processes: wants_processes(shared),
         };
-        let (process, stderr) = Process::start(&launch, far.as_fd())?;
+        let Started {
+            process,
+            stderr,
+            processes,
+        } = Process::start(&launch, far.as_fd())?;
         debug!(
             zone = self.config.name,
             worker = process.pid(),
@@ -294,6 +309,7 @@ impl Zone {
                 deadline: now + shared.proxy.start_timeout,
             },
             devices: Vec::new(),
+            jail: vec![user(&self.config, shared), processes],
             session: None,
             started: now,
             judged: false,
