@@ -17,7 +17,7 @@ use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Version of this channel; supervisor and worker must agree exactly.
-pub const CHANNEL_VERSION: u32 = 3;
+pub const CHANNEL_VERSION: u32 = 4;
 
 /// A receive buffer of this size never truncates an honest packet.
 pub const MAX_PACKET_LEN: usize = 1024;
@@ -43,6 +43,7 @@ impl Kind {
     const OPEN: Self = Self(10);
     const CLOSE_SHARE: Self = Self(11);
     const WITHDRAW: Self = Self(12);
+    const REFUSED: Self = Self(13);
     const ASSIGN: Self = Self(64);
     const VERDICT: Self = Self(65);
     const STOP: Self = Self(66);
@@ -177,6 +178,18 @@ pub struct Withdraw {
     pub returned: u64,
 }
 
+/// The policy refused a call of the client's. Told the first time, the tenth, the hundredth and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Refused {
+    /// The function's declared name.
+    pub call: Text<64>,
+    /// What the zone is not granted: bits of the capability page.
+    pub groups: u64,
+    /// How often it has been refused since the grant last changed.
+    pub times: u64,
+}
+
 /// The answer to a [`Share`] or an [`Open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -264,6 +277,8 @@ pub enum FromWorker {
     },
     /// See [`Withdraw`].
     Withdraw(Withdraw),
+    /// See [`Refused`].
+    Refused(Refused),
     /// The worker ends of its own accord.
     Ended {
         /// Why, in one line.
@@ -377,6 +392,7 @@ impl FromWorker {
             Self::Open(open) => Packet::new(Kind::OPEN, open),
             Self::CloseShare { token } => Packet::new(Kind::CLOSE_SHARE, token),
             Self::Withdraw(withdraw) => Packet::new(Kind::WITHDRAW, withdraw),
+            Self::Refused(refused) => Packet::new(Kind::REFUSED, refused),
             &Self::Ended { text, ending } => Packet::new(Kind::ENDED, &RawEnded { text, ending }),
         }
     }
@@ -407,6 +423,7 @@ impl FromWorker {
                 token: exact(kind, body)?,
             },
             Kind::WITHDRAW => Self::Withdraw(exact(kind, body)?),
+            Kind::REFUSED => Self::Refused(exact(kind, body)?),
             Kind::ENDED => {
                 let RawEnded { text, ending } = exact(kind, body)?;
                 Self::Ended { text, ending }
@@ -564,6 +581,13 @@ mod tests {
             any::<Token>().prop_map(|token| FromWorker::CloseShare { token }),
             (any::<Token>(), any::<u64>())
                 .prop_map(|(token, returned)| FromWorker::Withdraw(Withdraw { token, returned })),
+            (text(), any::<[u64; 2]>()).prop_map(|(call, [groups, times])| {
+                FromWorker::Refused(Refused {
+                    call,
+                    groups,
+                    times,
+                })
+            }),
             (
                 text(),
                 prop_oneof![
