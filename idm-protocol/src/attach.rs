@@ -129,23 +129,14 @@ impl Hello {
     }
 }
 
-/// Bits of the capability bitmap in [`Hello`], [`Welcome`] and the status page.
+/// The capability bitmap in [`Hello`], [`Welcome`] and on the status page: a bit for each
+/// [`Group`](cuda_abi::function::Group).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities;
 
 impl Capabilities {
-    /// Contexts, memory, modules, launches, streams, events: what every CUDA program needs.
-    pub const COMPUTE: u64 = 1 << 0;
-    /// Pinned and mapped host memory in the shared arena.
-    pub const PINNED: u64 = 1 << 1;
-    /// Graphs and stream capture.
-    pub const GRAPHS: u64 = 1 << 2;
-    /// Stream-ordered memory pools.
-    pub const POOLS: u64 = 1 << 3;
-    /// Virtual memory management.
-    pub const VMM: u64 = 1 << 4;
-    /// Everything that this protocol version names.
-    pub const ALL: u64 = Self::COMPUTE | Self::PINNED | Self::GRAPHS | Self::POOLS | Self::VMM;
+    /// Everything that this build knows.
+    pub const ALL: u64 = cuda_abi::function::Group::MASK;
 }
 
 /// Which driver a worker loaded.
@@ -227,6 +218,8 @@ impl RefusalCode {
     pub const NO_COMMON_WINDOW: Self = Self(7);
     /// The greeting made no sense.
     pub const MALFORMED: Self = Self(8);
+    /// The operator's policy grants the zone nothing, or not what was asked.
+    pub const NOT_GRANTED: Self = Self(9);
 }
 
 /// The supervisor's no, with a reason for people. Its layout never changes.

@@ -235,6 +235,21 @@ impl<R: Region> Pipe<R> {
         self.drained.words()[0].store(0, Ordering::Relaxed);
     }
 
+    /// Worker: gives up the transfer that the record with this sequence announces, before it has begun. The reply
+    /// says why.
+    pub fn refuse(&self, sequence: u64) {
+        let closed = tag(sequence) << 32 | u64::from(CLOSED);
+        let ends = [
+            (&self.filled, &self.filled_bell),
+            (&self.drained, &self.drained_bell),
+        ];
+        for (counter, bell) in ends {
+            // SYNC: pairs with the Acquire in `look`.
+            counter.words()[0].store(closed, Ordering::Release);
+            bell.ring();
+        }
+    }
+
     /// The filling side of the transfer that the record with this sequence announces.
     pub fn fill(&self, sequence: u64, plan: Plan) -> Filler<R> {
         let filled = (&self.filled, &self.filled_bell);

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::place;
-use crate::process::{Program, Watchdog};
+use crate::process::{Finished, Program, Watchdog};
 use crate::system::{self, Identity};
 
 /// One zone of the configuration.
@@ -75,6 +75,7 @@ pub struct Setup {
     driver_lines: Vec<(String, String)>,
     worker: Option<PathBuf>,
     proxy_lines: Vec<(String, String)>,
+    policy: Option<String>,
     watchdog: Watchdog,
 }
 
@@ -125,6 +126,13 @@ impl Setup {
         self
     }
 
+    /// A policy file for the zones.
+    #[must_use]
+    pub fn policy(mut self, text: &str) -> Self {
+        self.policy = Some(text.to_owned());
+        self
+    }
+
     fn configuration(&self, directory: &Path) -> String {
         let mut text = String::from("[proxy]\n");
         let quoted = |path: &Path| format!("{:?}", path.display().to_string());
@@ -138,6 +146,9 @@ impl Setup {
         let _ = writeln!(text, "worker = {}", quoted(&worker));
         for (key, value) in &self.proxy_lines {
             let _ = writeln!(text, "{key} = {value}");
+        }
+        if self.policy.is_some() {
+            let _ = writeln!(text, "policy = {}", quoted(&policy_file(directory)));
         }
         let _ = writeln!(
             text,
@@ -178,6 +189,9 @@ impl Setup {
         fs::create_dir(directory.path().join("run")).expect("the directory is ours");
         fs::write(&configuration, self.configuration(directory.path()))
             .expect("the directory is ours");
+        if let Some(policy) = &self.policy {
+            fs::write(policy_file(directory.path()), policy).expect("the directory is ours");
+        }
         let remoted = directory.path().join("remoted");
         link_library(&remoted, &place::libvgpu());
         symlink(place::libvgpu_nvml(), remoted.join("libnvidia-ml.so.1"))
@@ -206,6 +220,10 @@ impl Setup {
         proxy.wait_until_ready(&self.zones);
         proxy
     }
+}
+
+fn policy_file(directory: &Path) -> PathBuf {
+    directory.join("policy.toml")
 }
 
 /// Makes `directory` one that holds `library` as `libcuda.so.1`.
@@ -304,14 +322,30 @@ impl Proxy {
 
     /// What `vgpuctl status --json` says.
     pub fn status(&self) -> Value {
-        let finished = Program::new(place::built("vgpuctl"))
-            .args(["status", "--json", "--socket"])
+        let finished = self.vgpuctl(&["status", "--json"]).expect_success();
+        serde_json::from_str(&finished.stdout)
+            .unwrap_or_else(|error| panic!("status is not JSON ({error}):\n{}", finished.stdout))
+    }
+
+    /// `vgpuctl` with a command that asks the proxy.
+    pub fn vgpuctl(&self, command: &[&str]) -> Finished {
+        Program::new(place::built("vgpuctl"))
+            .args(command)
+            .arg("--socket")
             .arg(self.directory.path().join("run/admin.sock"))
             .log(&self.log_path)
             .run()
-            .expect_success();
-        serde_json::from_str(&finished.stdout)
-            .unwrap_or_else(|error| panic!("status is not JSON ({error}):\n{}", finished.stdout))
+    }
+
+    /// The policy file, where the proxy was set up with one.
+    pub fn policy_file(&self) -> PathBuf {
+        policy_file(self.directory.path())
+    }
+
+    /// Writes the policy file anew and runs `vgpuctl policy reload`.
+    pub fn reload(&self, policy: &str) -> Finished {
+        fs::write(self.policy_file(), policy).expect("the directory is ours");
+        self.vgpuctl(&["policy", "reload"])
     }
 
     /// Its processes: the proxy itself first, then what it started.

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::facts::{Export, Facts};
+use crate::groups::Groups;
 
 /// How a call travels (ARCHITECTURE, D6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -110,6 +111,8 @@ pub struct Declaration {
     pub class: Class,
     pub group: String,
     pub audit: String,
+    /// The group that a zone must be granted; none for what is never refused.
+    pub requires: Option<String>,
     pub client: Half,
     pub worker: Half,
     pub arguments: Vec<Argument>,
@@ -142,6 +145,8 @@ impl Declaration {
 #[derive(Debug)]
 pub struct Declarations {
     pub functions: Vec<Declaration>,
+    /// What policy can grant.
+    pub groups: Groups,
     /// Prefixes of names that callers probe for: the resolver answers NULL instead of a refusing stub.
     pub probes: Vec<String>,
     /// Older names, and the functions that serve them.
@@ -157,6 +162,7 @@ struct Unsupported {
 impl Declarations {
     pub fn read(root: &Path, facts: &Facts) -> Result<Self, String> {
         let folder = root.join("cuda-abi/decl");
+        let groups = Groups::read(root)?;
         let mut paths: Vec<_> = fs::read_dir(&folder)
             .map_err(|error| format!("cannot list {}: {error}", folder.display()))?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
@@ -177,6 +183,9 @@ impl Declarations {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
+            if chapter == "groups" {
+                continue;
+            }
             if chapter == "unsupported" {
                 let unsupported: Unsupported = toml::from_str(&text)
                     .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -191,7 +200,7 @@ impl Declarations {
             let table: BTreeMap<String, RawDeclaration> =
                 toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
             for (name, raw) in table {
-                let declaration = resolve(&name, &chapter, raw, facts)
+                let declaration = resolve(&name, &chapter, raw, facts, &groups)
                     .map_err(|error| format!("{}: {name}: {error}", path.display()))?;
                 functions.push(declaration);
             }
@@ -205,6 +214,7 @@ impl Declarations {
         check_opcodes(&functions)?;
         Ok(Self {
             functions,
+            groups,
             probes,
             aliases,
         })
@@ -267,6 +277,7 @@ fn resolve(
     chapter: &str,
     raw: RawDeclaration,
     facts: &Facts,
+    groups: &Groups,
 ) -> Result<Declaration, String> {
     let internal = name.starts_with("vgpu");
     let export = facts.exports.get(name);
@@ -288,7 +299,14 @@ fn resolve(
     if !raw.class.is_remote() && raw.op.is_some() {
         return Err("a local or cached function posts nothing and has no opcode".to_owned());
     }
+    let ends_something = arguments
+        .iter()
+        .any(|argument| matches!(argument.role, Role::Destroy(_)));
+    if ends_something && raw.audit != "release" {
+        return Err("what ends an object is never refused: audit = \"release\"".to_owned());
+    }
     Ok(Declaration {
+        requires: groups.required(&raw.group, &raw.audit)?,
         name: name.to_owned(),
         served_by: name.to_owned(),
         chapter: chapter.to_owned(),

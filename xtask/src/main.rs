@@ -11,6 +11,7 @@ mod coverage;
 mod decl;
 mod emit;
 mod facts;
+mod groups;
 mod header;
 mod softgpu;
 #[path = "../../softgpu/core/tests/table/mod.rs"]

@@ -1,6 +1,6 @@
 //! The admin socket: a `SOCK_STREAM` socket, one request line, one JSON document, end-of-file.
 //!
-//! The document is the documented, stable output of `vgpuctl status --json`. Within one [`SCHEMA`] number
+//! The document that answers `status` is the documented, stable output of `vgpuctl status --json`. Within one [`SCHEMA`] number
 //! fields are only ever added. Counters under `clients` other than `id`, `pid`, `uid`, `attached_seconds` and
 //! `memory_granted` are claims of the client or of its worker.
 
@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 /// Version of the document.
 pub const SCHEMA: u32 = 1;
 
-/// The one request, with its newline.
+/// Asks for a [`Status`]; with its newline.
 pub const STATUS_REQUEST: &str = "status 1\n";
+
+/// Has the policy read again and asks for a [`Reload`]; with its newline.
+pub const RELOAD_REQUEST: &str = "policy reload 1\n";
 
 /// No request is longer.
 pub const MAX_REQUEST_LEN: usize = 64;
@@ -44,6 +47,8 @@ pub struct Proxy {
     pub state: String,
     /// The driver its workers load.
     pub driver: Driver,
+    /// The policy file in force; null where none is, and every zone may call everything.
+    pub policy: Option<String>,
 }
 
 /// A driver library.
@@ -76,6 +81,10 @@ pub struct Zone {
     pub pinned_limit: u64,
     /// Most clients at one time.
     pub client_limit: u32,
+    /// Capability groups it is granted.
+    pub allow: Vec<String>,
+    /// What says so.
+    pub rule: String,
     /// Workers that wait for a client, driver initialised.
     pub warm_workers: u32,
     /// Workers that are starting.
@@ -102,6 +111,21 @@ pub struct Layer {
     pub state: String,
     /// Why it is not on, or what is missing in it; may be empty.
     pub why: String,
+}
+
+/// What became of a [`RELOAD_REQUEST`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Whether what the file says now is in force. If not, the old policy stays.
+    pub done: bool,
+    /// The policy file, if the configuration names one.
+    pub file: Option<String>,
+    /// What is different, a line for each zone.
+    pub changes: Vec<String>,
+    /// What is wrong with the file.
+    pub mistakes: Vec<String>,
 }
 
 /// One client.

@@ -46,6 +46,7 @@ impl Kind {
     const CLOSE_SHARE: Self = Self(11);
     const WITHDRAW: Self = Self(12);
     const LAYER: Self = Self(13);
+    const REFUSED: Self = Self(14);
     const ASSIGN: Self = Self(64);
     const VERDICT: Self = Self(65);
     const STOP: Self = Self(66);
@@ -180,6 +181,18 @@ pub struct Withdraw {
     pub returned: u64,
 }
 
+/// The policy refused a call of the client's. Told the first time, the tenth, the hundredth and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Refused {
+    /// The function's declared name.
+    pub call: Text<64>,
+    /// What the zone is not granted: bits of the capability page.
+    pub groups: u64,
+    /// How often it has been refused since the grant last changed.
+    pub times: u64,
+}
+
 /// The answer to a [`Share`] or an [`Open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -269,6 +282,8 @@ pub enum FromWorker {
     },
     /// See [`Withdraw`].
     Withdraw(Withdraw),
+    /// See [`Refused`].
+    Refused(Refused),
     /// The worker ends of its own accord.
     Ended {
         /// Why, in one line.
@@ -383,6 +398,7 @@ impl FromWorker {
             Self::Open(open) => Packet::new(Kind::OPEN, open),
             Self::CloseShare { token } => Packet::new(Kind::CLOSE_SHARE, token),
             Self::Withdraw(withdraw) => Packet::new(Kind::WITHDRAW, withdraw),
+            Self::Refused(refused) => Packet::new(Kind::REFUSED, refused),
             &Self::Ended { text, ending } => Packet::new(Kind::ENDED, &RawEnded { text, ending }),
         }
     }
@@ -414,6 +430,7 @@ impl FromWorker {
                 token: exact(kind, body)?,
             },
             Kind::WITHDRAW => Self::Withdraw(exact(kind, body)?),
+            Kind::REFUSED => Self::Refused(exact(kind, body)?),
             Kind::ENDED => {
                 let RawEnded { text, ending } = exact(kind, body)?;
                 Self::Ended { text, ending }
@@ -580,6 +597,13 @@ mod tests {
             any::<Token>().prop_map(|token| FromWorker::CloseShare { token }),
             (any::<Token>(), any::<u64>())
                 .prop_map(|(token, returned)| FromWorker::Withdraw(Withdraw { token, returned })),
+            (text(), any::<[u64; 2]>()).prop_map(|(call, [groups, times])| {
+                FromWorker::Refused(Refused {
+                    call,
+                    groups,
+                    times,
+                })
+            }),
             (
                 text(),
                 prop_oneof![

@@ -20,7 +20,7 @@ use crate::CHANNEL_FD;
 use crate::jail::Report;
 use crate::message::{
     ASSIGN_DESCRIPTORS, Assign, Charge, Ending, FromWorker, MAX_PACKET_LEN, Malformed, Open, Ready,
-    Share, Shared, ToWorker, Token, Verdict, Withdraw,
+    Refused, Share, Shared, ToWorker, Token, Verdict, Withdraw,
 };
 use crate::stats::{STATS_BYTES, StatsWriter};
 
@@ -162,6 +162,15 @@ impl WorkerChannel {
     /// Says that shared memory was freed.
     pub fn withdraw(&self, withdraw: Withdraw) -> Result<(), ChannelError> {
         self.send(&FromWorker::Withdraw(withdraw))
+    }
+
+    /// Says that the policy refused a call.
+    pub fn refused(&self, call: &str, groups: u64, times: u64) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Refused(Refused {
+            call: Text::new(call),
+            groups,
+            times,
+        }))
     }
 
     /// Waits for the next event.

@@ -1,4 +1,4 @@
-//! The admin socket: tells an administrator how things are.
+//! The admin socket: tells an administrator how things are, and has the policy read again.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::unistd::{Uid, read, write};
-use proxy_channel::admin::{MAX_REQUEST_LEN, STATUS_REQUEST, Status};
+use proxy_channel::admin::{MAX_REQUEST_LEN, RELOAD_REQUEST, STATUS_REQUEST};
 use tracing::warn;
 
 use crate::listener::{Access, ListenError, Listener};
@@ -35,6 +35,26 @@ struct Conversation {
     deadline: Instant,
     request: Vec<u8>,
     reply: Option<Vec<u8>>,
+}
+
+/// What an administrator wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To know how things are.
+    Status,
+    /// The policy read again.
+    Reload,
+}
+
+impl Request {
+    fn of(line: &[u8]) -> Option<Self> {
+        let all = [
+            (STATUS_REQUEST, Self::Status),
+            (RELOAD_REQUEST, Self::Reload),
+        ];
+        let found = all.iter().find(|(text, _)| text.as_bytes() == line);
+        found.map(|&(_, request)| request)
+    }
 }
 
 /// Something to poll.
@@ -93,15 +113,15 @@ impl Admin {
             .retain(|_, conversation| conversation.deadline > now);
     }
 
-    /// A source is ready; `status` is asked for when somebody wants to know.
-    pub fn on(&mut self, source: Source, now: Instant, status: impl FnOnce() -> Status) {
+    /// A source is ready; `answer` is asked for the document that answers a request.
+    pub fn on(&mut self, source: Source, now: Instant, answer: impl FnOnce(Request) -> Vec<u8>) {
         match source {
             Source::Listener => self.accept(now),
             Source::Request(id) => {
                 let Some(conversation) = self.conversations.get_mut(&id) else {
                     return;
                 };
-                if !conversation.hear(status) {
+                if !conversation.hear(answer) {
                     self.conversations.remove(&id);
                 }
             }
@@ -143,7 +163,7 @@ impl Admin {
 
 impl Conversation {
     /// Reads the request; false if the conversation is over.
-    fn hear(&mut self, status: impl FnOnce() -> Status) -> bool {
+    fn hear(&mut self, answer: impl FnOnce(Request) -> Vec<u8>) -> bool {
         let mut buffer = [0; MAX_REQUEST_LEN];
         match read(&self.socket, &mut buffer) {
             Ok(0) => return false,
@@ -152,11 +172,12 @@ impl Conversation {
             Err(_) => return false,
         }
         if self.request.ends_with(b"\n") {
-            let reply = if self.request == STATUS_REQUEST.as_bytes() {
-                // Plain data without maps or floats; this cannot fail, and if it did, an empty reply says so.
-                serde_json::to_vec(&status()).unwrap_or_default()
-            } else {
-                br#"{"error":"this proxy understands only 'status 1'"}"#.to_vec()
+            let reply = match Request::of(&self.request) {
+                Some(request) => answer(request),
+                None => {
+                    br#"{"error":"this proxy understands only 'status 1' and 'policy reload 1'"}"#
+                        .to_vec()
+                }
             };
             self.reply = Some(reply);
             return self.speak();

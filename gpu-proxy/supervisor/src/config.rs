@@ -15,12 +15,10 @@ use proxy_channel::DriverKind;
 use proxy_channel::jail::Mode;
 
 mod read;
-mod reader;
-pub mod units;
 
-pub use reader::{Mistake, Mistakes};
+pub use proxy_policy::document::{Mistake, Mistakes};
 
-use units::{duration_text, size_text};
+use proxy_policy::units::{duration_text, size_text};
 
 /// Everything the supervisor is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +40,8 @@ pub struct ProxyConfig {
     pub worker: PathBuf,
     /// `admin_socket`. Default: `admin.sock` in `runtime_dir`.
     pub admin_socket: PathBuf,
+    /// `policy`: the file that says which zone is granted what. Default: none, and every zone may do everything.
+    pub policy: Option<PathBuf>,
     /// `log_level`: `error`, `warn`, `info`, `debug` or `trace`. Default `info`.
     pub log_level: LogLevel,
     /// `log_format`: `text` or `json`. Default `text`.
@@ -217,6 +217,9 @@ impl fmt::Display for Config {
             "admin_socket = {}",
             quoted(&proxy.admin_socket.to_string_lossy())
         )?;
+        if let Some(policy) = &proxy.policy {
+            writeln!(f, "policy = {}", quoted(&policy.to_string_lossy()))?;
+        }
         writeln!(
             f,
             "log_level = \"{}\"",

@@ -1,7 +1,7 @@
 //! What the workers of one zone have been granted of its device memory (D18).
 //!
 //! Credit is granted before it is spent and returns when a worker says so or when its process has been seen
-//! to end. The sum of what is granted never exceeds the quota.
+//! to end. No grant makes the sum exceed the quota; a quota that is lowered below the sum takes nothing back.
 
 #![forbid(unsafe_code)]
 
@@ -60,6 +60,11 @@ impl Ledger {
         self.limit
     }
 
+    /// Changes the quota. What is granted stays granted.
+    pub fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
     /// What is granted of it.
     #[must_use]
     pub fn used(&self) -> u64 {
@@ -74,8 +79,8 @@ impl Ledger {
 
     /// Grants all of `bytes` or nothing.
     pub fn charge(&mut self, worker: WorkerId, bytes: u64) -> Result<(), OverQuota> {
-        // `used` never exceeds `limit`, so the difference is exact.
-        if bytes > self.limit - self.used {
+        // More may be used than a quota that was lowered.
+        if bytes > self.limit.saturating_sub(self.used) {
             return Err(OverQuota {
                 asked: bytes,
                 limit: self.limit,
@@ -132,6 +137,7 @@ mod tests {
         Charge(u64, u64),
         Release(u64, u64),
         Close(u64),
+        Limit(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -140,23 +146,26 @@ mod tests {
             (0..4u64, bytes.clone()).prop_map(|(worker, bytes)| Step::Charge(worker, bytes)),
             (0..4u64, bytes).prop_map(|(worker, bytes)| Step::Release(worker, bytes)),
             (0..4u64).prop_map(Step::Close),
+            (0..1000u64).prop_map(Step::Limit),
         ]
     }
 
     proptest! {
         /// The model: a map of what each worker holds, in numbers that cannot overflow.
         #[test]
-        fn ledger_agrees_with_a_model_and_never_exceeds_its_quota(
-            limit in prop_oneof![0..1000u64, Just(u64::MAX)],
+        fn ledger_agrees_with_a_model_and_never_grows_beyond_its_quota(
+            first in prop_oneof![0..1000u64, Just(u64::MAX)],
             steps in proptest::collection::vec(step(), 0..100),
         ) {
+            let mut limit = first;
             let mut ledger = Ledger::new(limit);
             let mut model: HashMap<u64, u128> = HashMap::new();
             for step in steps {
                 let total: u128 = model.values().sum();
                 match step {
                     Step::Charge(worker, bytes) => {
-                        let fits = total + u128::from(bytes) <= u128::from(limit);
+                        // Nothing at all is always granted, also above a quota that was lowered.
+                        let fits = bytes == 0 || total + u128::from(bytes) <= u128::from(limit);
                         prop_assert_eq!(ledger.charge(WorkerId(worker), bytes).is_ok(), fits);
                         if fits { *model.entry(worker).or_default() += u128::from(bytes); }
                     }
@@ -166,13 +175,18 @@ mod tests {
                         prop_assert_eq!(ledger.release(WorkerId(worker), bytes).is_ok(), fits);
                         if fits { *held -= u128::from(bytes); }
                     }
+                    Step::Limit(changed) => {
+                        limit = changed;
+                        ledger.set_limit(limit);
+                    }
                     Step::Close(worker) => {
                         let held = model.remove(&worker).unwrap_or(0);
                         prop_assert_eq!(u128::from(ledger.close(WorkerId(worker))), held);
                     }
                 }
                 prop_assert_eq!(u128::from(ledger.used()), model.values().sum::<u128>());
-                prop_assert!(ledger.used() <= limit);
+                let grew = u128::from(ledger.used()) > total;
+                prop_assert!(!grew || ledger.used() <= limit);
                 for (&worker, &held) in &model {
                     prop_assert_eq!(u128::from(ledger.granted(WorkerId(worker))), held);
                 }

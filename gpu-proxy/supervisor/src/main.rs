@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use supervisor::config::{Config, Installation, LogFormat, LogLevel, name_of};
 use supervisor::driver::Driver;
 use supervisor::process::ChannelSlot;
-use supervisor::server::Server;
+use supervisor::server::{Server, read_policy};
 use tracing_subscriber::EnvFilter;
 
 /// Shares GPUs between tenants that have none.
@@ -66,6 +66,8 @@ fn read(file: &Path, installation: &Installation) -> Result<Config, String> {
 
 fn check(file: &Path, installation: &Installation) -> Result<(), String> {
     let config = read(file, installation)?;
+    let policy = read_policy(&config.proxy, &config.zones)
+        .map_err(|unusable| format!("the policy is not usable\n{unusable}"))?;
     print!("{config}");
     match Driver::choose(&config.driver, Path::new("/"), &installation.executable_dir) {
         Ok(driver) => {
@@ -76,6 +78,15 @@ fn check(file: &Path, installation: &Installation) -> Result<(), String> {
             );
         }
         Err(error) => println!("\n# on this machine there is no driver: {error}"),
+    }
+    match policy {
+        Some(policy) => println!(
+            "# the policy is {}, which grants to {} of {} zones",
+            policy.file.display(),
+            policy.rules.len(),
+            config.zones.len()
+        ),
+        None => println!("# there is no policy: every zone may call everything"),
     }
     Ok(())
 }

@@ -15,11 +15,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Uid;
 use proxy_channel::admin as report;
+use proxy_policy::{Policy, Unusable};
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::{Config, Installation, LogLevel, name_of};
+use crate::config::{Config, Installation, LogLevel, ProxyConfig, ZoneConfig, name_of};
 use crate::driver::{Driver, DriverError};
 use crate::listener::{ListenError, private_folder};
 use crate::process;
@@ -34,6 +35,7 @@ const UNKILLABLE: Duration = Duration::from_secs(5);
 pub struct Server {
     shared: Shared,
     zones: Vec<Zone>,
+    policy: Option<Policy>,
     admin: Admin,
     signals: Signals,
     started: Instant,
@@ -62,6 +64,9 @@ pub enum ServeError {
         "there is no worker to start: {0}; install vgpu-worker beside gpu-proxy, or set proxy.worker"
     )]
     Worker(String),
+    /// The policy file cannot be read or is wrong.
+    #[error("the policy is not usable\n{0}")]
+    Policy(#[from] Unusable),
     /// Another supervisor uses the folder.
     #[error("another gpu-proxy uses {}; stop it, or set another proxy.runtime_dir", .0.display())]
     Locked(PathBuf),
@@ -87,6 +92,7 @@ impl Server {
             driver,
             zones,
         } = config;
+        let policy = read_policy(&proxy, &zones)?;
         let signals = Signals::new().map_err(system("collect signals"))?;
         raise_descriptor_limit();
         private_folder(&proxy.runtime_dir)?;
@@ -105,6 +111,11 @@ impl Server {
         if !root {
             info!("not root: users, groups and owners stay as they are");
         }
+        if policy.is_none() {
+            info!(
+                "no policy is configured: every zone may call everything (proxy.policy names a file)"
+            );
+        }
         let admin = Admin::open(&proxy.admin_socket)?;
         let (seen, next_id) = (Cell::new(None), Cell::new(1));
         let shared = Shared {
@@ -118,10 +129,11 @@ impl Server {
         };
         let zones: Result<Vec<Zone>, ListenError> = zones
             .into_iter()
-            .map(|zone| Zone::open(zone, &shared))
+            .map(|zone| Zone::open(zone, policy.as_ref(), &shared))
             .collect();
         Ok(Self {
             zones: zones?,
+            policy,
             admin,
             signals,
             started: Instant::now(),
@@ -222,13 +234,25 @@ impl Server {
                 let Self {
                     shared,
                     zones,
+                    policy,
                     admin,
                     started,
                     stop,
                     ..
                 } = self;
-                let status = || status(shared, zones, *started, stop.is_some(), now);
-                admin.on(source, now, status);
+                // Plain data without maps or floats; writing it cannot fail, and if it did, an empty reply says so.
+                let answer = |request| match request {
+                    admin::Request::Status => {
+                        let stopping = stop.is_some();
+                        let status =
+                            status(shared, zones, policy.as_ref(), *started, stopping, now);
+                        serde_json::to_vec(&status).unwrap_or_default()
+                    }
+                    admin::Request::Reload => {
+                        serde_json::to_vec(&reload(shared, zones, policy, now)).unwrap_or_default()
+                    }
+                };
+                admin.on(source, now, answer);
             }
         }
     }
@@ -241,7 +265,8 @@ impl Server {
             }
         }
         if arrived.reload {
-            warn!("SIGHUP: the configuration is read at start only; restart to change it");
+            info!("SIGHUP: the policy is read again; the configuration is read at start only");
+            reload(&self.shared, &mut self.zones, &mut self.policy, now);
         }
         for _ in 0..arrived.stop_count {
             let grace = self.shared.proxy.stop_grace;
@@ -270,9 +295,65 @@ impl Server {
     }
 }
 
+/// Reads the policy that the configuration names, if it names one.
+pub fn read_policy(proxy: &ProxyConfig, zones: &[ZoneConfig]) -> Result<Option<Policy>, Unusable> {
+    let Some(file) = &proxy.policy else {
+        return Ok(None);
+    };
+    let policy = Policy::read(file)?;
+    let names: Vec<&str> = zones.iter().map(|zone| zone.name.as_str()).collect();
+    policy.check_zones(&names).map_err(Unusable::Wrong)?;
+    Ok(Some(policy))
+}
+
+/// Reads the policy again and puts it into force, all of it or nothing.
+fn reload(
+    shared: &Shared,
+    zones: &mut [Zone],
+    policy: &mut Option<Policy>,
+    now: Instant,
+) -> report::Reload {
+    let outcome = |done, changes, mistakes| report::Reload {
+        schema: report::SCHEMA,
+        done,
+        file: shared
+            .proxy
+            .policy
+            .as_ref()
+            .map(|file| file.display().to_string()),
+        changes,
+        mistakes,
+    };
+    let configs: Vec<ZoneConfig> = zones.iter().map(|zone| zone.config().clone()).collect();
+    match read_policy(&shared.proxy, &configs) {
+        Ok(None) => {
+            let text = "no policy is configured: set proxy.policy in the configuration and restart gpu-proxy";
+            warn!("policy not reloaded: {text}");
+            outcome(false, Vec::new(), vec![text.into()])
+        }
+        Ok(Some(new)) => {
+            let new = policy.insert(new);
+            let changes: Vec<String> = zones
+                .iter_mut()
+                .filter_map(|zone| zone.adopt(Some(new), shared, now))
+                .collect();
+            info!(file = %new.file.display(), changed_zones = changes.len(), "policy reloaded");
+            outcome(true, changes, Vec::new())
+        }
+        Err(unusable) => {
+            let mistakes: Vec<String> = unusable.to_string().lines().map(str::to_owned).collect();
+            for mistake in &mistakes {
+                warn!("policy rejected, the old one stays: {mistake}");
+            }
+            outcome(false, Vec::new(), mistakes)
+        }
+    }
+}
+
 fn status(
     shared: &Shared,
     zones: &[Zone],
+    policy: Option<&Policy>,
     started: Instant,
     stopping: bool,
     now: Instant,
@@ -292,6 +373,7 @@ fn status(
                 version: seen.map(|(version, _)| version),
                 device_count: seen.map(|(_, count)| count),
             },
+            policy: policy.map(|policy| policy.file.display().to_string()),
         },
         zones: zones.iter().map(|zone| zone.status(now)).collect(),
     }

@@ -13,11 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cuda_abi::function::Group;
 use idm_protocol::attach::RefusalCode;
 use idm_protocol::status::EndReason;
 use nix::sys::socket::SockType;
 use proxy_channel::admin;
 use proxy_channel::jail::{Mode, Report};
+use proxy_policy::{Policy, group_names};
 use tracing::{info, warn};
 
 use crate::config::{ProxyConfig, ZoneConfig};
@@ -31,6 +33,7 @@ use crate::throttle::Throttle;
 mod arrival;
 mod backoff;
 mod clients;
+mod grant;
 mod jail;
 mod shares;
 mod survey;
@@ -39,6 +42,7 @@ mod workers;
 
 use arrival::{Arrival, State};
 use backoff::Backoff;
+use grant::Grant;
 use survey::Devices;
 use worker::{Phase, Session, Worker};
 
@@ -51,7 +55,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// Messages taken from one worker before the others have their turn.
 const MESSAGES_AT_ONCE: usize = 32;
 
-/// Lines about refused clients in ten seconds.
+/// Lines about refused clients in ten seconds, and as many about refused calls.
 const MAX_REFUSAL_LINES: u32 = 20;
 
 /// What all zones share.
@@ -98,6 +102,7 @@ pub enum Source {
 #[derive(Debug)]
 pub struct Zone {
     config: ZoneConfig,
+    grant: Grant,
     socket_path: PathBuf,
     listener: Option<Listener>,
     accept_after: Option<Instant>,
@@ -111,13 +116,19 @@ pub struct Zone {
     /// What the last worker that became ready said of its jail.
     jail: Vec<Report>,
     refusals: Throttle,
+    refused_calls: Throttle,
     attached_total: u64,
     refused_total: u64,
 }
 
 impl Zone {
     /// Listens for clients of the zone.
-    pub fn open(config: ZoneConfig, shared: &Shared) -> Result<Self, ListenError> {
+    pub fn open(
+        config: ZoneConfig,
+        policy: Option<&Policy>,
+        shared: &Shared,
+    ) -> Result<Self, ListenError> {
+        let grant = Grant::of(&config, policy);
         let path = config.socket(&shared.proxy.runtime_dir);
         private_folder(path.parent().unwrap_or(Path::new("/")))?;
         let zone = config.name.as_str();
@@ -147,12 +158,12 @@ impl Zone {
                 gid,
             },
         )?;
-        info!(zone, socket = %path.display(), memory = config.memory, clients = config.clients, "zone is open");
+        info!(zone, socket = %path.display(), memory = grant.memory, clients = grant.clients, allow = group_names(grant.groups), rule = grant.rule, "zone is open");
         Ok(Self {
             socket_path: path,
             listener: Some(listener),
             accept_after: None,
-            ledger: Ledger::new(config.memory),
+            ledger: Ledger::new(grant.memory),
             shares: Shares::default(),
             arrivals: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -160,8 +171,10 @@ impl Zone {
             devices: None,
             jail: Vec::new(),
             refusals: Throttle::new(MAX_REFUSAL_LINES),
+            refused_calls: Throttle::new(MAX_REFUSAL_LINES),
             attached_total: 0,
             refused_total: 0,
+            grant,
             config,
         })
     }
@@ -361,6 +374,12 @@ impl Zone {
         }
     }
 
+    /// What the configuration says of it.
+    #[must_use]
+    pub fn config(&self) -> &ZoneConfig {
+        &self.config
+    }
+
     /// Whether no worker is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -399,8 +418,12 @@ impl Zone {
             socket: self.socket_path.display().to_string(),
             memory_limit: self.ledger.limit(),
             memory_used: self.ledger.used(),
-            pinned_limit: self.config.pinned,
-            client_limit: self.config.clients,
+            pinned_limit: self.grant.pinned,
+            client_limit: self.grant.clients,
+            allow: Group::in_mask(self.grant.groups)
+                .map(|group| group.name().to_owned())
+                .collect(),
+            rule: self.grant.rule.clone(),
             warm_workers: count(self.count(|phase| matches!(phase, Phase::Ready { .. }))),
             starting_workers: count(self.count(|phase| matches!(phase, Phase::Starting { .. }))),
             attached_total: self.attached_total,

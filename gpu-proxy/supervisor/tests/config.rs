@@ -385,7 +385,7 @@ clients = 0
     let mistakes = parse(source).unwrap_err();
     let expected = "\
 gpu-proxy.toml:2: proxy.log_level: \"loud\" is not known; write one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"
-gpu-proxy.toml:3: proxy.colour: is not a known key; remove it; known here: runtime_dir, worker, admin_socket, log_level, log_format, stop_grace, hello_timeout, start_timeout
+gpu-proxy.toml:3: proxy.colour: is not a known key; remove it; known here: runtime_dir, worker, admin_socket, policy, log_level, log_format, stop_grace, hello_timeout, start_timeout
 gpu-proxy.toml:6: zone[0].name: \"A\" cannot be the name of a zone; use at most 32 of a-z, 0-9, - and _, beginning with a letter or digit
 gpu-proxy.toml:7: zone[0].memory: \"4G\" is not a size; write a whole number with KiB, MiB, GiB or TiB, such as \"4GiB\"
 gpu-proxy.toml:8: zone[0].clients: 0 is out of range; write a whole number from 1 to 1024";
@@ -425,6 +425,7 @@ fn what_is_printed_reads_back_as_the_same() {
 [proxy]
 runtime_dir = \"/run/a \\\"quoted\\\" folder\"
 worker = \"/opt/worker\"
+policy = \"/etc/vgpu/policy.toml\"
 log_level = \"trace\"
 log_format = \"json\"
 stop_grace = \"250ms\"

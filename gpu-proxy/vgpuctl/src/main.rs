@@ -1,4 +1,4 @@
-//! `vgpuctl`: asks a running gpu-proxy how things are.
+//! `vgpuctl`: asks a running gpu-proxy how things are, and minds its policy.
 
 #![forbid(unsafe_code)]
 
@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use proxy_channel::admin::{MAX_REPLY_LEN, SCHEMA, STATUS_REQUEST, Status};
+use proxy_policy::{UnknownCall, Unusable};
 use thiserror::Error;
 
 mod doctor;
+mod policy;
 mod table;
 
 /// Where a proxy with a default configuration listens.
@@ -21,7 +23,7 @@ const ADMIN_SOCKET: &str = "/run/vgpu/admin.sock";
 /// How long the proxy may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks a running gpu-proxy how things are.
+/// Asks a running gpu-proxy how things are, and minds its policy.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -46,12 +48,18 @@ enum Command {
         #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
         socket: PathBuf,
     },
+    /// What zones are granted: check a policy file, explain a verdict, put a changed file into force.
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Status { json, socket } => status(&socket, json),
         Command::Doctor { socket } => print(&socket, doctor::render),
+        Command::Policy { command } => policy::run(&command),
     };
     match done {
         // A reader that has seen enough (`| head`) is no failure.
@@ -66,7 +74,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Why there is no status.
+/// Why there is no answer.
 #[derive(Debug, Error)]
 enum Failure {
     #[error("there is no gpu-proxy at {}: the socket does not exist; start gpu-proxy, or name its admin socket with --socket", .0.display())]
@@ -83,6 +91,12 @@ enum Failure {
         "the proxy answers with schema {0} and this vgpuctl reads {SCHEMA}; install the vgpuctl that matches it, or use --json"
     )]
     Schema(u32),
+    #[error("the policy is not usable\n{0}")]
+    Policy(#[from] Unusable),
+    #[error(transparent)]
+    Call(#[from] UnknownCall),
+    #[error("the policy was not reloaded, the old one stays in force\n{0}")]
+    NotReloaded(String),
     #[error("cannot write: {0}")]
     Output(io::Error),
 }
@@ -92,13 +106,13 @@ fn status(socket: &Path, json: bool) -> Result<(), Failure> {
         return print(socket, table::render);
     }
     // Printed as it came, laid out for people, so that fields this build does not know survive.
-    let value: serde_json::Value = serde_json::from_slice(&ask(socket)?)?;
+    let value: serde_json::Value = serde_json::from_slice(&ask(socket, STATUS_REQUEST)?)?;
     writeln!(io::stdout(), "{value:#}").map_err(Failure::Output)
 }
 
 /// Asks, and prints what is made of the answer.
 fn print(socket: &Path, render: fn(&Status) -> String) -> Result<(), Failure> {
-    let status: Status = serde_json::from_slice(&ask(socket)?)?;
+    let status: Status = serde_json::from_slice(&ask(socket, STATUS_REQUEST)?)?;
     if status.schema != SCHEMA {
         return Err(Failure::Schema(status.schema));
     }
@@ -108,7 +122,7 @@ fn print(socket: &Path, render: fn(&Status) -> String) -> Result<(), Failure> {
         .map_err(Failure::Output)
 }
 
-fn ask(path: &Path) -> Result<Vec<u8>, Failure> {
+fn ask(path: &Path, request: &str) -> Result<Vec<u8>, Failure> {
     let talk = |error| Failure::Talk {
         path: path.to_owned(),
         error,
@@ -121,7 +135,7 @@ fn ask(path: &Path) -> Result<Vec<u8>, Failure> {
     })?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(talk)?;
     socket.set_write_timeout(Some(PATIENCE)).map_err(talk)?;
-    socket.write_all(STATUS_REQUEST.as_bytes()).map_err(talk)?;
+    socket.write_all(request.as_bytes()).map_err(talk)?;
     let mut reply = Vec::new();
     socket
         .take(MAX_REPLY_LEN)

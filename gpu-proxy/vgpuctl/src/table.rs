@@ -27,6 +27,10 @@ pub fn render(status: &Status) -> String {
         },
         driver.why,
     );
+    text.push_str(&match &proxy.policy {
+        Some(file) => format!("policy: {file}\n"),
+        None => "policy: none, every zone may call everything (proxy.policy names a file)\n".into(),
+    });
     let zones = status.zones.iter().map(zone_row).collect();
     text.push('\n');
     text.push_str(&table(
@@ -35,6 +39,15 @@ pub fn render(status: &Status) -> String {
         ],
         zones,
     ));
+    if proxy.policy.is_some() {
+        for zone in &status.zones {
+            let allow = match zone.allow.is_empty() {
+                true => "nothing".to_owned(),
+                false => zone.allow.join(", "),
+            };
+            text.push_str(&format!("zone {} is granted {allow}\n", zone.name));
+        }
+    }
     for zone in &status.zones {
         if let Some(reason) = &zone.worker_failure {
             text.push_str(&format!("zone {}: no worker: {reason}\n", zone.name));
@@ -216,6 +229,7 @@ pub(crate) mod tests {
                     version: Some(13030),
                     device_count: Some(1),
                 },
+                policy: None,
             },
             zones: vec![Zone {
                 name: "a".into(),
@@ -224,6 +238,8 @@ pub(crate) mod tests {
                 memory_used: 64 << 20,
                 pinned_limit: 1 << 30,
                 client_limit: 16,
+                allow: vec!["compute".into(), "memory".into()],
+                rule: "policy.toml:3".into(),
                 warm_workers: 1,
                 starting_workers: 1,
                 attached_total: 1,
@@ -241,6 +257,7 @@ pub(crate) mod tests {
 gpu-proxy 0.1.0 (running, pid 1, up 1d01h)
 driver: softgpu /lib/libsoftcuda.so.1, CUDA 13.3, 1 device
         there is no NVIDIA device
+policy: none, every zone may call everything (proxy.policy names a file)
 
 ZONE  MEMORY  QUOTA  CLIENTS  WARM  ATTACHED  REFUSED  SOCKET
 a     64 MiB  4 GiB  1/16     1+1   1         0        /run/vgpu/a/gpu.sock
@@ -264,6 +281,20 @@ CLIENT  ZONE  PID   PROGRAM    STATE    UP     WORKER  MEMORY   CALLS  LAUNCHES 
             .into();
         let line = "\nzone a: jail: user off, landlock missing (vgpuctl doctor)\n";
         assert!(render(&status).contains(line), "{}", render(&status));
+    }
+
+    #[test]
+    fn with_a_policy_it_says_which_and_what_each_zone_is_granted() {
+        let mut status = status();
+        status.proxy.policy = Some("/etc/vgpu/policy.toml".into());
+        let text = render(&status);
+        assert!(text.contains("policy: /etc/vgpu/policy.toml\n"), "{text}");
+        assert!(
+            text.contains("zone a is granted compute, memory\n"),
+            "{text}"
+        );
+        status.zones[0].allow.clear();
+        assert!(render(&status).contains("zone a is granted nothing\n"));
     }
 
     #[test]

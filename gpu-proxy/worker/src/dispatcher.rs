@@ -56,7 +56,12 @@ pub fn run(
             true => Some(lane.claim(record.sequence())?),
             false => None,
         };
-        if !classes.blocks(head.opcode) && !head.flags.contains(Flags::LANE) {
+        let class = classes.of(head.opcode);
+        if !session.grants(class.required) {
+            session.refuse(&record, lane, pending, &mut scratch)?;
+            continue;
+        }
+        if !class.blocks && !head.flags.contains(Flags::LANE) {
             session.execute(&record, lane, pending, Prepared::Nothing, &mut scratch)?;
             continue;
         }
@@ -86,9 +91,16 @@ pub fn run(
     }
 }
 
-/// Which opcodes block: a table for the way through every record.
+/// What the dispatcher must know of an opcode: a table for the way through every record.
 #[derive(Debug)]
-struct Classes(Vec<bool>);
+struct Classes(Vec<OpcodeClass>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct OpcodeClass {
+    blocks: bool,
+    /// Bits of the capability page.
+    required: u64,
+}
 
 impl Classes {
     fn new() -> Self {
@@ -96,32 +108,45 @@ impl Classes {
             .iter()
             .map(|(opcode, _)| usize::from(*opcode) + 1)
             .max();
-        let mut blocks = vec![false; count.unwrap_or(0)];
+        let mut classes = vec![OpcodeClass::default(); count.unwrap_or(0)];
         for (opcode, function) in OPCODES.iter() {
-            blocks[usize::from(*opcode)] = function.info().class == Class::Blocking;
+            classes[usize::from(*opcode)] = OpcodeClass {
+                blocks: function.info().class == Class::Blocking,
+                required: function.info().required_bits(),
+            };
         }
-        Self(blocks)
+        Self(classes)
     }
 
+    /// An unknown opcode blocks nothing and needs nothing: executing it is a refusal.
     #[inline]
-    fn blocks(&self, opcode: u16) -> bool {
-        self.0.get(usize::from(opcode)).copied().unwrap_or(false)
+    fn of(&self, opcode: u16) -> OpcodeClass {
+        self.0.get(usize::from(opcode)).copied().unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cuda_abi::function::Group;
     use idm_protocol::record::Request;
     use idm_protocol::wire;
 
     #[test]
-    fn what_may_block_is_what_the_declarations_say() {
+    fn what_may_block_and_what_needs_a_grant_is_what_the_declarations_say() {
         let classes = Classes::new();
-        assert!(classes.blocks(wire::CuMemAllocV2::OPCODE));
-        assert!(classes.blocks(wire::CuStreamSynchronize::OPCODE));
-        assert!(!classes.blocks(wire::CuLaunchKernel::OPCODE));
-        assert!(!classes.blocks(wire::VgpuNop::OPCODE));
-        assert!(!classes.blocks(u16::MAX));
+        let blocks = |opcode| classes.of(opcode).blocks;
+        assert!(blocks(wire::CuMemAllocV2::OPCODE));
+        assert!(blocks(wire::CuStreamSynchronize::OPCODE));
+        assert!(!blocks(wire::CuLaunchKernel::OPCODE));
+        assert!(!blocks(wire::VgpuNop::OPCODE));
+        assert!(!blocks(u16::MAX));
+        let required = |opcode| classes.of(opcode).required;
+        assert_eq!(required(wire::CuLaunchKernel::OPCODE), Group::Compute.bit());
+        assert_eq!(required(wire::CuIpcGetMemHandle::OPCODE), Group::Ipc.bit());
+        assert_eq!(required(wire::CuIpcCloseMemHandle::OPCODE), 0);
+        assert_eq!(required(wire::CuMemFreeV2::OPCODE), 0);
+        assert_eq!(required(wire::VgpuNop::OPCODE), 0);
+        assert_eq!(required(u16::MAX), 0);
     }
 }

@@ -29,6 +29,7 @@ pub mod harden;
 pub mod images;
 pub mod lanes;
 pub mod output;
+pub mod policy;
 pub mod pools;
 pub mod process;
 pub mod ranges;

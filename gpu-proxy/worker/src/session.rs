@@ -39,6 +39,7 @@ use crate::execs::Execs;
 use crate::generated::dispatch::dispatch;
 use crate::graphs::Graphs;
 use crate::output::Output;
+use crate::policy::Refusals;
 use crate::pools::Pools;
 use crate::ranges::{Place, Range, Ranges};
 use crate::staging::Staging;
@@ -55,6 +56,13 @@ const SYNCHRONISING: [u16; 3] = [
     <wire::CuStreamSynchronize as Request>::OPCODE,
     <wire::CuEventSynchronize as Request>::OPCODE,
     <wire::CuCtxSynchronize as Request>::OPCODE,
+];
+
+/// Opcodes whose bytes both sides move at the same time.
+const TRANSFERS: [u16; 3] = [
+    <wire::VgpuCopyInBulk as Request>::OPCODE,
+    <wire::VgpuCopyOutBulk as Request>::OPCODE,
+    <wire::VgpuUpload as Request>::OPCODE,
 ];
 
 /// What a handle stands for.
@@ -119,6 +127,7 @@ pub struct Session {
     sharing: Mutex<()>,
     /// Events that other clients of the zone have too, by handle.
     shared_events: Mutex<HashMap<u64, SharedEvent>>,
+    refusals: Mutex<Refusals>,
     /// Memory of a pool was freed, and the pool may hold less from the next synchronisation on.
     pools_shrink: Word,
 }
@@ -170,9 +179,15 @@ impl Session {
             pools: Mutex::default(),
             sharing: Mutex::default(),
             shared_events: Mutex::default(),
+            refusals: Mutex::default(),
             pools_shrink: Word::new(0),
             parts,
         }
+    }
+
+    /// What policy refused, locked.
+    pub fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        lock(&self.refusals)
     }
 
     /// Ends this session's waits: a thread that is woken after this runs no more records. A worker
@@ -211,7 +226,8 @@ impl Session {
             Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => return Ok(None),
         };
         let outcome = self.take_note_of_credit(&mut frame).and_then(|()| {
-            self.enter(&frame)?;
+            self.enter(&frame)
+                .inspect_err(|_| Self::give_up_transfer(&frame))?;
             dispatch(self, &mut frame)
         });
         self.settle(frame, outcome)
@@ -233,6 +249,13 @@ impl Session {
             Ok(frame) => self.settle(frame, outcome).map(|_| ()),
             Err(Refusal::Violation(violation)) => Err(violation),
             Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => Ok(()),
+        }
+    }
+
+    /// For a record that is not executed: the client does not wait for the other end of its transfer.
+    pub(crate) fn give_up_transfer(frame: &Frame<'_>) {
+        if TRANSFERS.contains(&frame.opcode()) {
+            frame.lane().pipe().refuse(frame.sequence());
         }
     }
 
@@ -644,7 +667,8 @@ impl Session {
         }
     }
 
-    fn take_note_of_credit(&self, frame: &mut Frame<'_>) -> Outcome {
+    /// Notes the credit that the record took of its stream, so that it goes back.
+    pub(crate) fn take_note_of_credit(&self, frame: &mut Frame<'_>) -> Outcome {
         let noted = matches!(frame.prepared(), Prepared::Event { .. });
         if noted || !credit::takes(frame.opcode()) {
             return Ok(());
@@ -671,7 +695,11 @@ impl Session {
 
     /// Answers, latches errors that nobody waits for, and counts.
     #[inline]
-    fn settle(&self, frame: Frame<'_>, outcome: Outcome) -> Result<Option<Unfinished>, Violation> {
+    pub(crate) fn settle(
+        &self,
+        frame: Frame<'_>,
+        outcome: Outcome,
+    ) -> Result<Option<Unfinished>, Violation> {
         frame.expect_answer();
         let (opcode, lane, context) = (frame.opcode(), frame.lane().index(), frame.context());
         let (credit, replies) = (frame.credit(), frame.replies());

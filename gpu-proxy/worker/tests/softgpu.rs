@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use cuda_abi::function::Group;
 use cuda_abi::types::CUresult;
+use idm_protocol::attach::Capabilities;
 use idm_protocol::bulk::{Piece, Plan};
 use idm_protocol::control::{ClientControl, WorkerControl};
 use idm_protocol::handle::{Handle, Kind};
@@ -29,7 +31,7 @@ use vgpu_worker::driver::Driver;
 use vgpu_worker::errors::Violation;
 use vgpu_worker::lanes::Lanes;
 use vgpu_worker::session::{Parts, Session};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, FromZeros};
 
 const QUOTA: u64 = 64 << 20;
 
@@ -41,7 +43,7 @@ struct Client {
     arena_start: u64,
     session: &'static Session,
     dispatcher: Option<thread::JoinHandle<Result<(), Violation>>>,
-    _status: StatusWriter,
+    granted: StatusWriter,
 }
 
 impl Client {
@@ -65,6 +67,7 @@ impl Client {
         let arena_file = SealedFile::create(c"arena", 32 << 20).unwrap();
         let arena = Arena::map(Reservation::at(start, 1 << 31).unwrap(), &arena_file).unwrap();
         let (status, status_file) = StatusWriter::create().unwrap();
+        status.set_capabilities(Capabilities::ALL);
         status.set_memory(QUOTA, 0);
         let page = StatsPage::create().unwrap();
         let stats = SealedFile::receive(page.as_fd().try_clone_to_owned().unwrap(), STATS_BYTES);
@@ -94,7 +97,7 @@ impl Client {
             arena_start: start,
             session,
             dispatcher: Some(dispatcher),
-            _status: status,
+            granted: status,
         }
     }
 
@@ -432,12 +435,11 @@ fn bulk_copies_bring_every_byte_there_and_back() {
     assert!(back == sent);
 }
 
-#[test]
-fn a_bulk_copy_to_memory_that_is_not_the_clients_is_refused_and_does_not_hang() {
-    let mut client = Client::with_context();
+/// Begins a bulk copy to `destination` that the worker gives up; what the reply says.
+fn refused_bulk_copy(client: &mut Client, destination: u64) -> CUresult {
     client.lane.pipe().reset();
     let request = wire::VgpuCopyInBulk {
-        destination: 0x1000,
+        destination,
         bytes: 4 * CHUNK_BYTES as u64,
         stream: 0,
         chunk_count: 1,
@@ -460,8 +462,53 @@ fn a_bulk_copy_to_memory_that_is_not_the_clients_is_refused_and_does_not_hang() 
         filler.publish();
     }
     assert!(moved.is_err());
-    let reply = client.lane.await_reply(sequence, &Immortal).unwrap();
-    assert_eq!(CUresult(reply.status), CUresult::CUDA_ERROR_INVALID_VALUE);
+    CUresult(client.lane.await_reply(sequence, &Immortal).unwrap().status)
+}
+
+#[test]
+fn a_bulk_copy_to_memory_that_is_not_the_clients_is_refused_and_does_not_hang() {
+    let mut client = Client::with_context();
+    assert_eq!(
+        refused_bulk_copy(&mut client, 0x1000),
+        CUresult::CUDA_ERROR_INVALID_VALUE
+    );
+}
+
+#[test]
+fn a_bulk_copy_in_a_context_that_is_gone_is_refused_and_does_not_hang() {
+    let mut client = Client::attach();
+    assert_ne!(
+        refused_bulk_copy(&mut client, 0x1000),
+        CUresult::CUDA_SUCCESS
+    );
+}
+
+#[test]
+fn what_is_no_longer_granted_is_refused_with_the_next_record_and_what_frees_is_not() {
+    let mut client = Client::with_context();
+    let bytes = 4 * CHUNK_BYTES as u64;
+    let made: wire::CuMemAllocV2Reply = client.ok(&wire::CuMemAllocV2 { bytes }, &[]);
+    let refused = CUresult::CUDA_ERROR_NOT_PERMITTED;
+    let without = Capabilities::ALL & !Group::Memory.bit();
+    client.granted.set_capabilities(without);
+    assert_eq!(client.status(&wire::CuMemAllocV2 { bytes }), refused);
+    assert_eq!(refused_bulk_copy(&mut client, made.address), refused);
+    // What nobody waits for is refused too, and told by the next call of the lane.
+    client.post(&wire::VgpuMemset {
+        destination: made.address,
+        ..wire::VgpuMemset::new_zeroed()
+    });
+    assert_eq!(
+        client.status(&wire::CuCtxSynchronize {}),
+        CUresult::CUDA_SUCCESS
+    );
+    let latched = client.control.latches.take_lane(client.lane.index());
+    assert_eq!(latched.map(|error| error.code), Some(refused.0));
+    let address = made.address;
+    let freed = client.status(&wire::CuMemFreeV2 { address });
+    assert_eq!(freed, CUresult::CUDA_SUCCESS);
+    client.granted.set_capabilities(Capabilities::ALL);
+    let _again: wire::CuMemAllocV2Reply = client.ok(&wire::CuMemAllocV2 { bytes }, &[]);
 }
 
 #[test]

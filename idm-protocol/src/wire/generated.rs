@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x5d3bbbb296301371;
+pub const TABLE_HASH: u64 = 0x299103dbbbd0d212;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -22,6 +22,7 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
     ("vgpuCredit", VgpuCredit::OPCODE, size_of::<VgpuCredit>()),
     ("vgpuUpload", VgpuUpload::OPCODE, size_of::<VgpuUpload>()),
     ("vgpuOutput", VgpuOutput::OPCODE, size_of::<VgpuOutput>()),
+    ("vgpuRefused", VgpuRefused::OPCODE, size_of::<VgpuRefused>()),
     (
         "cuDevicePrimaryCtxRetain",
         CuDevicePrimaryCtxRetain::OPCODE,
@@ -839,6 +840,18 @@ pub struct VgpuOutputReply {
     pub stream: u32,
 }
 const _: () = assert!(size_of::<VgpuOutputReply>() == 8);
+
+/// Request of `vgpuRefused`. The client refused a call itself, going by the capability page; the tail is the call's exported name, so many bytes. For the operator's record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuRefused {
+    pub bytes: u64,
+}
+const _: () = assert!(size_of::<VgpuRefused>() == 8);
+
+impl Request for VgpuRefused {
+    const OPCODE: u16 = 6;
+}
 
 /// Request of `cuDevicePrimaryCtxRetain`. Posted when the count goes from 0 to 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -9,11 +9,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use cuda_abi::function::Group;
 use cuda_abi::resolver::EXPORTS;
 use cuda_abi::types::CUresult;
 
 use crate::call::Outcome;
 use crate::log::{self, Level, say};
+use crate::state;
 
 /// What the functions of a library return.
 pub trait Code: Copy + std::fmt::Debug {
@@ -35,6 +37,15 @@ pub fn guard<C: Code>(name: &'static str, body: impl FnOnce() -> Result<(), C>) 
         return traced(name, body);
     }
     run(name, body)
+}
+
+/// As [`guard`], for a function that the zone must be granted.
+#[inline]
+pub fn guard_granted(group: Group, name: &'static str, body: impl FnOnce() -> Outcome) -> CUresult {
+    guard(name, || {
+        state::granted(group, name)?;
+        body()
+    })
 }
 
 /// Answers an exported function that has no implementation yet; says so once for each name.

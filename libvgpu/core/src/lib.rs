@@ -23,6 +23,7 @@ pub mod nvml;
 mod objects;
 mod output;
 mod pinned;
+mod policy;
 mod pools;
 mod ranges;
 mod session;

@@ -10,6 +10,7 @@ use std::sync::{
 };
 use std::time::{Duration, Instant};
 
+use cuda_abi::function::Group;
 use cuda_abi::managed::Managed;
 use cuda_abi::types::CUresult;
 use cuda_abi::visible::visible;
@@ -131,9 +132,9 @@ impl Refusal {
                 RefusalCode::WRONG_VERSION | RefusalCode::WRONG_TABLE | RefusalCode::MALFORMED => {
                     CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
                 }
-                RefusalCode::ZONE_FULL | RefusalCode::UID_NOT_ALLOWED => {
-                    CUresult::CUDA_ERROR_NOT_PERMITTED
-                }
+                RefusalCode::ZONE_FULL
+                | RefusalCode::UID_NOT_ALLOWED
+                | RefusalCode::NOT_GRANTED => CUresult::CUDA_ERROR_NOT_PERMITTED,
                 _ => CUresult::CUDA_ERROR_SYSTEM_NOT_READY,
             },
             AttachError::Malformed(_)
@@ -379,6 +380,12 @@ impl Session {
         } else {
             self.lost("its worker ended or stopped answering")
         }
+    }
+
+    /// Whether the zone is granted the functions of this group at this moment.
+    #[inline]
+    pub(crate) fn is_granted(&self, group: Group) -> bool {
+        self.status.capabilities() & group.bit() != 0
     }
 
     /// The attach socket's number.

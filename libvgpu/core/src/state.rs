@@ -7,10 +7,12 @@
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use cuda_abi::function::Group;
 use cuda_abi::types::CUresult;
 
 use crate::call::Outcome;
 use crate::log::say;
+use crate::policy;
 use crate::session::Session;
 
 /// Nobody has asked for the GPU yet.
@@ -48,6 +50,16 @@ pub(crate) fn ready() -> Outcome<&'static Session> {
         return Ok(session);
     }
     Err(unready())
+}
+
+/// Refuses a call of a group that the zone is not granted at this moment. One load beyond what every call looks
+/// at; a process that is not ready has nothing to be refused.
+#[inline]
+pub(crate) fn granted(group: Group, call: &'static str) -> Outcome {
+    match ready() {
+        Ok(session) if !session.is_granted(group) => Err(policy::refused(group, call)),
+        _ => Ok(()),
+    }
 }
 
 /// The session, attached to now if need be. Initialised or not.

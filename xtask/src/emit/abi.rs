@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::{banner, rust_type};
 use crate::decl::{Class, Declarations};
 use crate::facts::{Constant, Export, Facts};
+use crate::groups::Groups;
 
 pub fn enums(facts: &Facts) -> String {
     let mut groups: BTreeMap<&str, Vec<&Constant>> = BTreeMap::new();
@@ -91,7 +92,9 @@ pub fn functions(declarations: &Declarations) -> String {
     let mut text = banner(
         "What is declared about each function: class, capability group, audit class, opcode.",
     );
-    text.push_str("#![allow(non_upper_case_globals, missing_docs)]\n\nuse crate::function::{Class, Function, FunctionInfo};\n\nimpl Function {\n");
+    text.push_str("#![allow(non_upper_case_globals, missing_docs)]\n\nuse crate::function::{AuditClass, Class, Function, FunctionInfo};\n\n");
+    groups(&mut text, &declarations.groups);
+    text.push_str("impl Function {\n");
     for (index, function) in declarations.functions.iter().enumerate() {
         let _ = writeln!(text, "pub const {}: Self = Self({index});", function.name);
     }
@@ -110,11 +113,18 @@ pub fn functions(declarations: &Declarations) -> String {
         };
         let _ = writeln!(
             text,
-            "FunctionInfo {{ name: {:?}, chapter: {:?}, class: Class::{class}, group: {:?}, audit: {:?}, needs_context: {}, opcode: {} }},",
+            "FunctionInfo {{ name: {:?}, chapter: {:?}, class: Class::{class}, group: {:?}, audit: {:?}, requires: {}, needs_context: {}, opcode: {} }},",
             function.name,
             function.chapter,
             function.group,
             function.audit,
+            function
+                .requires
+                .as_deref()
+                .map_or("None".to_owned(), |group| format!(
+                    "Some({})",
+                    group_path(group)
+                )),
             function.needs_context,
             function.op.unwrap_or(0)
         );
@@ -132,6 +142,49 @@ pub fn functions(declarations: &Declarations) -> String {
     }
     text.push_str("];\n");
     text
+}
+
+fn groups(text: &mut String, groups: &Groups) {
+    text.push_str("/// What policy can grant to a zone. The numbers are the bits of the capability page.\n#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]\n#[repr(u8)]\npub enum Group {\n");
+    for (name, group) in groups.by_bit() {
+        let variant = variant(name);
+        let _ = writeln!(text, "/// {}\n{variant} = {},", group.about, group.bit);
+    }
+    let count = groups.by_bit().count();
+    let _ = writeln!(
+        text,
+        "}}\n\nimpl Group {{\n/// All of them, in the order of their bits.\npub const ALL: [Self; {count}] = ["
+    );
+    for (name, _) in groups.by_bit() {
+        let _ = writeln!(text, "Self::{},", variant(name));
+    }
+    text.push_str("];\n\n/// The word for it.\n#[must_use]\npub const fn name(self) -> &'static str {\nmatch self {\n");
+    for (name, _) in groups.by_bit() {
+        let _ = writeln!(text, "Self::{} => {name:?},", variant(name));
+    }
+    text.push_str("}\n}\n\n/// What is in it.\n#[must_use]\npub const fn about(self) -> &'static str {\nmatch self {\n");
+    for (name, group) in groups.by_bit() {
+        let _ = writeln!(text, "Self::{} => {:?},", variant(name), group.about);
+    }
+    text.push_str("}\n}\n}\n\n/// What a call can do, by name.\npub static AUDIT_CLASSES: &[AuditClass] = &[\n");
+    for (name, class) in &groups.audit {
+        let _ = writeln!(
+            text,
+            "AuditClass {{ name: {name:?}, refusable: {}, about: {:?} }},",
+            class.refusable, class.about
+        );
+    }
+    text.push_str("];\n\n");
+}
+
+fn variant(group: &str) -> String {
+    let (first, rest) = group.split_at(1);
+    first.to_uppercase() + rest
+}
+
+/// A group as generated Rust names it.
+pub fn group_path(group: &str) -> String {
+    format!("Group::{}", variant(group))
 }
 
 pub fn signatures(

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::abi::parameter_name;
+use super::abi::{group_path, parameter_name};
 use super::wire::{needs_padding, reply_fields, request_fields};
 use super::{banner, from_wire, rust_type, to_wire, type_name};
 use crate::decl::{Argument, Class, Declaration, Declarations, GRAPH_KINDS, Half, Role};
@@ -212,7 +212,7 @@ pub fn exports(facts: &Facts, declarations: &Declarations) -> Result<String, Str
     );
     text.push_str(EXPORTS_HEAD);
     text.push_str(
-        "use vgpu_core::edge::{guard, refuse};\nuse vgpu_core::{api, generated::stubs};\n\n",
+        "use cuda_abi::function::Group;\nuse vgpu_core::edge::{guard, guard_granted, refuse};\nuse vgpu_core::{api, generated::stubs};\n\n",
     );
     let mut table = String::new();
     for (index, export) in facts.exports.values().enumerate() {
@@ -226,11 +226,16 @@ pub fn exports(facts: &Facts, declarations: &Declarations) -> Result<String, Str
                     Half::Hand => format!("api::{}::{}", function.chapter, function.served_by),
                     Half::Generated => format!("stubs::{}", function.served_by),
                 };
+                let guard = match &function.requires {
+                    Some(group) => format!("guard_granted({}, ", group_path(group)),
+                    None => "guard(".to_owned(),
+                };
                 wrapper(
                     &mut text,
                     export,
                     &function.arguments,
                     function.takes_default_stream(),
+                    &guard,
                     &implementation,
                 );
                 Some(&export.name)
@@ -269,6 +274,7 @@ pub fn wrapper(
     export: &Export,
     arguments: &[Argument],
     takes_default_stream: bool,
+    guard: &str,
     implementation: &str,
 ) {
     let per_thread = export.form != "-";
@@ -289,7 +295,7 @@ pub fn wrapper(
     }));
     let _ = writeln!(
         text,
-        "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {0}({1}) -> CUresult {{\n// SAFETY: the caller's promises are the Driver API's, which the half documents.\nguard({0:?}, || unsafe {{ {implementation}({2}) }})\n}}\n",
+        "#[unsafe(no_mangle)]\npub unsafe extern \"C\" fn {0}({1}) -> CUresult {{\n// SAFETY: the caller's promises are the Driver API's, which the half documents.\n{guard}{0:?}, || unsafe {{ {implementation}({2}) }})\n}}\n",
         export.name,
         parameters(arguments),
         values.join(", ")

@@ -44,6 +44,7 @@ pub fn exports(
                     export,
                     &arguments,
                     takes_default_stream,
+                    "guard(",
                     &format!("api::{chapter}::{served_by}"),
                 );
                 table_entry(&mut table, Some(&export.name));

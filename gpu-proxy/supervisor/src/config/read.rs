@@ -7,13 +7,12 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use idm_protocol::layout::{CHUNK_BYTES, Limits, PAGE_BYTES};
-use idm_protocol::window::WINDOW_BYTES;
 use proxy_channel::jail::Mode;
+use proxy_policy::document::{Mistakes, Reader, Section, article};
+use proxy_policy::units::{duration, duration_text};
+use proxy_policy::values::{self, MAX_CLIENTS};
 use toml::de::DeValue;
 
-use super::reader::{Mistakes, Reader, Section, article};
-use super::units::{duration, duration_text, size, size_text};
 use super::{
     Config, DriverConfig, DriverSelection, Installation, LogFormat, LogLevel, ProxyConfig,
     ZoneConfig,
@@ -22,9 +21,6 @@ use super::{
 /// What fits into the address of a UNIX socket, without the final zero.
 const MAX_SOCKET_PATH_LEN: usize = 107;
 
-const MAX_NAME_LEN: usize = 32;
-const MAX_CLIENTS: u64 = 1024;
-const MAX_DEVICES: u64 = 64;
 const NO_ID: u64 = u32::MAX as u64;
 
 pub(super) fn config(
@@ -92,6 +88,7 @@ fn proxy<'s>(
         runtime_dir,
         worker,
         admin_socket,
+        policy: absolute(reader, keys, "policy"),
         log_level: reader
             .word(keys, "log_level", &LogLevel::NAMES)
             .unwrap_or(LogLevel::Info),
@@ -185,7 +182,7 @@ fn zone<'s>(
 ) -> Option<ZoneConfig> {
     let keys = &mut section;
     let name = zone_name(reader, keys, runtime_dir);
-    let memory = bytes(reader, keys, "memory", (1 << 20)..=(1 << 50));
+    let memory = values::memory(reader, keys);
     if memory.is_none() && !keys.took("memory") {
         let key = keys.key("memory");
         reader.missing(
@@ -195,11 +192,8 @@ fn zone<'s>(
             "add it, for example memory = \"4GiB\"",
         );
     }
-    let least = u64::from(Limits::default().staging_chunks) * CHUNK_BYTES as u64;
-    let pinned = bytes(reader, keys, "pinned", least..=WINDOW_BYTES).unwrap_or(1 << 30);
-    let clients = reader
-        .number(keys, "clients", 1..MAX_CLIENTS + 1)
-        .unwrap_or(16);
+    let pinned = values::pinned(reader, keys).unwrap_or(1 << 30);
+    let clients = values::clients(reader, keys).unwrap_or(16);
     let at = keys.at();
     let warm_key = keys.key("warm_workers");
     let warm_workers = match reader.number(keys, "warm_workers", 0..MAX_CLIENTS + 1) {
@@ -220,7 +214,7 @@ fn zone<'s>(
     let uid = reader.number(keys, "uid", 0..NO_ID);
     let gid = reader.number(keys, "gid", 0..NO_ID);
     let mode = mode(reader, keys).unwrap_or(if gid.is_some() { 0o660 } else { 0o600 });
-    let devices = devices(reader, keys);
+    let devices = values::devices(reader, keys);
     let worker_uid = reader.number(keys, "worker_uid", 0..NO_ID);
     let worker_gid = reader.number(keys, "worker_gid", 0..NO_ID);
     reader.close(section);
@@ -245,28 +239,7 @@ fn zone_name<'s>(
     keys: &mut Section<'s>,
     runtime_dir: &Path,
 ) -> Option<String> {
-    let Some((item, name)) = reader.text(keys, "name", "\"tenant-a\"") else {
-        if !keys.took("name") {
-            let key = keys.key("name");
-            reader.missing(
-                keys.at(),
-                &key,
-                "is missing",
-                "add it, for example name = \"tenant-a\"",
-            );
-        }
-        return None;
-    };
-    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    if !starts_well || !name.chars().all(valid) || name.len() > MAX_NAME_LEN {
-        let problem = format!("{name:?} cannot be the name of a zone");
-        let remedy = format!(
-            "use at most {MAX_NAME_LEN} of a-z, 0-9, - and _, beginning with a letter or digit"
-        );
-        reader.mistake(item.at, &item.key, problem, remedy);
-        return None;
-    }
+    let (item, name) = values::zone_name(reader, keys)?;
     let path = runtime_dir.join(&name).join("gpu.sock");
     if path.as_os_str().len() > MAX_SOCKET_PATH_LEN {
         too_long(reader, item.at, &item.key, &path);
@@ -287,41 +260,6 @@ fn mode<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<u32> {
         reader.mistake(item.at, &item.key, problem, remedy);
     }
     found
-}
-
-fn devices<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<Vec<u32>> {
-    let item = Reader::take(keys, "devices")?;
-    let remedy = "write a list of ordinals such as [0, 1], or leave the key out for all";
-    let (at, key) = (item.at, item.key);
-    let DeValue::Array(array) = item.value else {
-        let problem = format!("is {} and should be a list", article(item.value.type_str()));
-        reader.mistake(at, &key, problem, remedy);
-        return None;
-    };
-    let mut ordinals = Vec::new();
-    for (index, element) in array.into_iter().enumerate() {
-        let element = super::reader::Item {
-            key: format!("{key}[{index}]"),
-            at: element.span().start,
-            value: element.into_inner(),
-        };
-        let Some(ordinal) = reader.number_of(&element, 0..MAX_DEVICES) else {
-            continue;
-        };
-        if ordinals.contains(&ordinal) {
-            reader.mistake(
-                element.at,
-                &element.key,
-                format!("{ordinal} is listed twice"),
-                remedy,
-            );
-        }
-        ordinals.push(ordinal);
-    }
-    if ordinals.is_empty() {
-        reader.mistake(at, &key, "lists no device", remedy);
-    }
-    Some(ordinals)
 }
 
 fn absolute<'s>(
@@ -380,33 +318,6 @@ fn optional_time<'s>(
     };
     reader.mistake(item.at, &item.key, format!("{text:?} {problem}"), remedy);
     None
-}
-
-fn bytes<'s>(
-    reader: &mut Reader<'s>,
-    keys: &mut Section<'s>,
-    key: &'static str,
-    bounds: RangeInclusive<u64>,
-) -> Option<u64> {
-    let (item, text) = reader.text(keys, key, "\"4GiB\"")?;
-    let Some(found) = size(&text) else {
-        let problem = format!("{text:?} is not a size");
-        let remedy = "write a whole number with KiB, MiB, GiB or TiB, such as \"4GiB\"";
-        reader.mistake(item.at, &item.key, problem, remedy);
-        return None;
-    };
-    if !bounds.contains(&found) || !found.is_multiple_of(PAGE_BYTES as u64) {
-        let (low, high) = (size_text(*bounds.start()), size_text(*bounds.end()));
-        let remedy = format!("write whole 4KiB pages from {low} to {high}");
-        reader.mistake(
-            item.at,
-            &item.key,
-            format!("{text:?} is out of range"),
-            remedy,
-        );
-        return None;
-    }
-    Some(found)
 }
 
 fn too_long(reader: &mut Reader<'_>, at: usize, key: &str, path: &Path) {

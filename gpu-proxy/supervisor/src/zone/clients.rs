@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use idm_protocol::attach::{Capabilities, Header, Hello, MessageKind, RefusalCode, Text, Welcome};
+use idm_protocol::attach::{Header, Hello, MessageKind, RefusalCode, Text, Welcome};
 use idm_protocol::layout::Limits;
 use idm_protocol::status::EndReason;
 use idm_protocol::window::common_candidate;
@@ -16,7 +16,6 @@ use tracing::{debug, error, info, warn};
 use super::arrival::{Arrival, Peer, State, Step, turn_away};
 use super::worker::{Handover, Phase, Session};
 use super::{MAX_ARRIVALS, Shared, Zone};
-use crate::config::ZoneConfig;
 use crate::ledger::WorkerId;
 
 impl Zone {
@@ -72,15 +71,19 @@ impl Zone {
             }
             // Whoever only looks is no client: a zone that is full can still be looked at.
             Step::Asked => {
-                if let Some(arrival) = self.arrivals.get_mut(&id) {
+                if let Some(text) = self.ungranted(&State::Asking) {
+                    self.refuse(id, RefusalCode::NOT_GRANTED, text, now);
+                } else if let Some(arrival) = self.arrivals.get_mut(&id) {
                     arrival.state = State::Asking;
                 }
                 self.answer_surveys();
             }
+            Step::Greeted(_) if !self.grant.is_usable() => {
+                let text = "the operator's policy grants this zone nothing";
+                self.refuse(id, RefusalCode::NOT_GRANTED, text, now);
+            }
             Step::Greeted(hello) => {
-                let ZoneConfig {
-                    clients, ref name, ..
-                } = self.config;
+                let (clients, name) = (self.grant.clients, &self.config.name);
                 if self.live_clients() >= clients as usize {
                     let text = format!(
                         "zone \"{name}\" already has its {clients} clients; end one or raise clients in the proxy's configuration"
@@ -145,7 +148,7 @@ impl Zone {
             .collect();
         for (id, hello) in waiting {
             // One whose worker still ends counts: its memory is not free yet.
-            while self.occupied() < self.config.clients as usize {
+            while self.occupied() < self.grant.clients as usize {
                 let ready: Vec<(WorkerId, Ready)> = self
                     .workers
                     .iter()
@@ -196,14 +199,14 @@ impl Zone {
         now: Instant,
     ) -> bool {
         let limits = Limits {
-            arena_bytes: self.config.pinned,
+            arena_bytes: self.grant.pinned,
             ..Limits::default()
         };
         let welcome = Welcome {
             header: Header::new(MessageKind::WELCOME),
             client_id: shared.id(),
-            capabilities: hello.capabilities & Capabilities::ALL,
-            memory_limit: self.config.memory,
+            capabilities: hello.capabilities & self.grant.groups,
+            memory_limit: self.grant.memory,
             limits,
             window,
             driver_kind: ready.driver_kind,
@@ -214,7 +217,7 @@ impl Zone {
             client_id: welcome.client_id,
             capabilities: welcome.capabilities,
             memory_limit: welcome.memory_limit,
-            credit_chunk: credit_chunk(self.config.memory),
+            credit_chunk: credit_chunk(self.grant.memory),
             limits,
             window,
             stuck_after_millis: self.config.stuck_after.map_or(0, |limit| {

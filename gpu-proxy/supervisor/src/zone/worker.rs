@@ -83,6 +83,8 @@ pub(super) struct Session {
     /// Its process id, as it claims: the one that it has itself, in a namespace of its own maybe.
     pub(super) claimed_pid: u32,
     pub(super) program: String,
+    /// Capability groups that the client's build knows.
+    pub(super) known_groups: u64,
     pub(super) since: Instant,
     pub(super) status: StatusWriter,
     pub(super) stats: StatsPage,
@@ -136,6 +138,7 @@ impl Session {
             peer: arrival.peer,
             claimed_pid: hello.client_pid,
             program: hello.name.to_string(),
+            known_groups: hello.capabilities,
             since: now,
             status,
             stats,

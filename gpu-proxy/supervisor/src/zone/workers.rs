@@ -148,6 +148,9 @@ impl Zone {
                 | FromWorker::CloseShare { .. }
                 | FromWorker::Withdraw(_),
             ) => self.hear_of_shares(id, message, shared, now),
+            (Phase::Attaching { .. } | Phase::Running, FromWorker::Refused(refused)) => {
+                self.record_refusal(id, refused, shared, now);
+            }
             (_, &FromWorker::Ended { text, ending }) => {
                 let client = worker.session.as_ref().map(|session| session.client_id);
                 warn!(zone, client, worker = pid, ?ending, reason = %text, "worker ends");
@@ -246,7 +249,7 @@ impl Zone {
         if self.listener.is_none() || self.backoff.blocked_until(now).is_some() {
             return;
         }
-        let room = (self.config.clients as usize).saturating_sub(self.occupied());
+        let room = (self.grant.clients as usize).saturating_sub(self.occupied());
         // Somebody looks and no worker has told yet what there is: one does, and stays for the next client.
         let curious = usize::from(self.devices.is_none() && self.is_asked());
         let wanted =
@@ -279,7 +282,7 @@ impl Zone {
             jail: shared.jail,
         };
         let mut environment = shared.environment.clone();
-        if let Some(devices) = &self.config.devices {
+        if let Some(devices) = &self.grant.devices {
             let list: Vec<String> = devices.iter().map(u32::to_string).collect();
             environment.push(("CUDA_VISIBLE_DEVICES".into(), list.join(",")));
         }

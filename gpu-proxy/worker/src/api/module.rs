@@ -4,10 +4,11 @@
 
 use core::ffi::CStr;
 
+use cuda_abi::function::Group;
 use cuda_abi::types::{CUjit_option, CUresult};
 use idm_protocol::handle::Kind;
 use idm_protocol::record::Request;
-use idm_protocol::wire;
+use idm_protocol::wire::{self, image_kind};
 
 use crate::driver::{JitOptions, Table};
 use crate::images;
@@ -95,6 +96,10 @@ impl Load {
             let image = session.take_upload(frame.lane().index(), self.upload)?;
             (frame.tail::<T>(option_bytes)?, image)
         };
+        if self.kind == image_kind::PTX {
+            // The driver compiles it.
+            session.require(frame, Group::Jit)?;
+        }
         let image = images::check(self.kind, image).map_err(|error| {
             tracing::debug!(%error, "image refused");
             CUresult::CUDA_ERROR_INVALID_IMAGE

@@ -19,6 +19,18 @@ pub fn vgpuNop(_: &Session, _: &wire::VgpuNop, _: &mut Frame<'_>) -> Outcome {
     Ok(())
 }
 
+/// The client refused a call before it became a record; the operator hears of it as of others.
+pub fn vgpuRefused(
+    session: &Session,
+    request: &wire::VgpuRefused,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let len = usize::try_from(request.bytes).unwrap_or(usize::MAX);
+    let name = frame.tail::<wire::VgpuRefused>(len)?;
+    session.hear_of_refusal(name);
+    Ok(())
+}
+
 /// Describes the devices.
 pub fn vgpuSnapshot(session: &Session, _: &wire::VgpuSnapshot, frame: &mut Frame<'_>) -> Outcome {
     let mut described = 0;

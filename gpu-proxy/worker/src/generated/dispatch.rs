@@ -45,6 +45,10 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::VgpuOutput>()?;
             api::session::vgpuOutput(session, &request, frame)
         }
+        6 => {
+            let request = frame.request::<wire::VgpuRefused>()?;
+            api::session::vgpuRefused(session, &request, frame)
+        }
         16 => {
             let request = frame.request::<wire::CuDevicePrimaryCtxRetain>()?;
             api::context::cuDevicePrimaryCtxRetain(session, &request, frame)

@@ -163,7 +163,9 @@ fn code(error: &AttachError) -> nvmlReturn_t {
             nvmlReturn_t::NVML_ERROR_NO_PERMISSION
         }
         AttachError::Refused { code, .. } => match *code {
-            RefusalCode::UID_NOT_ALLOWED => nvmlReturn_t::NVML_ERROR_NO_PERMISSION,
+            RefusalCode::UID_NOT_ALLOWED | RefusalCode::NOT_GRANTED => {
+                nvmlReturn_t::NVML_ERROR_NO_PERMISSION
+            }
             RefusalCode::WRONG_VERSION | RefusalCode::MALFORMED => {
                 nvmlReturn_t::NVML_ERROR_LIB_RM_VERSION_MISMATCH
             }

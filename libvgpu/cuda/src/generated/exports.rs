@@ -9,7 +9,8 @@ use core::ffi::{c_char, c_int, c_uint, c_void};
 use cuda_abi::resolver::{Address, DefaultStream};
 use cuda_abi::types::*;
 
-use vgpu_core::edge::{guard, refuse};
+use cuda_abi::function::Group;
+use vgpu_core::edge::{guard, guard_granted, refuse};
 use vgpu_core::{api, generated::stubs};
 
 #[unsafe(no_mangle)]
@@ -23,7 +24,7 @@ pub unsafe extern "C" fn cuArray3DCreate_v2(
     pAllocateArray: *const CUDA_ARRAY3D_DESCRIPTOR,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuArray3DCreate_v2", || unsafe {
+    guard_granted(Group::Memory, "cuArray3DCreate_v2", || unsafe {
         api::array::cuArray3DCreate_v2(pHandle, pAllocateArray)
     })
 }
@@ -55,7 +56,7 @@ pub unsafe extern "C" fn cuArrayCreate_v2(
     pAllocateArray: *const CUDA_ARRAY_DESCRIPTOR,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuArrayCreate_v2", || unsafe {
+    guard_granted(Group::Memory, "cuArrayCreate_v2", || unsafe {
         api::array::cuArrayCreate_v2(pHandle, pAllocateArray)
     })
 }
@@ -186,7 +187,7 @@ pub unsafe extern "C" fn cuCtxCreate(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxCreate", || unsafe {
+    guard_granted(Group::Compute, "cuCtxCreate", || unsafe {
         api::context::cuCtxCreate_v2(pctx, flags, dev)
     })
 }
@@ -198,7 +199,7 @@ pub unsafe extern "C" fn cuCtxCreate_v2(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxCreate_v2", || unsafe {
+    guard_granted(Group::Compute, "cuCtxCreate_v2", || unsafe {
         api::context::cuCtxCreate_v2(pctx, flags, dev)
     })
 }
@@ -212,7 +213,7 @@ pub unsafe extern "C" fn cuCtxCreate_v3(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxCreate_v3", || unsafe {
+    guard_granted(Group::Compute, "cuCtxCreate_v3", || unsafe {
         api::context::cuCtxCreate_v3(pctx, paramsArray, numParams, flags, dev)
     })
 }
@@ -225,7 +226,7 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxCreate_v4", || unsafe {
+    guard_granted(Group::Compute, "cuCtxCreate_v4", || unsafe {
         api::context::cuCtxCreate_v4(pctx, ctxCreateParams, flags, dev)
     })
 }
@@ -262,7 +263,7 @@ pub unsafe extern "C" fn cuCtxDisablePeerAccess(peerContext: CUcontext) -> CUres
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxEnablePeerAccess(peerContext: CUcontext, Flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxEnablePeerAccess", || unsafe {
+    guard_granted(Group::Memory, "cuCtxEnablePeerAccess", || unsafe {
         api::peer::cuCtxEnablePeerAccess(peerContext, Flags)
     })
 }
@@ -408,7 +409,7 @@ pub unsafe extern "C" fn cuCtxRecordEvent(hCtx: CUcontext, hEvent: CUevent) -> C
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxResetPersistingL2Cache() -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxResetPersistingL2Cache", || unsafe {
+    guard_granted(Group::Compute, "cuCtxResetPersistingL2Cache", || unsafe {
         stubs::cuCtxResetPersistingL2Cache()
     })
 }
@@ -416,7 +417,7 @@ pub unsafe extern "C" fn cuCtxResetPersistingL2Cache() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSetCacheConfig(config: CUfunc_cache) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxSetCacheConfig", || unsafe {
+    guard_granted(Group::Compute, "cuCtxSetCacheConfig", || unsafe {
         stubs::cuCtxSetCacheConfig(config)
     })
 }
@@ -440,7 +441,7 @@ pub unsafe extern "C" fn cuCtxSetFlags(flags: c_uint) -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSetLimit(limit: CUlimit, value: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxSetLimit", || unsafe {
+    guard_granted(Group::Compute, "cuCtxSetLimit", || unsafe {
         stubs::cuCtxSetLimit(limit, value)
     })
 }
@@ -448,7 +449,7 @@ pub unsafe extern "C" fn cuCtxSetLimit(limit: CUlimit, value: usize) -> CUresult
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSetSharedMemConfig(config: CUsharedconfig) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuCtxSetSharedMemConfig", || unsafe {
+    guard_granted(Group::Compute, "cuCtxSetSharedMemConfig", || unsafe {
         stubs::cuCtxSetSharedMemConfig(config)
     })
 }
@@ -746,7 +747,7 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxReset_v2(dev: CUdevice) -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(pctx: *mut CUcontext, dev: CUdevice) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuDevicePrimaryCtxRetain", || unsafe {
+    guard_granted(Group::Compute, "cuDevicePrimaryCtxRetain", || unsafe {
         api::context::cuDevicePrimaryCtxRetain(pctx, dev)
     })
 }
@@ -780,7 +781,7 @@ pub unsafe extern "C" fn cuDeviceSetGraphMemAttribute() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceSetMemPool(dev: CUdevice, pool: CUmemoryPool) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuDeviceSetMemPool", || unsafe {
+    guard_granted(Group::Pools, "cuDeviceSetMemPool", || unsafe {
         api::pool::cuDeviceSetMemPool(dev, pool)
     })
 }
@@ -859,7 +860,7 @@ pub unsafe extern "C" fn cuEGLStreamProducerReturnFrame() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventCreate(phEvent: *mut CUevent, Flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuEventCreate", || unsafe {
+    guard_granted(Group::Compute, "cuEventCreate", || unsafe {
         api::event::cuEventCreate(phEvent, Flags)
     })
 }
@@ -1061,7 +1062,7 @@ pub unsafe extern "C" fn cuFuncSetAttribute(
     value: c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuFuncSetAttribute", || unsafe {
+    guard_granted(Group::Compute, "cuFuncSetAttribute", || unsafe {
         stubs::cuFuncSetAttribute(hfunc, attrib, value)
     })
 }
@@ -1074,7 +1075,7 @@ pub unsafe extern "C" fn cuFuncSetBlockShape() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncSetCacheConfig(hfunc: CUfunction, config: CUfunc_cache) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuFuncSetCacheConfig", || unsafe {
+    guard_granted(Group::Compute, "cuFuncSetCacheConfig", || unsafe {
         stubs::cuFuncSetCacheConfig(hfunc, config)
     })
 }
@@ -1085,7 +1086,7 @@ pub unsafe extern "C" fn cuFuncSetSharedMemConfig(
     config: CUsharedconfig,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuFuncSetSharedMemConfig", || unsafe {
+    guard_granted(Group::Compute, "cuFuncSetSharedMemConfig", || unsafe {
         stubs::cuFuncSetSharedMemConfig(hfunc, config)
     })
 }
@@ -1266,7 +1267,7 @@ pub unsafe extern "C" fn cuGraphAddBatchMemOpNode(
     nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddBatchMemOpNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddBatchMemOpNode", || unsafe {
         api::node::cuGraphAddBatchMemOpNode(
             phGraphNode,
             hGraph,
@@ -1286,7 +1287,7 @@ pub unsafe extern "C" fn cuGraphAddChildGraphNode(
     childGraph: CUgraph,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddChildGraphNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddChildGraphNode", || unsafe {
         api::node::cuGraphAddChildGraphNode(
             phGraphNode,
             hGraph,
@@ -1305,7 +1306,7 @@ pub unsafe extern "C" fn cuGraphAddDependencies(
     numDependencies: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddDependencies", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddDependencies", || unsafe {
         api::graph::cuGraphAddDependencies(hGraph, from, to, numDependencies)
     })
 }
@@ -1319,7 +1320,7 @@ pub unsafe extern "C" fn cuGraphAddDependencies_v2(
     numDependencies: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddDependencies_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddDependencies_v2", || unsafe {
         api::graph::cuGraphAddDependencies_v2(hGraph, from, to, edgeData, numDependencies)
     })
 }
@@ -1332,7 +1333,7 @@ pub unsafe extern "C" fn cuGraphAddEmptyNode(
     numDependencies: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddEmptyNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddEmptyNode", || unsafe {
         api::node::cuGraphAddEmptyNode(phGraphNode, hGraph, dependencies, numDependencies)
     })
 }
@@ -1346,7 +1347,7 @@ pub unsafe extern "C" fn cuGraphAddEventRecordNode(
     event: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddEventRecordNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddEventRecordNode", || unsafe {
         api::node::cuGraphAddEventRecordNode(
             phGraphNode,
             hGraph,
@@ -1366,7 +1367,7 @@ pub unsafe extern "C" fn cuGraphAddEventWaitNode(
     event: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddEventWaitNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddEventWaitNode", || unsafe {
         api::node::cuGraphAddEventWaitNode(
             phGraphNode,
             hGraph,
@@ -1396,7 +1397,7 @@ pub unsafe extern "C" fn cuGraphAddHostNode(
     nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddHostNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddHostNode", || unsafe {
         api::node::cuGraphAddHostNode(
             phGraphNode,
             hGraph,
@@ -1416,7 +1417,7 @@ pub unsafe extern "C" fn cuGraphAddKernelNode(
     nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddKernelNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddKernelNode", || unsafe {
         api::node::cuGraphAddKernelNode(
             phGraphNode,
             hGraph,
@@ -1436,7 +1437,7 @@ pub unsafe extern "C" fn cuGraphAddKernelNode_v2(
     nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddKernelNode_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddKernelNode_v2", || unsafe {
         api::node::cuGraphAddKernelNode_v2(
             phGraphNode,
             hGraph,
@@ -1467,7 +1468,7 @@ pub unsafe extern "C" fn cuGraphAddMemcpyNode(
     ctx: CUcontext,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddMemcpyNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddMemcpyNode", || unsafe {
         api::node::cuGraphAddMemcpyNode(
             phGraphNode,
             hGraph,
@@ -1489,7 +1490,7 @@ pub unsafe extern "C" fn cuGraphAddMemsetNode(
     ctx: CUcontext,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddMemsetNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddMemsetNode", || unsafe {
         api::node::cuGraphAddMemsetNode(
             phGraphNode,
             hGraph,
@@ -1510,7 +1511,7 @@ pub unsafe extern "C" fn cuGraphAddNode(
     nodeParams: *mut CUgraphNodeParams,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddNode", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddNode", || unsafe {
         api::node::cuGraphAddNode(
             phGraphNode,
             hGraph,
@@ -1531,7 +1532,7 @@ pub unsafe extern "C" fn cuGraphAddNode_v2(
     nodeParams: *mut CUgraphNodeParams,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddNode_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddNode_v2", || unsafe {
         api::node::cuGraphAddNode_v2(
             phGraphNode,
             hGraph,
@@ -1553,7 +1554,7 @@ pub unsafe extern "C" fn cuGraphAddNode_v3(
     nodeParams: *mut CUgraphNodeParams,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphAddNode_v3", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphAddNode_v3", || unsafe {
         api::node::cuGraphAddNode_v3(
             phGraphNode,
             hGraph,
@@ -1582,7 +1583,7 @@ pub unsafe extern "C" fn cuGraphBatchMemOpNodeSetParams(
     nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphBatchMemOpNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphBatchMemOpNodeSetParams", || unsafe {
         api::node::cuGraphBatchMemOpNodeSetParams(hNode, nodeParams)
     })
 }
@@ -1604,7 +1605,7 @@ pub unsafe extern "C" fn cuGraphClone(
     originalGraph: CUgraph,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphClone", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphClone", || unsafe {
         stubs::cuGraphClone(phGraphClone, originalGraph)
     })
 }
@@ -1617,7 +1618,7 @@ pub unsafe extern "C" fn cuGraphConditionalHandleCreate() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphCreate(phGraph: *mut CUgraph, flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphCreate", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphCreate", || unsafe {
         stubs::cuGraphCreate(phGraph, flags)
     })
 }
@@ -1667,7 +1668,7 @@ pub unsafe extern "C" fn cuGraphEventRecordNodeSetEvent(
     event: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphEventRecordNodeSetEvent", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphEventRecordNodeSetEvent", || unsafe {
         api::node::cuGraphEventRecordNodeSetEvent(hNode, event)
     })
 }
@@ -1689,7 +1690,7 @@ pub unsafe extern "C" fn cuGraphEventWaitNodeSetEvent(
     event: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphEventWaitNodeSetEvent", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphEventWaitNodeSetEvent", || unsafe {
         api::node::cuGraphEventWaitNodeSetEvent(hNode, event)
     })
 }
@@ -1701,9 +1702,11 @@ pub unsafe extern "C" fn cuGraphExecBatchMemOpNodeSetParams(
     nodeParams: *const CUDA_BATCH_MEM_OP_NODE_PARAMS,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecBatchMemOpNodeSetParams", || unsafe {
-        api::exec::cuGraphExecBatchMemOpNodeSetParams(graphExec, node, nodeParams)
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuGraphExecBatchMemOpNodeSetParams",
+        || unsafe { api::exec::cuGraphExecBatchMemOpNodeSetParams(graphExec, node, nodeParams) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -1713,9 +1716,11 @@ pub unsafe extern "C" fn cuGraphExecChildGraphNodeSetParams(
     childGraph: CUgraph,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecChildGraphNodeSetParams", || unsafe {
-        api::exec::cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, childGraph)
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuGraphExecChildGraphNodeSetParams",
+        || unsafe { api::exec::cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, childGraph) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -1733,9 +1738,11 @@ pub unsafe extern "C" fn cuGraphExecEventRecordNodeSetEvent(
     event: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecEventRecordNodeSetEvent", || unsafe {
-        api::exec::cuGraphExecEventRecordNodeSetEvent(hGraphExec, hNode, event)
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuGraphExecEventRecordNodeSetEvent",
+        || unsafe { api::exec::cuGraphExecEventRecordNodeSetEvent(hGraphExec, hNode, event) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -1745,9 +1752,11 @@ pub unsafe extern "C" fn cuGraphExecEventWaitNodeSetEvent(
     event: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecEventWaitNodeSetEvent", || unsafe {
-        api::exec::cuGraphExecEventWaitNodeSetEvent(hGraphExec, hNode, event)
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuGraphExecEventWaitNodeSetEvent",
+        || unsafe { api::exec::cuGraphExecEventWaitNodeSetEvent(hGraphExec, hNode, event) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -1786,7 +1795,7 @@ pub unsafe extern "C" fn cuGraphExecHostNodeSetParams(
     nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecHostNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphExecHostNodeSetParams", || unsafe {
         api::exec::cuGraphExecHostNodeSetParams(hGraphExec, hNode, nodeParams)
     })
 }
@@ -1798,7 +1807,7 @@ pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams(
     nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecKernelNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphExecKernelNodeSetParams", || unsafe {
         api::exec::cuGraphExecKernelNodeSetParams(hGraphExec, hNode, nodeParams)
     })
 }
@@ -1810,9 +1819,11 @@ pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams_v2(
     nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecKernelNodeSetParams_v2", || unsafe {
-        api::exec::cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, nodeParams)
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuGraphExecKernelNodeSetParams_v2",
+        || unsafe { api::exec::cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, nodeParams) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -1823,7 +1834,7 @@ pub unsafe extern "C" fn cuGraphExecMemcpyNodeSetParams(
     ctx: CUcontext,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecMemcpyNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphExecMemcpyNodeSetParams", || unsafe {
         api::exec::cuGraphExecMemcpyNodeSetParams(hGraphExec, hNode, copyParams, ctx)
     })
 }
@@ -1836,7 +1847,7 @@ pub unsafe extern "C" fn cuGraphExecMemsetNodeSetParams(
     ctx: CUcontext,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecMemsetNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphExecMemsetNodeSetParams", || unsafe {
         api::exec::cuGraphExecMemsetNodeSetParams(hGraphExec, hNode, memsetParams, ctx)
     })
 }
@@ -1848,7 +1859,7 @@ pub unsafe extern "C" fn cuGraphExecNodeSetParams(
     nodeParams: *mut CUgraphNodeParams,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphExecNodeSetParams", || unsafe {
         api::exec::cuGraphExecNodeSetParams(hGraphExec, hNode, nodeParams)
     })
 }
@@ -1861,7 +1872,7 @@ pub unsafe extern "C" fn cuGraphExecUpdate(
     updateResult_out: *mut CUgraphExecUpdateResult,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecUpdate", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphExecUpdate", || unsafe {
         api::exec::cuGraphExecUpdate(hGraphExec, hGraph, hErrorNode_out, updateResult_out)
     })
 }
@@ -1873,7 +1884,7 @@ pub unsafe extern "C" fn cuGraphExecUpdate_v2(
     resultInfo: *mut CUgraphExecUpdateResultInfo,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphExecUpdate_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphExecUpdate_v2", || unsafe {
         api::exec::cuGraphExecUpdate_v2(hGraphExec, hGraph, resultInfo)
     })
 }
@@ -1974,7 +1985,7 @@ pub unsafe extern "C" fn cuGraphHostNodeSetParams(
     nodeParams: *const CUDA_HOST_NODE_PARAMS_v1,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphHostNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphHostNodeSetParams", || unsafe {
         api::node::cuGraphHostNodeSetParams(hNode, nodeParams)
     })
 }
@@ -1988,7 +1999,7 @@ pub unsafe extern "C" fn cuGraphInstantiate(
     bufferSize: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphInstantiate", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphInstantiate", || unsafe {
         api::graph::cuGraphInstantiate(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize)
     })
 }
@@ -2000,7 +2011,7 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
     flags: u64,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphInstantiateWithFlags", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphInstantiateWithFlags", || unsafe {
         api::graph::cuGraphInstantiateWithFlags(phGraphExec, hGraph, flags)
     })
 }
@@ -2012,7 +2023,7 @@ pub unsafe extern "C" fn cuGraphInstantiateWithParams(
     instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphInstantiateWithParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphInstantiateWithParams", || unsafe {
         api::graph::cuGraphInstantiateWithParams(
             DefaultStream::Legacy,
             phGraphExec,
@@ -2029,14 +2040,18 @@ pub unsafe extern "C" fn cuGraphInstantiateWithParams_ptsz(
     instantiateParams: *mut CUDA_GRAPH_INSTANTIATE_PARAMS,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphInstantiateWithParams_ptsz", || unsafe {
-        api::graph::cuGraphInstantiateWithParams(
-            DefaultStream::PerThread,
-            phGraphExec,
-            hGraph,
-            instantiateParams,
-        )
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuGraphInstantiateWithParams_ptsz",
+        || unsafe {
+            api::graph::cuGraphInstantiateWithParams(
+                DefaultStream::PerThread,
+                phGraphExec,
+                hGraph,
+                instantiateParams,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -2048,7 +2063,7 @@ pub unsafe extern "C" fn cuGraphInstantiate_v2(
     bufferSize: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphInstantiate_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphInstantiate_v2", || unsafe {
         api::graph::cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize)
     })
 }
@@ -2059,9 +2074,11 @@ pub unsafe extern "C" fn cuGraphKernelNodeCopyAttributes(
     src: CUgraphNode,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphKernelNodeCopyAttributes", || unsafe {
-        stubs::cuGraphKernelNodeCopyAttributes(dst, src)
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuGraphKernelNodeCopyAttributes",
+        || unsafe { stubs::cuGraphKernelNodeCopyAttributes(dst, src) },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -2105,7 +2122,7 @@ pub unsafe extern "C" fn cuGraphKernelNodeSetAttribute(
     value: *const CUlaunchAttributeValue,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphKernelNodeSetAttribute", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphKernelNodeSetAttribute", || unsafe {
         api::node::cuGraphKernelNodeSetAttribute(hNode, attr, value)
     })
 }
@@ -2116,7 +2133,7 @@ pub unsafe extern "C" fn cuGraphKernelNodeSetParams(
     nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v1,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphKernelNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphKernelNodeSetParams", || unsafe {
         api::node::cuGraphKernelNodeSetParams(hNode, nodeParams)
     })
 }
@@ -2127,7 +2144,7 @@ pub unsafe extern "C" fn cuGraphKernelNodeSetParams_v2(
     nodeParams: *const CUDA_KERNEL_NODE_PARAMS_v2,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphKernelNodeSetParams_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphKernelNodeSetParams_v2", || unsafe {
         api::node::cuGraphKernelNodeSetParams_v2(hNode, nodeParams)
     })
 }
@@ -2135,7 +2152,7 @@ pub unsafe extern "C" fn cuGraphKernelNodeSetParams_v2(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphLaunch", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphLaunch", || unsafe {
         api::graph::cuGraphLaunch(hGraph, hStream)
     })
 }
@@ -2143,7 +2160,7 @@ pub unsafe extern "C" fn cuGraphLaunch(hGraph: CUgraphExec, hStream: CUstream) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphLaunch_ptsz(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphLaunch_ptsz", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphLaunch_ptsz", || unsafe {
         api::graph::cuGraphLaunch(hGraph, per_thread(hStream))
     })
 }
@@ -2175,7 +2192,7 @@ pub unsafe extern "C" fn cuGraphMemcpyNodeSetParams(
     nodeParams: *const CUDA_MEMCPY3D,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphMemcpyNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphMemcpyNodeSetParams", || unsafe {
         api::node::cuGraphMemcpyNodeSetParams(hNode, nodeParams)
     })
 }
@@ -2197,7 +2214,7 @@ pub unsafe extern "C" fn cuGraphMemsetNodeSetParams(
     nodeParams: *const CUDA_MEMSET_NODE_PARAMS_v1,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphMemsetNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphMemsetNodeSetParams", || unsafe {
         api::node::cuGraphMemsetNodeSetParams(hNode, nodeParams)
     })
 }
@@ -2340,7 +2357,7 @@ pub unsafe extern "C" fn cuGraphNodeSetEnabled(
     isEnabled: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphNodeSetEnabled", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphNodeSetEnabled", || unsafe {
         stubs::cuGraphNodeSetEnabled(hGraphExec, hNode, isEnabled)
     })
 }
@@ -2351,7 +2368,7 @@ pub unsafe extern "C" fn cuGraphNodeSetParams(
     nodeParams: *mut CUgraphNodeParams,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphNodeSetParams", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphNodeSetParams", || unsafe {
         api::node::cuGraphNodeSetParams(hNode, nodeParams)
     })
 }
@@ -2362,7 +2379,7 @@ pub unsafe extern "C" fn cuGraphNodeSetParams_v2(
     nodeParams: *mut CUgraphNodeParams,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphNodeSetParams_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphNodeSetParams_v2", || unsafe {
         api::node::cuGraphNodeSetParams_v2(hNode, nodeParams)
     })
 }
@@ -2387,7 +2404,7 @@ pub unsafe extern "C" fn cuGraphRemoveDependencies(
     numDependencies: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphRemoveDependencies", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphRemoveDependencies", || unsafe {
         api::graph::cuGraphRemoveDependencies(hGraph, from, to, numDependencies)
     })
 }
@@ -2401,7 +2418,7 @@ pub unsafe extern "C" fn cuGraphRemoveDependencies_v2(
     numDependencies: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphRemoveDependencies_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphRemoveDependencies_v2", || unsafe {
         api::graph::cuGraphRemoveDependencies_v2(hGraph, from, to, edgeData, numDependencies)
     })
 }
@@ -2414,7 +2431,7 @@ pub unsafe extern "C" fn cuGraphRetainUserObject(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphRetainUserObject", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphRetainUserObject", || unsafe {
         stubs::cuGraphRetainUserObject(graph, object, count, flags)
     })
 }
@@ -2422,7 +2439,7 @@ pub unsafe extern "C" fn cuGraphRetainUserObject(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphUpload(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphUpload", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphUpload", || unsafe {
         stubs::cuGraphUpload(hGraph, hStream)
     })
 }
@@ -2430,7 +2447,7 @@ pub unsafe extern "C" fn cuGraphUpload(hGraph: CUgraphExec, hStream: CUstream) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphUpload_ptsz(hGraph: CUgraphExec, hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuGraphUpload_ptsz", || unsafe {
+    guard_granted(Group::Graphs, "cuGraphUpload_ptsz", || unsafe {
         stubs::cuGraphUpload(hGraph, per_thread(hStream))
     })
 }
@@ -2585,7 +2602,7 @@ pub unsafe extern "C" fn cuIpcGetEventHandle(
     event: CUevent,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuIpcGetEventHandle", || unsafe {
+    guard_granted(Group::Ipc, "cuIpcGetEventHandle", || unsafe {
         api::ipc::cuIpcGetEventHandle(pHandle, event)
     })
 }
@@ -2596,7 +2613,7 @@ pub unsafe extern "C" fn cuIpcGetMemHandle(
     dptr: CUdeviceptr,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuIpcGetMemHandle", || unsafe {
+    guard_granted(Group::Ipc, "cuIpcGetMemHandle", || unsafe {
         api::ipc::cuIpcGetMemHandle(pHandle, dptr)
     })
 }
@@ -2607,7 +2624,7 @@ pub unsafe extern "C" fn cuIpcOpenEventHandle(
     handle: CUipcEventHandle,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuIpcOpenEventHandle", || unsafe {
+    guard_granted(Group::Ipc, "cuIpcOpenEventHandle", || unsafe {
         api::ipc::cuIpcOpenEventHandle(phEvent, handle)
     })
 }
@@ -2619,7 +2636,7 @@ pub unsafe extern "C" fn cuIpcOpenMemHandle(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuIpcOpenMemHandle", || unsafe {
+    guard_granted(Group::Ipc, "cuIpcOpenMemHandle", || unsafe {
         api::ipc::cuIpcOpenMemHandle_v2(pdptr, handle, Flags)
     })
 }
@@ -2631,7 +2648,7 @@ pub unsafe extern "C" fn cuIpcOpenMemHandle_v2(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuIpcOpenMemHandle_v2", || unsafe {
+    guard_granted(Group::Ipc, "cuIpcOpenMemHandle_v2", || unsafe {
         api::ipc::cuIpcOpenMemHandle_v2(pdptr, handle, Flags)
     })
 }
@@ -2652,7 +2669,7 @@ pub unsafe extern "C" fn cuKernelGetAttribute(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuKernelGetFunction(pFunc: *mut CUfunction, kernel: CUkernel) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuKernelGetFunction", || unsafe {
+    guard_granted(Group::Compute, "cuKernelGetFunction", || unsafe {
         api::library::cuKernelGetFunction(pFunc, kernel)
     })
 }
@@ -2705,7 +2722,7 @@ pub unsafe extern "C" fn cuKernelSetAttribute(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuKernelSetAttribute", || unsafe {
+    guard_granted(Group::Compute, "cuKernelSetAttribute", || unsafe {
         stubs::cuKernelSetAttribute(attrib, val, kernel, dev)
     })
 }
@@ -2717,7 +2734,7 @@ pub unsafe extern "C" fn cuKernelSetCacheConfig(
     dev: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuKernelSetCacheConfig", || unsafe {
+    guard_granted(Group::Compute, "cuKernelSetCacheConfig", || unsafe {
         stubs::cuKernelSetCacheConfig(kernel, config, dev)
     })
 }
@@ -2741,7 +2758,7 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernel(
     kernelParams: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchCooperativeKernel", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchCooperativeKernel", || unsafe {
         api::launch::cuLaunchCooperativeKernel(
             f,
             gridDimX,
@@ -2776,20 +2793,24 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernel_ptsz(
     kernelParams: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchCooperativeKernel_ptsz", || unsafe {
-        api::launch::cuLaunchCooperativeKernel(
-            f,
-            gridDimX,
-            gridDimY,
-            gridDimZ,
-            blockDimX,
-            blockDimY,
-            blockDimZ,
-            sharedMemBytes,
-            per_thread(hStream),
-            kernelParams,
-        )
-    })
+    guard_granted(
+        Group::Compute,
+        "cuLaunchCooperativeKernel_ptsz",
+        || unsafe {
+            api::launch::cuLaunchCooperativeKernel(
+                f,
+                gridDimX,
+                gridDimY,
+                gridDimZ,
+                blockDimX,
+                blockDimY,
+                blockDimZ,
+                sharedMemBytes,
+                per_thread(hStream),
+                kernelParams,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -2809,7 +2830,7 @@ pub unsafe extern "C" fn cuLaunchHostFunc(
     userData: *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchHostFunc", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchHostFunc", || unsafe {
         api::stream::cuLaunchHostFunc(hStream, fn_, userData)
     })
 }
@@ -2821,7 +2842,7 @@ pub unsafe extern "C" fn cuLaunchHostFunc_ptsz(
     userData: *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchHostFunc_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchHostFunc_ptsz", || unsafe {
         api::stream::cuLaunchHostFunc(per_thread(hStream), fn_, userData)
     })
 }
@@ -2834,7 +2855,7 @@ pub unsafe extern "C" fn cuLaunchHostFunc_v2(
     syncMode: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchHostFunc_v2", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchHostFunc_v2", || unsafe {
         api::stream::cuLaunchHostFunc_v2(hStream, fn_, userData, syncMode)
     })
 }
@@ -2847,7 +2868,7 @@ pub unsafe extern "C" fn cuLaunchHostFunc_v2_ptsz(
     syncMode: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchHostFunc_v2_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchHostFunc_v2_ptsz", || unsafe {
         api::stream::cuLaunchHostFunc_v2(per_thread(hStream), fn_, userData, syncMode)
     })
 }
@@ -2867,7 +2888,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     extra: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchKernel", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchKernel", || unsafe {
         api::launch::cuLaunchKernel(
             f,
             gridDimX,
@@ -2892,7 +2913,7 @@ pub unsafe extern "C" fn cuLaunchKernelEx(
     extra: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchKernelEx", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchKernelEx", || unsafe {
         api::launch::cuLaunchKernelEx(DefaultStream::Legacy, config, f, kernelParams, extra)
     })
 }
@@ -2905,7 +2926,7 @@ pub unsafe extern "C" fn cuLaunchKernelEx_ptsz(
     extra: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchKernelEx_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchKernelEx_ptsz", || unsafe {
         api::launch::cuLaunchKernelEx(DefaultStream::PerThread, config, f, kernelParams, extra)
     })
 }
@@ -2925,7 +2946,7 @@ pub unsafe extern "C" fn cuLaunchKernel_ptsz(
     extra: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLaunchKernel_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuLaunchKernel_ptsz", || unsafe {
         api::launch::cuLaunchKernel(
             f,
             gridDimX,
@@ -2949,7 +2970,7 @@ pub unsafe extern "C" fn cuLibraryEnumerateKernels(
     lib: CUlibrary,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLibraryEnumerateKernels", || unsafe {
+    guard_granted(Group::Compute, "cuLibraryEnumerateKernels", || unsafe {
         api::library::cuLibraryEnumerateKernels(kernels, numKernels, lib)
     })
 }
@@ -2974,7 +2995,7 @@ pub unsafe extern "C" fn cuLibraryGetKernel(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLibraryGetKernel", || unsafe {
+    guard_granted(Group::Compute, "cuLibraryGetKernel", || unsafe {
         api::library::cuLibraryGetKernel(pKernel, library, name)
     })
 }
@@ -2995,7 +3016,7 @@ pub unsafe extern "C" fn cuLibraryGetManaged() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLibraryGetModule(pMod: *mut CUmodule, library: CUlibrary) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLibraryGetModule", || unsafe {
+    guard_granted(Group::Compute, "cuLibraryGetModule", || unsafe {
         api::library::cuLibraryGetModule(pMod, library)
     })
 }
@@ -3017,7 +3038,7 @@ pub unsafe extern "C" fn cuLibraryLoadData(
     numLibraryOptions: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLibraryLoadData", || unsafe {
+    guard_granted(Group::Compute, "cuLibraryLoadData", || unsafe {
         api::library::cuLibraryLoadData(
             library,
             code,
@@ -3043,7 +3064,7 @@ pub unsafe extern "C" fn cuLibraryLoadFromFile(
     numLibraryOptions: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLibraryLoadFromFile", || unsafe {
+    guard_granted(Group::Compute, "cuLibraryLoadFromFile", || unsafe {
         api::library::cuLibraryLoadFromFile(
             library,
             fileName,
@@ -3077,7 +3098,7 @@ pub unsafe extern "C" fn cuLinkAddData(
     optionValues: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLinkAddData", || unsafe {
+    guard_granted(Group::Jit, "cuLinkAddData", || unsafe {
         api::linker::cuLinkAddData_v2(
             state,
             type_,
@@ -3103,7 +3124,7 @@ pub unsafe extern "C" fn cuLinkAddData_v2(
     optionValues: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLinkAddData_v2", || unsafe {
+    guard_granted(Group::Jit, "cuLinkAddData_v2", || unsafe {
         api::linker::cuLinkAddData_v2(
             state,
             type_,
@@ -3127,7 +3148,7 @@ pub unsafe extern "C" fn cuLinkAddFile(
     optionValues: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLinkAddFile", || unsafe {
+    guard_granted(Group::Jit, "cuLinkAddFile", || unsafe {
         api::linker::cuLinkAddFile_v2(state, type_, path, numOptions, options, optionValues)
     })
 }
@@ -3142,7 +3163,7 @@ pub unsafe extern "C" fn cuLinkAddFile_v2(
     optionValues: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLinkAddFile_v2", || unsafe {
+    guard_granted(Group::Jit, "cuLinkAddFile_v2", || unsafe {
         api::linker::cuLinkAddFile_v2(state, type_, path, numOptions, options, optionValues)
     })
 }
@@ -3154,7 +3175,7 @@ pub unsafe extern "C" fn cuLinkComplete(
     sizeOut: *mut usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLinkComplete", || unsafe {
+    guard_granted(Group::Jit, "cuLinkComplete", || unsafe {
         api::linker::cuLinkComplete(state, cubinOut, sizeOut)
     })
 }
@@ -3167,7 +3188,7 @@ pub unsafe extern "C" fn cuLinkCreate(
     stateOut: *mut CUlinkState,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLinkCreate", || unsafe {
+    guard_granted(Group::Jit, "cuLinkCreate", || unsafe {
         api::linker::cuLinkCreate_v2(numOptions, options, optionValues, stateOut)
     })
 }
@@ -3180,7 +3201,7 @@ pub unsafe extern "C" fn cuLinkCreate_v2(
     stateOut: *mut CUlinkState,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuLinkCreate_v2", || unsafe {
+    guard_granted(Group::Jit, "cuLinkCreate_v2", || unsafe {
         api::linker::cuLinkCreate_v2(numOptions, options, optionValues, stateOut)
     })
 }
@@ -3295,7 +3316,7 @@ pub unsafe extern "C" fn cuMemAddressReserve(
     flags: u64,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAddressReserve", || unsafe {
+    guard_granted(Group::Vmm, "cuMemAddressReserve", || unsafe {
         api::vmm::cuMemAddressReserve(ptr, size, alignment, addr, flags)
     })
 }
@@ -3308,7 +3329,7 @@ pub unsafe extern "C" fn cuMemAdvise(
     device: CUdevice,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAdvise", || unsafe {
+    guard_granted(Group::Memory, "cuMemAdvise", || unsafe {
         api::managed::cuMemAdvise(devPtr, count, advice, device)
     })
 }
@@ -3321,7 +3342,7 @@ pub unsafe extern "C" fn cuMemAdvise_v2(
     location: CUmemLocation,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAdvise_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemAdvise_v2", || unsafe {
         api::managed::cuMemAdvise_v2(devPtr, count, advice, location)
     })
 }
@@ -3338,7 +3359,7 @@ pub unsafe extern "C" fn cuMemAllocAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAllocAsync", || unsafe {
+    guard_granted(Group::Pools, "cuMemAllocAsync", || unsafe {
         api::pool::cuMemAllocAsync(dptr, bytesize, hStream)
     })
 }
@@ -3350,7 +3371,7 @@ pub unsafe extern "C" fn cuMemAllocAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAllocAsync_ptsz", || unsafe {
+    guard_granted(Group::Pools, "cuMemAllocAsync_ptsz", || unsafe {
         api::pool::cuMemAllocAsync(dptr, bytesize, per_thread(hStream))
     })
 }
@@ -3363,7 +3384,7 @@ pub unsafe extern "C" fn cuMemAllocFromPoolAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAllocFromPoolAsync", || unsafe {
+    guard_granted(Group::Pools, "cuMemAllocFromPoolAsync", || unsafe {
         api::pool::cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream)
     })
 }
@@ -3376,7 +3397,7 @@ pub unsafe extern "C" fn cuMemAllocFromPoolAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAllocFromPoolAsync_ptsz", || unsafe {
+    guard_granted(Group::Pools, "cuMemAllocFromPoolAsync_ptsz", || unsafe {
         api::pool::cuMemAllocFromPoolAsync(dptr, bytesize, pool, per_thread(hStream))
     })
 }
@@ -3389,7 +3410,7 @@ pub unsafe extern "C" fn cuMemAllocHost() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAllocHost_v2(pp: *mut *mut c_void, bytesize: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAllocHost_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemAllocHost_v2", || unsafe {
         api::memory::cuMemAllocHost_v2(pp, bytesize)
     })
 }
@@ -3401,7 +3422,7 @@ pub unsafe extern "C" fn cuMemAllocManaged(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAllocManaged", || unsafe {
+    guard_granted(Group::Memory, "cuMemAllocManaged", || unsafe {
         api::managed::cuMemAllocManaged(dptr, bytesize, flags)
     })
 }
@@ -3420,7 +3441,7 @@ pub unsafe extern "C" fn cuMemAllocPitch_v2(
     ElementSizeBytes: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAllocPitch_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemAllocPitch_v2", || unsafe {
         api::memory::cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes)
     })
 }
@@ -3428,7 +3449,7 @@ pub unsafe extern "C" fn cuMemAllocPitch_v2(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(dptr: *mut CUdeviceptr, bytesize: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemAlloc_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemAlloc_v2", || unsafe {
         api::memory::cuMemAlloc_v2(dptr, bytesize)
     })
 }
@@ -3451,7 +3472,7 @@ pub unsafe extern "C" fn cuMemCreate(
     flags: u64,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemCreate", || unsafe {
+    guard_granted(Group::Vmm, "cuMemCreate", || unsafe {
         api::vmm::cuMemCreate(handle, size, prop, flags)
     })
 }
@@ -3622,7 +3643,7 @@ pub unsafe extern "C" fn cuMemHostAlloc(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemHostAlloc", || unsafe {
+    guard_granted(Group::Memory, "cuMemHostAlloc", || unsafe {
         api::memory::cuMemHostAlloc(pp, bytesize, Flags)
     })
 }
@@ -3659,7 +3680,7 @@ pub unsafe extern "C" fn cuMemHostRegister(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemHostRegister", || unsafe {
+    guard_granted(Group::Memory, "cuMemHostRegister", || unsafe {
         api::memory::cuMemHostRegister_v2(p, bytesize, Flags)
     })
 }
@@ -3671,7 +3692,7 @@ pub unsafe extern "C" fn cuMemHostRegister_v2(
     Flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemHostRegister_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemHostRegister_v2", || unsafe {
         api::memory::cuMemHostRegister_v2(p, bytesize, Flags)
     })
 }
@@ -3698,7 +3719,7 @@ pub unsafe extern "C" fn cuMemMap(
     flags: u64,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemMap", || unsafe {
+    guard_granted(Group::Vmm, "cuMemMap", || unsafe {
         api::vmm::cuMemMap(ptr, size, offset, handle, flags)
     })
 }
@@ -3719,7 +3740,7 @@ pub unsafe extern "C" fn cuMemPoolCreate(
     poolProps: *const CUmemPoolProps,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemPoolCreate", || unsafe {
+    guard_granted(Group::Pools, "cuMemPoolCreate", || unsafe {
         api::pool::cuMemPoolCreate(pool, poolProps)
     })
 }
@@ -3783,7 +3804,7 @@ pub unsafe extern "C" fn cuMemPoolSetAccess(
     count: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemPoolSetAccess", || unsafe {
+    guard_granted(Group::Pools, "cuMemPoolSetAccess", || unsafe {
         api::pool::cuMemPoolSetAccess(pool, map, count)
     })
 }
@@ -3795,7 +3816,7 @@ pub unsafe extern "C" fn cuMemPoolSetAttribute(
     value: *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemPoolSetAttribute", || unsafe {
+    guard_granted(Group::Pools, "cuMemPoolSetAttribute", || unsafe {
         api::pool::cuMemPoolSetAttribute(pool, attr, value)
     })
 }
@@ -3816,7 +3837,7 @@ pub unsafe extern "C" fn cuMemPrefetchAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemPrefetchAsync", || unsafe {
+    guard_granted(Group::Memory, "cuMemPrefetchAsync", || unsafe {
         api::managed::cuMemPrefetchAsync(devPtr, count, dstDevice, hStream)
     })
 }
@@ -3829,7 +3850,7 @@ pub unsafe extern "C" fn cuMemPrefetchAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemPrefetchAsync_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemPrefetchAsync_ptsz", || unsafe {
         api::managed::cuMemPrefetchAsync(devPtr, count, dstDevice, per_thread(hStream))
     })
 }
@@ -3843,7 +3864,7 @@ pub unsafe extern "C" fn cuMemPrefetchAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemPrefetchAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemPrefetchAsync_v2", || unsafe {
         api::managed::cuMemPrefetchAsync_v2(devPtr, count, location, flags, hStream)
     })
 }
@@ -3857,7 +3878,7 @@ pub unsafe extern "C" fn cuMemPrefetchAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemPrefetchAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemPrefetchAsync_v2_ptsz", || unsafe {
         api::managed::cuMemPrefetchAsync_v2(devPtr, count, location, flags, per_thread(hStream))
     })
 }
@@ -3920,7 +3941,7 @@ pub unsafe extern "C" fn cuMemRetainAllocationHandle(
     addr: *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemRetainAllocationHandle", || unsafe {
+    guard_granted(Group::Vmm, "cuMemRetainAllocationHandle", || unsafe {
         api::vmm::cuMemRetainAllocationHandle(handle, addr)
     })
 }
@@ -3933,7 +3954,7 @@ pub unsafe extern "C" fn cuMemSetAccess(
     count: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemSetAccess", || unsafe {
+    guard_granted(Group::Vmm, "cuMemSetAccess", || unsafe {
         api::vmm::cuMemSetAccess(ptr, size, desc, count)
     })
 }
@@ -3945,7 +3966,7 @@ pub unsafe extern "C" fn cuMemSetMemPool(
     pool: CUmemoryPool,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemSetMemPool", || unsafe {
+    guard_granted(Group::Pools, "cuMemSetMemPool", || unsafe {
         api::pool::cuMemSetMemPool(location, type_, pool)
     })
 }
@@ -3963,7 +3984,7 @@ pub unsafe extern "C" fn cuMemcpy(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy", || unsafe {
         api::memory::cuMemcpy(DefaultStream::Legacy, dst, src, ByteCount)
     })
 }
@@ -3984,7 +4005,7 @@ pub unsafe extern "C" fn cuMemcpy2DAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy2DAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy2DAsync_v2", || unsafe {
         api::copy::cuMemcpy2DAsync_v2(pCopy, hStream)
     })
 }
@@ -3995,7 +4016,7 @@ pub unsafe extern "C" fn cuMemcpy2DAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy2DAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy2DAsync_v2_ptsz", || unsafe {
         api::copy::cuMemcpy2DAsync_v2(pCopy, per_thread(hStream))
     })
 }
@@ -4008,7 +4029,7 @@ pub unsafe extern "C" fn cuMemcpy2DUnaligned() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy2DUnaligned_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy2DUnaligned_v2", || unsafe {
         api::copy::cuMemcpy2DUnaligned_v2(DefaultStream::Legacy, pCopy)
     })
 }
@@ -4016,7 +4037,7 @@ pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2(pCopy: *const CUDA_MEMCPY2D) -> 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2_ptds(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy2DUnaligned_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy2DUnaligned_v2_ptds", || unsafe {
         api::copy::cuMemcpy2DUnaligned_v2(DefaultStream::PerThread, pCopy)
     })
 }
@@ -4024,7 +4045,7 @@ pub unsafe extern "C" fn cuMemcpy2DUnaligned_v2_ptds(pCopy: *const CUDA_MEMCPY2D
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy2D_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy2D_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy2D_v2", || unsafe {
         api::copy::cuMemcpy2D_v2(DefaultStream::Legacy, pCopy)
     })
 }
@@ -4032,7 +4053,7 @@ pub unsafe extern "C" fn cuMemcpy2D_v2(pCopy: *const CUDA_MEMCPY2D) -> CUresult 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy2D_v2_ptds(pCopy: *const CUDA_MEMCPY2D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy2D_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy2D_v2_ptds", || unsafe {
         api::copy::cuMemcpy2D_v2(DefaultStream::PerThread, pCopy)
     })
 }
@@ -4053,7 +4074,7 @@ pub unsafe extern "C" fn cuMemcpy3DAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy3DAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy3DAsync_v2", || unsafe {
         api::copy::cuMemcpy3DAsync_v2(pCopy, hStream)
     })
 }
@@ -4064,7 +4085,7 @@ pub unsafe extern "C" fn cuMemcpy3DAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy3DAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy3DAsync_v2_ptsz", || unsafe {
         api::copy::cuMemcpy3DAsync_v2(pCopy, per_thread(hStream))
     })
 }
@@ -4092,7 +4113,7 @@ pub unsafe extern "C" fn cuMemcpy3DBatchAsync_v2_ptsz() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy3DPeer(pCopy: *const CUDA_MEMCPY3D_PEER) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy3DPeer", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy3DPeer", || unsafe {
         api::peer::cuMemcpy3DPeer(DefaultStream::Legacy, pCopy)
     })
 }
@@ -4103,7 +4124,7 @@ pub unsafe extern "C" fn cuMemcpy3DPeerAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy3DPeerAsync", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy3DPeerAsync", || unsafe {
         api::peer::cuMemcpy3DPeerAsync(pCopy, hStream)
     })
 }
@@ -4114,7 +4135,7 @@ pub unsafe extern "C" fn cuMemcpy3DPeerAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy3DPeerAsync_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy3DPeerAsync_ptsz", || unsafe {
         api::peer::cuMemcpy3DPeerAsync(pCopy, per_thread(hStream))
     })
 }
@@ -4122,7 +4143,7 @@ pub unsafe extern "C" fn cuMemcpy3DPeerAsync_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy3DPeer_ptds(pCopy: *const CUDA_MEMCPY3D_PEER) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy3DPeer_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy3DPeer_ptds", || unsafe {
         api::peer::cuMemcpy3DPeer(DefaultStream::PerThread, pCopy)
     })
 }
@@ -4140,7 +4161,7 @@ pub unsafe extern "C" fn cuMemcpy3DWithAttributesAsync_ptsz() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy3D_v2(pCopy: *const CUDA_MEMCPY3D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy3D_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy3D_v2", || unsafe {
         api::copy::cuMemcpy3D_v2(DefaultStream::Legacy, pCopy)
     })
 }
@@ -4148,7 +4169,7 @@ pub unsafe extern "C" fn cuMemcpy3D_v2(pCopy: *const CUDA_MEMCPY3D) -> CUresult 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpy3D_v2_ptds(pCopy: *const CUDA_MEMCPY3D) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy3D_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy3D_v2_ptds", || unsafe {
         api::copy::cuMemcpy3D_v2(DefaultStream::PerThread, pCopy)
     })
 }
@@ -4161,7 +4182,7 @@ pub unsafe extern "C" fn cuMemcpyAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAsync", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAsync", || unsafe {
         api::memory::cuMemcpyAsync(dst, src, ByteCount, hStream)
     })
 }
@@ -4174,7 +4195,7 @@ pub unsafe extern "C" fn cuMemcpyAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAsync_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAsync_ptsz", || unsafe {
         api::memory::cuMemcpyAsync(dst, src, ByteCount, per_thread(hStream))
     })
 }
@@ -4193,7 +4214,7 @@ pub unsafe extern "C" fn cuMemcpyAtoA_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAtoA_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAtoA_v2", || unsafe {
         api::copy::cuMemcpyAtoA_v2(
             DefaultStream::Legacy,
             dstArray,
@@ -4214,7 +4235,7 @@ pub unsafe extern "C" fn cuMemcpyAtoA_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAtoA_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAtoA_v2_ptds", || unsafe {
         api::copy::cuMemcpyAtoA_v2(
             DefaultStream::PerThread,
             dstArray,
@@ -4239,7 +4260,7 @@ pub unsafe extern "C" fn cuMemcpyAtoD_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAtoD_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAtoD_v2", || unsafe {
         api::copy::cuMemcpyAtoD_v2(
             DefaultStream::Legacy,
             dstDevice,
@@ -4258,7 +4279,7 @@ pub unsafe extern "C" fn cuMemcpyAtoD_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAtoD_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAtoD_v2_ptds", || unsafe {
         api::copy::cuMemcpyAtoD_v2(
             DefaultStream::PerThread,
             dstDevice,
@@ -4288,7 +4309,7 @@ pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAtoHAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAtoHAsync_v2", || unsafe {
         api::copy::cuMemcpyAtoHAsync_v2(dstHost, srcArray, srcOffset, ByteCount, hStream)
     })
 }
@@ -4302,7 +4323,7 @@ pub unsafe extern "C" fn cuMemcpyAtoHAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAtoHAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAtoHAsync_v2_ptsz", || unsafe {
         api::copy::cuMemcpyAtoHAsync_v2(
             dstHost,
             srcArray,
@@ -4321,7 +4342,7 @@ pub unsafe extern "C" fn cuMemcpyAtoH_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAtoH_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAtoH_v2", || unsafe {
         api::copy::cuMemcpyAtoH_v2(
             DefaultStream::Legacy,
             dstHost,
@@ -4340,7 +4361,7 @@ pub unsafe extern "C" fn cuMemcpyAtoH_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyAtoH_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyAtoH_v2_ptds", || unsafe {
         api::copy::cuMemcpyAtoH_v2(
             DefaultStream::PerThread,
             dstHost,
@@ -4364,7 +4385,7 @@ pub unsafe extern "C" fn cuMemcpyBatchAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyBatchAsync", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyBatchAsync", || unsafe {
         api::batch::cuMemcpyBatchAsync(
             dsts, srcs, sizes, count, attrs, attrIdxs, numAttrs, failIdx, hStream,
         )
@@ -4384,7 +4405,7 @@ pub unsafe extern "C" fn cuMemcpyBatchAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyBatchAsync_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyBatchAsync_ptsz", || unsafe {
         api::batch::cuMemcpyBatchAsync(
             dsts,
             srcs,
@@ -4411,7 +4432,7 @@ pub unsafe extern "C" fn cuMemcpyBatchAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyBatchAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyBatchAsync_v2", || unsafe {
         api::batch::cuMemcpyBatchAsync_v2(
             dsts, srcs, sizes, count, attrs, attrIdxs, numAttrs, hStream,
         )
@@ -4430,7 +4451,7 @@ pub unsafe extern "C" fn cuMemcpyBatchAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyBatchAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyBatchAsync_v2_ptsz", || unsafe {
         api::batch::cuMemcpyBatchAsync_v2(
             dsts,
             srcs,
@@ -4457,7 +4478,7 @@ pub unsafe extern "C" fn cuMemcpyDtoA_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoA_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoA_v2", || unsafe {
         api::copy::cuMemcpyDtoA_v2(
             DefaultStream::Legacy,
             dstArray,
@@ -4476,7 +4497,7 @@ pub unsafe extern "C" fn cuMemcpyDtoA_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoA_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoA_v2_ptds", || unsafe {
         api::copy::cuMemcpyDtoA_v2(
             DefaultStream::PerThread,
             dstArray,
@@ -4505,7 +4526,7 @@ pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoDAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoDAsync_v2", || unsafe {
         api::memory::cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, hStream)
     })
 }
@@ -4518,7 +4539,7 @@ pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoDAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoDAsync_v2_ptsz", || unsafe {
         api::memory::cuMemcpyDtoDAsync_v2(dstDevice, srcDevice, ByteCount, per_thread(hStream))
     })
 }
@@ -4530,7 +4551,7 @@ pub unsafe extern "C" fn cuMemcpyDtoD_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoD_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoD_v2", || unsafe {
         api::memory::cuMemcpyDtoD_v2(DefaultStream::Legacy, dstDevice, srcDevice, ByteCount)
     })
 }
@@ -4542,7 +4563,7 @@ pub unsafe extern "C" fn cuMemcpyDtoD_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoD_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoD_v2_ptds", || unsafe {
         api::memory::cuMemcpyDtoD_v2(DefaultStream::PerThread, dstDevice, srcDevice, ByteCount)
     })
 }
@@ -4565,7 +4586,7 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoHAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoHAsync_v2", || unsafe {
         api::memory::cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, hStream)
     })
 }
@@ -4578,7 +4599,7 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoHAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoHAsync_v2_ptsz", || unsafe {
         api::memory::cuMemcpyDtoHAsync_v2(dstHost, srcDevice, ByteCount, per_thread(hStream))
     })
 }
@@ -4590,7 +4611,7 @@ pub unsafe extern "C" fn cuMemcpyDtoH_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoH_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoH_v2", || unsafe {
         api::memory::cuMemcpyDtoH_v2(DefaultStream::Legacy, dstHost, srcDevice, ByteCount)
     })
 }
@@ -4602,7 +4623,7 @@ pub unsafe extern "C" fn cuMemcpyDtoH_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyDtoH_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyDtoH_v2_ptds", || unsafe {
         api::memory::cuMemcpyDtoH_v2(DefaultStream::PerThread, dstHost, srcDevice, ByteCount)
     })
 }
@@ -4626,7 +4647,7 @@ pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyHtoAAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyHtoAAsync_v2", || unsafe {
         api::copy::cuMemcpyHtoAAsync_v2(dstArray, dstOffset, srcHost, ByteCount, hStream)
     })
 }
@@ -4640,7 +4661,7 @@ pub unsafe extern "C" fn cuMemcpyHtoAAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyHtoAAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyHtoAAsync_v2_ptsz", || unsafe {
         api::copy::cuMemcpyHtoAAsync_v2(
             dstArray,
             dstOffset,
@@ -4659,7 +4680,7 @@ pub unsafe extern "C" fn cuMemcpyHtoA_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyHtoA_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyHtoA_v2", || unsafe {
         api::copy::cuMemcpyHtoA_v2(
             DefaultStream::Legacy,
             dstArray,
@@ -4678,7 +4699,7 @@ pub unsafe extern "C" fn cuMemcpyHtoA_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyHtoA_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyHtoA_v2_ptds", || unsafe {
         api::copy::cuMemcpyHtoA_v2(
             DefaultStream::PerThread,
             dstArray,
@@ -4707,7 +4728,7 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyHtoDAsync_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyHtoDAsync_v2", || unsafe {
         api::memory::cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, hStream)
     })
 }
@@ -4720,7 +4741,7 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyHtoDAsync_v2_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyHtoDAsync_v2_ptsz", || unsafe {
         api::memory::cuMemcpyHtoDAsync_v2(dstDevice, srcHost, ByteCount, per_thread(hStream))
     })
 }
@@ -4732,7 +4753,7 @@ pub unsafe extern "C" fn cuMemcpyHtoD_v2(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyHtoD_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyHtoD_v2", || unsafe {
         api::memory::cuMemcpyHtoD_v2(DefaultStream::Legacy, dstDevice, srcHost, ByteCount)
     })
 }
@@ -4744,7 +4765,7 @@ pub unsafe extern "C" fn cuMemcpyHtoD_v2_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyHtoD_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyHtoD_v2_ptds", || unsafe {
         api::memory::cuMemcpyHtoD_v2(DefaultStream::PerThread, dstDevice, srcHost, ByteCount)
     })
 }
@@ -4758,7 +4779,7 @@ pub unsafe extern "C" fn cuMemcpyPeer(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyPeer", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyPeer", || unsafe {
         api::peer::cuMemcpyPeer(
             DefaultStream::Legacy,
             dstDevice,
@@ -4780,7 +4801,7 @@ pub unsafe extern "C" fn cuMemcpyPeerAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyPeerAsync", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyPeerAsync", || unsafe {
         api::peer::cuMemcpyPeerAsync(
             dstDevice, dstContext, srcDevice, srcContext, ByteCount, hStream,
         )
@@ -4797,7 +4818,7 @@ pub unsafe extern "C" fn cuMemcpyPeerAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyPeerAsync_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyPeerAsync_ptsz", || unsafe {
         api::peer::cuMemcpyPeerAsync(
             dstDevice,
             dstContext,
@@ -4818,7 +4839,7 @@ pub unsafe extern "C" fn cuMemcpyPeer_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyPeer_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyPeer_ptds", || unsafe {
         api::peer::cuMemcpyPeer(
             DefaultStream::PerThread,
             dstDevice,
@@ -4839,7 +4860,7 @@ pub unsafe extern "C" fn cuMemcpyWithAttributesAsync(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyWithAttributesAsync", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpyWithAttributesAsync", || unsafe {
         api::batch::cuMemcpyWithAttributesAsync(dst, src, size, attr, hStream)
     })
 }
@@ -4853,9 +4874,13 @@ pub unsafe extern "C" fn cuMemcpyWithAttributesAsync_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpyWithAttributesAsync_ptsz", || unsafe {
-        api::batch::cuMemcpyWithAttributesAsync(dst, src, size, attr, per_thread(hStream))
-    })
+    guard_granted(
+        Group::Memory,
+        "cuMemcpyWithAttributesAsync_ptsz",
+        || unsafe {
+            api::batch::cuMemcpyWithAttributesAsync(dst, src, size, attr, per_thread(hStream))
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -4865,7 +4890,7 @@ pub unsafe extern "C" fn cuMemcpy_ptds(
     ByteCount: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemcpy_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemcpy_ptds", || unsafe {
         api::memory::cuMemcpy(DefaultStream::PerThread, dst, src, ByteCount)
     })
 }
@@ -4883,7 +4908,7 @@ pub unsafe extern "C" fn cuMemsetD16Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD16Async", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD16Async", || unsafe {
         api::memory::cuMemsetD16Async(dstDevice, us, N, hStream)
     })
 }
@@ -4896,7 +4921,7 @@ pub unsafe extern "C" fn cuMemsetD16Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD16Async_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD16Async_ptsz", || unsafe {
         api::memory::cuMemsetD16Async(dstDevice, us, N, per_thread(hStream))
     })
 }
@@ -4904,7 +4929,7 @@ pub unsafe extern "C" fn cuMemsetD16Async_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD16_v2(dstDevice: CUdeviceptr, us: u16, N: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD16_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD16_v2", || unsafe {
         api::memory::cuMemsetD16_v2(DefaultStream::Legacy, dstDevice, us, N)
     })
 }
@@ -4916,7 +4941,7 @@ pub unsafe extern "C" fn cuMemsetD16_v2_ptds(
     N: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD16_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD16_v2_ptds", || unsafe {
         api::memory::cuMemsetD16_v2(DefaultStream::PerThread, dstDevice, us, N)
     })
 }
@@ -4936,7 +4961,7 @@ pub unsafe extern "C" fn cuMemsetD2D16Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D16Async", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D16Async", || unsafe {
         api::memory::cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream)
     })
 }
@@ -4951,7 +4976,7 @@ pub unsafe extern "C" fn cuMemsetD2D16Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D16Async_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D16Async_ptsz", || unsafe {
         api::memory::cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, per_thread(hStream))
     })
 }
@@ -4965,7 +4990,7 @@ pub unsafe extern "C" fn cuMemsetD2D16_v2(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D16_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D16_v2", || unsafe {
         api::memory::cuMemsetD2D16_v2(
             DefaultStream::Legacy,
             dstDevice,
@@ -4986,7 +5011,7 @@ pub unsafe extern "C" fn cuMemsetD2D16_v2_ptds(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D16_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D16_v2_ptds", || unsafe {
         api::memory::cuMemsetD2D16_v2(
             DefaultStream::PerThread,
             dstDevice,
@@ -5013,7 +5038,7 @@ pub unsafe extern "C" fn cuMemsetD2D32Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D32Async", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D32Async", || unsafe {
         api::memory::cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream)
     })
 }
@@ -5028,7 +5053,7 @@ pub unsafe extern "C" fn cuMemsetD2D32Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D32Async_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D32Async_ptsz", || unsafe {
         api::memory::cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, per_thread(hStream))
     })
 }
@@ -5042,7 +5067,7 @@ pub unsafe extern "C" fn cuMemsetD2D32_v2(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D32_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D32_v2", || unsafe {
         api::memory::cuMemsetD2D32_v2(
             DefaultStream::Legacy,
             dstDevice,
@@ -5063,7 +5088,7 @@ pub unsafe extern "C" fn cuMemsetD2D32_v2_ptds(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D32_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D32_v2_ptds", || unsafe {
         api::memory::cuMemsetD2D32_v2(
             DefaultStream::PerThread,
             dstDevice,
@@ -5090,7 +5115,7 @@ pub unsafe extern "C" fn cuMemsetD2D8Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D8Async", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D8Async", || unsafe {
         api::memory::cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, hStream)
     })
 }
@@ -5105,7 +5130,7 @@ pub unsafe extern "C" fn cuMemsetD2D8Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D8Async_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D8Async_ptsz", || unsafe {
         api::memory::cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, per_thread(hStream))
     })
 }
@@ -5119,7 +5144,7 @@ pub unsafe extern "C" fn cuMemsetD2D8_v2(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D8_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D8_v2", || unsafe {
         api::memory::cuMemsetD2D8_v2(
             DefaultStream::Legacy,
             dstDevice,
@@ -5140,7 +5165,7 @@ pub unsafe extern "C" fn cuMemsetD2D8_v2_ptds(
     Height: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD2D8_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD2D8_v2_ptds", || unsafe {
         api::memory::cuMemsetD2D8_v2(
             DefaultStream::PerThread,
             dstDevice,
@@ -5165,7 +5190,7 @@ pub unsafe extern "C" fn cuMemsetD32Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD32Async", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD32Async", || unsafe {
         api::memory::cuMemsetD32Async(dstDevice, ui, N, hStream)
     })
 }
@@ -5178,7 +5203,7 @@ pub unsafe extern "C" fn cuMemsetD32Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD32Async_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD32Async_ptsz", || unsafe {
         api::memory::cuMemsetD32Async(dstDevice, ui, N, per_thread(hStream))
     })
 }
@@ -5186,7 +5211,7 @@ pub unsafe extern "C" fn cuMemsetD32Async_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD32_v2(dstDevice: CUdeviceptr, ui: c_uint, N: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD32_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD32_v2", || unsafe {
         api::memory::cuMemsetD32_v2(DefaultStream::Legacy, dstDevice, ui, N)
     })
 }
@@ -5198,7 +5223,7 @@ pub unsafe extern "C" fn cuMemsetD32_v2_ptds(
     N: usize,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD32_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD32_v2_ptds", || unsafe {
         api::memory::cuMemsetD32_v2(DefaultStream::PerThread, dstDevice, ui, N)
     })
 }
@@ -5216,7 +5241,7 @@ pub unsafe extern "C" fn cuMemsetD8Async(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD8Async", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD8Async", || unsafe {
         api::memory::cuMemsetD8Async(dstDevice, uc, N, hStream)
     })
 }
@@ -5229,7 +5254,7 @@ pub unsafe extern "C" fn cuMemsetD8Async_ptsz(
     hStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD8Async_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD8Async_ptsz", || unsafe {
         api::memory::cuMemsetD8Async(dstDevice, uc, N, per_thread(hStream))
     })
 }
@@ -5237,7 +5262,7 @@ pub unsafe extern "C" fn cuMemsetD8Async_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD8_v2(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD8_v2", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD8_v2", || unsafe {
         api::memory::cuMemsetD8_v2(DefaultStream::Legacy, dstDevice, uc, N)
     })
 }
@@ -5245,7 +5270,7 @@ pub unsafe extern "C" fn cuMemsetD8_v2(dstDevice: CUdeviceptr, uc: u8, N: usize)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemsetD8_v2_ptds(dstDevice: CUdeviceptr, uc: u8, N: usize) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMemsetD8_v2_ptds", || unsafe {
+    guard_granted(Group::Memory, "cuMemsetD8_v2_ptds", || unsafe {
         api::memory::cuMemsetD8_v2(DefaultStream::PerThread, dstDevice, uc, N)
     })
 }
@@ -5257,7 +5282,7 @@ pub unsafe extern "C" fn cuMipmappedArrayCreate(
     numMipmapLevels: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuMipmappedArrayCreate", || unsafe {
+    guard_granted(Group::Memory, "cuMipmappedArrayCreate", || unsafe {
         api::array::cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels)
     })
 }
@@ -5299,7 +5324,7 @@ pub unsafe extern "C" fn cuModuleEnumerateFunctions(
     mod_: CUmodule,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuModuleEnumerateFunctions", || unsafe {
+    guard_granted(Group::Compute, "cuModuleEnumerateFunctions", || unsafe {
         api::module::cuModuleEnumerateFunctions(functions, numFunctions, mod_)
     })
 }
@@ -5311,7 +5336,7 @@ pub unsafe extern "C" fn cuModuleGetFunction(
     name: *const c_char,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuModuleGetFunction", || unsafe {
+    guard_granted(Group::Compute, "cuModuleGetFunction", || unsafe {
         api::module::cuModuleGetFunction(hfunc, hmod, name)
     })
 }
@@ -5363,7 +5388,7 @@ pub unsafe extern "C" fn cuModuleGetTexRef() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoad(module: *mut CUmodule, fname: *const c_char) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuModuleLoad", || unsafe {
+    guard_granted(Group::Compute, "cuModuleLoad", || unsafe {
         api::module::cuModuleLoad(module, fname)
     })
 }
@@ -5371,7 +5396,7 @@ pub unsafe extern "C" fn cuModuleLoad(module: *mut CUmodule, fname: *const c_cha
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuModuleLoadData", || unsafe {
+    guard_granted(Group::Compute, "cuModuleLoadData", || unsafe {
         api::module::cuModuleLoadData(module, image)
     })
 }
@@ -5385,7 +5410,7 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
     optionValues: *mut *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuModuleLoadDataEx", || unsafe {
+    guard_granted(Group::Compute, "cuModuleLoadDataEx", || unsafe {
         api::module::cuModuleLoadDataEx(module, image, numOptions, options, optionValues)
     })
 }
@@ -5396,7 +5421,7 @@ pub unsafe extern "C" fn cuModuleLoadFatBinary(
     fatCubin: *const c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuModuleLoadFatBinary", || unsafe {
+    guard_granted(Group::Compute, "cuModuleLoadFatBinary", || unsafe {
         api::module::cuModuleLoadFatBinary(module, fatCubin)
     })
 }
@@ -5630,7 +5655,7 @@ pub unsafe extern "C" fn cuPointerSetAttribute(
     ptr: CUdeviceptr,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuPointerSetAttribute", || unsafe {
+    guard_granted(Group::Memory, "cuPointerSetAttribute", || unsafe {
         api::memory::cuPointerSetAttribute(value, attribute, ptr)
     })
 }
@@ -5643,7 +5668,9 @@ pub unsafe extern "C" fn cuProfilerInitialize() -> CUresult {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuProfilerStart() -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuProfilerStart", || unsafe { stubs::cuProfilerStart() })
+    guard_granted(Group::Compute, "cuProfilerStart", || unsafe {
+        stubs::cuProfilerStart()
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -5670,7 +5697,7 @@ pub unsafe extern "C" fn cuStreamAddCallback(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamAddCallback", || unsafe {
+    guard_granted(Group::Compute, "cuStreamAddCallback", || unsafe {
         api::stream::cuStreamAddCallback(hStream, callback, userData, flags)
     })
 }
@@ -5683,7 +5710,7 @@ pub unsafe extern "C" fn cuStreamAddCallback_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamAddCallback_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamAddCallback_ptsz", || unsafe {
         api::stream::cuStreamAddCallback(per_thread(hStream), callback, userData, flags)
     })
 }
@@ -5696,7 +5723,7 @@ pub unsafe extern "C" fn cuStreamAttachMemAsync(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamAttachMemAsync", || unsafe {
+    guard_granted(Group::Memory, "cuStreamAttachMemAsync", || unsafe {
         api::managed::cuStreamAttachMemAsync(hStream, dptr, length, flags)
     })
 }
@@ -5709,7 +5736,7 @@ pub unsafe extern "C" fn cuStreamAttachMemAsync_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamAttachMemAsync_ptsz", || unsafe {
+    guard_granted(Group::Memory, "cuStreamAttachMemAsync_ptsz", || unsafe {
         api::managed::cuStreamAttachMemAsync(per_thread(hStream), dptr, length, flags)
     })
 }
@@ -5722,7 +5749,7 @@ pub unsafe extern "C" fn cuStreamBatchMemOp(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBatchMemOp", || unsafe {
+    guard_granted(Group::Compute, "cuStreamBatchMemOp", || unsafe {
         api::memop::cuStreamBatchMemOp(stream, count, paramArray, flags)
     })
 }
@@ -5735,7 +5762,7 @@ pub unsafe extern "C" fn cuStreamBatchMemOp_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBatchMemOp_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamBatchMemOp_ptsz", || unsafe {
         api::memop::cuStreamBatchMemOp(per_thread(stream), count, paramArray, flags)
     })
 }
@@ -5748,7 +5775,7 @@ pub unsafe extern "C" fn cuStreamBatchMemOp_v2(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBatchMemOp_v2", || unsafe {
+    guard_granted(Group::Compute, "cuStreamBatchMemOp_v2", || unsafe {
         api::memop::cuStreamBatchMemOp_v2(stream, count, paramArray, flags)
     })
 }
@@ -5761,7 +5788,7 @@ pub unsafe extern "C" fn cuStreamBatchMemOp_v2_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBatchMemOp_v2_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamBatchMemOp_v2_ptsz", || unsafe {
         api::memop::cuStreamBatchMemOp_v2(per_thread(stream), count, paramArray, flags)
     })
 }
@@ -5769,7 +5796,7 @@ pub unsafe extern "C" fn cuStreamBatchMemOp_v2_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamBeginCapture(hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBeginCapture", || unsafe {
+    guard_granted(Group::Graphs, "cuStreamBeginCapture", || unsafe {
         api::capture::cuStreamBeginCapture(hStream)
     })
 }
@@ -5794,7 +5821,7 @@ pub unsafe extern "C" fn cuStreamBeginCaptureToGraph(
     mode: CUstreamCaptureMode,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBeginCaptureToGraph", || unsafe {
+    guard_granted(Group::Graphs, "cuStreamBeginCaptureToGraph", || unsafe {
         api::capture::cuStreamBeginCaptureToGraph(
             hStream,
             hGraph,
@@ -5816,22 +5843,26 @@ pub unsafe extern "C" fn cuStreamBeginCaptureToGraph_ptsz(
     mode: CUstreamCaptureMode,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBeginCaptureToGraph_ptsz", || unsafe {
-        api::capture::cuStreamBeginCaptureToGraph(
-            per_thread(hStream),
-            hGraph,
-            dependencies,
-            dependencyData,
-            numDependencies,
-            mode,
-        )
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuStreamBeginCaptureToGraph_ptsz",
+        || unsafe {
+            api::capture::cuStreamBeginCaptureToGraph(
+                per_thread(hStream),
+                hGraph,
+                dependencies,
+                dependencyData,
+                numDependencies,
+                mode,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamBeginCapture_ptsz(hStream: CUstream) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBeginCapture_ptsz", || unsafe {
+    guard_granted(Group::Graphs, "cuStreamBeginCapture_ptsz", || unsafe {
         api::capture::cuStreamBeginCapture(per_thread(hStream))
     })
 }
@@ -5842,7 +5873,7 @@ pub unsafe extern "C" fn cuStreamBeginCapture_v2(
     mode: CUstreamCaptureMode,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBeginCapture_v2", || unsafe {
+    guard_granted(Group::Graphs, "cuStreamBeginCapture_v2", || unsafe {
         api::capture::cuStreamBeginCapture_v2(hStream, mode)
     })
 }
@@ -5853,7 +5884,7 @@ pub unsafe extern "C" fn cuStreamBeginCapture_v2_ptsz(
     mode: CUstreamCaptureMode,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamBeginCapture_v2_ptsz", || unsafe {
+    guard_granted(Group::Graphs, "cuStreamBeginCapture_v2_ptsz", || unsafe {
         api::capture::cuStreamBeginCapture_v2(per_thread(hStream), mode)
     })
 }
@@ -5874,7 +5905,7 @@ pub unsafe extern "C" fn cuStreamCopyAttributes(
     srcStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamCopyAttributes", || unsafe {
+    guard_granted(Group::Compute, "cuStreamCopyAttributes", || unsafe {
         stubs::cuStreamCopyAttributes(dstStream, srcStream)
     })
 }
@@ -5885,7 +5916,7 @@ pub unsafe extern "C" fn cuStreamCopyAttributes_ptsz(
     srcStream: CUstream,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamCopyAttributes_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamCopyAttributes_ptsz", || unsafe {
         stubs::cuStreamCopyAttributes(per_thread(dstStream), per_thread(srcStream))
     })
 }
@@ -5893,7 +5924,7 @@ pub unsafe extern "C" fn cuStreamCopyAttributes_ptsz(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(phStream: *mut CUstream, Flags: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamCreate", || unsafe {
+    guard_granted(Group::Compute, "cuStreamCreate", || unsafe {
         stubs::cuStreamCreate(phStream, Flags)
     })
 }
@@ -5905,7 +5936,7 @@ pub unsafe extern "C" fn cuStreamCreateWithPriority(
     priority: c_int,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamCreateWithPriority", || unsafe {
+    guard_granted(Group::Compute, "cuStreamCreateWithPriority", || unsafe {
         stubs::cuStreamCreateWithPriority(phStream, flags, priority)
     })
 }
@@ -6263,7 +6294,7 @@ pub unsafe extern "C" fn cuStreamSetAttribute(
     param: *const CUlaunchAttributeValue,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamSetAttribute", || unsafe {
+    guard_granted(Group::Compute, "cuStreamSetAttribute", || unsafe {
         api::stream::cuStreamSetAttribute(hStream, attr, param)
     })
 }
@@ -6275,7 +6306,7 @@ pub unsafe extern "C" fn cuStreamSetAttribute_ptsz(
     param: *const CUlaunchAttributeValue,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamSetAttribute_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamSetAttribute_ptsz", || unsafe {
         api::stream::cuStreamSetAttribute(per_thread(hStream), attr, param)
     })
 }
@@ -6304,14 +6335,18 @@ pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamUpdateCaptureDependencies", || unsafe {
-        api::capture::cuStreamUpdateCaptureDependencies(
-            hStream,
-            dependencies,
-            numDependencies,
-            flags,
-        )
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuStreamUpdateCaptureDependencies",
+        || unsafe {
+            api::capture::cuStreamUpdateCaptureDependencies(
+                hStream,
+                dependencies,
+                numDependencies,
+                flags,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -6322,14 +6357,18 @@ pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamUpdateCaptureDependencies_ptsz", || unsafe {
-        api::capture::cuStreamUpdateCaptureDependencies(
-            per_thread(hStream),
-            dependencies,
-            numDependencies,
-            flags,
-        )
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuStreamUpdateCaptureDependencies_ptsz",
+        || unsafe {
+            api::capture::cuStreamUpdateCaptureDependencies(
+                per_thread(hStream),
+                dependencies,
+                numDependencies,
+                flags,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -6341,15 +6380,19 @@ pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamUpdateCaptureDependencies_v2", || unsafe {
-        api::capture::cuStreamUpdateCaptureDependencies_v2(
-            hStream,
-            dependencies,
-            dependencyData,
-            numDependencies,
-            flags,
-        )
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuStreamUpdateCaptureDependencies_v2",
+        || unsafe {
+            api::capture::cuStreamUpdateCaptureDependencies_v2(
+                hStream,
+                dependencies,
+                dependencyData,
+                numDependencies,
+                flags,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -6361,15 +6404,19 @@ pub unsafe extern "C" fn cuStreamUpdateCaptureDependencies_v2_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamUpdateCaptureDependencies_v2_ptsz", || unsafe {
-        api::capture::cuStreamUpdateCaptureDependencies_v2(
-            per_thread(hStream),
-            dependencies,
-            dependencyData,
-            numDependencies,
-            flags,
-        )
-    })
+    guard_granted(
+        Group::Graphs,
+        "cuStreamUpdateCaptureDependencies_v2_ptsz",
+        || unsafe {
+            api::capture::cuStreamUpdateCaptureDependencies_v2(
+                per_thread(hStream),
+                dependencies,
+                dependencyData,
+                numDependencies,
+                flags,
+            )
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -6404,7 +6451,7 @@ pub unsafe extern "C" fn cuStreamWaitValue32(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWaitValue32", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWaitValue32", || unsafe {
         api::memop::cuStreamWaitValue32(stream, addr, value, flags)
     })
 }
@@ -6417,7 +6464,7 @@ pub unsafe extern "C" fn cuStreamWaitValue32_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWaitValue32_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWaitValue32_ptsz", || unsafe {
         api::memop::cuStreamWaitValue32(per_thread(stream), addr, value, flags)
     })
 }
@@ -6430,7 +6477,7 @@ pub unsafe extern "C" fn cuStreamWaitValue32_v2(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWaitValue32_v2", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWaitValue32_v2", || unsafe {
         api::memop::cuStreamWaitValue32_v2(stream, addr, value, flags)
     })
 }
@@ -6443,7 +6490,7 @@ pub unsafe extern "C" fn cuStreamWaitValue32_v2_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWaitValue32_v2_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWaitValue32_v2_ptsz", || unsafe {
         api::memop::cuStreamWaitValue32_v2(per_thread(stream), addr, value, flags)
     })
 }
@@ -6456,7 +6503,7 @@ pub unsafe extern "C" fn cuStreamWaitValue64(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWaitValue64", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWaitValue64", || unsafe {
         api::memop::cuStreamWaitValue64(stream, addr, value, flags)
     })
 }
@@ -6469,7 +6516,7 @@ pub unsafe extern "C" fn cuStreamWaitValue64_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWaitValue64_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWaitValue64_ptsz", || unsafe {
         api::memop::cuStreamWaitValue64(per_thread(stream), addr, value, flags)
     })
 }
@@ -6482,7 +6529,7 @@ pub unsafe extern "C" fn cuStreamWaitValue64_v2(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWaitValue64_v2", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWaitValue64_v2", || unsafe {
         api::memop::cuStreamWaitValue64_v2(stream, addr, value, flags)
     })
 }
@@ -6495,7 +6542,7 @@ pub unsafe extern "C" fn cuStreamWaitValue64_v2_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWaitValue64_v2_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWaitValue64_v2_ptsz", || unsafe {
         api::memop::cuStreamWaitValue64_v2(per_thread(stream), addr, value, flags)
     })
 }
@@ -6508,7 +6555,7 @@ pub unsafe extern "C" fn cuStreamWriteValue32(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWriteValue32", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWriteValue32", || unsafe {
         api::memop::cuStreamWriteValue32(stream, addr, value, flags)
     })
 }
@@ -6521,7 +6568,7 @@ pub unsafe extern "C" fn cuStreamWriteValue32_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWriteValue32_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWriteValue32_ptsz", || unsafe {
         api::memop::cuStreamWriteValue32(per_thread(stream), addr, value, flags)
     })
 }
@@ -6534,7 +6581,7 @@ pub unsafe extern "C" fn cuStreamWriteValue32_v2(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWriteValue32_v2", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWriteValue32_v2", || unsafe {
         api::memop::cuStreamWriteValue32_v2(stream, addr, value, flags)
     })
 }
@@ -6547,7 +6594,7 @@ pub unsafe extern "C" fn cuStreamWriteValue32_v2_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWriteValue32_v2_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWriteValue32_v2_ptsz", || unsafe {
         api::memop::cuStreamWriteValue32_v2(per_thread(stream), addr, value, flags)
     })
 }
@@ -6560,7 +6607,7 @@ pub unsafe extern "C" fn cuStreamWriteValue64(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWriteValue64", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWriteValue64", || unsafe {
         api::memop::cuStreamWriteValue64(stream, addr, value, flags)
     })
 }
@@ -6573,7 +6620,7 @@ pub unsafe extern "C" fn cuStreamWriteValue64_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWriteValue64_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWriteValue64_ptsz", || unsafe {
         api::memop::cuStreamWriteValue64(per_thread(stream), addr, value, flags)
     })
 }
@@ -6586,7 +6633,7 @@ pub unsafe extern "C" fn cuStreamWriteValue64_v2(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWriteValue64_v2", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWriteValue64_v2", || unsafe {
         api::memop::cuStreamWriteValue64_v2(stream, addr, value, flags)
     })
 }
@@ -6599,7 +6646,7 @@ pub unsafe extern "C" fn cuStreamWriteValue64_v2_ptsz(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuStreamWriteValue64_v2_ptsz", || unsafe {
+    guard_granted(Group::Compute, "cuStreamWriteValue64_v2_ptsz", || unsafe {
         api::memop::cuStreamWriteValue64_v2(per_thread(stream), addr, value, flags)
     })
 }
@@ -6610,7 +6657,7 @@ pub unsafe extern "C" fn cuSurfObjectCreate(
     pResDesc: *const CUDA_RESOURCE_DESC,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuSurfObjectCreate", || unsafe {
+    guard_granted(Group::Compute, "cuSurfObjectCreate", || unsafe {
         api::surface::cuSurfObjectCreate(pSurfObject, pResDesc)
     })
 }
@@ -6663,7 +6710,7 @@ pub unsafe extern "C" fn cuTensorMapEncodeIm2col(
     oobFill: CUtensorMapFloatOOBfill,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuTensorMapEncodeIm2col", || unsafe {
+    guard_granted(Group::Compute, "cuTensorMapEncodeIm2col", || unsafe {
         api::tensor::cuTensorMapEncodeIm2col(
             tensorMap,
             tensorDataType,
@@ -6705,7 +6752,7 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
     oobFill: CUtensorMapFloatOOBfill,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuTensorMapEncodeTiled", || unsafe {
+    guard_granted(Group::Compute, "cuTensorMapEncodeTiled", || unsafe {
         api::tensor::cuTensorMapEncodeTiled(
             tensorMap,
             tensorDataType,
@@ -6729,7 +6776,7 @@ pub unsafe extern "C" fn cuTensorMapReplaceAddress(
     globalAddress: *mut c_void,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuTensorMapReplaceAddress", || unsafe {
+    guard_granted(Group::Compute, "cuTensorMapReplaceAddress", || unsafe {
         api::tensor::cuTensorMapReplaceAddress(tensorMap, globalAddress)
     })
 }
@@ -6747,7 +6794,7 @@ pub unsafe extern "C" fn cuTexObjectCreate(
     pResViewDesc: *const CUDA_RESOURCE_VIEW_DESC,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuTexObjectCreate", || unsafe {
+    guard_granted(Group::Compute, "cuTexObjectCreate", || unsafe {
         api::texture::cuTexObjectCreate(pTexObject, pResDesc, pTexDesc, pResViewDesc)
     })
 }
@@ -6967,7 +7014,7 @@ pub unsafe extern "C" fn cuUserObjectCreate(
     flags: c_uint,
 ) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuUserObjectCreate", || unsafe {
+    guard_granted(Group::Graphs, "cuUserObjectCreate", || unsafe {
         api::object::cuUserObjectCreate(object_out, ptr, destroy, initialRefcount, flags)
     })
 }
@@ -6983,7 +7030,7 @@ pub unsafe extern "C" fn cuUserObjectRelease(object: CUuserObject, count: c_uint
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuUserObjectRetain(object: CUuserObject, count: c_uint) -> CUresult {
     // SAFETY: the caller's promises are the Driver API's, which the half documents.
-    guard("cuUserObjectRetain", || unsafe {
+    guard_granted(Group::Graphs, "cuUserObjectRetain", || unsafe {
         stubs::cuUserObjectRetain(object, count)
     })
 }

@@ -7,6 +7,7 @@ mod ipc;
 mod life;
 mod memory;
 mod order;
+mod policy;
 mod support;
 mod work;
 mod wrong;
@@ -51,6 +52,7 @@ fn main() {
         "steps" => work::steps(),
         "order" => order::order(number(1, 6), number(2, 3)),
         "ipc" => ipc::obey(),
+        "policy" => policy::obey(),
         "scribble" => wrong::scribble(number(1, 0), number(2, 1)),
         other => Err(format!("no such scenario: {other:?}")),
     };

@@ -1,4 +1,6 @@
 //! Walks a TOML document and collects mistakes instead of stopping at the first.
+//!
+//! The configuration and the policy are both read this way.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// One thing wrong in a configuration.
+/// One thing wrong in a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     /// Line in the file, from 1.
@@ -59,14 +61,14 @@ impl std::error::Error for Mistakes {}
 
 /// Knows the text, so that it can tell lines, and keeps the mistakes.
 #[derive(Debug)]
-pub(super) struct Reader<'s> {
+pub struct Reader<'s> {
     source: &'s str,
     mistakes: Vec<Mistake>,
 }
 
 /// A table whose keys are taken one by one; what is left in the end is unknown.
 #[derive(Debug)]
-pub(super) struct Section<'s> {
+pub struct Section<'s> {
     path: String,
     at: usize,
     entries: Vec<(String, usize, Spanned<DeValue<'s>>)>,
@@ -76,14 +78,19 @@ pub(super) struct Section<'s> {
 
 /// A value, and where it stands.
 #[derive(Debug)]
-pub(super) struct Item<'s> {
-    pub(super) key: String,
-    pub(super) at: usize,
-    pub(super) value: DeValue<'s>,
+pub struct Item<'s> {
+    /// Its full name.
+    pub key: String,
+    /// Where it stands in the text.
+    pub at: usize,
+    /// The value.
+    pub value: DeValue<'s>,
 }
 
 impl<'s> Reader<'s> {
-    pub(super) fn open(source: &'s str) -> (Self, Section<'s>) {
+    /// Begins to read a document: the reader, and the keys of the outermost table.
+    #[must_use]
+    pub fn open(source: &'s str) -> (Self, Section<'s>) {
         let (document, errors) = DeTable::parse_recoverable(source);
         let mut reader = Self {
             source,
@@ -103,16 +110,23 @@ impl<'s> Reader<'s> {
         (reader, section)
     }
 
-    pub(super) fn mistake(
+    /// The line in which something stands, from 1.
+    #[must_use]
+    pub fn line(&self, at: usize) -> usize {
+        let before = self.source.as_bytes().iter().take(at);
+        1 + before.filter(|&&byte| byte == b'\n').count()
+    }
+
+    /// Notes a mistake.
+    pub fn mistake(
         &mut self,
         at: usize,
         key: &str,
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        let before = self.source.as_bytes().iter().take(at);
         self.mistakes.push(Mistake {
-            line: 1 + before.filter(|&&byte| byte == b'\n').count(),
+            line: self.line(at),
             key: key.to_owned(),
             problem: problem.into(),
             remedy: remedy.into(),
@@ -120,7 +134,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Complains that a key is not there, unless it may be in what could not be read.
-    pub(super) fn missing(&mut self, at: usize, key: &str, problem: &str, remedy: &str) {
+    pub fn missing(&mut self, at: usize, key: &str, problem: &str, remedy: &str) {
         if self.unreadable_lines().is_empty() {
             self.mistake(at, key, problem, remedy);
         }
@@ -134,7 +148,11 @@ impl<'s> Reader<'s> {
         unreadable.map(|mistake| mistake.line).collect()
     }
 
-    pub(super) fn finish<T>(mut self, file: &Path, read: T) -> Result<T, Mistakes> {
+    /// What was read, unless there was a mistake.
+    ///
+    /// # Errors
+    /// All mistakes, in the order of the file.
+    pub fn finish<T>(mut self, file: &Path, read: T) -> Result<T, Mistakes> {
         if self.mistakes.is_empty() {
             return Ok(read);
         }
@@ -150,7 +168,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Takes a key's value, if it is there.
-    pub(super) fn take(section: &mut Section<'s>, key: &'static str) -> Option<Item<'s>> {
+    pub fn take(section: &mut Section<'s>, key: &'static str) -> Option<Item<'s>> {
         section.asked.push(key);
         let index = section.entries.iter().position(|(name, ..)| name == key)?;
         let (name, at, value) = section.entries.swap_remove(index);
@@ -163,7 +181,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Takes a sub-table; an absent one is an empty one.
-    pub(super) fn table(&mut self, section: &mut Section<'s>, key: &'static str) -> Section<'s> {
+    pub fn table(&mut self, section: &mut Section<'s>, key: &'static str) -> Section<'s> {
         let empty = || {
             Section::new(
                 section_path(&section.path, key),
@@ -190,11 +208,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Takes an array of tables.
-    pub(super) fn tables(
-        &mut self,
-        section: &mut Section<'s>,
-        key: &'static str,
-    ) -> Vec<Section<'s>> {
+    pub fn tables(&mut self, section: &mut Section<'s>, key: &'static str) -> Vec<Section<'s>> {
         let Some(item) = Self::take(section, key) else {
             return Vec::new();
         };
@@ -224,7 +238,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Takes a text.
-    pub(super) fn text(
+    pub fn text(
         &mut self,
         section: &mut Section<'s>,
         key: &'static str,
@@ -248,7 +262,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Takes one of some words.
-    pub(super) fn word<T: Copy>(
+    pub fn word<T: Copy>(
         &mut self,
         section: &mut Section<'s>,
         key: &'static str,
@@ -275,7 +289,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Takes a whole number within bounds.
-    pub(super) fn number(
+    pub fn number(
         &mut self,
         section: &mut Section<'s>,
         key: &'static str,
@@ -286,7 +300,7 @@ impl<'s> Reader<'s> {
     }
 
     /// Reads a whole number within bounds.
-    pub(super) fn number_of(&mut self, item: &Item<'s>, bounds: Range<u64>) -> Option<u32> {
+    pub fn number_of(&mut self, item: &Item<'s>, bounds: Range<u64>) -> Option<u32> {
         let remedy = format!(
             "write a whole number from {} to {}",
             bounds.start,
@@ -319,14 +333,10 @@ impl<'s> Reader<'s> {
     }
 
     /// Complains about the keys that nobody asked for.
-    pub(super) fn close(&mut self, section: Section<'s>) {
+    pub fn close(&mut self, section: Section<'s>) {
         for (name, at, _) in &section.entries {
-            let near = section
-                .asked
-                .iter()
-                .min_by_key(|known| distance(known, name));
             let known = section.asked.join(", ");
-            let remedy = match near.filter(|known| distance(known, name) <= 2) {
+            let remedy = match near(name, section.asked.iter().copied()) {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("remove it; known here: {known}"),
             };
@@ -353,22 +363,22 @@ impl<'s> Section<'s> {
     }
 
     /// Where the table begins.
-    pub(super) fn at(&self) -> usize {
+    pub fn at(&self) -> usize {
         self.at
     }
 
     /// The full name of a key in it.
-    pub(super) fn key(&self, key: &str) -> String {
+    pub fn key(&self, key: &str) -> String {
         section_path(&self.path, key)
     }
 
     /// Whether a key that has been asked for was there, right or wrong.
-    pub(super) fn took(&self, key: &str) -> bool {
+    pub fn took(&self, key: &str) -> bool {
         self.taken.contains(&key)
     }
 
     /// Everything in it, for tables with free keys.
-    pub(super) fn into_items(self) -> Vec<(String, Item<'s>)> {
+    pub fn into_items(self) -> Vec<(String, Item<'s>)> {
         let path = self.path;
         self.entries
             .into_iter()
@@ -392,7 +402,18 @@ fn section_path(path: &str, key: &str) -> String {
     }
 }
 
-pub(super) fn article(kind: &str) -> String {
+/// The known word that was probably meant.
+pub fn near<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    known
+        .map(|candidate| (distance(candidate, word), candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= 2)
+        .map(|(_, candidate)| candidate)
+}
+
+/// The name of a TOML type with its article.
+#[must_use]
+pub fn article(kind: &str) -> String {
     let vowel = kind.starts_with(['a', 'e', 'i', 'o', 'u']);
     format!("{} {kind}", if vowel { "an" } else { "a" })
 }
