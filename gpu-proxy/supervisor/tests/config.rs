@@ -469,7 +469,12 @@ fn shipped_examples_are_correct() {
             .is_some_and(|extension| extension == "toml")
         {
             let source = std::fs::read_to_string(&path).unwrap();
-            if let Err(mistakes) = parse(&source) {
+            let is_policy = path.file_name().is_some_and(|name| name == "policy.toml");
+            let read = match is_policy {
+                true => proxy_policy::Policy::parse(&path, &source).map(drop),
+                false => parse(&source).map(drop),
+            };
+            if let Err(mistakes) = read {
                 panic!("{}: {mistakes}", path.display());
             }
             count += 1;
