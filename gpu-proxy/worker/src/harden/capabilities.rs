@@ -1,77 +1,38 @@
 //! Gives up all capabilities, for good.
 
-use std::io;
+#![forbid(unsafe_code)]
 
+use caps::CapSet;
+use caps::errors::CapsError;
 use proxy_channel::jail::{Layer, Report, State};
 
-/// The kernel has room for so many.
-const MOST: libc::c_ulong = 64;
-
-/// `_LINUX_CAPABILITY_VERSION_3`: 64 bits in two words of each set.
-const VERSION: u32 = 0x2008_0522;
-
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: i32,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-#[repr(C)]
-struct Word {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
+/// Whose loss is the layer, the permitted ones last: nothing can be given up without them.
+const HELD: [CapSet; 3] = [CapSet::Effective, CapSet::Inheritable, CapSet::Permitted];
 
 /// Empties every set of the calling thread, and so of all threads that it makes from now on.
 pub fn drop_all() -> Report {
-    forget_for_good();
-    match set([Word::default(); 2]).and_then(|()| get()) {
-        Ok(sets) if sets == [Word::default(); 2] => Report::on(Layer::CAPABILITIES),
-        Ok(_) => Report::new(Layer::CAPABILITIES, State::MISSING, "some are still there"),
+    for drawn_from in [CapSet::Bounding, CapSet::Ambient] {
+        // What programs started later would draw from. Without capabilities there is nothing to take and the
+        // kernel says no; that is as good.
+        let _ = caps::clear(None, drawn_from);
+    }
+    match empty() {
+        Ok(true) => Report::on(Layer::CAPABILITIES),
+        Ok(false) => Report::new(Layer::CAPABILITIES, State::MISSING, "some are still there"),
         Err(error) => Report::new(Layer::CAPABILITIES, State::MISSING, &error.to_string()),
     }
 }
 
-/// Empties the sets that programs started later would draw from. Without capabilities there is nothing to
-/// take and the kernel says no; that is as good.
-fn forget_for_good() {
-    for capability in 0..MOST {
-        // SAFETY: plain numbers.
-        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+/// Whether none is left.
+fn empty() -> Result<bool, CapsError> {
+    for set in HELD {
+        caps::clear(None, set)?;
     }
-    let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL;
-    // SAFETY: plain numbers.
-    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, 0, 0, 0) };
-}
-
-fn set(sets: [Word; 2]) -> io::Result<()> {
-    let header = Header {
-        version: VERSION,
-        pid: 0,
-    };
-    // SAFETY: the kernel reads one header and the two words that its version has.
-    done(unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) })
-}
-
-fn get() -> io::Result<[Word; 2]> {
-    let header = Header {
-        version: VERSION,
-        pid: 0,
-    };
-    let mut sets = [Word::default(); 2];
-    // SAFETY: the kernel reads one header and writes the two words that its version has.
-    done(unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) })?;
-    Ok(sets)
-}
-
-fn done(rc: libc::c_long) -> io::Result<()> {
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    let mut left = 0;
+    for set in HELD {
+        left += caps::read(None, set)?.len();
     }
+    Ok(left == 0)
 }
 
 #[cfg(test)]

@@ -7,12 +7,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_channel::jail::{Layer, Report, State};
 
 /// Limits, and why they are what they are. None is raised above what the worker was started with.
-const LIMITS: [(Resource, u64, &str); 4] = [
-    (
-        Resource::RLIMIT_CORE,
-        0,
-        "a core file would hold a tenant's data",
-    ),
+const LIMITS: [(Resource, u64, &str); 3] = [
     (
         Resource::RLIMIT_NOFILE,
         4096,
