@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
@@ -234,6 +236,22 @@ impl Context {
             return Err(Error::ContextIsDestroyed);
         }
         self.fault.get().map_or(Ok(()), Err)
+    }
+
+    /// Returns when memory is as it is waited for, or the context ends or fails. For what other processes or
+    /// devices may write, which cannot wake a thread of this one.
+    pub fn watch(&self, mut is_met: impl FnMut() -> bool) {
+        /// Looks before the thread sleeps between two.
+        const EAGER: u32 = 64;
+        let mut looks = 0;
+        while !is_met() && self.check().is_ok() {
+            looks += 1;
+            if looks < EAGER {
+                thread::yield_now();
+            } else {
+                thread::sleep(Duration::from_micros(50));
+            }
+        }
     }
 
     /// Makes a stream.

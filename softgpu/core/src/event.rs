@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -103,23 +101,13 @@ impl SharedEvent {
     /// What waits for the place recorded last, or for the end of the context; none if it is reached.
     #[must_use]
     pub fn wait(&self) -> Option<Work> {
-        /// Looks before the thread sleeps between two.
-        const EAGER: u32 = 64;
         let place = self.words.recorded();
         if self.words.reached() >= place {
             return None;
         }
         let (words, context) = (Arc::clone(&self.words), Arc::clone(&self.context));
         Some(Box::new(move || {
-            let mut looks = 0;
-            while words.reached() < place && context.check().is_ok() {
-                looks += 1;
-                if looks < EAGER {
-                    thread::yield_now();
-                } else {
-                    thread::sleep(Duration::from_micros(50));
-                }
-            }
+            context.watch(|| words.reached() >= place);
         }))
     }
 }

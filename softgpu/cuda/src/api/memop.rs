@@ -2,7 +2,6 @@
 
 use std::ffi::c_uint;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cuda_abi::types::{
     CUdeviceptr, CUstream, CUstreamBatchMemOpParams, CUstreamBatchMemOpType as Type,
@@ -155,21 +154,7 @@ impl MemOps {
 
 /// Returns when the word is as it should be, or its context ends or fails.
 fn wait(context: &Context, span: &Span, word: Word, compare: Compare) {
-    /// Looks before the thread sleeps between two.
-    const EAGER: u32 = 64;
-    let mut looks = 0;
-    while span
-        .load()
-        .is_some_and(|found| !word.is_met(found, compare))
-        && context.check().is_ok()
-    {
-        looks += 1;
-        if looks < EAGER {
-            std::thread::yield_now();
-        } else {
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
+    context.watch(|| span.load().is_none_or(|found| word.is_met(found, compare)));
 }
 
 fn submit(stream: CUstream, list: Vec<CUstreamBatchMemOpParams>, flags: c_uint) -> Outcome {
