@@ -107,8 +107,17 @@ impl Zone {
                     ..
                 } = ready;
                 let kind = driver_kind.name();
-                info!(zone, worker = pid, driver = kind, path = %ready.driver_path, why = %ready.why,
-                    version = driver_version, devices = device_count, init_micros, "worker is ready");
+                info!(
+                    zone,
+                    worker = pid,
+                    driver = kind,
+                    path = ready.driver_path.to_string(),
+                    why = ready.why.to_string(),
+                    version = driver_version,
+                    devices = device_count,
+                    init_micros,
+                    "worker is ready"
+                );
                 shared.seen.set(Some((driver_version, device_count)));
                 // It has met no tenant yet, so this is the driver's word.
                 self.devices = Some(Devices {
@@ -153,14 +162,22 @@ impl Zone {
             }
             (_, &FromWorker::Ended { text, ending }) => {
                 let client = worker.session.as_ref().map(|session| session.client_id);
-                warn!(zone, client, worker = pid, ?ending, reason = %text, "worker ends");
+                let text = text.to_string();
+                warn!(
+                    zone,
+                    client,
+                    worker = pid,
+                    ?ending,
+                    reason = text,
+                    "worker ends"
+                );
                 let reason = match ending {
                     Ending::Own => EndReason::WORKER_DIED,
                     Ending::Violation => EndReason::VIOLATION,
                     Ending::Stuck => EndReason::STUCK,
                 };
-                self.judge_start(id, now, &text.to_string());
-                self.end(id, reason, &text.to_string(), shared, now);
+                self.judge_start(id, now, &text);
+                self.end(id, reason, &text, shared, now);
             }
             (phase, _) => {
                 let phase = phase.name();
