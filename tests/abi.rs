@@ -5,33 +5,17 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::mem::{align_of, offset_of, size_of};
 use std::path::Path;
-use std::process::Command;
 
 use cuda_abi::types;
 use cudarc::driver::sys;
-use e2e::place;
+use e2e::{place, tool};
 
 #[path = "abi/values.rs"]
 mod values;
 
-/// Runs a tool of binutils or a compiler and returns what it printed.
-fn output_of(tool: &str, arguments: &[&str]) -> String {
-    let output = Command::new(tool)
-        .args(arguments)
-        .env("LC_ALL", "C")
-        .output()
-        .unwrap_or_else(|error| panic!("{tool} cannot be run ({error}); install binutils and gcc"));
-    assert!(
-        output.status.success(),
-        "{tool} {arguments:?} failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).expect("the tool prints text")
-}
-
 /// The names that a library defines for others, with versions if there are any.
 fn defined_names(library: &Path) -> BTreeSet<String> {
-    let table = output_of(
+    let table = tool::output(
         "readelf",
         &["-W", "--dyn-syms", &library.display().to_string()],
     );
@@ -88,7 +72,7 @@ fn software_gpu_exports_every_driver_name_only() {
 }
 
 fn check_dynamic_section(library: &Path, soname: &str) {
-    let section = output_of("readelf", &["-W", "-d", &library.display().to_string()]);
+    let section = tool::dynamic_section(library);
     assert!(
         section.contains(&format!("Library soname: [{soname}]")),
         "{}: soname is not {soname}\n{section}",
@@ -109,21 +93,7 @@ fn check_dynamic_section(library: &Path, soname: &str) {
         "{}: names a search path\n{section}",
         library.display()
     );
-    for needed in section.lines().filter(|line| line.contains("(NEEDED)")) {
-        let known = [
-            "libc.so.6",
-            "libgcc_s.so.1",
-            "ld-linux",
-            "libm.so.6",
-            "libdl.so.2",
-            "libpthread.so.0",
-        ];
-        assert!(
-            known.iter().any(|name| needed.contains(name)),
-            "{}: needs more than the C library: {needed}",
-            library.display()
-        );
-    }
+    assert_eq!(tool::needed_beside_libc(library), Vec::<String>::new());
 }
 
 #[test]
@@ -569,7 +539,7 @@ fn layouts_and_values_are_those_of_the_c_header() {
     let directory = tempfile::tempdir().expect("the temporary directory is writable");
     let source = directory.path().join("layouts.c");
     std::fs::write(&source, comparison_in_c()).expect("the directory is ours");
-    output_of(
+    tool::output(
         "cc",
         &[
             "-std=c11",

@@ -10,6 +10,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod system;
+pub mod tool;
 
 pub use driver::Gpu;
 pub use process::{Finished, Program, Running, Watchdog};
