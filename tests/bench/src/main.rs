@@ -14,6 +14,7 @@ mod report;
 mod sample;
 #[allow(unsafe_code)]
 mod shared;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             Ok(descriptor) => floor::peer(kind, descriptor).map_err(Into::into),
             Err(error) => Err(Box::from(format!("{descriptor}: {error}"))),
         },
+        ["--torment", socket] => zones::torment(socket.as_ref()),
         ["--client", measurement] => client::run(measurement, false).map_err(Into::into),
         ["--client", measurement, "on-word"] => client::run(measurement, true).map_err(Into::into),
         _ => Err("usage: bench".into()),
@@ -60,7 +62,7 @@ type Outcome<T> = std::result::Result<T, Box<dyn Error>>;
 /// Something that is measured of the system, by the name it is asked for.
 type Measurement = (&'static str, fn(&Proxy) -> Outcome<Measured>);
 
-const MEASUREMENTS: [Measurement; 7] = [
+const MEASUREMENTS: [Measurement; 9] = [
     ("null_call", null_call),
     ("async_launch", async_launch),
     ("launch_rate", launch_rate),
@@ -68,6 +70,9 @@ const MEASUREMENTS: [Measurement; 7] = [
     ("wake", wake),
     ("attach", attach),
     ("idle", idle),
+    // With proxies of their own.
+    ("checks", |_| zones::checks()),
+    ("hostile_neighbour", |_| zones::neighbour()),
 ];
 
 /// The name by which all examples are asked for together.
