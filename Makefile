@@ -8,8 +8,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PART ?= all
 FUZZ_SECONDS ?= 20
 MIRI_EXTENT ?= short
+SEED ?= 1
+CHAOS_SECONDS ?= 120
 
-.PHONY: help all-kernels clients client-suites demo test test-full soak bench lint loom miri fuzz docs device-check programs build clean
+.PHONY: help all-kernels clients client-suites demo test test-full soak chaos bench lint loom miri fuzz docs device-check programs build clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +50,9 @@ test-full: lint programs clients all-kernels build ## All tests, both builds, lo
 
 soak: programs build ## Hours of use in minutes: order between threads, eight clients, 1,000 attaches, 500 kills
 	$(CARGO) test -p e2e -- --ignored soak_
+
+chaos: build ## Whatever can go wrong, at random, for CHAOS_SECONDS; SEED=n chooses what
+	SEED=$(SEED) CHAOS_SECONDS=$(CHAOS_SECONDS) $(CARGO) test -p e2e --test chaos -- --ignored --nocapture
 
 bench: ## Measure against the goals; writes docs/results and target/bench.json
 	$(CARGO) build --release --workspace
