@@ -10,7 +10,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use e2e::{Finished, Program, Setup, Zone, place, proxy};
@@ -112,10 +114,20 @@ fn client_suites_end_the_same() {
     let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
     let mut faults = Vec::new();
     for (suite, file) in chosen_files() {
-        let log = proxy.directory().join("outcomes");
-        let direct = proxy::direct("/usr/bin/timeout").env(CAPABILITY.0, CAPABILITY.1);
-        let direct = run(direct, &python, &file, &log);
-        let remoted = run(proxy.program("/usr/bin/timeout"), &python, &file, &log);
+        let log = |side| proxy.directory().join(side);
+        // At the same time, since the programs mostly compile, each on one core.
+        let (direct, remoted) = thread::scope(|scope| {
+            let direct = proxy::direct("/usr/bin/timeout").env(CAPABILITY.0, CAPABILITY.1);
+            let direct = scope.spawn(|| run(direct, &python, &file, &log("direct")));
+            let remoted = run(
+                proxy.program("/usr/bin/timeout"),
+                &python,
+                &file,
+                &log("through-proxy"),
+            );
+            let direct = direct.join();
+            (direct.unwrap_or_else(|panic| resume_unwind(panic)), remoted)
+        });
         println!(
             "{file}: {} passed directly, {} through the proxy",
             direct.1.count("passed"),
