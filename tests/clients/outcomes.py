@@ -38,6 +38,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("multi_gpu"):
             item.add_marker(pytest.mark.skip(reason="needs several devices"))
+        # CuPy marks those that take gigabytes, of the host's memory too.
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="marked slow by its authors"))
         for pattern, reason in rules:
             if fnmatch.fnmatchcase(name(item.nodeid), pattern):
                 item.add_marker(pytest.mark.skip(reason=reason))
