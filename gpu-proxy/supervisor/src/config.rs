@@ -18,6 +18,7 @@ mod read;
 
 pub use proxy_policy::document::{Mistake, Mistakes};
 
+use proxy_policy::limits::Limits;
 use proxy_policy::units::{duration_text, size_text};
 
 /// Everything the supervisor is told.
@@ -136,6 +137,8 @@ pub struct ZoneConfig {
     pub mode: u32,
     /// `devices`: ordinals of the devices its workers see. Default: all.
     pub devices: Option<Vec<u32>>,
+    /// Further limits; see [`Limits`].
+    pub limits: Limits,
     /// `worker_uid`: the user its workers run as, if the proxy is root. Default: the proxy's.
     pub worker_uid: Option<u32>,
     /// `worker_gid`: their group. Default: the proxy's.
@@ -291,7 +294,7 @@ impl fmt::Display for ZoneConfig {
         if let Some(devices) = &self.devices {
             writeln!(f, "devices = {devices:?}")?;
         }
-        Ok(())
+        self.limits.fmt(f)
     }
 }
 

@@ -33,6 +33,7 @@ use crate::throttle::Throttle;
 mod arrival;
 mod backoff;
 mod clients;
+mod denied;
 mod grant;
 mod jail;
 mod shares;
@@ -117,6 +118,7 @@ pub struct Zone {
     jail: Vec<Report>,
     refusals: Throttle,
     refused_calls: Throttle,
+    denied: Throttle,
     attached_total: u64,
     refused_total: u64,
 }
@@ -172,6 +174,7 @@ impl Zone {
             jail: Vec::new(),
             refusals: Throttle::new(MAX_REFUSAL_LINES),
             refused_calls: Throttle::new(MAX_REFUSAL_LINES),
+            denied: Throttle::new(MAX_REFUSAL_LINES),
             attached_total: 0,
             refused_total: 0,
             grant,
@@ -261,6 +264,7 @@ impl Zone {
         self.answer_surveys();
         self.match_up(shared, now);
         self.replenish(shared, now);
+        self.publish_rates();
         let hopeless =
             self.count(|phase| matches!(phase, Phase::Starting { .. } | Phase::Ready { .. })) == 0;
         if hopeless && let Some(reason) = self.backoff.refusal(now) {
@@ -406,6 +410,7 @@ impl Zone {
                 calls: claims.calls,
                 launches: claims.launches,
                 errors: claims.errors,
+                paced_micros: claims.paced_micros,
                 kernels: claims
                     .kernels
                     .into_iter()
@@ -420,6 +425,7 @@ impl Zone {
             memory_used: self.ledger.used(),
             pinned_limit: self.grant.pinned,
             client_limit: self.grant.clients,
+            limits: self.grant.limits.list(),
             allow: Group::in_mask(self.grant.groups)
                 .map(|group| group.name().to_owned())
                 .collect(),

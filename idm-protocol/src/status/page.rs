@@ -15,6 +15,7 @@ const REASON: usize = 1;
 const CAPABILITIES: usize = 2;
 const MEMORY_LIMIT: usize = 3;
 const MEMORY_USED: usize = 4;
+const RATES: usize = 5;
 
 /// Whether a client may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,11 @@ impl StatusWriter {
         self.set(MEMORY_USED, used);
     }
 
+    /// Calls and launches that the client may make in a second; 0 for as many as it likes.
+    pub fn set_rates(&self, calls: u32, launches: u32) {
+        self.set(RATES, u64::from(calls) | u64::from(launches) << 32);
+    }
+
     /// Ends the client. The first reason stays.
     pub fn end(&self, reason: EndReason) {
         let words = self.page.words();
@@ -165,6 +171,16 @@ impl StatusPage {
         self.load(MEMORY_USED)
     }
 
+    /// Calls and launches that the client may make in a second; 0 for as many as it likes. One load.
+    #[inline]
+    pub fn rates(&self) -> (u32, u32) {
+        let [c0, c1, c2, c3, l0, l1, l2, l3] = self.load(RATES).to_le_bytes();
+        (
+            u32::from_le_bytes([c0, c1, c2, c3]),
+            u32::from_le_bytes([l0, l1, l2, l3]),
+        )
+    }
+
     #[inline]
     fn load(&self, index: usize) -> u64 {
         // A page has 512 words; `open` checked the size.
@@ -185,6 +201,8 @@ mod tests {
         writer.set_memory(100, 40);
         assert_eq!(reader.capabilities(), 5);
         assert_eq!((reader.memory_limit(), reader.memory_used()), (100, 40));
+        writer.set_rates(3, 7);
+        assert_eq!(reader.rates(), (3, 7));
         writer.end(EndReason::WORKER_DIED);
         writer.end(EndReason::SHUTDOWN);
         assert_eq!(reader.state(), ClientState::ENDED);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proxy_channel::jail::Mode;
 use proxy_policy::document::{Mistakes, Reader, Section, article};
+use proxy_policy::limits::Limits;
 use proxy_policy::units::{duration, duration_text};
 use proxy_policy::values::{self, MAX_CLIENTS};
 use toml::de::DeValue;
@@ -215,6 +216,7 @@ fn zone<'s>(
     let gid = reader.number(keys, "gid", 0..NO_ID);
     let mode = mode(reader, keys).unwrap_or(if gid.is_some() { 0o660 } else { 0o600 });
     let devices = values::devices(reader, keys);
+    let limits = Limits::take(reader, keys);
     let worker_uid = reader.number(keys, "worker_uid", 0..NO_ID);
     let worker_gid = reader.number(keys, "worker_gid", 0..NO_ID);
     reader.close(section);
@@ -229,6 +231,7 @@ fn zone<'s>(
         gid,
         mode,
         devices,
+        limits,
         worker_uid,
         worker_gid,
     })

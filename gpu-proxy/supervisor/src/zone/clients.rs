@@ -198,10 +198,11 @@ impl Zone {
         shared: &Shared,
         now: Instant,
     ) -> bool {
-        let limits = Limits {
+        let mut limits = Limits {
             arena_bytes: self.grant.pinned,
             ..Limits::default()
         };
+        self.grant.limits.apply(&mut limits);
         let welcome = Welcome {
             header: Header::new(MessageKind::WELCOME),
             client_id: shared.id(),
@@ -218,6 +219,8 @@ impl Zone {
             capabilities: welcome.capabilities,
             memory_limit: welcome.memory_limit,
             credit_chunk: credit_chunk(self.grant.memory),
+            context_overhead: self.grant.limits.context_overhead.unwrap_or(0),
+            images: self.grant.limits.images.unwrap_or(u64::MAX),
             limits,
             window,
             stuck_after_millis: self.config.stuck_after.map_or(0, |limit| {

@@ -13,6 +13,7 @@ use cuda_abi::function::{FunctionInfo, Group};
 use idm_protocol::attach::RefusalCode;
 use idm_protocol::status::EndReason;
 use proxy_channel::message::Refused;
+use proxy_policy::limits::Limits;
 use proxy_policy::units::size_text;
 use proxy_policy::{Policy, group_names};
 use tracing::{info, warn};
@@ -32,6 +33,7 @@ pub(super) struct Grant {
     pub(super) pinned: u64,
     pub(super) clients: u32,
     pub(super) devices: Option<Vec<u32>>,
+    pub(super) limits: Limits,
     /// What says so, for people.
     pub(super) rule: String,
 }
@@ -44,6 +46,7 @@ impl Grant {
             pinned: config.pinned,
             clients: config.clients,
             devices: config.devices.clone(),
+            limits: config.limits.clone(),
             rule: "no policy is configured".into(),
         };
         let Some(policy) = policy else {
@@ -63,6 +66,7 @@ impl Grant {
             pinned: rule.pinned.unwrap_or(config.pinned),
             clients: rule.clients.unwrap_or(config.clients),
             devices: rule.devices.clone().or(configured.devices),
+            limits: rule.limits.or(&config.limits),
             rule: format!("{file}:{}", rule.line),
         }
     }
@@ -108,6 +112,14 @@ impl Grant {
             };
             let text = number("devices", &list(&old.devices), &list(&self.devices));
             parts.push(text + " for new clients");
+        }
+        if self.limits != old.limits {
+            let list = |limits: &Limits| match limits.to_string() {
+                none if none.is_empty() => "none".to_owned(),
+                some => some.trim_end().replace('\n', ", "),
+            };
+            let text = format!("limits {} -> {}", list(&old.limits), list(&self.limits));
+            parts.push(text + ", rates at once and the rest for new clients");
         }
         (!parts.is_empty()).then(|| parts.join(", "))
     }
@@ -245,6 +257,7 @@ mod tests {
             gid: None,
             mode: 0o600,
             devices: None,
+            limits: Limits::default(),
             worker_uid: None,
             worker_gid: None,
         }

@@ -151,6 +151,9 @@ impl Zone {
             (Phase::Attaching { .. } | Phase::Running, FromWorker::Refused(refused)) => {
                 self.record_refusal(id, refused, shared, now);
             }
+            (Phase::Attaching { .. } | Phase::Running, FromWorker::Denied(denied)) => {
+                self.record_denial(id, denied, now);
+            }
             (_, &FromWorker::Ended { text, ending }) => {
                 let client = worker.session.as_ref().map(|session| session.client_id);
                 warn!(zone, client, worker = pid, ?ending, reason = %text, "worker ends");
@@ -214,6 +217,7 @@ impl Zone {
         let outcome = match self.ledger.charge(id, charge.bytes) {
             Ok(()) => Outcome::Granted,
             Err(over) => {
+                // Worth a record once its worker gives up: it may still ask for less.
                 debug!(zone = self.config.name, worker = id.0, %over, "charge refused");
                 Outcome::Refused {
                     limit: over.limit,

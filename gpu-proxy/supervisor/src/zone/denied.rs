@@ -1,0 +1,104 @@
+//! What limits do to the clients of a zone: the rates they share, and the record of what was refused.
+
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use proxy_channel::bound::{Bound, Denied};
+use proxy_policy::limits::handle_name;
+use tracing::{info, warn};
+
+use super::Zone;
+use super::worker::Session;
+use crate::ledger::WorkerId;
+
+impl Zone {
+    /// Tells every client its share of what the zone may do in a second: the same for all that are there.
+    pub(super) fn publish_rates(&self) {
+        let sessions = self
+            .workers
+            .values()
+            .filter_map(|worker| worker.session.as_ref());
+        let live: Vec<&Session> = sessions.filter(|session| session.is_live()).collect();
+        let count = u32::try_from(live.len()).unwrap_or(u32::MAX).max(1);
+        // Less than one in a second is one: a client that may do nothing could not even end well.
+        let share = |rate: Option<u32>| rate.map_or(0, |rate| (rate / count).max(1));
+        let calls = share(self.grant.limits.calls_per_second);
+        let launches = share(self.grant.limits.launches_per_second);
+        for session in live {
+            session.status.set_rates(calls, launches);
+        }
+    }
+
+    /// A worker says that a limit refused its client something. What the zone has and may have is our own word.
+    pub(super) fn record_denial(&mut self, id: WorkerId, denied: &Denied, now: Instant) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let Some(suppressed) = self.denied.pass(now) else {
+            return;
+        };
+        let (zone, pid) = (self.config.name.as_str(), worker.process.pid());
+        let client = worker.session.as_ref().map(|session| session.client_id);
+        let &Denied {
+            bound,
+            asked,
+            times,
+        } = denied;
+        let (limit, used) = (self.ledger.limit(), self.ledger.used());
+        let rule = self.grant.rule.as_str();
+        match bound {
+            Bound::MEMORY => {
+                warn!(
+                    zone,
+                    client,
+                    worker = pid,
+                    limit = "memory",
+                    soft = true,
+                    asked,
+                    most = limit,
+                    used,
+                    rule,
+                    times,
+                    suppressed,
+                    "out of memory: the zone's quota does not allow it"
+                );
+            }
+            Bound::DRIVER => {
+                warn!(
+                    zone,
+                    client,
+                    worker = pid,
+                    limit = "device",
+                    soft = false,
+                    most = limit,
+                    used,
+                    times,
+                    suppressed,
+                    "out of memory: the device has no more, though the zone's quota would allow it"
+                );
+            }
+            Bound::CALLS | Bound::LAUNCHES => {
+                info!(zone, client, worker = pid, limit = %bound, share = asked, rule, times, suppressed,
+                    "client is faster than its share of the zone's rate and waits");
+            }
+            other => {
+                let limit = match other.kind().and_then(handle_name) {
+                    Some(name) => format!("handles.{name}"),
+                    None => other.to_string(),
+                };
+                warn!(
+                    zone,
+                    client,
+                    worker = pid,
+                    limit,
+                    asked,
+                    rule,
+                    times,
+                    suppressed,
+                    "refused by a limit of the zone"
+                );
+            }
+        }
+    }
+}
