@@ -235,3 +235,113 @@ fn a_changed_policy_changes_a_rate_at_once() {
     assert_eq!(paced(&proxy), waited);
     client.finish();
 }
+
+fn reserving(name: &str, reserve: Option<&str>) -> Zone {
+    let zone = Zone::new(name).memory("96MiB").set("devices", "[0]");
+    match reserve {
+        Some(reserve) => zone.set("reserve", &format!("{reserve:?}")),
+        None => zone,
+    }
+}
+
+#[test]
+fn a_zone_without_a_reservation_cannot_take_anothers() {
+    let proxy = Setup::new()
+        .device(0, "96MiB")
+        .zone(reserving("a", Some("64MiB")))
+        .zone(reserving("b", None))
+        .start();
+    let mut greedy = Client::start(&proxy, "b");
+    let free = greedy.number("free");
+    assert!(free <= 32 * MIB, "{free} bytes without trying");
+    assert_eq!(greedy.order(&format!("memory {}", 33 * MIB)), OUT_OF_MEMORY);
+    assert_eq!(greedy.order(&format!("memory {}", 30 * MIB)), DONE);
+    wait_for_record(&proxy, &["zone=\"b\"", "soft=true", "set_aside=67108864"]);
+    let mut holder = Client::start(&proxy, "a");
+    assert!(holder.number("free") >= 63 * MIB);
+    assert_eq!(holder.order(&format!("memory {}", 62 * MIB)), DONE);
+    assert_eq!(holder.order(&format!("memory {}", 30 * MIB)), OUT_OF_MEMORY);
+    // What the one gives back the other can have beyond its reservation.
+    assert_eq!(greedy.order("back"), DONE);
+    greedy.finish();
+    proxy.wait_until("b holds nothing", |proxy| {
+        proxy.status()["zones"][1]["memory_used"] == 0
+    });
+    assert_eq!(holder.order(&format!("memory {}", 30 * MIB)), DONE);
+    let room = proxy.status()["zones"][1]["memory_room"].as_u64();
+    assert!(room.is_some_and(|room| room <= 4 * MIB), "{room:?}");
+    holder.finish();
+}
+
+#[test]
+fn a_policy_that_sets_aside_more_than_there_is_changes_nothing() {
+    let policy = |a: &str, b: &str| {
+        let zone = |name: &str, reserve: &str| {
+            format!(
+                "[[zone]]\nname = {name:?}\nallow = [\"compute\", \"memory\", \"jit\"]\nreserve = {reserve:?}\n"
+            )
+        };
+        format!("version = 1\n{}{}", zone("a", a), zone("b", b))
+    };
+    let proxy = Setup::new()
+        .device(0, "96MiB")
+        .zone(reserving("a", None))
+        .zone(reserving("b", None))
+        .policy(&policy("64MiB", "32MiB"))
+        .start();
+    let refused = proxy.reload(&policy("64MiB", "36MiB"));
+    assert_eq!(refused.code, Some(1), "{}", refused.describe());
+    assert!(
+        refused.stderr.contains("policy.toml:6: zone b")
+            && refused
+                .stderr
+                .contains("100MiB are set aside on device 0, which has 96MiB"),
+        "{}",
+        refused.describe()
+    );
+    assert_eq!(proxy.status()["zones"][1]["limits"]["reserve"], 32 * MIB);
+    proxy.reload(&policy("60MiB", "36MiB")).expect_success();
+    assert_eq!(proxy.status()["zones"][1]["limits"]["reserve"], 36 * MIB);
+}
+
+#[test]
+fn what_the_supervisor_counts_is_what_the_workers_hold_once_all_is_quiet() {
+    let proxy = Setup::new()
+        .zone(Zone::new("a").memory("512MiB").warm(3))
+        .start();
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::start(&proxy, "a")).collect();
+    let ways = ["memory", "pooled", "mapped", "array", "module"];
+    for round in 0..4 {
+        for (index, client) in clients.iter_mut().enumerate() {
+            let way = ways[(round + index) % ways.len()];
+            assert_eq!(
+                client.order(&format!("{way} {}", (2 + 2 * index as u64) * MIB)),
+                DONE
+            );
+            if round % 2 == 1 {
+                assert_eq!(client.order("back"), DONE);
+            }
+        }
+    }
+    clients.remove(0).running.kill();
+    proxy.wait_until("the sums agree", |proxy| {
+        let zone = &proxy.status()["zones"][0];
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or(u64::MAX);
+        let list = zone["clients"].as_array().cloned().unwrap_or_default();
+        let granted: u64 = list
+            .iter()
+            .map(|client| number(&client["memory_granted"]))
+            .sum();
+        let spare = |client: &serde_json::Value| {
+            number(&client["memory_granted"]) - number(&client["memory_held"])
+        };
+        // Each worker holds less than it was granted, by no more than two chunks.
+        list.len() == 2
+            && number(&zone["memory_used"]) == granted
+            && list.iter().all(|client| spare(client) < 4 * MIB)
+    });
+    clients.into_iter().for_each(Client::finish);
+    proxy.wait_until("everything is back", |proxy| {
+        proxy.status()["zones"][0]["memory_used"] == 0
+    });
+}

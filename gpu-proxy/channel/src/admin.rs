@@ -79,6 +79,9 @@ pub struct Zone {
     pub memory_limit: u64,
     /// What its workers have been granted of it.
     pub memory_used: u64,
+    /// What could be granted now: less than what the quota leaves where the device is full, or set aside for others.
+    #[serde(default)]
+    pub memory_room: u64,
     /// Its quota of pinned host memory per client, in bytes.
     pub pinned_limit: u64,
     /// Most clients at one time.

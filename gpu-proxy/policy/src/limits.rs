@@ -44,6 +44,8 @@ pub fn handle_name(kind: Kind) -> Option<&'static str> {
 /// What one zone is limited to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// `reserve`: device memory that is set aside for it on its one device.
+    pub reserve: Option<u64>,
     /// `context_overhead`: device memory that each context is charged for what the driver keeps in it.
     pub context_overhead: Option<u64>,
     /// `images`: bytes of code images that one client may have loaded.
@@ -64,6 +66,7 @@ const MOST_RATE: u64 = 1 << 30;
 impl Limits {
     /// Takes the keys of a zone.
     pub fn take<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Self {
+        let reserve = bytes(reader, keys, "reserve", (1 << 20)..=1 << 50);
         let context_overhead = bytes(reader, keys, "context_overhead", 0..=1 << 34);
         let images = bytes(reader, keys, "images", (1 << 20)..=1 << 40);
         let calls_per_second = reader.number(keys, "calls_per_second", 1..MOST_RATE);
@@ -82,6 +85,7 @@ impl Limits {
         }
         reader.close(table);
         Self {
+            reserve,
             context_overhead,
             images,
             calls_per_second,
@@ -96,6 +100,7 @@ impl Limits {
         let mut handles = those.handles.clone();
         handles.extend(&self.handles);
         Self {
+            reserve: self.reserve.or(those.reserve),
             context_overhead: self.context_overhead.or(those.context_overhead),
             images: self.images.or(those.images),
             calls_per_second: self.calls_per_second.or(those.calls_per_second),
@@ -108,6 +113,7 @@ impl Limits {
     #[must_use]
     pub fn list(&self) -> BTreeMap<String, u64> {
         let numbers = [
+            ("reserve", self.reserve),
             ("context_overhead", self.context_overhead),
             ("images", self.images),
             ("calls_per_second", self.calls_per_second.map(u64::from)),
@@ -138,6 +144,7 @@ impl Limits {
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sizes = [
+            ("reserve", self.reserve),
             ("context_overhead", self.context_overhead),
             ("images", self.images),
         ];
@@ -180,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_as_the_same() {
-        let text = "context_overhead = \"300MiB\"\nimages = \"1GiB\"\ncalls_per_second = 5\n\
+        let text = "reserve = \"2GiB\"\ncontext_overhead = \"300MiB\"\nimages = \"1GiB\"\ncalls_per_second = 5\n\
                     launches_per_second = 7\nhandles = { event = 9, stream = 3 }\n";
         assert_eq!(read(text).to_string(), text);
         assert_eq!(read("").to_string(), "");

@@ -21,6 +21,8 @@ pub use proxy_policy::document::{Mistake, Mistakes};
 use proxy_policy::limits::Limits;
 use proxy_policy::units::{duration_text, size_text};
 
+use crate::reservations::Capacity;
+
 /// Everything the supervisor is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -28,6 +30,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// `[driver]`
     pub driver: DriverConfig,
+    /// Each `[[device]]`: what may be granted of it, by ordinal. Default: none, and quotas alone count.
+    pub devices: Vec<Capacity>,
     /// Each `[[zone]]`, in the order of the file.
     pub zones: Vec<ZoneConfig>,
 }
@@ -206,6 +210,7 @@ impl fmt::Display for Config {
         let Self {
             proxy,
             driver,
+            devices,
             zones,
         } = self;
         writeln!(f, "[proxy]")?;
@@ -263,6 +268,13 @@ impl fmt::Display for Config {
                 .map(|(key, value)| format!("{key} = {}", quoted(value)))
                 .collect();
             writeln!(f, "env = {{ {} }}", pairs.join(", "))?;
+        }
+        for (ordinal, memory) in devices {
+            let memory = size_text(*memory);
+            writeln!(
+                f,
+                "\n[[device]]\nordinal = {ordinal}\nmemory = \"{memory}\""
+            )?;
         }
         zones.iter().try_for_each(|zone| write!(f, "\n{zone}"))
     }

@@ -35,7 +35,7 @@ pub fn render(status: &Status) -> String {
     text.push('\n');
     text.push_str(&table(
         &[
-            "ZONE", "MEMORY", "QUOTA", "CLIENTS", "WARM", "ATTACHED", "REFUSED", "SOCKET",
+            "ZONE", "MEMORY", "QUOTA", "FREE", "CLIENTS", "WARM", "ATTACHED", "REFUSED", "SOCKET",
         ],
         zones,
     ));
@@ -102,6 +102,7 @@ fn zone_row(zone: &Zone) -> Vec<String> {
         zone.name.clone(),
         size(zone.memory_used),
         size(zone.memory_limit),
+        size(zone.memory_room),
         format!("{}/{}", zone.clients.len(), zone.client_limit),
         match zone.starting_workers {
             0 => zone.warm_workers.to_string(),
@@ -119,7 +120,7 @@ fn limits_line(zone: &Zone) -> Option<String> {
         .limits
         .iter()
         .map(|(key, &number)| match key.as_str() {
-            "images" | "context_overhead" => format!("{key} {}", size(number)),
+            "images" | "context_overhead" | "reserve" => format!("{key} {}", size(number)),
             _ => format!("{key} {number}"),
         })
         .collect();
@@ -255,6 +256,7 @@ pub(crate) mod tests {
                 socket: "/run/vgpu/a/gpu.sock".into(),
                 memory_limit: 4 << 30,
                 memory_used: 64 << 20,
+                memory_room: 3 << 30,
                 pinned_limit: 1 << 30,
                 client_limit: 16,
                 limits: [("handles.stream".into(), 8), ("images".into(), 1 << 30)].into(),
@@ -279,8 +281,8 @@ driver: softgpu /lib/libsoftcuda.so.1, CUDA 13.3, 1 device
         there is no NVIDIA device
 policy: none, every zone may call everything (proxy.policy names a file)
 
-ZONE  MEMORY  QUOTA  CLIENTS  WARM  ATTACHED  REFUSED  SOCKET
-a     64 MiB  4 GiB  1/16     1+1   1         0        /run/vgpu/a/gpu.sock
+ZONE  MEMORY  QUOTA  FREE   CLIENTS  WARM  ATTACHED  REFUSED  SOCKET
+a     64 MiB  4 GiB  3 GiB  1/16     1+1   1         0        /run/vgpu/a/gpu.sock
 zone a: no worker: no such device
 zone a is limited: handles.stream 8, images 1 GiB
 

@@ -68,7 +68,7 @@ impl Client {
         let arena = Arena::map(Reservation::at(start, 1 << 31).unwrap(), &arena_file).unwrap();
         let (status, status_file) = StatusWriter::create().unwrap();
         status.set_capabilities(Capabilities::ALL);
-        status.set_memory(QUOTA, 0);
+        status.set_memory(QUOTA, 0, QUOTA);
         let page = StatsPage::create().unwrap();
         let stats = SealedFile::receive(page.as_fd().try_clone_to_owned().unwrap(), STATS_BYTES);
         let channel = supervised();

@@ -254,7 +254,7 @@ impl Zone {
             stats.as_fd(),
         ];
         status.set_capabilities(welcome.capabilities);
-        status.set_memory(self.ledger.limit(), self.ledger.used());
+        status.set_memory(self.ledger.limit(), self.ledger.used(), self.ledger.room());
         let Some(worker) = self.workers.get_mut(&id) else {
             return false;
         };

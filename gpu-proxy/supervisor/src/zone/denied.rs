@@ -10,7 +10,8 @@ use tracing::{info, warn};
 
 use super::Zone;
 use super::worker::Session;
-use crate::ledger::WorkerId;
+use crate::ledger::host::DeviceFull;
+use crate::ledger::{Refused, WorkerId};
 
 impl Zone {
     /// Tells every client its share of what the zone may do in a second: the same for all that are there.
@@ -20,11 +21,8 @@ impl Zone {
             .values()
             .filter_map(|worker| worker.session.as_ref());
         let live: Vec<&Session> = sessions.filter(|session| session.is_live()).collect();
-        let count = u32::try_from(live.len()).unwrap_or(u32::MAX).max(1);
-        // Less than one in a second is one: a client that may do nothing could not even end well.
-        let share = |rate: Option<u32>| rate.map_or(0, |rate| (rate / count).max(1));
-        let calls = share(self.grant.limits.calls_per_second);
-        let launches = share(self.grant.limits.launches_per_second);
+        let count = u32::try_from(live.len()).unwrap_or(u32::MAX);
+        let (calls, launches) = self.grant.rates(count);
         for session in live {
             session.status.set_rates(calls, launches);
         }
@@ -47,8 +45,36 @@ impl Zone {
         } = denied;
         let (limit, used) = (self.ledger.limit(), self.ledger.used());
         let rule = self.grant.rule.as_str();
-        match bound {
-            Bound::MEMORY => {
+        let full = match self.ledger.refusal(asked) {
+            Some(Refused::Device(full)) => Some(full),
+            _ => None,
+        };
+        match (bound, full) {
+            (Bound::MEMORY, Some(full)) => {
+                let DeviceFull {
+                    device,
+                    capacity,
+                    set_aside,
+                    ..
+                } = full;
+                warn!(
+                    zone,
+                    client,
+                    worker = pid,
+                    limit = "memory",
+                    soft = true,
+                    asked,
+                    device,
+                    capacity,
+                    set_aside,
+                    most = limit,
+                    used,
+                    times,
+                    suppressed,
+                    "out of memory: the rest of the device is granted to other zones or set aside for them"
+                );
+            }
+            (Bound::MEMORY, None) => {
                 warn!(
                     zone,
                     client,
@@ -64,7 +90,7 @@ impl Zone {
                     "out of memory: the zone's quota does not allow it"
                 );
             }
-            Bound::DRIVER => {
+            (Bound::DRIVER, _) => {
                 warn!(
                     zone,
                     client,
@@ -78,11 +104,11 @@ impl Zone {
                     "out of memory: the device has no more, though the zone's quota would allow it"
                 );
             }
-            Bound::CALLS | Bound::LAUNCHES => {
+            (Bound::CALLS | Bound::LAUNCHES, _) => {
                 info!(zone, client, worker = pid, limit = %bound, share = asked, rule, times, suppressed,
                     "client is faster than its share of the zone's rate and waits");
             }
-            other => {
+            (other, _) => {
                 let limit = match other.kind().and_then(handle_name) {
                     Some(name) => format!("handles.{name}"),
                     None => other.to_string(),

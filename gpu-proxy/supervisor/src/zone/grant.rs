@@ -23,23 +23,31 @@ use super::worker::Phase;
 use super::{Shared, Zone};
 use crate::config::ZoneConfig;
 use crate::ledger::WorkerId;
+use crate::reservations::Claim;
 
 /// One zone's grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Grant {
+pub struct Grant {
     /// Bits of the capability page.
-    pub(super) groups: u64,
-    pub(super) memory: u64,
-    pub(super) pinned: u64,
-    pub(super) clients: u32,
-    pub(super) devices: Option<Vec<u32>>,
-    pub(super) limits: Limits,
+    pub groups: u64,
+    /// Device memory of all clients together.
+    pub memory: u64,
+    /// Pinned host memory of each client.
+    pub pinned: u64,
+    /// Most clients at one time.
+    pub clients: u32,
+    /// Devices that clients see; none for all.
+    pub devices: Option<Vec<u32>>,
+    /// Further limits.
+    pub limits: Limits,
     /// What says so, for people.
-    pub(super) rule: String,
+    pub rule: String,
 }
 
 impl Grant {
-    pub(super) fn of(config: &ZoneConfig, policy: Option<&Policy>) -> Self {
+    /// What configuration and policy grant a zone together.
+    #[must_use]
+    pub fn of(config: &ZoneConfig, policy: Option<&Policy>) -> Self {
         let configured = Self {
             groups: Group::MASK,
             memory: config.memory,
@@ -71,8 +79,32 @@ impl Grant {
         }
     }
 
+    /// What it asks for on devices.
+    #[must_use]
+    pub fn claim(&self, zone: &str) -> Claim {
+        Claim {
+            zone: zone.to_owned(),
+            devices: self.devices.clone(),
+            memory: self.memory,
+            reserve: self.limits.reserve.unwrap_or(0),
+        }
+    }
+
+    /// Calls and launches that each of so many clients may make in a second: the same share for all; 0 is any number.
+    #[must_use]
+    pub fn rates(&self, clients: u32) -> (u32, u32) {
+        // Less than one in a second is one: a client that may do nothing could not even end well.
+        let share = |rate: Option<u32>| rate.map_or(0, |rate| (rate / clients.max(1)).max(1));
+        let limits = &self.limits;
+        (
+            share(limits.calls_per_second),
+            share(limits.launches_per_second),
+        )
+    }
+
     /// Whether a program has anything to attach for.
-    pub(super) fn is_usable(&self) -> bool {
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
         self.groups & !Group::Nvml.bit() != 0
     }
 
@@ -137,6 +169,8 @@ impl Zone {
         let old = std::mem::replace(&mut self.grant, grant);
         let changes = self.grant.changes_from(&old, self.ledger.used());
         self.ledger.set_limit(self.grant.memory);
+        let place = self.grant.claim(&self.config.name).place();
+        self.ledger.seat().move_to(place);
         for worker in self.workers.values() {
             if let Some(session) = &worker.session {
                 session
