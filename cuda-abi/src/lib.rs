@@ -3,8 +3,10 @@
 //! `decl/` holds the one declaration of each function, `data/` the facts of the pinned header (names,
 //! versions, signatures, enumerations); `cargo xtask codegen` derives everything else from the two.
 //! This crate carries what all sides share: types, signatures, exported names, the resolver and, behind
-//! the feature `cudart-handshake`, the private tables that NVIDIA's runtime asks for.
+//! the feature `cudart-handshake`, the private tables that NVIDIA's runtime asks for. The feature `fatbin` adds how code images are packed.
 
+#[cfg(feature = "fatbin")]
+pub mod fatbin;
 pub mod function;
 mod generated;
 pub mod handshake;

@@ -185,7 +185,7 @@ pub struct Welcome {
     pub device_count: u32,
 }
 
-const _: () = assert!(size_of::<Welcome>() == 104);
+const _: () = assert!(size_of::<Welcome>() == 184);
 
 impl Welcome {
     /// Reads a welcome from one received packet.

@@ -201,28 +201,16 @@ pub enum HandleError {
 
 /// Slots that each kind may have.
 #[derive(Clone, Debug)]
-pub struct HandleLimits {
-    each: u32,
-    contexts: u32,
-    streams: u32,
-}
+pub struct HandleLimits(crate::layout::Limits);
 
 impl HandleLimits {
     /// The limits of an attach message.
     pub fn new(limits: &crate::layout::Limits) -> Self {
-        Self {
-            each: limits.handles_per_kind.min(MOST_SLOTS),
-            contexts: limits.contexts.min(MOST_SLOTS),
-            streams: limits.streams.min(MOST_SLOTS),
-        }
+        Self(*limits)
     }
 
     /// The limit of one kind.
     pub fn of(&self, kind: Kind) -> u32 {
-        match kind {
-            Kind::CONTEXT => self.contexts,
-            Kind::STREAM => self.streams,
-            _ => self.each,
-        }
+        self.0.handles_of(kind).min(MOST_SLOTS)
     }
 }

@@ -24,6 +24,7 @@ use std::ops::Range;
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::handle::Kind;
 use crate::memory::WORD_BYTES;
 
 /// Bytes in a page, the unit that transports share.
@@ -65,9 +66,14 @@ pub struct Limits {
     pub staging_chunks: u32,
     /// Zero.
     pub reserved: u32,
+    /// Handles of each kind, by its number; 0 for `handles_per_kind`. Contexts and streams have fields of their own.
+    pub handles: [u32; KIND_LIMITS],
 }
 
-const _: () = assert!(size_of::<Limits>() == 48);
+const _: () = assert!(size_of::<Limits>() == 48 + 4 * KIND_LIMITS);
+
+/// Kinds whose handles can be limited apart.
+const KIND_LIMITS: usize = 20;
 
 /// More than any of these is a mistake, whoever made it.
 const MOST_LINES: u32 = 1 << 20;
@@ -92,6 +98,35 @@ impl Default for Limits {
             handles_per_kind: 1 << 16,
             staging_chunks: 64,
             reserved: 0,
+            handles: [0; KIND_LIMITS],
+        }
+    }
+}
+
+impl Limits {
+    /// Handles of a kind, alive at once.
+    #[must_use]
+    pub fn handles_of(&self, kind: Kind) -> u32 {
+        match kind {
+            Kind::CONTEXT => self.contexts,
+            Kind::STREAM => self.streams,
+            other => match self.handles.get(usize::from(other.number())) {
+                None | Some(0) => self.handles_per_kind,
+                Some(&count) => count,
+            },
+        }
+    }
+
+    /// Sets how many of a kind there may be.
+    pub fn set_handles(&mut self, kind: Kind, count: u32) {
+        match kind {
+            Kind::CONTEXT => self.contexts = count,
+            Kind::STREAM => self.streams = count,
+            other => {
+                if let Some(limit) = self.handles.get_mut(usize::from(other.number())) {
+                    *limit = count;
+                }
+            }
         }
     }
 }
@@ -307,6 +342,10 @@ fn check(limits: &Limits) -> Result<(), LimitsError> {
         MOST_HANDLES,
         "from 1 to 16777216",
     )?;
+    for count in limits.handles {
+        let most = "no more than 16777216";
+        counted("handles", count.max(1), MOST_HANDLES, most)?;
+    }
     counted(
         "staging_chunks",
         limits.staging_chunks,
@@ -386,6 +425,7 @@ mod tests {
         assert_eq!(named(|l| l.staging_chunks = 65536), "arena_bytes");
         assert_eq!(named(|l| l.arena_bytes = u64::MAX), "arena_bytes");
         assert_eq!(named(|l| l.reserved = 1), "reserved");
+        assert_eq!(named(|l| l.handles[5] = u32::MAX), "handles");
     }
 
     #[test]

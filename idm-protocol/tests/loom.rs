@@ -293,6 +293,7 @@ const SMALLEST: Limits = Limits {
     handles_per_kind: 1,
     staging_chunks: 1,
     reserved: 0,
+    handles: [0; 20],
 };
 
 fn both_sides() -> (

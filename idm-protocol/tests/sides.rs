@@ -41,6 +41,7 @@ const LIMITS: Limits = Limits {
     handles_per_kind: 16,
     staging_chunks: 2,
     reserved: 0,
+    handles: [0; 20],
 };
 
 struct Sides {

@@ -47,6 +47,7 @@ const LIMITS: Limits = Limits {
     handles_per_kind: 1,
     staging_chunks: 1,
     reserved: 0,
+    handles: [0; 20],
 };
 
 /// Far beyond what any test needs: a test that hangs should fail.

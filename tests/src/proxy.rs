@@ -76,6 +76,7 @@ pub struct Setup {
     worker: Option<PathBuf>,
     proxy_lines: Vec<(String, String)>,
     policy: Option<String>,
+    devices: Vec<(u32, String)>,
     watchdog: Watchdog,
 }
 
@@ -133,6 +134,13 @@ impl Setup {
         self
     }
 
+    /// What may be granted of a device.
+    #[must_use]
+    pub fn device(mut self, ordinal: u32, memory: &str) -> Self {
+        self.devices.push((ordinal, memory.to_owned()));
+        self
+    }
+
     fn configuration(&self, directory: &Path) -> String {
         let mut text = String::from("[proxy]\n");
         let quoted = |path: &Path| format!("{:?}", path.display().to_string());
@@ -163,6 +171,12 @@ impl Setup {
             for (name, value) in &self.driver_environment {
                 let _ = writeln!(text, "{name} = {value:?}");
             }
+        }
+        for (ordinal, memory) in &self.devices {
+            let _ = writeln!(
+                text,
+                "\n[[device]]\nordinal = {ordinal}\nmemory = {memory:?}"
+            );
         }
         for zone in &self.zones {
             let _ = writeln!(text, "\n[[zone]]\nname = {:?}", zone.name);

@@ -852,7 +852,7 @@ pub static FUNCTIONS: [FunctionInfo; 394] = [
     FunctionInfo {
         name: "cuCtxSetLimit",
         chapter: "context",
-        class: Class::Inline,
+        class: Class::Blocking,
         group: "compute",
         audit: "object",
         requires: Some(Group::Compute),

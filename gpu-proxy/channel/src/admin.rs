@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of the document.
@@ -77,10 +79,17 @@ pub struct Zone {
     pub memory_limit: u64,
     /// What its workers have been granted of it.
     pub memory_used: u64,
+    /// What could be granted now: less than what the quota leaves where the device is full, or set aside for others.
+    #[serde(default)]
+    pub memory_room: u64,
     /// Its quota of pinned host memory per client, in bytes.
     pub pinned_limit: u64,
     /// Most clients at one time.
     pub client_limit: u32,
+    /// Its further limits, by the keys of the configuration; sizes in bytes. What is not listed is not limited, or
+    /// has the default.
+    #[serde(default)]
+    pub limits: BTreeMap<String, u64>,
     /// Capability groups it is granted.
     pub allow: Vec<String>,
     /// What says so.
@@ -155,6 +164,9 @@ pub struct Client {
     pub launches: u64,
     /// Calls that the driver answered with an error.
     pub errors: u64,
+    /// How long it was made to wait by the zone's rates, in microseconds.
+    #[serde(default)]
+    pub paced_micros: u64,
     /// Most launched kernels.
     pub kernels: Vec<Kernel>,
 }

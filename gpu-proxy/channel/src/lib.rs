@@ -5,6 +5,7 @@
 //!
 //! - [`message`]: the packets of both directions;
 //! - [`worker`]: the worker's end of the channel; [`supervisor`]: the other end;
+//! - [`bound`]: what else can be limited;
 //! - [`credit`]: device memory that a worker may spend without asking (D18);
 //! - [`shares`]: memory that clients of one zone share;
 //! - [`stats`]: counters that a worker publishes and the supervisor reads;
@@ -18,6 +19,7 @@
 #[cfg(feature = "admin")]
 pub mod admin;
 pub mod args;
+pub mod bound;
 pub mod credit;
 pub mod jail;
 pub mod message;

@@ -16,10 +16,11 @@ use idm_protocol::layout::Limits;
 use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
+use crate::bound::Denied;
 use crate::jail::Report;
 
 /// Version of this channel; supervisor and worker must agree exactly.
-pub const CHANNEL_VERSION: u32 = 4;
+pub const CHANNEL_VERSION: u32 = 5;
 
 /// A receive buffer of this size never truncates an honest packet.
 pub const MAX_PACKET_LEN: usize = 1024;
@@ -47,6 +48,7 @@ impl Kind {
     const WITHDRAW: Self = Self(12);
     const LAYER: Self = Self(13);
     const REFUSED: Self = Self(14);
+    const DENIED: Self = Self(15);
     const ASSIGN: Self = Self(64);
     const VERDICT: Self = Self(65);
     const STOP: Self = Self(66);
@@ -98,6 +100,10 @@ pub struct Assign {
     pub credit_chunk: u64,
     /// Sizes of the shared layout.
     pub limits: Limits,
+    /// Device memory that each context is charged for what the driver keeps in it, in bytes.
+    pub context_overhead: u64,
+    /// Bytes of code images that may be loaded at one time.
+    pub images: u64,
     /// Window candidate that both sides use.
     pub window: u32,
     /// How long work of one stream may stand still before the worker ends the client; 0 for any time.
@@ -284,6 +290,8 @@ pub enum FromWorker {
     Withdraw(Withdraw),
     /// See [`Refused`].
     Refused(Refused),
+    /// See [`Denied`].
+    Denied(Denied),
     /// The worker ends of its own accord.
     Ended {
         /// Why, in one line.
@@ -399,6 +407,7 @@ impl FromWorker {
             Self::CloseShare { token } => Packet::new(Kind::CLOSE_SHARE, token),
             Self::Withdraw(withdraw) => Packet::new(Kind::WITHDRAW, withdraw),
             Self::Refused(refused) => Packet::new(Kind::REFUSED, refused),
+            Self::Denied(denied) => Packet::new(Kind::DENIED, denied),
             &Self::Ended { text, ending } => Packet::new(Kind::ENDED, &RawEnded { text, ending }),
         }
     }
@@ -431,6 +440,7 @@ impl FromWorker {
             },
             Kind::WITHDRAW => Self::Withdraw(exact(kind, body)?),
             Kind::REFUSED => Self::Refused(exact(kind, body)?),
+            Kind::DENIED => Self::Denied(exact(kind, body)?),
             Kind::ENDED => {
                 let RawEnded { text, ending } = exact(kind, body)?;
                 Self::Ended { text, ending }
@@ -537,6 +547,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bound::Bound;
     use crate::jail::{Layer, State};
 
     fn text<const N: usize>() -> impl Strategy<Value = Text<N>> {
@@ -604,6 +615,13 @@ mod tests {
                     times,
                 })
             }),
+            any::<[u64; 3]>().prop_map(|[bound, asked, times]| {
+                FromWorker::Denied(Denied {
+                    bound: Bound(bound),
+                    asked,
+                    times,
+                })
+            }),
             (
                 text(),
                 prop_oneof![
@@ -624,6 +642,8 @@ mod tests {
                     capabilities,
                     memory_limit,
                     credit_chunk,
+                    context_overhead: memory_limit.rotate_left(7),
+                    images: credit_chunk.rotate_left(9),
                     limits: Limits::default(),
                     window,
                     stuck_after_millis: window.rotate_left(9),

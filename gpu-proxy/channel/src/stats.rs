@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use idm_protocol::attach::Text;
 use idm_protocol::memory::{FileError, Mapped, Memory, SealedFile};
@@ -32,7 +33,9 @@ struct Page {
     memory_held: u64,
     device_count: u64,
     other_launches: u64,
-    reserved: [u64; 2],
+    /// How long it was made to wait, in microseconds.
+    paced_micros: u64,
+    reserved: u64,
     kernels: [Kernel; KERNEL_SLOTS],
 }
 
@@ -51,6 +54,7 @@ const ERRORS: usize = 2;
 const MEMORY_HELD: usize = 3;
 const DEVICE_COUNT: usize = 4;
 const OTHER_LAUNCHES: usize = 5;
+const PACED_MICROS: usize = 6;
 const KERNELS: usize = 8;
 const KERNEL_WORDS: usize = size_of::<Kernel>() / 8;
 
@@ -110,6 +114,12 @@ impl StatsWriter {
         self.add(slot.0, 1);
     }
 
+    /// The client was made to wait, for it was faster than its zone may be.
+    pub fn count_paced(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.add(PACED_MICROS, micros);
+    }
+
     /// The slot of a kernel by name; the same name has the same slot.
     pub fn kernel(&self, name: &str) -> KernelSlot {
         let name = Text::<96>::new(name);
@@ -165,6 +175,8 @@ pub struct Snapshot {
     pub device_count: u64,
     /// Launches of kernels beyond the named ones.
     pub other_launches: u64,
+    /// How long it was made to wait by the zone's rates, in microseconds.
+    pub paced_micros: u64,
     /// Kernels by launches, most first.
     pub kernels: Vec<(String, u64)>,
 }
@@ -207,6 +219,7 @@ impl StatsPage {
             memory_held: page.memory_held,
             device_count: page.device_count,
             other_launches: page.other_launches,
+            paced_micros: page.paced_micros,
             kernels,
         })
     }
@@ -240,6 +253,7 @@ mod tests {
         writer.count_launch(saxpy);
         writer.count_launch(matmul);
         writer.count_launch(matmul);
+        writer.count_paced(Duration::from_millis(3));
         writer.set_memory_held(4096);
         writer.set_device_count(2);
         assert_eq!(page.memory_held(), Ok(4096));
@@ -251,6 +265,7 @@ mod tests {
             memory_held: 4096,
             device_count: 2,
             other_launches: 0,
+            paced_micros: 3000,
             kernels: vec![("matmul".into(), 2)],
         };
         assert_eq!(snapshot, expected);

@@ -17,6 +17,7 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use thiserror::Error;
 
 use crate::CHANNEL_FD;
+use crate::bound::Denied;
 use crate::jail::Report;
 use crate::message::{
     ASSIGN_DESCRIPTORS, Assign, Charge, Ending, FromWorker, MAX_PACKET_LEN, Malformed, Open, Ready,
@@ -171,6 +172,11 @@ impl WorkerChannel {
             groups,
             times,
         }))
+    }
+
+    /// Says that a limit refused the client something.
+    pub fn denied(&self, denied: Denied) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Denied(denied))
     }
 
     /// Waits for the next event.

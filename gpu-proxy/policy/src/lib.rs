@@ -13,11 +13,13 @@ use cuda_abi::function::Group;
 
 pub mod document;
 mod explain;
+pub mod limits;
 mod read;
 pub mod units;
 pub mod values;
 
 use document::Mistakes;
+use limits::Limits;
 use units::size_text;
 
 pub use explain::{Explanation, UnknownCall, Verdict};
@@ -48,6 +50,8 @@ pub struct Rule {
     pub clients: Option<u32>,
     /// `devices`: ordinals of the devices that clients see which attach from now on.
     pub devices: Option<Vec<u32>>,
+    /// Further limits.
+    pub limits: Limits,
 }
 
 /// A policy that cannot be used.
@@ -148,7 +152,7 @@ impl fmt::Display for Rule {
         if let Some(devices) = &self.devices {
             writeln!(f, "devices = {devices:?}")?;
         }
-        Ok(())
+        self.limits.fmt(f)
     }
 }
 

@@ -8,6 +8,7 @@ use cuda_abi::function::{AUDIT_CLASSES, FunctionInfo, Group};
 use toml::de::DeValue;
 
 use crate::document::{Item, Mistakes, Reader, Section, article, near};
+use crate::limits::Limits;
 use crate::{Policy, Rule, values};
 
 pub(crate) fn policy(file: &Path, source: &str) -> Result<Policy, Mistakes> {
@@ -59,6 +60,7 @@ fn rule<'s>(reader: &mut Reader<'s>, mut section: Section<'s>) -> Option<Rule> {
     let pinned = values::pinned(reader, keys);
     let clients = values::clients(reader, keys);
     let devices = values::devices(reader, keys);
+    let limits = Limits::take(reader, keys);
     reader.close(section);
     Some(Rule {
         zone: zone?,
@@ -68,6 +70,7 @@ fn rule<'s>(reader: &mut Reader<'s>, mut section: Section<'s>) -> Option<Rule> {
         pinned,
         clients,
         devices,
+        limits,
     })
 }
 

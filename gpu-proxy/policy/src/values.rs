@@ -15,7 +15,8 @@ use crate::units::{size, size_text};
 pub const MAX_CLIENTS: u64 = 1024;
 
 const MAX_NAME_LEN: usize = 32;
-const MAX_DEVICES: u64 = 64;
+/// Ordinals are below.
+pub const MAX_DEVICES: u64 = 64;
 
 /// Takes `name`: what names a zone, and its folder.
 pub fn zone_name<'s>(

@@ -5,6 +5,7 @@ use std::path::Path;
 use cuda_abi::function::{FUNCTIONS, Group};
 use proptest::prelude::*;
 use proxy_policy::document::{Mistake, Mistakes};
+use proxy_policy::limits::Limits;
 use proxy_policy::{Policy, Rule, Verdict};
 
 fn parse(source: &str) -> Result<Policy, Mistakes> {
@@ -31,6 +32,7 @@ fn a_rule_says_what_it_says_and_where() {
         pinned: None,
         clients: Some(3),
         devices: Some(vec![0]),
+        limits: Limits::default(),
     };
     assert_eq!(policy.rule("a"), Some(&expected));
     assert_eq!(policy.rule("b").unwrap().groups, 0);
@@ -253,6 +255,11 @@ proptest! {
             pinned: Some(1 << 30),
             clients: Some(7),
             devices: Some(vec![1, 0]),
+            limits: Limits {
+                calls_per_second: Some(9),
+                handles: [("event", 5), ("stream", 7)].into(),
+                ..Limits::default()
+            },
         };
         let printed = Policy { file: "policy.toml".into(), rules: vec![rule] };
         let policy = parse(&printed.to_string()).unwrap();

@@ -18,7 +18,10 @@ mod read;
 
 pub use proxy_policy::document::{Mistake, Mistakes};
 
+use proxy_policy::limits::Limits;
 use proxy_policy::units::{duration_text, size_text};
+
+use crate::reservations::Capacity;
 
 /// Everything the supervisor is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// `[driver]`
     pub driver: DriverConfig,
+    /// Each `[[device]]`: what may be granted of it, by ordinal. Default: none, and quotas alone count.
+    pub devices: Vec<Capacity>,
     /// Each `[[zone]]`, in the order of the file.
     pub zones: Vec<ZoneConfig>,
 }
@@ -136,6 +141,8 @@ pub struct ZoneConfig {
     pub mode: u32,
     /// `devices`: ordinals of the devices its workers see. Default: all.
     pub devices: Option<Vec<u32>>,
+    /// Further limits; see [`Limits`].
+    pub limits: Limits,
     /// `worker_uid`: the user its workers run as, if the proxy is root. Default: the proxy's.
     pub worker_uid: Option<u32>,
     /// `worker_gid`: their group. Default: the proxy's.
@@ -203,6 +210,7 @@ impl fmt::Display for Config {
         let Self {
             proxy,
             driver,
+            devices,
             zones,
         } = self;
         writeln!(f, "[proxy]")?;
@@ -261,6 +269,13 @@ impl fmt::Display for Config {
                 .collect();
             writeln!(f, "env = {{ {} }}", pairs.join(", "))?;
         }
+        for (ordinal, memory) in devices {
+            let memory = size_text(*memory);
+            writeln!(
+                f,
+                "\n[[device]]\nordinal = {ordinal}\nmemory = \"{memory}\""
+            )?;
+        }
         zones.iter().try_for_each(|zone| write!(f, "\n{zone}"))
     }
 }
@@ -291,7 +306,7 @@ impl fmt::Display for ZoneConfig {
         if let Some(devices) = &self.devices {
             writeln!(f, "devices = {devices:?}")?;
         }
-        Ok(())
+        self.limits.fmt(f)
     }
 }
 

@@ -1,13 +1,18 @@
 //! What the workers of one zone have been granted of its device memory (D18).
 //!
 //! Credit is granted before it is spent and returns when a worker says so or when its process has been seen
-//! to end. No grant makes the sum exceed the quota; a quota that is lowered below the sum takes nothing back.
+//! to end. No grant makes the sum exceed the quota, or takes what is set aside for another zone on the device
+//! ([`host`]); a quota that is lowered below the sum takes nothing back.
 
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
+
+pub mod host;
+
+use host::{DeviceFull, Seat};
 
 /// Names a worker within this supervisor; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +24,18 @@ pub struct Ledger {
     limit: u64,
     used: u64,
     granted: BTreeMap<WorkerId, u64>,
+    seat: Seat,
+}
+
+/// Why nothing was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// The zone has no more.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
+    /// The device has no more for this zone.
+    #[error(transparent)]
+    Device(#[from] DeviceFull),
 }
 
 /// The quota does not allow it; nothing was granted.
@@ -47,11 +64,31 @@ impl Ledger {
     /// An empty account with a quota of `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
+        Self::seated(limit, Seat::alone())
+    }
+
+    /// An empty account of a zone that shares its device with others.
+    #[must_use]
+    pub fn seated(limit: u64, seat: Seat) -> Self {
         Self {
             limit,
             used: 0,
             granted: BTreeMap::new(),
+            seat,
         }
+    }
+
+    /// Where the zone sits.
+    #[must_use]
+    pub fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// What could be granted now.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        let of_quota = self.limit.saturating_sub(self.used);
+        self.seat.room().map_or(of_quota, |room| room.min(of_quota))
     }
 
     /// The quota in bytes.
@@ -77,16 +114,27 @@ impl Ledger {
         self.granted.get(&worker).copied().unwrap_or(0)
     }
 
-    /// Grants all of `bytes` or nothing.
-    pub fn charge(&mut self, worker: WorkerId, bytes: u64) -> Result<(), OverQuota> {
+    /// Why so much would not be granted now; none if it would.
+    #[must_use]
+    pub fn refusal(&self, bytes: u64) -> Option<Refused> {
         // More may be used than a quota that was lowered.
         if bytes > self.limit.saturating_sub(self.used) {
-            return Err(OverQuota {
+            let over = OverQuota {
                 asked: bytes,
                 limit: self.limit,
                 used: self.used,
-            });
+            };
+            return Some(over.into());
         }
+        self.seat.refusal(bytes).map(Refused::Device)
+    }
+
+    /// Grants all of `bytes` or nothing.
+    pub fn charge(&mut self, worker: WorkerId, bytes: u64) -> Result<(), Refused> {
+        if let Some(refused) = self.refusal(bytes) {
+            return Err(refused);
+        }
+        self.seat.take(bytes);
         self.used += bytes;
         // No worker holds more than is used in all, so this cannot overflow either.
         *self.granted.entry(worker).or_default() += bytes;
@@ -104,14 +152,19 @@ impl Ledger {
         };
         self.granted.insert(worker, left);
         self.used -= bytes;
+        self.seat.give_back(bytes);
         Ok(())
     }
 
     /// Moves part of what one holds to another's account.
     pub fn transfer(&mut self, from: WorkerId, to: WorkerId, bytes: u64) -> Result<(), Overdrawn> {
-        self.release(from, bytes)?;
-        // What was just released fits.
-        self.used += bytes;
+        let held = self.granted(from);
+        let left = held.checked_sub(bytes).ok_or(Overdrawn {
+            released: bytes,
+            held,
+        })?;
+        self.granted.insert(from, left);
+        // No worker holds more than is used in all, so this cannot overflow.
         *self.granted.entry(to).or_default() += bytes;
         Ok(())
     }
@@ -120,6 +173,7 @@ impl Ledger {
     pub fn close(&mut self, worker: WorkerId) -> u64 {
         let held = self.granted.remove(&worker).unwrap_or(0);
         self.used -= held;
+        self.seat.give_back(held);
         held
     }
 }
@@ -201,11 +255,11 @@ mod tests {
         let refused = ledger.charge(WorkerId(2), 41).unwrap_err();
         assert_eq!(
             refused,
-            OverQuota {
+            Refused::Quota(OverQuota {
                 asked: 41,
                 limit: 100,
                 used: 60
-            }
+            })
         );
         ledger.charge(WorkerId(2), 40).unwrap();
     }

@@ -6,7 +6,7 @@
 //! - [`config`]: what an operator writes, and every mistake in it;
 //! - [`driver`]: which driver library the workers load;
 //! - [`server`]: the poll loop; [`zone`]: one zone's clients and workers;
-//! - [`ledger`]: device memory granted; [`listener`], [`process`], [`relay`], [`admin`], [`signals`]: what
+//! - [`ledger`]: device memory granted; [`reservations`]: whether what is set aside adds up; [`listener`], [`process`], [`relay`], [`admin`], [`signals`]: what
 //!   they stand on; [`pid_namespace`]: the part of a worker's jail that only its parent can make; [`shares`]: memory that clients of a zone share.
 //!
 //! A library only so that tests and fuzz targets reach it; the program is `gpu-proxy`.
@@ -21,6 +21,7 @@ pub mod listener;
 pub mod pid_namespace;
 pub mod process;
 pub mod relay;
+pub mod reservations;
 pub mod server;
 pub mod shares;
 pub mod signals;

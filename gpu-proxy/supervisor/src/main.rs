@@ -66,7 +66,7 @@ fn read(file: &Path, installation: &Installation) -> Result<Config, String> {
 
 fn check(file: &Path, installation: &Installation) -> Result<(), String> {
     let config = read(file, installation)?;
-    let policy = read_policy(&config.proxy, &config.zones)
+    let policy = read_policy(&config.proxy, &config.devices, &config.zones)
         .map_err(|unusable| format!("the policy is not usable\n{unusable}"))?;
     print!("{config}");
     match Driver::choose(&config.driver, Path::new("/"), &installation.executable_dir) {

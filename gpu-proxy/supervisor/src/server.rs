@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Uid;
 use proxy_channel::admin as report;
+use proxy_policy::document::{Mistake, Mistakes};
 use proxy_policy::{Policy, Unusable};
 use thiserror::Error;
 use tracing::{info, warn};
@@ -22,9 +24,12 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::config::{Config, Installation, LogLevel, ProxyConfig, ZoneConfig, name_of};
 use crate::driver::{Driver, DriverError};
+use crate::ledger::host::{Host, Seat};
 use crate::listener::{ListenError, private_folder};
 use crate::process;
+use crate::reservations::{self, Capacity, Claim};
 use crate::signals::Signals;
+use crate::zone::grant::Grant;
 use crate::zone::{self, Shared, Zone};
 
 /// How long a killed worker may take to be gone before the supervisor leaves without it.
@@ -90,9 +95,10 @@ impl Server {
         let Config {
             proxy,
             driver,
+            devices,
             zones,
         } = config;
-        let policy = read_policy(&proxy, &zones)?;
+        let policy = read_policy(&proxy, &devices, &zones)?;
         let signals = Signals::new().map_err(system("collect signals"))?;
         raise_descriptor_limit();
         private_folder(&proxy.runtime_dir)?;
@@ -126,10 +132,19 @@ impl Server {
             root,
             seen,
             next_id,
+            devices,
         };
+        let places = zones
+            .iter()
+            .map(|zone| Grant::of(zone, policy.as_ref()).claim(&zone.name).place());
+        let host = Rc::new(RefCell::new(Host::new(shared.devices.clone(), places)));
         let zones: Result<Vec<Zone>, ListenError> = zones
             .into_iter()
-            .map(|zone| Zone::open(zone, policy.as_ref(), &shared))
+            .enumerate()
+            .map(|(index, zone)| {
+                let seat = Seat::new(Rc::clone(&host), index);
+                Zone::open(zone, policy.as_ref(), seat, &shared)
+            })
             .collect();
         Ok(Self {
             zones: zones?,
@@ -296,13 +311,41 @@ impl Server {
 }
 
 /// Reads the policy that the configuration names, if it names one.
-pub fn read_policy(proxy: &ProxyConfig, zones: &[ZoneConfig]) -> Result<Option<Policy>, Unusable> {
+///
+/// # Errors
+/// It cannot be read, is wrong, or promises more than there is.
+pub fn read_policy(
+    proxy: &ProxyConfig,
+    devices: &[Capacity],
+    zones: &[ZoneConfig],
+) -> Result<Option<Policy>, Unusable> {
     let Some(file) = &proxy.policy else {
         return Ok(None);
     };
     let policy = Policy::read(file)?;
     let names: Vec<&str> = zones.iter().map(|zone| zone.name.as_str()).collect();
     policy.check_zones(&names).map_err(Unusable::Wrong)?;
+    let claims: Vec<Claim> = zones
+        .iter()
+        .map(|zone| Grant::of(zone, Some(&policy)).claim(&zone.name))
+        .collect();
+    let list: Vec<Mistake> = reservations::check(devices, &claims)
+        .into_iter()
+        .map(|problem| {
+            let zone = claims.get(problem.claim).map_or("", |claim| &claim.zone);
+            Mistake {
+                // Of a zone that the policy does not name, the configuration speaks.
+                line: policy.rule(zone).map_or(1, |rule| rule.line),
+                key: format!("zone {zone}"),
+                problem: problem.problem,
+                remedy: problem.remedy,
+            }
+        })
+        .collect();
+    if !list.is_empty() {
+        let file = policy.file.clone();
+        return Err(Unusable::Wrong(Mistakes { file, list }));
+    }
     Ok(Some(policy))
 }
 
@@ -325,7 +368,7 @@ fn reload(
         mistakes,
     };
     let configs: Vec<ZoneConfig> = zones.iter().map(|zone| zone.config().clone()).collect();
-    match read_policy(&shared.proxy, &configs) {
+    match read_policy(&shared.proxy, &shared.devices, &configs) {
         Ok(None) => {
             let text = "no policy is configured: set proxy.policy in the configuration and restart gpu-proxy";
             warn!("policy not reloaded: {text}");

@@ -24,16 +24,19 @@ use tracing::{info, warn};
 
 use crate::config::{ProxyConfig, ZoneConfig};
 use crate::driver::Driver;
+use crate::ledger::host::Seat;
 use crate::ledger::{Ledger, WorkerId};
 use crate::listener::{Access, ListenError, Listener, private_folder};
 use crate::process::describe;
+use crate::reservations::Capacity;
 use crate::shares::Shares;
 use crate::throttle::Throttle;
 
 mod arrival;
 mod backoff;
 mod clients;
-mod grant;
+mod denied;
+pub mod grant;
 mod jail;
 mod shares;
 mod survey;
@@ -75,6 +78,8 @@ pub struct Shared {
     pub seen: Cell<Option<(u32, u32)>>,
     /// Next id of a client, an arrival or a worker.
     pub next_id: Cell<u64>,
+    /// What may be granted of each device.
+    pub devices: Vec<Capacity>,
 }
 
 impl Shared {
@@ -117,6 +122,7 @@ pub struct Zone {
     jail: Vec<Report>,
     refusals: Throttle,
     refused_calls: Throttle,
+    denied: Throttle,
     attached_total: u64,
     refused_total: u64,
 }
@@ -126,6 +132,7 @@ impl Zone {
     pub fn open(
         config: ZoneConfig,
         policy: Option<&Policy>,
+        seat: Seat,
         shared: &Shared,
     ) -> Result<Self, ListenError> {
         let grant = Grant::of(&config, policy);
@@ -163,7 +170,7 @@ impl Zone {
             socket_path: path,
             listener: Some(listener),
             accept_after: None,
-            ledger: Ledger::new(grant.memory),
+            ledger: Ledger::seated(grant.memory, seat),
             shares: Shares::default(),
             arrivals: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -172,6 +179,7 @@ impl Zone {
             jail: Vec::new(),
             refusals: Throttle::new(MAX_REFUSAL_LINES),
             refused_calls: Throttle::new(MAX_REFUSAL_LINES),
+            denied: Throttle::new(MAX_REFUSAL_LINES),
             attached_total: 0,
             refused_total: 0,
             grant,
@@ -261,6 +269,9 @@ impl Zone {
         self.answer_surveys();
         self.match_up(shared, now);
         self.replenish(shared, now);
+        self.publish_rates();
+        // Also what neighbours on the device took or gave back.
+        self.publish_memory();
         let hopeless =
             self.count(|phase| matches!(phase, Phase::Starting { .. } | Phase::Ready { .. })) == 0;
         if hopeless && let Some(reason) = self.backoff.refusal(now) {
@@ -406,6 +417,7 @@ impl Zone {
                 calls: claims.calls,
                 launches: claims.launches,
                 errors: claims.errors,
+                paced_micros: claims.paced_micros,
                 kernels: claims
                     .kernels
                     .into_iter()
@@ -418,8 +430,10 @@ impl Zone {
             socket: self.socket_path.display().to_string(),
             memory_limit: self.ledger.limit(),
             memory_used: self.ledger.used(),
+            memory_room: self.ledger.room(),
             pinned_limit: self.grant.pinned,
             client_limit: self.grant.clients,
+            limits: self.grant.limits.list(),
             allow: Group::in_mask(self.grant.groups)
                 .map(|group| group.name().to_owned())
                 .collect(),

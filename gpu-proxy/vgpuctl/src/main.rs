@@ -14,7 +14,9 @@ use proxy_policy::{UnknownCall, Unusable};
 use thiserror::Error;
 
 mod doctor;
+mod plan;
 mod policy;
+mod simulate;
 mod table;
 
 /// Where a proxy with a default configuration listens.
@@ -48,6 +50,13 @@ enum Command {
         #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
         socket: PathBuf,
     },
+    /// Whether a plan of clients would fit into the zones of a configuration, and what would refuse it. Needs no
+    /// proxy and no GPU; fails if anything is refused.
+    Simulate {
+        /// The plan.
+        #[arg(value_name = "PLAN")]
+        plan: PathBuf,
+    },
     /// What zones are granted: check a policy file, explain a verdict, put a changed file into force.
     Policy {
         #[command(subcommand)]
@@ -59,6 +68,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Status { json, socket } => status(&socket, json),
         Command::Doctor { socket } => print(&socket, doctor::render),
+        Command::Simulate { plan } => simulate(&plan),
         Command::Policy { command } => policy::run(&command),
     };
     match done {
@@ -97,6 +107,10 @@ enum Failure {
     Call(#[from] UnknownCall),
     #[error("the policy was not reloaded, the old one stays in force\n{0}")]
     NotReloaded(String),
+    #[error("the plan cannot be gone through\n{0}")]
+    Plan(Unusable),
+    #[error("it does not fit: {0} refused")]
+    DoesNotFit(usize),
     #[error("cannot write: {0}")]
     Output(io::Error),
 }
@@ -108,6 +122,17 @@ fn status(socket: &Path, json: bool) -> Result<(), Failure> {
     // Printed as it came, laid out for people, so that fields this build does not know survive.
     let value: serde_json::Value = serde_json::from_slice(&ask(socket, STATUS_REQUEST)?)?;
     writeln!(io::stdout(), "{value:#}").map_err(Failure::Output)
+}
+
+fn simulate(plan: &Path) -> Result<(), Failure> {
+    let answer = simulate::run(plan).map_err(Failure::Plan)?;
+    io::stdout()
+        .write_all(answer.text.as_bytes())
+        .map_err(Failure::Output)?;
+    match answer.refused {
+        0 => Ok(()),
+        refused => Err(Failure::DoesNotFit(refused)),
+    }
 }
 
 /// Asks, and prints what is made of the answer.

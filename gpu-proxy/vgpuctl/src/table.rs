@@ -35,7 +35,7 @@ pub fn render(status: &Status) -> String {
     text.push('\n');
     text.push_str(&table(
         &[
-            "ZONE", "MEMORY", "QUOTA", "CLIENTS", "WARM", "ATTACHED", "REFUSED", "SOCKET",
+            "ZONE", "MEMORY", "QUOTA", "FREE", "CLIENTS", "WARM", "ATTACHED", "REFUSED", "SOCKET",
         ],
         zones,
     ));
@@ -51,6 +51,11 @@ pub fn render(status: &Status) -> String {
     for zone in &status.zones {
         if let Some(reason) = &zone.worker_failure {
             text.push_str(&format!("zone {}: no worker: {reason}\n", zone.name));
+        }
+    }
+    for zone in &status.zones {
+        if let Some(line) = limits_line(zone) {
+            text.push_str(&line);
         }
     }
     for zone in &status.zones {
@@ -97,6 +102,7 @@ fn zone_row(zone: &Zone) -> Vec<String> {
         zone.name.clone(),
         size(zone.memory_used),
         size(zone.memory_limit),
+        size(zone.memory_room),
         format!("{}/{}", zone.clients.len(), zone.client_limit),
         match zone.starting_workers {
             0 => zone.warm_workers.to_string(),
@@ -106,6 +112,19 @@ fn zone_row(zone: &Zone) -> Vec<String> {
         zone.refused_total.to_string(),
         zone.socket.clone(),
     ]
+}
+
+/// The limits that are set beside memory and clients, if any.
+fn limits_line(zone: &Zone) -> Option<String> {
+    let list: Vec<String> = zone
+        .limits
+        .iter()
+        .map(|(key, &number)| match key.as_str() {
+            "images" | "context_overhead" | "reserve" => format!("{key} {}", size(number)),
+            _ => format!("{key} {number}"),
+        })
+        .collect();
+    (!list.is_empty()).then(|| format!("zone {} is limited: {}\n", zone.name, list.join(", ")))
 }
 
 /// The layers of the jail that are not on, if any.
@@ -210,6 +229,7 @@ pub(crate) mod tests {
             calls: 10,
             launches: 3,
             errors: 0,
+            paced_micros: 0,
             kernels: vec![Kernel {
                 name: "saxpy".into(),
                 launches: 3,
@@ -236,8 +256,10 @@ pub(crate) mod tests {
                 socket: "/run/vgpu/a/gpu.sock".into(),
                 memory_limit: 4 << 30,
                 memory_used: 64 << 20,
+                memory_room: 3 << 30,
                 pinned_limit: 1 << 30,
                 client_limit: 16,
+                limits: [("handles.stream".into(), 8), ("images".into(), 1 << 30)].into(),
                 allow: vec!["compute".into(), "memory".into()],
                 rule: "policy.toml:3".into(),
                 warm_workers: 1,
@@ -259,9 +281,10 @@ driver: softgpu /lib/libsoftcuda.so.1, CUDA 13.3, 1 device
         there is no NVIDIA device
 policy: none, every zone may call everything (proxy.policy names a file)
 
-ZONE  MEMORY  QUOTA  CLIENTS  WARM  ATTACHED  REFUSED  SOCKET
-a     64 MiB  4 GiB  1/16     1+1   1         0        /run/vgpu/a/gpu.sock
+ZONE  MEMORY  QUOTA  FREE   CLIENTS  WARM  ATTACHED  REFUSED  SOCKET
+a     64 MiB  4 GiB  3 GiB  1/16     1+1   1         0        /run/vgpu/a/gpu.sock
 zone a: no worker: no such device
+zone a is limited: handles.stream 8, images 1 GiB
 
 CLIENT  ZONE  PID   PROGRAM    STATE    UP     WORKER  MEMORY   CALLS  LAUNCHES  ERRORS  TOP KERNELS
 7       a     1234  vectorAdd  running  1m01s  99      1.5 MiB  10     3         0       saxpy 3

@@ -13,6 +13,7 @@ use idm_protocol::wait::Patience;
 
 use crate::errors::Violation;
 use crate::lanes::{Job, Lanes};
+use crate::pace::Pace;
 use crate::session::{Prepared, Scratch, Session, Turn};
 
 /// Runs until the session's stop flag is raised.
@@ -36,6 +37,7 @@ pub fn run(
     };
     let at_once = Patience::none();
     let mut handed_on = false;
+    let mut pace = Pace::new();
     loop {
         let patience = if submissions.is_crowded() {
             &at_once
@@ -57,6 +59,7 @@ pub fn run(
             false => None,
         };
         let class = classes.of(head.opcode);
+        pace.wait(session, head.opcode, class.required != 0);
         if !session.grants(class.required) {
             session.refuse(&record, lane, pending, &mut scratch)?;
             continue;

@@ -3,7 +3,8 @@
 //! Read in this order: [`process`] (a worker's life), [`dispatcher`] and [`lanes`] (who runs what),
 //! [`session`] with [`frame`] (what a record may touch), `generated::dispatch` and [`api`] (what each
 //! record does), [`driver`] (how the driver is called). [`contexts`], [`ranges`], [`credits`],
-//! [`staging`], [`vmm`], [`pools`] and [`images`] keep what must be checked; [`callbacks`] and [`output`] are
+//! [`staging`], [`vmm`], [`pools`] and [`images`] keep what must be checked, [`code`] and [`footprint`] what must be
+//! paid for, [`denials`] what was refused, [`pace`] how fast a client may go; [`callbacks`] and [`output`] are
 //! the ways back; [`devices`] is what a worker tells before it has a client; [`harden`] is what the process
 //! takes away from itself.
 //!
@@ -14,14 +15,17 @@ pub mod api;
 pub mod arrays;
 pub mod callbacks;
 pub mod captures;
+pub mod code;
 pub mod contexts;
 pub mod credits;
+pub mod denials;
 pub mod devices;
 pub mod dispatcher;
 pub mod driver;
 pub mod errors;
 pub mod execs;
 pub mod fences;
+pub mod footprint;
 pub mod frame;
 pub mod generated;
 pub mod graphs;
@@ -29,6 +33,7 @@ pub mod harden;
 pub mod images;
 pub mod lanes;
 pub mod output;
+pub mod pace;
 pub mod policy;
 pub mod pools;
 pub mod process;

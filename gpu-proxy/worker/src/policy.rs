@@ -36,13 +36,17 @@ impl Refusals {
         }
         let times = self.times.entry((call, required)).or_default();
         *times += 1;
-        // The powers of ten.
-        let mut rest = *times;
-        while rest.is_multiple_of(10) {
-            rest /= 10;
-        }
-        (rest == 1).then_some(*times)
+        is_told(*times).then_some(*times)
     }
+}
+
+/// Whether the supervisor is told of so many, at least one: powers of ten.
+pub(crate) fn is_told(times: u64) -> bool {
+    let mut rest = times.max(1);
+    while rest.is_multiple_of(10) {
+        rest /= 10;
+    }
+    rest == 1
 }
 
 impl Session {

@@ -169,6 +169,8 @@ fn attach(
         arena,
         status,
         credit: Arc::clone(&credit),
+        context_overhead: assign.context_overhead,
+        images: assign.images,
         shares: Arc::clone(&shares),
         stats,
         channel: Arc::clone(channel),

@@ -31,8 +31,10 @@ use proxy_channel::worker::WorkerChannel;
 use crate::api::linker::Links;
 use crate::arrays::Arrays;
 use crate::captures::Captures;
+use crate::code::Code;
 use crate::contexts::{ContextKey, Contexts};
 use crate::credits::{CreditCounts, StreamKey};
+use crate::denials::{self, Denials};
 use crate::driver::{Driver, Table};
 use crate::errors::{Violation, handle_error, is_sticky};
 use crate::execs::Execs;
@@ -91,6 +93,10 @@ pub struct Parts {
     pub status: StatusPage,
     /// Device memory that may be spent.
     pub credit: Arc<Credit>,
+    /// What contexts cost.
+    pub context_overhead: u64,
+    /// Bytes of code images that may be loaded.
+    pub images: u64,
     /// What clients of the zone share.
     pub shares: Arc<Shares>,
     /// Counters.
@@ -128,6 +134,8 @@ pub struct Session {
     /// Events that other clients of the zone have too, by handle.
     shared_events: Mutex<HashMap<u64, SharedEvent>>,
     refusals: Mutex<Refusals>,
+    denials: Mutex<Denials>,
+    code: Mutex<Code>,
     /// Memory of a pool was freed, and the pool may hold less from the next synchronisation on.
     pools_shrink: Word,
 }
@@ -180,6 +188,8 @@ impl Session {
             sharing: Mutex::default(),
             shared_events: Mutex::default(),
             refusals: Mutex::default(),
+            denials: Mutex::default(),
+            code: Mutex::default(),
             pools_shrink: Word::new(0),
             parts,
         }
@@ -188,6 +198,11 @@ impl Session {
     /// What policy refused, locked.
     pub fn refusals(&self) -> MutexGuard<'_, Refusals> {
         lock(&self.refusals)
+    }
+
+    /// What limits refused, locked.
+    pub fn denials(&self) -> MutexGuard<'_, Denials> {
+        lock(&self.denials)
     }
 
     /// Ends this session's waits: a thread that is woken after this runs no more records. A worker
@@ -325,7 +340,8 @@ impl Session {
     /// # Errors
     /// As there.
     pub fn name(&self, kind: Kind, pointer: usize, parent: u64) -> Result<u64, CUresult> {
-        lock(&self.graphs).name(kind, pointer, parent)
+        let named = lock(&self.graphs).name(kind, pointer, parent);
+        named.inspect_err(|_| self.hear_of_limit(kind.number().into()))
     }
 
     /// The handle of a driver's object that the client has one for.
@@ -369,7 +385,7 @@ impl Session {
         lock(&self.objects)
             .check_free(value, kind)
             .map(|_| ())
-            .map_err(|error| handle_error(error, kind))
+            .map_err(|error| handle_error(self.note_handle(error), kind))
     }
 
     /// Binds a handle to what the driver made, or to its failure.
@@ -414,7 +430,7 @@ impl Session {
         match made {
             Ok(object) => match objects.bind(value, kind, object) {
                 Ok(_) => Ok(()),
-                Err((error, _)) => Err(handle_error(error, kind).into()),
+                Err((error, _)) => Err(handle_error(self.note_handle(error), kind).into()),
             },
             Err(status) => {
                 // A handle that cannot be bound cannot be poisoned either; the status stays.
@@ -485,6 +501,7 @@ impl Session {
         if status == CUresult::CUDA_SUCCESS {
             Ok(())
         } else {
+            denials::hear(status);
             Err(Refusal::Driver(status))
         }
     }
@@ -714,6 +731,9 @@ impl Session {
             Err(Refusal::Violation(violation)) => return Err(violation),
         };
         if status != CUresult::CUDA_SUCCESS {
+            if status == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+                self.note_full_driver();
+            }
             // Before the reply, so that the client finds it latched when it has the reply.
             let error = Latched {
                 code: status.0,

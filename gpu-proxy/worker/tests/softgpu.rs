@@ -68,7 +68,7 @@ impl Client {
         let arena = Arena::map(Reservation::at(start, 1 << 31).unwrap(), &arena_file).unwrap();
         let (status, status_file) = StatusWriter::create().unwrap();
         status.set_capabilities(Capabilities::ALL);
-        status.set_memory(QUOTA, 0);
+        status.set_memory(QUOTA, 0, QUOTA);
         let page = StatsPage::create().unwrap();
         let stats = SealedFile::receive(page.as_fd().try_clone_to_owned().unwrap(), STATS_BYTES);
         let channel = supervised();
@@ -84,6 +84,8 @@ impl Client {
             credit,
             stats: StatsWriter::new(&stats.unwrap()).unwrap(),
             shares: Arc::new(Shares::new(Arc::clone(&channel))),
+            context_overhead: 0,
+            images: u64::MAX,
             channel,
             output: vgpu_worker::output::Output::of_nobody().unwrap(),
         })));
@@ -187,6 +189,7 @@ fn supervised() -> Arc<WorkerChannel> {
                     near.send(&verdict).unwrap();
                 }
                 Ok(Received::Message(FromWorker::Release { bytes })) => used -= bytes,
+                Ok(Received::Message(FromWorker::Denied(_))) => {}
                 Ok(Received::Nothing) => thread::sleep(std::time::Duration::from_micros(200)),
                 _ => return,
             }

@@ -15,6 +15,8 @@ const REASON: usize = 1;
 const CAPABILITIES: usize = 2;
 const MEMORY_LIMIT: usize = 3;
 const MEMORY_USED: usize = 4;
+const RATES: usize = 5;
+const MEMORY_ROOM: usize = 6;
 
 /// Whether a client may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +93,16 @@ impl StatusWriter {
         self.set(CAPABILITIES, bitmap);
     }
 
-    /// The memory of its zone: how much there is and how much is used, in bytes.
-    pub fn set_memory(&self, limit: u64, used: u64) {
+    /// The memory of its zone: how much there is, how much is used, and how much could be granted now, in bytes.
+    pub fn set_memory(&self, limit: u64, used: u64, room: u64) {
         self.set(MEMORY_LIMIT, limit);
         self.set(MEMORY_USED, used);
+        self.set(MEMORY_ROOM, room);
+    }
+
+    /// Calls and launches that the client may make in a second; 0 for as many as it likes.
+    pub fn set_rates(&self, calls: u32, launches: u32) {
+        self.set(RATES, u64::from(calls) | u64::from(launches) << 32);
     }
 
     /// Ends the client. The first reason stays.
@@ -165,6 +173,21 @@ impl StatusPage {
         self.load(MEMORY_USED)
     }
 
+    /// Bytes of device memory that its zone could be granted now.
+    pub fn memory_room(&self) -> u64 {
+        self.load(MEMORY_ROOM)
+    }
+
+    /// Calls and launches that the client may make in a second; 0 for as many as it likes. One load.
+    #[inline]
+    pub fn rates(&self) -> (u32, u32) {
+        let [c0, c1, c2, c3, l0, l1, l2, l3] = self.load(RATES).to_le_bytes();
+        (
+            u32::from_le_bytes([c0, c1, c2, c3]),
+            u32::from_le_bytes([l0, l1, l2, l3]),
+        )
+    }
+
     #[inline]
     fn load(&self, index: usize) -> u64 {
         // A page has 512 words; `open` checked the size.
@@ -182,9 +205,12 @@ mod tests {
         let reader = StatusPage::open(&file).unwrap();
         assert_eq!(reader.state(), ClientState::RUNNING);
         writer.set_capabilities(5);
-        writer.set_memory(100, 40);
+        writer.set_memory(100, 40, 50);
+        assert_eq!(reader.memory_room(), 50);
         assert_eq!(reader.capabilities(), 5);
         assert_eq!((reader.memory_limit(), reader.memory_used()), (100, 40));
+        writer.set_rates(3, 7);
+        assert_eq!(reader.rates(), (3, 7));
         writer.end(EndReason::WORKER_DIED);
         writer.end(EndReason::SHUTDOWN);
         assert_eq!(reader.state(), ClientState::ENDED);

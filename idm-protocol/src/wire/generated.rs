@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0x299103dbbbd0d212;
+pub const TABLE_HASH: u64 = 0xc9984313806a5410;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -841,13 +841,15 @@ pub struct VgpuOutputReply {
 }
 const _: () = assert!(size_of::<VgpuOutputReply>() == 8);
 
-/// Request of `vgpuRefused`. The client refused a call itself, going by the capability page; the tail is the call's exported name, so many bytes. For the operator's record.
+/// Request of `vgpuRefused`. The client refused a call itself, and tells for the operator's record. Kind 0: going by the capability page; the tail is the call's exported name, so many bytes. Else: there may be no more handles of this kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuRefused {
     pub bytes: u64,
+    pub kind: u32,
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<VgpuRefused>() == 8);
+const _: () = assert!(size_of::<VgpuRefused>() == 16);
 
 impl Request for VgpuRefused {
     const OPCODE: u16 = 6;

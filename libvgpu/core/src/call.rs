@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use cuda_abi::function::{Class, Function};
 use cuda_abi::types::CUresult;
-use idm_protocol::handle::{Handle, Kind};
+use idm_protocol::handle::{Handle, HandleError, Kind};
 use idm_protocol::lane::{ClientLane, LaneError};
 use idm_protocol::memory::Mapped;
 use idm_protocol::record::{Flags, Request, decode_response};
@@ -351,7 +351,12 @@ impl Call {
             .session
             .objects_mut()
             .mint(kind, Object { context, detail });
-        let handle = minted.map_err(|error| objects::refusal(kind, &error))?;
+        let handle = minted.map_err(|error| {
+            if matches!(error, HandleError::OverLimit { .. }) {
+                crate::policy::limited(kind);
+            }
+            objects::refusal(kind, &error)
+        })?;
         self.minted = Some(handle);
         Ok(handle)
     }

@@ -2,7 +2,7 @@
 //!
 //! The worker decides, record by record. The client looks at the same word of the capability page first, so that a
 //! refusal is synchronous for calls that nobody waits for too; then the worker never sees the call, and is told of
-//! it for the operator's record.
+//! it for the operator's record. So it is of a limit of handles, which the client finds first.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cuda_abi::function::{Function, Group};
 use cuda_abi::types::CUresult;
+use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 
 use crate::call::{Call, Outcome};
@@ -36,5 +37,25 @@ pub(crate) fn refused(group: Group, call: &'static str) -> CUresult {
 fn report(name: &str) -> Outcome {
     let mut call = Call::begin_anywhere(Function::vgpuRefused)?;
     let bytes = u64::try_from(name.len()).unwrap_or(0);
-    call.post_with(&wire::VgpuRefused { bytes }, &[name.as_bytes()])
+    let request = wire::VgpuRefused {
+        bytes,
+        kind: 0,
+        reserved: 0,
+    };
+    call.post_with(&request, &[name.as_bytes()])
+}
+
+/// There may be no more handles of a kind: the operator hears of it, as of other limits.
+#[cold]
+pub(crate) fn limited(kind: Kind) {
+    let told = Call::begin_anywhere(Function::vgpuRefused).and_then(|mut call| {
+        let request = wire::VgpuRefused {
+            bytes: 0,
+            kind: kind.number().into(),
+            reserved: 0,
+        };
+        call.post_with(&request, &[])
+    });
+    // If the worker is gone, nobody needs to be told.
+    let _ = told;
 }

@@ -3,8 +3,9 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
+use cuda_abi::fatbin::{FATBIN_HEADER, fatbin_length};
 use softgpu_core::error::Error;
-use softgpu_core::fatbin::{self, FATBIN_HEADER, FatbinError, ImageKind};
+use softgpu_core::fatbin::{self, FatbinError, ImageKind};
 use softgpu_core::linker::{self, IMAGE_HEAD};
 use softgpu_core::module::Unit;
 
@@ -118,8 +119,7 @@ unsafe fn first_bytes(start: *const u8) -> [u8; 4] {
 unsafe fn fatbin_bytes<'a>(start: *const u8) -> Result<&'a [u8], Refusal> {
     // SAFETY: a fat binary starts with its header.
     let header = unsafe { start.cast::<[u8; FATBIN_HEADER]>().read_unaligned() };
-    let length =
-        fatbin::fatbin_length(header).map_err(|error| (Error::InvalidImage, error.to_string()))?;
+    let length = fatbin_length(header).map_err(|error| (Error::InvalidImage, error.to_string()))?;
     // SAFETY: the header says how long the fat binary is.
     unsafe { whole(start, length) }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proxy_channel::jail::Mode;
 use proxy_policy::document::{Mistakes, Reader, Section, article};
+use proxy_policy::limits::Limits;
 use proxy_policy::units::{duration, duration_text};
 use proxy_policy::values::{self, MAX_CLIENTS};
 use toml::de::DeValue;
@@ -17,6 +18,8 @@ use super::{
     Config, DriverConfig, DriverSelection, Installation, LogFormat, LogLevel, ProxyConfig,
     ZoneConfig,
 };
+use crate::reservations::{self, Capacity, Claim};
+use crate::zone::grant::Grant;
 
 /// What fits into the address of a UNIX socket, without the final zero.
 const MAX_SOCKET_PATH_LEN: usize = 107;
@@ -33,6 +36,8 @@ pub(super) fn config(
     let proxy = proxy(&mut reader, section, installation);
     let section = reader.table(&mut root, "driver");
     let driver = driver(&mut reader, section);
+    let sections = reader.tables(&mut root, "device");
+    let devices = devices(&mut reader, sections);
     let sections = reader.tables(&mut root, "zone");
     if sections.is_empty() && !root.took("zone") {
         reader.missing(
@@ -44,9 +49,11 @@ pub(super) fn config(
     }
     reader.close(root);
     let mut zones: Vec<ZoneConfig> = Vec::new();
+    let mut places = Vec::new();
     for section in sections {
         let at = section.at();
         let key = section.key("name");
+        let reserve = section.key("reserve");
         let Some(zone) = zone(&mut reader, section, &proxy.runtime_dir) else {
             continue;
         };
@@ -55,12 +62,26 @@ pub(super) fn config(
             reader.mistake(at, &key, problem, "give each zone a name of its own");
         }
         zones.push(zone);
+        places.push((at, reserve));
+    }
+    // With a policy its word counts, and it is checked with it.
+    if proxy.policy.is_none() {
+        let claims: Vec<Claim> = zones
+            .iter()
+            .map(|zone| Grant::of(zone, None).claim(&zone.name))
+            .collect();
+        for problem in reservations::check(&devices, &claims) {
+            if let Some((at, key)) = places.get(problem.claim) {
+                reader.mistake(*at, key, problem.problem, problem.remedy);
+            }
+        }
     }
     reader.finish(
         file,
         Config {
             proxy,
             driver,
+            devices,
             zones,
         },
     )
@@ -124,6 +145,33 @@ fn driver<'s>(reader: &mut Reader<'s>, mut section: Section<'s>) -> DriverConfig
         env,
         jail,
     }
+}
+
+fn devices<'s>(reader: &mut Reader<'s>, sections: Vec<Section<'s>>) -> Vec<Capacity> {
+    let mut devices: Vec<Capacity> = Vec::new();
+    for mut section in sections {
+        let keys = &mut section;
+        let at = keys.at();
+        let key = keys.key("ordinal");
+        let ordinal = reader.number(keys, "ordinal", 0..values::MAX_DEVICES);
+        let memory = values::memory(reader, keys);
+        for (name, missing) in [("ordinal", ordinal.is_none()), ("memory", memory.is_none())] {
+            if missing && !keys.took(name) {
+                let key = keys.key(name);
+                reader.missing(at, &key, "is missing", "add it: both make a device");
+            }
+        }
+        reader.close(section);
+        let (Some(ordinal), Some(memory)) = (ordinal, memory) else {
+            continue;
+        };
+        if devices.iter().any(|(known, _)| *known == ordinal) {
+            let problem = format!("{ordinal} is the ordinal of an earlier device");
+            reader.mistake(at, &key, problem, "write one [[device]] for each");
+        }
+        devices.push((ordinal, memory));
+    }
+    devices
 }
 
 fn environment<'s>(reader: &mut Reader<'s>, section: Section<'s>) -> BTreeMap<String, String> {
@@ -215,6 +263,7 @@ fn zone<'s>(
     let gid = reader.number(keys, "gid", 0..NO_ID);
     let mode = mode(reader, keys).unwrap_or(if gid.is_some() { 0o660 } else { 0o600 });
     let devices = values::devices(reader, keys);
+    let limits = Limits::take(reader, keys);
     let worker_uid = reader.number(keys, "worker_uid", 0..NO_ID);
     let worker_gid = reader.number(keys, "worker_gid", 0..NO_ID);
     reader.close(section);
@@ -229,6 +278,7 @@ fn zone<'s>(
         gid,
         mode,
         devices,
+        limits,
         worker_uid,
         worker_gid,
     })

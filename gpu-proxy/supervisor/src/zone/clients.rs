@@ -198,10 +198,11 @@ impl Zone {
         shared: &Shared,
         now: Instant,
     ) -> bool {
-        let limits = Limits {
+        let mut limits = Limits {
             arena_bytes: self.grant.pinned,
             ..Limits::default()
         };
+        self.grant.limits.apply(&mut limits);
         let welcome = Welcome {
             header: Header::new(MessageKind::WELCOME),
             client_id: shared.id(),
@@ -218,6 +219,8 @@ impl Zone {
             capabilities: welcome.capabilities,
             memory_limit: welcome.memory_limit,
             credit_chunk: credit_chunk(self.grant.memory),
+            context_overhead: self.grant.limits.context_overhead.unwrap_or(0),
+            images: self.grant.limits.images.unwrap_or(u64::MAX),
             limits,
             window,
             stuck_after_millis: self.config.stuck_after.map_or(0, |limit| {
@@ -251,7 +254,7 @@ impl Zone {
             stats.as_fd(),
         ];
         status.set_capabilities(welcome.capabilities);
-        status.set_memory(self.ledger.limit(), self.ledger.used());
+        status.set_memory(self.ledger.limit(), self.ledger.used(), self.ledger.room());
         let Some(worker) = self.workers.get_mut(&id) else {
             return false;
         };

@@ -13,6 +13,7 @@ use cuda_abi::function::{FunctionInfo, Group};
 use idm_protocol::attach::RefusalCode;
 use idm_protocol::status::EndReason;
 use proxy_channel::message::Refused;
+use proxy_policy::limits::Limits;
 use proxy_policy::units::size_text;
 use proxy_policy::{Policy, group_names};
 use tracing::{info, warn};
@@ -22,28 +23,38 @@ use super::worker::Phase;
 use super::{Shared, Zone};
 use crate::config::ZoneConfig;
 use crate::ledger::WorkerId;
+use crate::reservations::Claim;
 
 /// One zone's grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Grant {
+pub struct Grant {
     /// Bits of the capability page.
-    pub(super) groups: u64,
-    pub(super) memory: u64,
-    pub(super) pinned: u64,
-    pub(super) clients: u32,
-    pub(super) devices: Option<Vec<u32>>,
+    pub groups: u64,
+    /// Device memory of all clients together.
+    pub memory: u64,
+    /// Pinned host memory of each client.
+    pub pinned: u64,
+    /// Most clients at one time.
+    pub clients: u32,
+    /// Devices that clients see; none for all.
+    pub devices: Option<Vec<u32>>,
+    /// Further limits.
+    pub limits: Limits,
     /// What says so, for people.
-    pub(super) rule: String,
+    pub rule: String,
 }
 
 impl Grant {
-    pub(super) fn of(config: &ZoneConfig, policy: Option<&Policy>) -> Self {
+    /// What configuration and policy grant a zone together.
+    #[must_use]
+    pub fn of(config: &ZoneConfig, policy: Option<&Policy>) -> Self {
         let configured = Self {
             groups: Group::MASK,
             memory: config.memory,
             pinned: config.pinned,
             clients: config.clients,
             devices: config.devices.clone(),
+            limits: config.limits.clone(),
             rule: "no policy is configured".into(),
         };
         let Some(policy) = policy else {
@@ -63,12 +74,37 @@ impl Grant {
             pinned: rule.pinned.unwrap_or(config.pinned),
             clients: rule.clients.unwrap_or(config.clients),
             devices: rule.devices.clone().or(configured.devices),
+            limits: rule.limits.or(&config.limits),
             rule: format!("{file}:{}", rule.line),
         }
     }
 
+    /// What it asks for on devices.
+    #[must_use]
+    pub fn claim(&self, zone: &str) -> Claim {
+        Claim {
+            zone: zone.to_owned(),
+            devices: self.devices.clone(),
+            memory: self.memory,
+            reserve: self.limits.reserve.unwrap_or(0),
+        }
+    }
+
+    /// Calls and launches that each of so many clients may make in a second: the same share for all; 0 is any number.
+    #[must_use]
+    pub fn rates(&self, clients: u32) -> (u32, u32) {
+        // Less than one in a second is one: a client that may do nothing could not even end well.
+        let share = |rate: Option<u32>| rate.map_or(0, |rate| (rate / clients.max(1)).max(1));
+        let limits = &self.limits;
+        (
+            share(limits.calls_per_second),
+            share(limits.launches_per_second),
+        )
+    }
+
     /// Whether a program has anything to attach for.
-    pub(super) fn is_usable(&self) -> bool {
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
         self.groups & !Group::Nvml.bit() != 0
     }
 
@@ -109,6 +145,14 @@ impl Grant {
             let text = number("devices", &list(&old.devices), &list(&self.devices));
             parts.push(text + " for new clients");
         }
+        if self.limits != old.limits {
+            let list = |limits: &Limits| match limits.to_string() {
+                none if none.is_empty() => "none".to_owned(),
+                some => some.trim_end().replace('\n', ", "),
+            };
+            let text = format!("limits {} -> {}", list(&old.limits), list(&self.limits));
+            parts.push(text + ", rates at once and the rest for new clients");
+        }
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 }
@@ -125,6 +169,8 @@ impl Zone {
         let old = std::mem::replace(&mut self.grant, grant);
         let changes = self.grant.changes_from(&old, self.ledger.used());
         self.ledger.set_limit(self.grant.memory);
+        let place = self.grant.claim(&self.config.name).place();
+        self.ledger.seat().move_to(place);
         for worker in self.workers.values() {
             if let Some(session) = &worker.session {
                 session
@@ -245,6 +291,7 @@ mod tests {
             gid: None,
             mode: 0o600,
             devices: None,
+            limits: Limits::default(),
             worker_uid: None,
             worker_gid: None,
         }

@@ -120,6 +120,18 @@ impl Zone {
                 );
                 shared.seen.set(Some((driver_version, device_count)));
                 // It has met no tenant yet, so this is the driver's word.
+                if let (Some(&[device]), Some(seen)) =
+                    (self.grant.devices.as_deref(), worker.devices.first())
+                    && self.ledger.seat().measure(device, seen.total_memory)
+                {
+                    let has = seen.total_memory;
+                    error!(
+                        zone,
+                        device,
+                        has,
+                        "the device has less memory than the configuration says; what is set aside may not be there"
+                    );
+                }
                 self.devices = Some(Devices {
                     ready,
                     list: std::mem::take(&mut worker.devices),
@@ -159,6 +171,9 @@ impl Zone {
             ) => self.hear_of_shares(id, message, shared, now),
             (Phase::Attaching { .. } | Phase::Running, FromWorker::Refused(refused)) => {
                 self.record_refusal(id, refused, shared, now);
+            }
+            (Phase::Attaching { .. } | Phase::Running, FromWorker::Denied(denied)) => {
+                self.record_denial(id, denied, now);
             }
             (_, &FromWorker::Ended { text, ending }) => {
                 let client = worker.session.as_ref().map(|session| session.client_id);
@@ -230,11 +245,12 @@ impl Zone {
     pub(super) fn charge(&mut self, id: WorkerId, charge: Charge, shared: &Shared, now: Instant) {
         let outcome = match self.ledger.charge(id, charge.bytes) {
             Ok(()) => Outcome::Granted,
-            Err(over) => {
-                debug!(zone = self.config.name, worker = id.0, %over, "charge refused");
+            Err(refused) => {
+                // Worth a record once its worker gives up: it may still ask for less.
+                debug!(zone = self.config.name, worker = id.0, %refused, "charge refused");
                 Outcome::Refused {
-                    limit: over.limit,
-                    used: over.used,
+                    limit: self.ledger.limit(),
+                    used: self.ledger.used(),
                 }
             }
         };
@@ -470,6 +486,7 @@ impl Zone {
 
     /// Tells every client of the zone how much of its memory is used.
     pub(super) fn publish_memory(&self) {
+        let room = self.ledger.room();
         for session in self
             .workers
             .values()
@@ -477,7 +494,7 @@ impl Zone {
         {
             session
                 .status
-                .set_memory(self.ledger.limit(), self.ledger.used());
+                .set_memory(self.ledger.limit(), self.ledger.used(), room);
         }
     }
 }

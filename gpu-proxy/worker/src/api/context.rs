@@ -3,12 +3,12 @@
 
 #![forbid(unsafe_code)]
 
-use cuda_abi::types::CUresult;
+use cuda_abi::types::{CUdevice_attribute, CUlimit, CUresult};
 use idm_protocol::handle::{Handle, Kind};
 use idm_protocol::wire;
 
 use crate::contexts::{ContextKey, Contexts};
-use crate::session::{Frame, Object, Outcome, Session};
+use crate::session::{Frame, Object, Outcome, Refusal, Session};
 
 /// The primary context comes to life.
 pub fn cuDevicePrimaryCtxRetain(
@@ -26,20 +26,17 @@ pub fn cuDevicePrimaryCtxRetain(
     if !known {
         session.check_free(Kind::CONTEXT, handle)?;
     }
-    match session
-        .driver()
-        .retain_primary(request.device, request.flags)
-    {
-        Ok(pointer) if known => {
+    make(session, slot, request.device, true, || {
+        let pointer = session
+            .driver()
+            .retain_primary(request.device, request.flags)?;
+        if known {
             session.rebind_context(handle, pointer);
-            open(session, slot, pointer, request.device, true)
-        }
-        Ok(pointer) => {
+        } else {
             bind(session, handle, pointer)?;
-            open(session, slot, pointer, request.device, true)
         }
-        Err(status) => Err(status.into()),
-    }
+        Ok(pointer)
+    })
 }
 
 /// The last reference to the primary context goes.
@@ -48,8 +45,10 @@ pub fn cuDevicePrimaryCtxRelease_v2(
     request: &wire::CuDevicePrimaryCtxReleaseV2,
     _: &mut Frame<'_>,
 ) -> Outcome {
-    close_primary(session, request.context, request.device)?;
-    Ok(session.driver().release_primary(request.device)?)
+    let key = close_primary(session, request.context, request.device)?;
+    let released = session.driver().release_primary(request.device);
+    session.close_code(key.slot);
+    Ok(released?)
 }
 
 /// The primary context is destroyed, whatever refers to it.
@@ -58,8 +57,10 @@ pub fn cuDevicePrimaryCtxReset_v2(
     request: &wire::CuDevicePrimaryCtxResetV2,
     _: &mut Frame<'_>,
 ) -> Outcome {
-    close_primary(session, request.context, request.device)?;
-    session.driver().reset_primary(request.device)?;
+    let key = close_primary(session, request.context, request.device)?;
+    let reset = session.driver().reset_primary(request.device);
+    session.close_code(key.slot);
+    reset?;
     // Our reference went with it, or is of no use any more: the client retains anew.
     let _ = session.driver().release_primary(request.device);
     Ok(())
@@ -73,11 +74,13 @@ pub fn cuCtxCreate_v2(
 ) -> Outcome {
     let slot = slot(request.context)?;
     session.check_free(Kind::CONTEXT, request.context)?;
-    let pointer = session
-        .driver()
-        .create_context(request.device, request.flags)?;
-    bind(session, request.context, pointer)?;
-    open(session, slot, pointer, request.device, false)
+    make(session, slot, request.device, false, || {
+        let pointer = session
+            .driver()
+            .create_context(request.device, request.flags)?;
+        bind(session, request.context, pointer)?;
+        Ok(pointer)
+    })
 }
 
 /// It goes, with all that was made in it.
@@ -102,6 +105,7 @@ pub fn cuCtxDestroy_v2(
     let status = session.driver().destroy_context(context.pointer);
     // Also after an error: what the driver says of a context that was lost is no reason to keep it.
     session.forget_context(context.key);
+    session.close_code(slot);
     Ok(status?)
 }
 
@@ -121,12 +125,60 @@ fn close_primary(session: &Session, handle: u64, device: i32) -> Result<ContextK
     Ok(context.key)
 }
 
-fn open(session: &Session, slot: u16, pointer: usize, device: i32, primary: bool) -> Outcome {
+/// Pays for a context, has it made and enters it.
+fn make(
+    session: &Session,
+    slot: u16,
+    device: i32,
+    primary: bool,
+    driver_makes: impl FnOnce() -> Result<usize, Refusal>,
+) -> Outcome {
+    let prepaid = session.charge_context()?;
+    let pointer = match driver_makes() {
+        Ok(pointer) => pointer,
+        Err(refusal) => {
+            session.hand_in(prepaid);
+            return Err(refusal);
+        }
+    };
+    session.open_code(slot, prepaid);
     session.parts.control.latches.clear_context(slot);
     let opened = session.contexts.open(slot, pointer, device, primary);
     opened
         .map(|_| ())
         .ok_or(CUresult::CUDA_ERROR_INVALID_CONTEXT.into())
+}
+
+/// A limit of the current context. What it sets aside on the device is paid for: the heap and the buffer of printed
+/// text once, the stack for every thread that the device can have at a time.
+pub fn cuCtxSetLimit(
+    session: &Session,
+    request: &wire::CuCtxSetLimit,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let limit = CUlimit(request.limit);
+    let slot = session.context(frame)?.slot;
+    let weight = match limit {
+        CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE | CUlimit::CU_LIMIT_PRINTF_FIFO_SIZE => 1,
+        CUlimit::CU_LIMIT_STACK_SIZE => resident_threads(session)?,
+        _ => 0,
+    };
+    Ok(session.set_limit(slot, limit, request.value, weight)?)
+}
+
+/// Threads that the current context's device can have at a time.
+fn resident_threads(session: &Session) -> Result<u64, CUresult> {
+    let driver = session.driver();
+    let device = driver.current_device()?;
+    let mut threads = 1u64;
+    for attribute in [
+        CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+        CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR,
+    ] {
+        let count = driver.device_attribute(device, attribute.0)?;
+        threads = threads.saturating_mul(u64::try_from(count).unwrap_or(0));
+    }
+    Ok(threads)
 }
 
 fn bind(session: &Session, handle: u64, pointer: usize) -> Outcome {

@@ -22,6 +22,8 @@ pub fn cuLibraryLoadData(
         kind: request.kind,
         log_bytes: request.log_bytes,
         option_count: request.option_count,
+        handle: request.library,
+        context: None,
     };
     let (loaded, logs) =
         load.run::<wire::CuLibraryLoadData>(session, frame, Table::load_library)?;
@@ -42,7 +44,9 @@ pub fn cuLibraryUnload(
 ) -> Outcome {
     let library = session.take_object(Kind::LIBRARY, request.library)?;
     session.forget_code(request.library);
-    Ok(session.driver().unload_library(library.pointer)?)
+    let unloaded = session.driver().unload_library(library.pointer);
+    session.drop_code(request.library);
+    Ok(unloaded?)
 }
 
 /// A kernel by name, with the layout of its parameters.

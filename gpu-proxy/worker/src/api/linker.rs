@@ -9,6 +9,8 @@ use cuda_abi::types::CUresult;
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 
+use proxy_channel::bound::Bound;
+
 use super::module::{as_c, object, option_bytes, options};
 use crate::driver::{self, Input};
 use crate::session::{Frame, Outcome, Refusal, Session};
@@ -41,7 +43,9 @@ pub fn cuLinkCreate_v2(
         return Err(CUresult::CUDA_ERROR_INVALID_VALUE.into());
     }
     if session.links().len() >= MOST_LINKS {
-        return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY.into());
+        return Err(session
+            .denied(Bound::handles(Kind::LINK), MOST_LINKS as u64)
+            .into());
     }
     let listed = frame.tail::<wire::CuLinkCreateV2>(option_bytes(request.option_count)?)?;
     let mut options = options(listed)?;

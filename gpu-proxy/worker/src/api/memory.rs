@@ -144,13 +144,11 @@ pub fn cuMemGetInfo_v2(
     }
     let (free, total) = session.driver().memory_info()?;
     let limit = session.parts.status.memory_limit();
-    let used = session
-        .parts
-        .status
-        .memory_used()
-        .saturating_sub(session.parts.credit.unspent());
+    // Less than the quota leaves where neighbours fill the device, or have some of it set aside.
+    let room = session.parts.status.memory_room();
+    let own = room.saturating_add(session.parts.credit.unspent());
     frame.reply(&wire::CuMemGetInfoV2Reply {
-        free: free.min(limit.saturating_sub(used)),
+        free: free.min(own).min(limit),
         total: total.min(limit),
     });
     Ok(())

@@ -10,10 +10,11 @@ use idm_protocol::handle::Kind;
 use idm_protocol::record::Request;
 use idm_protocol::wire::{self, image_kind};
 
+use crate::code::Unit;
 use crate::driver::{JitOptions, Table};
-use crate::images;
 use crate::ranges::{Place, Range};
 use crate::session::{Frame, Object, Outcome, Refusal, Session};
+use crate::{footprint, images};
 
 /// Most bytes of a log: more would not fit into a side buffer beside another.
 const MOST_LOG_BYTES: u32 = 1 << 20;
@@ -41,6 +42,8 @@ pub fn cuModuleLoadDataEx(
         kind: request.kind,
         log_bytes: request.log_bytes,
         option_count: request.option_count,
+        handle: request.module,
+        context: Some(session.context(frame)?.slot),
     };
     let (loaded, logs) =
         load.run::<wire::CuModuleLoadDataEx>(session, frame, Table::load_module)?;
@@ -64,6 +67,10 @@ pub(super) struct Load {
     pub kind: u32,
     pub log_bytes: u32,
     pub option_count: u32,
+    /// What it will be called.
+    pub handle: u64,
+    /// Slot of the context that a module goes with.
+    pub context: Option<u16>,
 }
 
 /// What a load says besides its success.
@@ -108,7 +115,21 @@ impl Load {
         let log_bytes = usize::try_from(self.log_bytes).map_err(|_| invalid)?;
         options.info_log = vec![0; log_bytes];
         options.error_log = vec![0; log_bytes];
+        let unit = Unit {
+            device_bytes: footprint::bound(self.kind, &image, &session.parts.driver.majors)
+                .map_err(|error| {
+                    tracing::info!(%error, "image refused: what it costs cannot be told");
+                    CUresult::CUDA_ERROR_INVALID_IMAGE
+                })?,
+            image_bytes: u64::try_from(image.len()).map_err(|_| invalid)?,
+            context: self.context,
+        };
+        let prepaid = session.charge_code(&unit)?;
         let loaded = load(session.driver(), &image, &mut options);
+        match loaded {
+            Ok(_) => session.keep_code(self.handle, unit, prepaid),
+            Err(_) => session.hand_in(prepaid),
+        }
         let logs = send_logs(frame, &mut options);
         Ok((loaded, logs))
     }
@@ -197,7 +218,9 @@ pub fn cuModuleUnload(
     }
     let module = session.take_object(Kind::MODULE, request.module)?;
     session.forget_code(request.module);
-    Ok(session.driver().unload_module(module.pointer)?)
+    let unloaded = session.driver().unload_module(module.pointer);
+    session.drop_code(request.module);
+    Ok(unloaded?)
 }
 
 /// A function by name, with the layout of its parameters.

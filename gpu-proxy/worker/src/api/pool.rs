@@ -6,6 +6,7 @@
 use cuda_abi::types::{CUmemPool_attribute, CUresult};
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
+use proxy_channel::bound::Bound;
 
 use super::vmm::entries;
 use crate::pools::Pools;
@@ -122,7 +123,9 @@ fn pay(session: &Session, pools: &mut Pools, handle: u64, bytes: u64) -> Result<
     }
     if session.charge_as_it_is(bytes).is_err() {
         reclaim(session, pools);
-        session.charge_as_it_is(bytes)?;
+        session
+            .charge_as_it_is(bytes)
+            .map_err(|_| session.denied(Bound::MEMORY, bytes))?;
     }
     pools.charged(handle, bytes);
     Ok(())

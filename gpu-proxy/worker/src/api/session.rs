@@ -27,7 +27,10 @@ pub fn vgpuRefused(
 ) -> Outcome {
     let len = usize::try_from(request.bytes).unwrap_or(usize::MAX);
     let name = frame.tail::<wire::VgpuRefused>(len)?;
-    session.hear_of_refusal(name);
+    match request.kind {
+        0 => session.hear_of_refusal(name),
+        kind => session.hear_of_limit(kind),
+    }
     Ok(())
 }
 

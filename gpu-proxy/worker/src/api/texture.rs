@@ -8,6 +8,7 @@ use cuda_abi::types::{
 };
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
+use proxy_channel::bound::Bound;
 
 use super::array::row_bytes;
 use crate::driver::ArrayShape;
@@ -77,7 +78,7 @@ pub(super) fn check_room(session: &Session) -> Result<(), CUresult> {
     if session.arrays().has_room() {
         Ok(())
     } else {
-        Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+        Err(session.denied(Bound::OBJECTS, 1))
     }
 }
 

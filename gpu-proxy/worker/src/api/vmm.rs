@@ -7,6 +7,7 @@ use cuda_abi::types::CUresult;
 use idm_protocol::handle::Kind;
 use idm_protocol::record::Request;
 use idm_protocol::wire::{self, access};
+use proxy_channel::bound::Bound;
 use zerocopy::FromBytes;
 
 use crate::contexts::Contexts;
@@ -36,7 +37,8 @@ pub fn cuMemAddressReserve(
     frame: &mut Frame<'_>,
 ) -> Outcome {
     let mut vmm = session.vmm();
-    vmm.check_room()?;
+    vmm.check_room()
+        .map_err(|_| session.denied(Bound::OBJECTS, 1))?;
     let (bytes, driver) = (request.bytes, session.driver());
     let address = driver.reserve_addresses(bytes, request.alignment, request.hint)?;
     let end = address.checked_add(bytes);

@@ -9,11 +9,12 @@ use core::ffi::{CStr, c_int, c_uint, c_void};
 use cuda_abi::types::{
     CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END, CUcontext,
     CUdevice, CUdevice_attribute, CUevent, CUfunction, CUhostFn, CUjit_option, CUkernel,
-    CUlaunchAttribute, CUlaunchConfig, CUlibrary, CUmodule, CUresult, CUstream, CUstreamCallback,
-    CUuuid,
+    CUlaunchAttribute, CUlaunchConfig, CUlibrary, CUlimit, CUmodule, CUresult, CUstream,
+    CUstreamCallback, CUuuid,
 };
 
 use super::Table;
+use crate::denials;
 
 /// `CU_EVENT_DISABLE_TIMING`
 const EVENT_WITHOUT_TIMING: c_uint = 2;
@@ -28,6 +29,7 @@ pub(super) fn ok(status: CUresult) -> Result<()> {
     if status == CUresult::CUDA_SUCCESS {
         Ok(())
     } else {
+        denials::hear(status);
         Err(status)
     }
 }
@@ -220,6 +222,19 @@ impl Table {
         Ok(value)
     }
 
+    /// The major numbers of so many devices' compute capabilities, each once.
+    pub(super) fn majors(&self, count: c_int) -> Result<Vec<u32>> {
+        let id = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR.0;
+        let mut majors = Vec::new();
+        for ordinal in 0..count {
+            let major = self.device_attribute(self.device(ordinal)?, id)?;
+            majors.extend(u32::try_from(major));
+        }
+        majors.sort_unstable();
+        majors.dedup();
+        Ok(majors)
+    }
+
     pub(crate) fn retain_primary(&self, device: CUdevice, flags: u32) -> Result<usize> {
         if flags != 0 {
             let function = self.cuDevicePrimaryCtxSetFlags_v2()?;
@@ -357,6 +372,30 @@ impl Table {
         // SAFETY: pointers to locals.
         ok(unsafe { function(&raw mut free, &raw mut total) })?;
         Ok((free as u64, total as u64))
+    }
+
+    /// The current context's device.
+    pub(crate) fn current_device(&self) -> Result<CUdevice> {
+        let function = self.cuCtxGetDevice()?;
+        let mut device = 0;
+        // SAFETY: a pointer to a local.
+        ok(unsafe { function(&raw mut device) })?;
+        Ok(device)
+    }
+
+    /// One of the current context's limits.
+    pub(crate) fn context_limit(&self, limit: CUlimit) -> Result<u64> {
+        let function = self.cuCtxGetLimit()?;
+        let mut value = 0usize;
+        // SAFETY: a pointer to a local.
+        ok(unsafe { function(&raw mut value, limit) })?;
+        Ok(value as u64)
+    }
+
+    pub(crate) fn set_context_limit(&self, limit: CUlimit, value: u64) -> Result<()> {
+        let function = self.cuCtxSetLimit()?;
+        // SAFETY: numbers alone.
+        ok(unsafe { function(limit, size(value)?) })
     }
 
     /// Registers host memory for all contexts and devices.

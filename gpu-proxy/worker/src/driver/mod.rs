@@ -67,6 +67,8 @@ pub struct Driver {
     pub version: i32,
     /// What `cuDeviceGetCount` says.
     pub device_count: u32,
+    /// The major numbers of the devices' compute capabilities.
+    pub majors: Vec<u32>,
 }
 
 /// Why there is no driver. The worker says so and exits; the supervisor tells clients.
@@ -144,11 +146,13 @@ impl Driver {
             path,
             version: 0,
             device_count: 0,
+            majors: Vec::new(),
         };
         driver.call("cuInit", Table::init)?;
         driver.version = driver.call("cuDriverGetVersion", Table::driver_version)?;
         let count = driver.call("cuDeviceGetCount", Table::device_count)?;
         driver.device_count = u32::try_from(count).unwrap_or(0);
+        driver.majors = driver.call("cuDeviceGetAttribute", |table| table.majors(count))?;
         Ok(driver)
     }
 

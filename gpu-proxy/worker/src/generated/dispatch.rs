@@ -79,7 +79,7 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         }
         23 => {
             let request = frame.request::<wire::CuCtxSetLimit>()?;
-            cuCtxSetLimit(session, &request, frame)
+            api::context::cuCtxSetLimit(session, &request, frame)
         }
         24 => {
             let request = frame.request::<wire::CuCtxGetStreamPriorityRange>()?;
@@ -703,18 +703,6 @@ fn cuCtxGetLimit(
     frame.reply(&wire::CuCtxGetLimitReply {
         pvalue: pvalue as u64,
     });
-    Ok(())
-}
-
-fn cuCtxSetLimit(
-    session: &Session,
-    request: &wire::CuCtxSetLimit,
-    frame: &mut Frame<'_>,
-) -> Outcome {
-    let function = session.driver().cuCtxSetLimit()?;
-    // SAFETY: handles were resolved from the client's own table and pointers are to locals.
-    let status = unsafe { function(CUlimit(request.limit), request.value as usize) };
-    session.checked(status)?;
     Ok(())
 }
 

@@ -5,11 +5,13 @@
 use std::collections::HashMap;
 use std::sync::MutexGuard;
 
-use cuda_abi::types::CUresult;
+use cuda_abi::types::{CUlimit, CUresult};
 use idm_protocol::sync::Ordering;
+use proxy_channel::bound::Bound;
 use proxy_channel::message::Token;
 
 use super::{Session, SharedEvent, lock};
+use crate::code::{Code, Prepaid, Unit};
 use crate::pools::Pools;
 use crate::ranges::{Place, Range};
 
@@ -19,11 +21,13 @@ impl Session {
     /// # Errors
     /// `OUT_OF_MEMORY` if the zone has no more.
     pub fn charge(&self, bytes: u64) -> Result<(), CUresult> {
-        self.charge_as_it_is(bytes).or_else(|_| {
-            // Pools may hold what nobody uses.
-            crate::api::pool::reclaim(self, &mut self.pools());
-            self.charge_as_it_is(bytes)
-        })
+        self.charge_as_it_is(bytes)
+            .or_else(|_| {
+                // Pools may hold what nobody uses.
+                crate::api::pool::reclaim(self, &mut self.pools());
+                self.charge_as_it_is(bytes)
+            })
+            .map_err(|_| self.denied(Bound::MEMORY, bytes))
     }
 
     /// The same without a look at the pools, for who has them locked.
@@ -45,6 +49,112 @@ impl Session {
             tracing::warn!(%error, "credit not returned");
         }
         self.publish_memory();
+    }
+
+    /// Spends what a context costs before the driver makes it.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY` if the zone has no more.
+    pub fn charge_context(&self) -> Result<Prepaid, CUresult> {
+        let cost = self.code().cost_of_context(self.parts.context_overhead);
+        self.prepay(cost)
+    }
+
+    /// The context is there.
+    pub fn open_code(&self, slot: u16, prepaid: Prepaid) {
+        self.code().open(slot, self.parts.context_overhead);
+        self.hand_in(prepaid);
+    }
+
+    /// The context is gone, with the modules that were its own.
+    pub fn close_code(&self, slot: u16) {
+        self.code().close(slot);
+        self.balance_code();
+    }
+
+    /// Spends what a module or library costs before the driver loads it.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY` if the zone has no more, or the client has too many images.
+    pub fn charge_code(&self, unit: &Unit) -> Result<Prepaid, CUresult> {
+        let (cost, images) = {
+            let code = self.code();
+            (code.cost_of_unit(unit), code.image_bytes())
+        };
+        if unit.image_bytes > self.parts.images.saturating_sub(images) {
+            return Err(self.denied(Bound::IMAGES, unit.image_bytes));
+        }
+        self.prepay(cost)
+    }
+
+    /// The driver has loaded it.
+    pub fn keep_code(&self, handle: u64, unit: Unit, prepaid: Prepaid) {
+        self.code().load(handle, unit);
+        self.hand_in(prepaid);
+    }
+
+    /// What was paid for is in the book by now, or there is nothing to pay for.
+    pub fn hand_in(&self, prepaid: Prepaid) {
+        self.code().hand_in(prepaid);
+        self.balance_code();
+    }
+
+    fn prepay(&self, bytes: u64) -> Result<Prepaid, CUresult> {
+        self.charge(bytes)?;
+        Ok(self.code().prepay(bytes))
+    }
+
+    /// It is unloaded.
+    pub fn drop_code(&self, handle: u64) {
+        self.code().unload(handle);
+        self.balance_code();
+    }
+
+    /// Sets a limit of a context; what it costs of the device is paid for before.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY` if the zone has no more; the driver's.
+    pub fn set_limit(
+        &self,
+        slot: u16,
+        limit: CUlimit,
+        value: u64,
+        weight: u64,
+    ) -> Result<(), CUresult> {
+        let driver = self.driver();
+        if weight == 0 {
+            return driver.set_context_limit(limit, value);
+        }
+        let before = driver.context_limit(limit)?;
+        let more = value.saturating_sub(before).checked_mul(weight);
+        // More than there can be is as much as is not there.
+        let prepaid = self.prepay(more.unwrap_or(u64::MAX))?;
+        let done = driver.set_context_limit(limit, value);
+        // It rounds.
+        let after = driver.context_limit(limit).unwrap_or(value);
+        self.code().limit(slot, limit.0, (before, after), weight);
+        self.hand_in(prepaid);
+        done
+    }
+
+    /// Refunds what was charged for contexts and code and is not due.
+    pub fn balance_code(&self) {
+        let (refund, missing) = self.code().balance();
+        self.refund(refund);
+        if missing > 0 && self.charge_as_it_is(missing).is_err() {
+            // Two lanes at once, or a driver that rounds up: it is there already and cannot be refused.
+            tracing::warn!(
+                missing,
+                "device memory in use that the zone has no credit for"
+            );
+            self.code().owe(missing);
+        }
+        self.publish_memory();
+    }
+
+    /// What contexts and code cost, locked.
+    pub fn code(&self) -> MutexGuard<'_, Code> {
+        lock(&self.code)
     }
 
     /// Device memory was freed: what it cost, or its share of its pool, goes back.

@@ -70,7 +70,8 @@ pub(crate) unsafe fn read_image(path: *const c_char) -> Result<Vec<u8>, Error> {
 }
 
 fn check_extent(image: &[u8]) -> Outcome {
-    use softgpu_core::fatbin::{FATBIN_HEADER, ImageKind, fatbin_length};
+    use cuda_abi::fatbin::{FATBIN_HEADER, fatbin_length};
+    use softgpu_core::fatbin::ImageKind;
     let first = image.first_chunk().copied().unwrap_or_default();
     match ImageKind::of(first) {
         // A wrapper holds an address and makes no sense in a file.

@@ -4,6 +4,7 @@
 //! with 0 if the driver kept its word and with 1, and the reason on stderr, if not.
 
 mod ipc;
+mod ledger;
 mod life;
 mod memory;
 mod order;
@@ -52,6 +53,7 @@ fn main() {
         "steps" => work::steps(),
         "order" => order::order(number(1, 6), number(2, 3)),
         "ipc" => ipc::obey(),
+        "ledger" => ledger::obey(),
         "policy" => policy::obey(),
         "scribble" => wrong::scribble(number(1, 0), number(2, 1)),
         other => Err(format!("no such scenario: {other:?}")),
