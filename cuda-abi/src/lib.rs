@@ -5,6 +5,7 @@
 //! This crate carries what all sides share: types, signatures, exported names, the resolver and, behind
 //! the feature `cudart-handshake`, the private tables that NVIDIA's runtime asks for. The feature `fatbin` adds how code images are packed.
 
+pub mod errors;
 #[cfg(feature = "fatbin")]
 pub mod fatbin;
 pub mod function;

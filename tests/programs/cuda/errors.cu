@@ -1,13 +1,35 @@
 // What the runtime reports for mistakes that leave the context usable, and that it stays usable.
 #include "check.h"
 
+#include <cstring>
+
 __global__ void fill(int *data, int value) { data[threadIdx.x] = value; }
 
 static bool refused(cudaError_t status) {
     return status == cudaErrorInvalidConfiguration || status == cudaErrorInvalidValue;
 }
 
+// Programs compare the texts of errors: the driver's are the runtime's, for all numbers that both know.
+static void texts() {
+    void *entry = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    CHECK(cudaGetDriverEntryPointByVersion("cuGetErrorString", &entry, 12000, cudaEnableDefault, &found));
+    CHECK_THAT(found == cudaDriverEntryPointSuccess);
+    auto text_of = reinterpret_cast<int (*)(int, const char **)>(entry);
+    int compared = 0;
+    for (int code = 0; code < 1000; ++code) {
+        const char *runtime = cudaGetErrorString(static_cast<cudaError_t>(code)), *driver = nullptr;
+        // The runtime has some errors of its own, and knows none that is newer than itself.
+        if (text_of(code, &driver) != 0 || strcmp(runtime, "unrecognized error code") == 0) continue;
+        if (strcmp(runtime, driver) != 0) printf("%d: %s, not %s\n", code, driver, runtime);
+        CHECK_THAT(strcmp(runtime, driver) == 0);
+        ++compared;
+    }
+    CHECK_THAT(compared > 80);
+}
+
 int main() {
+    texts();
     int devices = 0;
     CHECK(cudaGetDeviceCount(&devices));
     CHECK_THAT(devices >= 1);

@@ -24,7 +24,7 @@ static void names(void) {
         const char *name = NULL, *text = NULL;
         CHECK(cuGetErrorName(known[at].code, &name));
         CHECK_THAT(name != NULL && strcmp(name, known[at].name) == 0);
-        // What the text says is the driver's choice, but each error has its own.
+        // What it says is compared with the runtime's elsewhere (errors.cu); neighbours differ.
         CHECK(cuGetErrorString(known[at].code, &text));
         CHECK_THAT(text != NULL && strlen(text) > 0 && strcmp(text, last) != 0);
         last = text;

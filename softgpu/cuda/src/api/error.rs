@@ -1,9 +1,8 @@
 //! Names and texts of errors.
 
-use std::collections::HashMap;
-use std::ffi::{CString, c_char};
-use std::sync::{Mutex, PoisonError};
+use std::ffi::{CStr, c_char};
 
+use cuda_abi::errors::ErrorText;
 use cuda_abi::types::CUresult;
 use softgpu_core::error::Error;
 
@@ -11,23 +10,12 @@ use crate::edge::{Outcome, put};
 
 pub unsafe fn cuGetErrorName(error: CUresult, name: *mut *const c_char) -> Outcome {
     // SAFETY: the caller's promise.
-    unsafe { put_known(name, error, |name| name.to_owned()) }
+    unsafe { put_known(name, error, |found| found.name) }
 }
 
 pub unsafe fn cuGetErrorString(error: CUresult, text: *mut *const c_char) -> Outcome {
     // SAFETY: the caller's promise.
-    unsafe { put_known(text, error, describe) }
-}
-
-/// A sentence for an error: its name in words.
-fn describe(name: &str) -> String {
-    match name {
-        "CUDA_SUCCESS" => "no error".into(),
-        _ => name
-            .trim_start_matches("CUDA_ERROR_")
-            .to_ascii_lowercase()
-            .replace('_', " "),
-    }
+    unsafe { put_known(text, error, |found| found.text) }
 }
 
 /// # Safety
@@ -35,25 +23,15 @@ fn describe(name: &str) -> String {
 unsafe fn put_known(
     out: *mut *const c_char,
     error: CUresult,
-    text: impl Fn(&str) -> String,
+    what: impl Fn(&ErrorText) -> &'static CStr,
 ) -> Outcome {
-    let Some(name) = error.name() else {
-        // SAFETY: the caller's promise.
-        unsafe { put(out, std::ptr::null()) }?;
-        return Err(Error::InvalidValue);
-    };
-    let text = CString::new(text(name)).map_err(|_| Error::Unknown)?;
-    // SAFETY: the caller's promise.
-    unsafe { put(out, keep(text)) }
-}
-
-/// The address of an equal text that lives as long as the process.
-fn keep(text: CString) -> *const c_char {
-    static KEPT: Mutex<Option<HashMap<CString, &'static CString>>> = Mutex::new(None);
-    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-    let kept = kept.get_or_insert_with(HashMap::new);
-    // There are as many texts as errors, so what is leaked is bounded.
-    kept.entry(text)
-        .or_insert_with_key(|text| Box::leak(Box::new(text.clone())))
-        .as_ptr()
+    let found = ErrorText::of(error);
+    // SAFETY: by this function's contract.
+    unsafe {
+        put(
+            out,
+            found.map_or(std::ptr::null(), |found| what(found).as_ptr()),
+        )
+    }?;
+    found.map(|_| ()).ok_or(Error::InvalidValue)
 }
