@@ -345,3 +345,68 @@ fn what_the_supervisor_counts_is_what_the_workers_hold_once_all_is_quiet() {
         proxy.status()["zones"][0]["memory_used"] == 0
     });
 }
+
+#[test]
+fn every_allocation_can_be_listed_and_what_a_client_leaves_is_on_record() {
+    let (proxy, mut client) = one_zone(Zone::new("a").memory("256MiB"));
+    let ways = ["memory", "pooled", "mapped", "array", "pinned"];
+    for way in ways {
+        assert_eq!(client.order(&format!("{way} {}", 4 * MIB)), DONE, "{way}");
+    }
+    assert_eq!(client.order("module 4194304"), DONE);
+    assert_eq!(client.order("context"), DONE);
+    let listed = proxy
+        .vgpuctl(&["allocations", "a", "--json"])
+        .expect_success();
+    let answer: serde_json::Value = serde_json::from_str(&listed.stdout).expect("it is JSON");
+    let holder = &answer["holders"][0];
+    // The kernels are code too, and the primary context is one.
+    let counts = [
+        ("memory", 1),
+        ("pooled", 1),
+        ("created", 1),
+        ("array", 1),
+        ("pinned", 1),
+        ("code", 2),
+        ("context", 2),
+        ("handles.module", 2),
+        ("handles.array", 1),
+    ];
+    for (what, count) in counts {
+        assert_eq!(holder["counts"][what], count, "{what}: {}", listed.stdout);
+    }
+    for what in ["memory", "pooled", "created", "array", "pinned"] {
+        assert_eq!(holder["bytes"][what], 4 * MIB, "{what}: {}", listed.stdout);
+    }
+    let pieces = holder["pieces"].as_array().expect("a list");
+    assert_eq!(pieces.len(), 9, "{}", listed.stdout);
+    let table = proxy.vgpuctl(&["allocations", "a"]).expect_success();
+    assert!(table.stdout.contains("pinned"), "{}", table.stdout);
+    assert_eq!(proxy.vgpuctl(&["allocations", "b"]).code, Some(1));
+    for _ in 0..7 {
+        assert_eq!(client.order("back"), DONE);
+    }
+    assert_eq!(client.order(&format!("memory {}", 8 * MIB)), DONE);
+    let listed = proxy
+        .vgpuctl(&["allocations", "a", "--json"])
+        .expect_success();
+    let answer: serde_json::Value = serde_json::from_str(&listed.stdout).expect("it is JSON");
+    let holder = &answer["holders"][0];
+    assert_eq!(
+        holder["pieces"].as_array().map(Vec::len),
+        Some(3),
+        "{}",
+        listed.stdout
+    );
+    assert_eq!(holder["counts"]["handles.array"], serde_json::Value::Null);
+    client.running.kill();
+    wait_for_record(
+        &proxy,
+        &[
+            "client left what it had not given back",
+            "memory=1",
+            "memory=8388608",
+            "code=1",
+        ],
+    );
+}

@@ -19,6 +19,9 @@ pub const STATUS_REQUEST: &str = "status 1\n";
 /// Has the policy read again and asks for a [`Reload`]; with its newline.
 pub const RELOAD_REQUEST: &str = "policy reload 1\n";
 
+/// Asks for [`Allocations`]; the name of a zone follows, and a newline.
+pub const ALLOCATIONS_REQUEST: &str = "allocations 1 ";
+
 /// No request is longer.
 pub const MAX_REQUEST_LEN: usize = 64;
 
@@ -135,6 +138,48 @@ pub struct Reload {
     pub changes: Vec<String>,
     /// What is wrong with the file.
     pub mistakes: Vec<String>,
+}
+
+/// What the clients of a zone hold; the answer to an [`ALLOCATIONS_REQUEST`]. All but ids, processes and names of
+/// zones are claims of the workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocations {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The zone; null if there is none of that name.
+    pub zone: Option<String>,
+    /// Those that have a worker.
+    pub holders: Vec<Holder>,
+}
+
+/// One client and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Unique while the supervisor runs.
+    pub client: u64,
+    /// Its process, as the kernel told.
+    pub pid: i32,
+    /// Its program, as it claims.
+    pub program: String,
+    /// Of each sort: how many.
+    pub counts: BTreeMap<String, u64>,
+    /// Of each sort that costs memory: bytes.
+    pub bytes: BTreeMap<String, u64>,
+    /// Piece by piece, largest first; the 4096 that came first.
+    pub pieces: Vec<Piece>,
+}
+
+/// One allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// `memory`, `pooled`, `created`, `array`, `code`, `context` or `pinned`.
+    pub kind: String,
+    /// Its address, or the client's handle of it.
+    pub id: u64,
+    /// What it costs.
+    pub bytes: u64,
+    /// How long it has been there.
+    pub age_seconds: u64,
 }
 
 /// One client.

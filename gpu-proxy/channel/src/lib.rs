@@ -9,6 +9,7 @@
 //! - [`credit`]: device memory that a worker may spend without asking (D18);
 //! - [`shares`]: memory that clients of one zone share;
 //! - [`stats`]: counters that a worker publishes and the supervisor reads;
+//! - [`holdings`]: what a worker's client holds, piece by piece, read in the same way;
 //! - [`args`]: the command line a worker is started with;
 //! - [`jail`]: the layers of a worker's jail, and whether they are on;
 //! - `admin` (feature): the reply of the admin socket.
@@ -21,6 +22,7 @@ pub mod admin;
 pub mod args;
 pub mod bound;
 pub mod credit;
+pub mod holdings;
 pub mod jail;
 pub mod message;
 pub mod shares;

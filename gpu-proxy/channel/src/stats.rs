@@ -12,16 +12,22 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use idm_protocol::attach::Text;
+use idm_protocol::handle::Kind;
 use idm_protocol::memory::{FileError, Mapped, Memory, SealedFile};
 use idm_protocol::sync::Ordering;
 use nix::errno::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::holdings::{HOLDINGS_BYTES, Holding, Holdings, Writer};
+
 /// Kernels that are counted by name; launches of any later ones are counted together.
 pub const KERNEL_SLOTS: usize = 128;
 
-/// Bytes of the page.
-pub const STATS_BYTES: usize = 16 << 10;
+/// Where the table of holdings begins.
+const HOLDINGS_AT: usize = 16 << 10;
+
+/// Bytes of counters and holdings.
+pub const STATS_BYTES: usize = (HOLDINGS_AT + HOLDINGS_BYTES).next_multiple_of(4096);
 
 /// The page, as the supervisor's private copy of it.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -46,7 +52,7 @@ struct Kernel {
     name: Text<96>,
 }
 
-const _: () = assert!(size_of::<Page>() <= STATS_BYTES);
+const _: () = assert!(size_of::<Page>() <= HOLDINGS_AT);
 
 const CALLS: usize = 0;
 const LAUNCHES: usize = 1;
@@ -64,6 +70,7 @@ const KERNEL_WORDS: usize = size_of::<Kernel>() / 8;
 pub struct StatsWriter {
     page: Mapped,
     slots: Mutex<HashMap<Text<96>, KernelSlot>>,
+    holdings: Writer,
 }
 
 /// Where launches of one kernel are counted; look it up once per function, not per launch.
@@ -84,6 +91,7 @@ impl StatsWriter {
         Ok(Self {
             page: Mapped::new(file)?,
             slots: Mutex::default(),
+            holdings: Writer::new(HOLDINGS_AT),
         })
     }
 
@@ -136,6 +144,21 @@ impl StatsWriter {
         let _ = self.page.write((word + 1) * 8, name.as_bytes());
         slots.insert(name, KernelSlot(word));
         KernelSlot(word)
+    }
+
+    /// The client holds something more, of so many bytes, under a name that nothing else of its sort has.
+    pub fn hold(&self, what: Holding, id: u64, bytes: u64) {
+        self.holdings.hold(&self.page, what, id, bytes);
+    }
+
+    /// The client gave it back. What it does not hold is passed over.
+    pub fn give_back(&self, what: Holding, id: u64) {
+        self.holdings.give_back(&self.page, what, id);
+    }
+
+    /// The client has so many handles of a kind more, or fewer.
+    pub fn count_handles(&self, kind: Kind, change: i64) {
+        self.holdings.count_handles(&self.page, kind, change);
     }
 
     /// Device memory held now, in bytes.
@@ -199,6 +222,14 @@ impl StatsPage {
             .ok_or(Errno::EIO)
     }
 
+    /// Reads what the client holds, as its worker claims.
+    pub fn holdings(&self) -> Result<Holdings, Errno> {
+        let mut bytes = vec![0; HOLDINGS_BYTES];
+        let at = i64::try_from(HOLDINGS_AT).map_err(|_| Errno::EOVERFLOW)?;
+        let len = nix::sys::uio::pread(&self.file, &mut bytes, at)?;
+        Holdings::read(bytes.get(..len).unwrap_or_default()).ok_or(Errno::EIO)
+    }
+
     /// Reads it once and keeps the `top` most launched kernels.
     pub fn snapshot(&self, top: usize) -> Result<Snapshot, Errno> {
         let mut bytes = vec![0; size_of::<Page>()];
@@ -234,6 +265,7 @@ impl AsFd for StatsPage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::holdings::LISTED;
 
     fn pair() -> (StatsPage, StatsWriter) {
         let page = StatsPage::create().unwrap();
@@ -272,6 +304,54 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_is_listed_largest_first_until_it_is_given_back() {
+        let (page, writer) = pair();
+        writer.hold(Holding::MEMORY, 0x1000, 64);
+        writer.hold(Holding::MEMORY, 0x2000, 512);
+        writer.hold(Holding::PINNED, 0x1000, 128);
+        writer.count_handles(Kind::STREAM, 2);
+        writer.count_handles(Kind::STREAM, -1);
+        writer.give_back(Holding::MEMORY, 0x1000);
+        writer.give_back(Holding::ARRAY, 0x1000);
+        let held = page.holdings().unwrap();
+        let pieces: Vec<_> = held
+            .pieces
+            .iter()
+            .map(|piece| (piece.what, piece.id, piece.bytes))
+            .collect();
+        let expected = [
+            (Holding::MEMORY, 0x2000, 512),
+            (Holding::PINNED, 0x1000, 128),
+        ];
+        assert_eq!(pieces, expected);
+        assert!(held.pieces.iter().all(|piece| piece.since_millis > 0));
+        let expected = [(Holding::MEMORY, 1, 512), (Holding::PINNED, 1, 128)];
+        assert_eq!(held.totals, expected);
+        assert_eq!(held.handles, [(Kind::STREAM, 1)]);
+    }
+
+    #[test]
+    fn pieces_beyond_the_table_are_in_the_totals_and_places_are_used_again() {
+        let (page, writer) = pair();
+        let count = LISTED as u64 + 10;
+        for id in 0..count {
+            writer.hold(Holding::MEMORY, id, 1);
+        }
+        let held = page.holdings().unwrap();
+        assert_eq!(held.pieces.len(), LISTED);
+        assert_eq!(held.totals, [(Holding::MEMORY, count, count)]);
+        for id in 0..count {
+            writer.give_back(Holding::MEMORY, id);
+        }
+        assert_eq!(page.holdings().unwrap(), Holdings::default());
+        writer.hold(Holding::CODE, 7, 5);
+        writer.hold(Holding::CODE, 7, 6);
+        let held = page.holdings().unwrap();
+        assert_eq!((held.pieces.len(), held.pieces[0].bytes), (1, 6));
+        assert_eq!(held.totals, [(Holding::CODE, 1, 6)]);
+    }
+
+    #[test]
     fn kernels_beyond_the_table_are_counted_together() {
         let (page, writer) = pair();
         for index in 0..KERNEL_SLOTS + 3 {
@@ -290,6 +370,8 @@ mod tests {
         for word in writer.page.words() {
             word.store(0x9b1b_0a0d_ff7f_0141, Ordering::Relaxed);
         }
+        // Numbers without a name are nothing.
+        assert_eq!(page.holdings().unwrap().pieces, []);
         let snapshot = page.snapshot(3).unwrap();
         assert_eq!(snapshot.kernels.len(), 3);
         assert!(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::unistd::{Uid, read, write};
-use proxy_channel::admin::{MAX_REQUEST_LEN, RELOAD_REQUEST, STATUS_REQUEST};
+use proxy_channel::admin::{ALLOCATIONS_REQUEST, MAX_REQUEST_LEN, RELOAD_REQUEST, STATUS_REQUEST};
 use tracing::warn;
 
 use crate::listener::{Access, ListenError, Listener};
@@ -38,22 +38,28 @@ struct Conversation {
 }
 
 /// What an administrator wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// To know how things are.
     Status,
     /// The policy read again.
     Reload,
+    /// To know what the clients of a zone hold.
+    Allocations(String),
 }
 
 impl Request {
     fn of(line: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(line).ok()?;
+        if let Some(zone) = text.strip_prefix(ALLOCATIONS_REQUEST) {
+            return Some(Self::Allocations(zone.trim_end().to_owned()));
+        }
         let all = [
             (STATUS_REQUEST, Self::Status),
             (RELOAD_REQUEST, Self::Reload),
         ];
-        let found = all.iter().find(|(text, _)| text.as_bytes() == line);
-        found.map(|&(_, request)| request)
+        let found = all.into_iter().find(|(known, _)| *known == text);
+        found.map(|(_, request)| request)
     }
 }
 
@@ -175,7 +181,7 @@ impl Conversation {
             let reply = match Request::of(&self.request) {
                 Some(request) => answer(request),
                 None => {
-                    br#"{"error":"this proxy understands only 'status 1' and 'policy reload 1'"}"#
+                    br#"{"error":"this proxy understands only 'status 1', 'policy reload 1' and 'allocations 1 ZONE'"}"#
                         .to_vec()
                 }
             };

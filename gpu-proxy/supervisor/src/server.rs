@@ -263,6 +263,15 @@ impl Server {
                             status(shared, zones, policy.as_ref(), *started, stopping, now);
                         serde_json::to_vec(&status).unwrap_or_default()
                     }
+                    admin::Request::Allocations(name) => {
+                        let zone = zones.iter().find(|zone| zone.config().name == name);
+                        let answer = report::Allocations {
+                            schema: report::SCHEMA,
+                            zone: zone.map(|zone| zone.config().name.clone()),
+                            holders: zone.map_or_else(Vec::new, Zone::holders),
+                        };
+                        serde_json::to_vec(&answer).unwrap_or_default()
+                    }
                     admin::Request::Reload => {
                         serde_json::to_vec(&reload(shared, zones, policy, now)).unwrap_or_default()
                     }

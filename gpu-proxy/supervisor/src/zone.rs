@@ -37,6 +37,7 @@ mod backoff;
 mod clients;
 mod denied;
 pub mod grant;
+mod holders;
 mod jail;
 mod shares;
 mod survey;
@@ -313,6 +314,7 @@ impl Zone {
                 }
                 Some(session) => {
                     let client = session.client_id;
+                    session.record_left(zone);
                     let Snapshot { calls, launches } = Snapshot::of(session);
                     if ending {
                         info!(

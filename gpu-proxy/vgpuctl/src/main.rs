@@ -13,6 +13,7 @@ use proxy_channel::admin::{MAX_REPLY_LEN, SCHEMA, STATUS_REQUEST, Status};
 use proxy_policy::{UnknownCall, Unusable};
 use thiserror::Error;
 
+mod allocations;
 mod doctor;
 mod plan;
 mod policy;
@@ -50,6 +51,18 @@ enum Command {
         #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
         socket: PathBuf,
     },
+    /// What the clients of a zone hold: owner, kind, size and age of each allocation, and how many handles.
+    Allocations {
+        /// The zone.
+        #[arg(value_name = "ZONE")]
+        zone: String,
+        /// Print JSON instead of tables.
+        #[arg(long)]
+        json: bool,
+        /// The proxy's admin socket.
+        #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+        socket: PathBuf,
+    },
     /// Whether a plan of clients would fit into the zones of a configuration, and what would refuse it. Needs no
     /// proxy and no GPU; fails if anything is refused.
     Simulate {
@@ -68,6 +81,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Status { json, socket } => status(&socket, json),
         Command::Doctor { socket } => print(&socket, doctor::render),
+        Command::Allocations { zone, json, socket } => allocations::run(&socket, &zone, json),
         Command::Simulate { plan } => simulate(&plan),
         Command::Policy { command } => policy::run(&command),
     };
@@ -109,6 +123,8 @@ enum Failure {
     NotReloaded(String),
     #[error("the plan cannot be gone through\n{0}")]
     Plan(Unusable),
+    #[error("the proxy has no zone {0:?}")]
+    NoZone(String),
     #[error("it does not fit: {0} refused")]
     DoesNotFit(usize),
     #[error("cannot write: {0}")]

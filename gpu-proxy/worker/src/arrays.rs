@@ -43,17 +43,18 @@ impl Arrays {
         own && self.objects.remove(&object).is_some()
     }
 
-    /// Forgets what ends with a context; what its arrays have cost.
-    pub fn forget_context(&mut self, context: u16) -> u64 {
+    /// Forgets what ends with a context; what its arrays have cost, and their handles.
+    pub fn forget_context(&mut self, context: u16) -> (u64, Vec<u64>) {
         self.objects.retain(|_, (slot, _)| *slot != context);
-        let mut bytes = 0;
-        self.charges.retain(|_, (slot, charged)| {
+        let (mut bytes, mut gone) = (0, Vec::new());
+        self.charges.retain(|handle, (slot, charged)| {
             if *slot == context {
                 bytes += *charged;
+                gone.push(*handle);
             }
             *slot != context
         });
-        bytes
+        (bytes, gone)
     }
 }
 
@@ -79,7 +80,7 @@ mod tests {
         arrays.charge(3, 0, 1000);
         assert_eq!(arrays.refund(3), 1000);
         assert_eq!(arrays.refund(3), 0);
-        assert_eq!(arrays.forget_context(0), 100);
+        assert_eq!(arrays.forget_context(0), (100, vec![1]));
         assert_eq!(arrays.refund(2), 10);
     }
 }

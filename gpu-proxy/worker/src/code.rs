@@ -95,10 +95,17 @@ impl Code {
         self.contexts.insert(slot, Context { overhead, limits });
     }
 
-    /// A context is gone, and its modules with it.
-    pub fn close(&mut self, slot: u16) {
+    /// A context is gone, and its modules with it; tells their handles.
+    pub fn close(&mut self, slot: u16) -> Vec<u64> {
         self.contexts.remove(&slot);
-        self.units.retain(|_, unit| unit.context != Some(slot));
+        let gone = |unit: &Unit| unit.context == Some(slot);
+        let all = self.units.iter();
+        let handles = all
+            .filter(|(_, unit)| gone(unit))
+            .map(|(handle, _)| *handle)
+            .collect();
+        self.units.retain(|_, unit| !gone(unit));
+        handles
     }
 
     /// A module or library is loaded.
@@ -245,7 +252,7 @@ mod tests {
                         code.load(handle, unit);
                         prop_assert_eq!(code.due(), before + cost);
                     }
-                    2 => code.close(which),
+                    2 => drop(code.close(which)),
                     3 => code.unload(handle),
                     _ => {}
                 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod charges;
+mod uploads;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,7 @@ use idm_protocol::wait::{Patience, StopFlag};
 use idm_protocol::window::Arena;
 use idm_protocol::wire::{self, credit};
 use proxy_channel::credit::Credit;
+use proxy_channel::holdings::Holding;
 use proxy_channel::message::Token;
 use proxy_channel::shares::Shares;
 use proxy_channel::stats::{KernelSlot, StatsWriter};
@@ -429,7 +431,10 @@ impl Session {
         let mut objects = lock(&self.objects);
         match made {
             Ok(object) => match objects.bind(value, kind, object) {
-                Ok(_) => Ok(()),
+                Ok(_) => {
+                    self.parts.stats.count_handles(kind, 1);
+                    Ok(())
+                }
                 Err((error, _)) => Err(handle_error(self.note_handle(error), kind).into()),
             },
             Err(status) => {
@@ -486,7 +491,10 @@ impl Session {
     /// As there.
     pub fn take_object(&self, kind: Kind, value: u64) -> Result<Object, CUresult> {
         match lock(&self.objects).unbind(value, kind) {
-            Ok(Bound::Object(object)) => Ok(object),
+            Ok(Bound::Object(object)) => {
+                self.parts.stats.count_handles(kind, -1);
+                Ok(object)
+            }
             Ok(Bound::Poisoned(code)) => Err(CUresult(code)),
             Err(error) => Err(handle_error(error, kind)),
         }
@@ -535,32 +543,6 @@ impl Session {
         lock(&self.ranges)
     }
 
-    /// Keeps what a lane has uploaded. An upload that was never used makes room.
-    pub fn keep_upload(&self, lane: u16, number: u64, bytes: Vec<u8>) {
-        lock(&self.uploads).insert(lane, (number, bytes));
-    }
-
-    /// Bytes that uploads of other lanes hold.
-    pub fn uploaded_by_others(&self, lane: u16) -> u64 {
-        let uploads = lock(&self.uploads);
-        let others = uploads.iter().filter(|(other, _)| **other != lane);
-        others.map(|(_, (_, bytes))| bytes.len() as u64).sum()
-    }
-
-    /// What a lane uploaded under this number; it is used up.
-    ///
-    /// # Errors
-    /// `INVALID_VALUE` if there is no such upload.
-    pub fn take_upload(&self, lane: u16, number: u64) -> Result<Vec<u8>, CUresult> {
-        let mut uploads = lock(&self.uploads);
-        match uploads.get(&lane) {
-            Some((found, _)) if *found == number => {}
-            _ => return Err(CUresult::CUDA_ERROR_INVALID_VALUE),
-        }
-        let upload = uploads.remove(&lane);
-        Ok(upload.map(|(_, bytes)| bytes).unwrap_or_default())
-    }
-
     /// Arrays and image objects, locked.
     pub fn arrays(&self) -> MutexGuard<'_, Arrays> {
         lock(&self.arrays)
@@ -569,28 +551,6 @@ impl Session {
     /// Reserved addresses and memory without one, locked.
     pub fn vmm(&self) -> MutexGuard<'_, Vmm> {
         lock(&self.vmm)
-    }
-
-    /// Keeps what a lane has to read.
-    pub fn keep_download(&self, lane: u16, bytes: Vec<u8>) {
-        self.keep_upload(lane, 0, bytes);
-    }
-
-    /// A piece of what a lane has to read.
-    ///
-    /// # Errors
-    /// `INVALID_VALUE` if it is not there.
-    pub fn download(&self, lane: u16, offset: u64, bytes: u32) -> Result<Vec<u8>, CUresult> {
-        let downloads = lock(&self.uploads);
-        let piece = downloads
-            .get(&lane)
-            .filter(|(number, _)| *number == 0)
-            .and_then(|(_, all)| {
-                let start = usize::try_from(offset).ok()?;
-                let end = start.checked_add(usize::try_from(bytes).ok()?)?;
-                all.get(start..end).map(<[u8]>::to_vec)
-            });
-        piece.ok_or(CUresult::CUDA_ERROR_INVALID_VALUE)
     }
 
     /// The links under way, locked.
@@ -609,9 +569,9 @@ impl Session {
             Kind::ARRAY,
             Kind::MIPMAPPED_ARRAY,
         ] {
-            remove_all(&mut objects, kind, of_context);
+            remove_all(&self.parts.stats, &mut objects, kind, of_context);
         }
-        let events = remove_all(&mut objects, Kind::EVENT, of_context);
+        let events = remove_all(&self.parts.stats, &mut objects, Kind::EVENT, of_context);
         drop(objects);
         for event in events {
             crate::api::ipc::event_gone(self, event);
@@ -619,7 +579,10 @@ impl Session {
         let ranges = self
             .ranges()
             .remove_all(|range| range.context == Some(key.slot));
-        let of_arrays = self.arrays().forget_context(key.slot);
+        let (of_arrays, arrays) = self.arrays().forget_context(key.slot);
+        for array in arrays {
+            self.parts.stats.give_back(Holding::ARRAY, array);
+        }
         ranges.iter().for_each(|range| self.free_range(range));
         self.refund(of_arrays);
         self.staging.forget_context(key);
@@ -631,23 +594,35 @@ impl Session {
 
     /// Takes away the levels of a mipmapped array that is gone.
     pub fn forget_levels(&self, owner: u64) {
-        remove_all(&mut lock(&self.objects), Kind::ARRAY, |_, object| {
-            object.parent == owner
-        });
+        remove_all(
+            &self.parts.stats,
+            &mut lock(&self.objects),
+            Kind::ARRAY,
+            |_, object| object.parent == owner,
+        );
     }
 
     /// Takes away everything that came from a module or library that is unloaded.
     pub fn forget_code(&self, owner: u64) {
         let mut objects = lock(&self.objects);
-        let kernels = remove_all(&mut objects, Kind::KERNEL, |_, object| {
-            object.parent == owner
-        });
-        remove_all(&mut objects, Kind::MODULE, |_, object| {
-            object.parent == owner
-        });
-        remove_all(&mut objects, Kind::FUNCTION, |_, object| {
-            object.parent == owner || kernels.contains(&object.parent)
-        });
+        let kernels = remove_all(
+            &self.parts.stats,
+            &mut objects,
+            Kind::KERNEL,
+            |_, object| object.parent == owner,
+        );
+        remove_all(
+            &self.parts.stats,
+            &mut objects,
+            Kind::MODULE,
+            |_, object| object.parent == owner,
+        );
+        remove_all(
+            &self.parts.stats,
+            &mut objects,
+            Kind::FUNCTION,
+            |_, object| object.parent == owner || kernels.contains(&object.parent),
+        );
         drop(objects);
         let of_owner = |range: &Range| range.place == Place::Global { owner };
         self.ranges().remove_all(of_owner);
@@ -778,6 +753,7 @@ impl Session {
 
 /// Unbinds what `gone` names; tells the handles.
 fn remove_all(
+    stats: &StatsWriter,
     objects: &mut WorkerTable<Object>,
     kind: Kind,
     gone: impl Fn(Handle, &Object) -> bool,
@@ -789,6 +765,7 @@ fn remove_all(
     for &value in &list {
         // It was there a line ago, under the same lock.
         let _ = objects.unbind(value, kind);
+        stats.count_handles(kind, -1);
     }
     list
 }

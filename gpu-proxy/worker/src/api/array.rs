@@ -5,6 +5,7 @@
 use cuda_abi::types::{CUarray, CUarray_format, CUresult, CopySide};
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
+use proxy_channel::holdings::Holding;
 
 use super::module::object;
 use crate::driver::ArrayShape;
@@ -61,6 +62,7 @@ fn keep(
 ) -> Outcome {
     let array = made.inspect_err(|_| session.refund(bytes))?;
     session.arrays().charge(handle, context, bytes);
+    session.parts.stats.hold(Holding::ARRAY, handle, bytes);
     session.publish_memory();
     session.bind_object(kind, handle, Ok(object(array, Some(context), 0)))
 }
@@ -78,6 +80,7 @@ pub fn cuArrayDestroy(
     let array = session.take_object(Kind::ARRAY, request.array)?;
     let destroyed = session.driver().destroy_array(array.pointer);
     let bytes = session.arrays().refund(request.array);
+    session.parts.stats.give_back(Holding::ARRAY, request.array);
     session.refund(bytes);
     Ok(destroyed?)
 }
@@ -140,6 +143,7 @@ pub fn cuMipmappedArrayDestroy(
     session.forget_levels(request.array);
     let destroyed = session.driver().destroy_mipmapped_array(array.pointer);
     let bytes = session.arrays().refund(request.array);
+    session.parts.stats.give_back(Holding::ARRAY, request.array);
     session.refund(bytes);
     Ok(destroyed?)
 }

@@ -11,6 +11,8 @@ use idm_protocol::layout::PAGE_BYTES;
 use idm_protocol::record::{Flags, Record};
 use idm_protocol::wire::{self, copy_kind, host_memory};
 
+use proxy_channel::holdings::Holding;
+
 use super::session::{breach, give_up, plan};
 use super::stream::stream_at_dispatch;
 use crate::contexts::ContextKey;
@@ -105,6 +107,8 @@ fn acquire(
         session.refund(charged);
         return Err(CUresult::CUDA_ERROR_UNKNOWN);
     }
+    let stats = &session.parts.stats;
+    stats.hold(Holding::MEMORY, address, charged);
     session.publish_memory();
     Ok((address, bytes))
 }
@@ -194,6 +198,8 @@ pub fn cuMemHostAlloc(
         session.ranges().remove(request.address);
         return Err(status.into());
     }
+    let stats = &session.parts.stats;
+    stats.hold(Holding::PINNED, request.address, bytes);
     Ok(())
 }
 
@@ -231,6 +237,7 @@ pub fn cuMemFreeHost(
         session.ranges().insert(range);
         return Err(status.into());
     }
+    session.free_range(&range);
     Ok(())
 }
 

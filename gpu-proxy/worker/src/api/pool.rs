@@ -7,6 +7,7 @@ use cuda_abi::types::{CUmemPool_attribute, CUresult};
 use idm_protocol::handle::Kind;
 use idm_protocol::wire;
 use proxy_channel::bound::Bound;
+use proxy_channel::holdings::Holding;
 
 use super::vmm::entries;
 use crate::pools::Pools;
@@ -67,6 +68,8 @@ pub fn cuMemAllocFromPoolAsync(
         share.undo(session, address, stream);
         return Err(status.into());
     }
+    let stats = &session.parts.stats;
+    stats.hold(Holding::POOLED, address, share.charged);
     session.publish_memory();
     frame.reply(&wire::CuMemAllocFromPoolAsyncReply { address });
     Ok(())

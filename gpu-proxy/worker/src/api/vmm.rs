@@ -8,6 +8,7 @@ use idm_protocol::handle::Kind;
 use idm_protocol::record::Request;
 use idm_protocol::wire::{self, access};
 use proxy_channel::bound::Bound;
+use proxy_channel::holdings::Holding;
 use zerocopy::FromBytes;
 
 use crate::contexts::Contexts;
@@ -108,6 +109,7 @@ pub fn cuMemCreate(session: &Session, request: &wire::CuMemCreate, _: &mut Frame
         .bind_object(Kind::ALLOCATION, handle, Ok(object))
         .inspect_err(|_| give_back())?;
     vmm.keep(handle, allocation);
+    session.parts.stats.hold(Holding::CREATED, handle, bytes);
     session.publish_memory();
     Ok(())
 }
@@ -241,6 +243,7 @@ pub fn cuMemUnmap(session: &Session, request: &wire::CuMemUnmap, _: &mut Frame<'
 fn gone(session: &Session, handle: u64, cost: Option<u64>) {
     if let Some(cost) = cost {
         let _ = session.take_object(Kind::ALLOCATION, handle);
+        session.parts.stats.give_back(Holding::CREATED, handle);
         session.refund(cost);
     }
 }

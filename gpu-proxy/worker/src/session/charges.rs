@@ -8,6 +8,7 @@ use std::sync::MutexGuard;
 use cuda_abi::types::{CUlimit, CUresult};
 use idm_protocol::sync::Ordering;
 use proxy_channel::bound::Bound;
+use proxy_channel::holdings::Holding;
 use proxy_channel::message::Token;
 
 use super::{Session, SharedEvent, lock};
@@ -62,13 +63,22 @@ impl Session {
 
     /// The context is there.
     pub fn open_code(&self, slot: u16, prepaid: Prepaid) {
-        self.code().open(slot, self.parts.context_overhead);
+        let overhead = self.parts.context_overhead;
+        self.code().open(slot, overhead);
+        self.parts
+            .stats
+            .hold(Holding::CONTEXT, slot.into(), overhead);
         self.hand_in(prepaid);
     }
 
     /// The context is gone, with the modules that were its own.
     pub fn close_code(&self, slot: u16) {
-        self.code().close(slot);
+        let modules = self.code().close(slot);
+        let stats = &self.parts.stats;
+        stats.give_back(Holding::CONTEXT, slot.into());
+        for module in modules {
+            stats.give_back(Holding::CODE, module);
+        }
         self.balance_code();
     }
 
@@ -90,6 +100,8 @@ impl Session {
     /// The driver has loaded it.
     pub fn keep_code(&self, handle: u64, unit: Unit, prepaid: Prepaid) {
         self.code().load(handle, unit);
+        let stats = &self.parts.stats;
+        stats.hold(Holding::CODE, handle, unit.device_bytes);
         self.hand_in(prepaid);
     }
 
@@ -107,6 +119,7 @@ impl Session {
     /// It is unloaded.
     pub fn drop_code(&self, handle: u64) {
         self.code().unload(handle);
+        self.parts.stats.give_back(Holding::CODE, handle);
         self.balance_code();
     }
 
@@ -159,6 +172,15 @@ impl Session {
 
     /// Device memory was freed: what it cost, or its share of its pool, goes back.
     pub fn free_range(&self, range: &Range) {
+        let held = match range.place {
+            Place::Device { .. } => Some(Holding::MEMORY),
+            Place::Pooled { .. } => Some(Holding::POOLED),
+            Place::Pinned => Some(Holding::PINNED),
+            Place::Imported { .. } | Place::Global { .. } | Place::Mapped { .. } => None,
+        };
+        if let Some(held) = held {
+            self.parts.stats.give_back(held, range.start);
+        }
         match range.place {
             Place::Device {
                 charged,
