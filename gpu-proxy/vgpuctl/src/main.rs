@@ -1,4 +1,4 @@
-//! `vgpuctl`: asks a running gpu-proxy how things are, and minds its policy.
+//! `vgpuctl`: asks a running gpu-proxy how things are, minds its policy, and checks what was recorded.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ use proxy_channel::admin::{MAX_REPLY_LEN, SCHEMA, STATUS_REQUEST, Status};
 use proxy_policy::{UnknownCall, Unusable};
 use thiserror::Error;
 
+mod audit;
 mod doctor;
 mod policy;
 mod table;
@@ -23,7 +24,7 @@ const ADMIN_SOCKET: &str = "/run/vgpu/admin.sock";
 /// How long the proxy may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks a running gpu-proxy how things are, and minds its policy.
+/// Asks a running gpu-proxy how things are, minds its policy, and checks what was recorded.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -53,6 +54,11 @@ enum Command {
         #[command(subcommand)]
         command: policy::Command,
     },
+    /// What was recorded: show it, verify it, prove a record. Needs no proxy.
+    Audit {
+        #[command(subcommand)]
+        command: audit::Command,
+    },
 }
 
 fn main() -> ExitCode {
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
         Command::Status { json, socket } => status(&socket, json),
         Command::Doctor { socket } => print(&socket, doctor::render),
         Command::Policy { command } => policy::run(&command),
+        Command::Audit { command } => audit::run(&command),
     };
     match done {
         // A reader that has seen enough (`| head`) is no failure.
@@ -97,6 +104,8 @@ enum Failure {
     Call(#[from] UnknownCall),
     #[error("the policy was not reloaded, the old one stays in force\n{0}")]
     NotReloaded(String),
+    #[error(transparent)]
+    Audit(#[from] audit::AuditFailure),
     #[error("cannot write: {0}")]
     Output(io::Error),
 }
