@@ -8,7 +8,7 @@
 //!
 //! - [`event`], [`call`]: what is recorded; [`text`]: names that may be anything, made harmless;
 //! - [`block`]: one message, read from bytes that may be anything; [`chain`]: what ties blocks together;
-//! - [`tree`], [`note`], [`checkpoint`], [`proof`]: RFC 6962 and the C2SP forms;
+//! - [`tree`], [`note`], [`checkpoint`], [`proof`]: RFC 6962 and the C2SP forms; [`keys`]: files of keys;
 //! - [`spool`]: the log on disk; [`export`]: the log as lines of text; [`load`]: either of them read;
 //!   [`verify`]: whether it holds;
 //! - [`wire`]: how the supervisor's events come to whoever keeps the log.
@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod event;
 pub mod export;
 pub mod hash;
+pub mod keys;
 pub mod load;
 pub mod note;
 pub mod proof;

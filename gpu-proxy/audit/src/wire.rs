@@ -55,7 +55,7 @@ pub struct Submission {
 pub enum What {
     /// An event.
     Event(Event),
-    /// So many events could not be kept for the auditor while it was away.
+    /// So many events were more than the supervisor keeps or passes on of one zone.
     Lost(u64),
 }
 

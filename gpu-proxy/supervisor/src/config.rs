@@ -14,7 +14,10 @@ use std::time::Duration;
 use proxy_channel::DriverKind;
 use proxy_channel::jail::Mode;
 
+mod audit;
 mod read;
+
+pub use audit::AuditConfig;
 
 pub use proxy_policy::document::{Mistake, Mistakes};
 
@@ -27,6 +30,8 @@ pub struct Config {
     pub proxy: ProxyConfig,
     /// `[driver]`
     pub driver: DriverConfig,
+    /// `[audit]`, if there is one.
+    pub audit: Option<AuditConfig>,
     /// Each `[[zone]]`, in the order of the file.
     pub zones: Vec<ZoneConfig>,
 }
@@ -203,6 +208,7 @@ impl fmt::Display for Config {
         let Self {
             proxy,
             driver,
+            audit,
             zones,
         } = self;
         writeln!(f, "[proxy]")?;
@@ -260,6 +266,9 @@ impl fmt::Display for Config {
                 .map(|(key, value)| format!("{key} = {}", quoted(value)))
                 .collect();
             writeln!(f, "env = {{ {} }}", pairs.join(", "))?;
+        }
+        if let Some(audit) = audit {
+            write!(f, "\n{audit}")?;
         }
         zones.iter().try_for_each(|zone| write!(f, "\n{zone}"))
     }

@@ -7,13 +7,14 @@
 //! - [`driver`]: which driver library the workers load;
 //! - [`server`]: the poll loop; [`zone`]: one zone's clients and workers;
 //! - [`ledger`]: device memory granted; [`listener`], [`process`], [`relay`], [`admin`], [`signals`]: what
-//!   they stand on; [`pid_namespace`]: the part of a worker's jail that only its parent can make; [`shares`]: memory that clients of a zone share.
+//!   they stand on; [`audit`]: what is recorded, and by whom; [`pid_namespace`]: the part of a worker's jail that only its parent can make; [`shares`]: memory that clients of a zone share.
 //!
 //! A library only so that tests and fuzz targets reach it; the program is `gpu-proxy`.
 
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod audit;
 pub mod config;
 pub mod driver;
 pub mod ledger;

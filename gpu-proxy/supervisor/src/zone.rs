@@ -22,6 +22,7 @@ use proxy_channel::jail::{Mode, Report};
 use proxy_policy::{Policy, group_names};
 use tracing::{info, warn};
 
+use crate::audit::Recorder;
 use crate::config::{ProxyConfig, ZoneConfig};
 use crate::driver::Driver;
 use crate::ledger::{Ledger, WorkerId};
@@ -31,6 +32,7 @@ use crate::shares::Shares;
 use crate::throttle::Throttle;
 
 mod arrival;
+mod audit;
 mod backoff;
 mod clients;
 mod grant;
@@ -75,6 +77,8 @@ pub struct Shared {
     pub seen: Cell<Option<(u32, u32)>>,
     /// Next id of a client, an arrival or a worker.
     pub next_id: Cell<u64>,
+    /// Has things recorded.
+    pub recorder: Recorder,
 }
 
 impl Shared {
@@ -102,6 +106,9 @@ pub enum Source {
 #[derive(Debug)]
 pub struct Zone {
     config: ZoneConfig,
+    recorder: Recorder,
+    /// What happens here cannot be recorded, and the configuration says that then nothing may happen.
+    suspended: bool,
     grant: Grant,
     socket_path: PathBuf,
     listener: Option<Listener>,
@@ -175,6 +182,8 @@ impl Zone {
             attached_total: 0,
             refused_total: 0,
             grant,
+            recorder: shared.recorder.clone(),
+            suspended: false,
             config,
         })
     }
@@ -258,6 +267,7 @@ impl Zone {
     pub fn tick(&mut self, shared: &Shared, now: Instant) {
         self.accept_after = self.accept_after.filter(|&after| after > now);
         self.expire(shared, now);
+        self.heed_recorder(now);
         self.answer_surveys();
         self.match_up(shared, now);
         self.replenish(shared, now);
@@ -303,6 +313,16 @@ impl Zone {
                 Some(session) => {
                     let client = session.client_id;
                     let Snapshot { calls, launches } = Snapshot::of(session);
+                    let named = session.audit_client(pid);
+                    audit::detached(
+                        &self.recorder,
+                        zone,
+                        named,
+                        &how,
+                        ending,
+                        returned,
+                        (calls, launches),
+                    );
                     if ending {
                         info!(
                             zone,
@@ -367,6 +387,12 @@ impl Zone {
     /// Kills all workers.
     pub fn kill(&mut self) {
         for worker in self.workers.values_mut() {
+            audit::killed(
+                &self.recorder,
+                &self.config.name,
+                worker,
+                "an administrator asked twice",
+            );
             worker.process.kill();
             if let Phase::Ending { killed, .. } = &mut worker.phase {
                 *killed = true;

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use proxy_audit::block::Block;
 use proxy_audit::call::{COMPLETED, Calls, NO_DEVICE, SUMMARY};
 use proxy_audit::export::Line;
+use proxy_audit::keys::{self, KeysError};
 use proxy_audit::load::{self, LoadError, Piece, ProveError, Wanted};
 use proxy_audit::note::{KeyError, PublicKey};
 use proxy_audit::proof::{MAX_PROOF_LEN, Proof, ProofError};
@@ -65,6 +66,15 @@ pub enum Command {
         #[arg(value_name = "RECORD")]
         record: String,
     },
+    /// Make a signing key: in FILE for whoever signs, and in FILE.pub for everybody else.
+    Keygen {
+        /// What the key, and with it the log, is called: such as node1.example.com/audit.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// A file that does not exist yet.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Check a proof and print what it proves. Needs no log.
     CheckProof {
         #[command(flatten)]
@@ -102,6 +112,8 @@ pub enum AuditFailure {
     Prove(#[from] ProveError),
     #[error(transparent)]
     Cursor(#[from] CursorError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     #[error("{0:?} is no public key: {1}")]
     Key(String, KeyError),
     #[error("cannot read {}: {error}", path.display())]
@@ -136,6 +148,10 @@ pub fn run(command: &Command) -> Result<(), Failure> {
             let proof =
                 load::prove(&log.path, &wanted, &keys.read()?).map_err(AuditFailure::from)?;
             write!(out, "{proof}").map_err(Failure::Output)
+        }
+        Command::Keygen { name, file } => {
+            let key = keys::create(file, name).map_err(AuditFailure::from)?;
+            writeln!(out, "{}", key.public()).map_err(Failure::Output)
         }
         Command::CheckProof { keys, proof } => {
             let proof = Proof::parse(&text(proof)?).map_err(AuditFailure::from)?;

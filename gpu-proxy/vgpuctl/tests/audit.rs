@@ -1,11 +1,14 @@
 //! `vgpuctl audit` over a log, as an operator and as a third party use it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use proxy_audit::block::Zone;
+use proxy_audit::call::{COMPLETED, CallRecord, Calls, Name};
 use proxy_audit::event::{Event, Stamp};
+use proxy_audit::hash::Hash;
 use proxy_audit::note::SecretKey;
 use proxy_audit::spool::{Settings, Spool, WhenFull};
 use proxy_audit::text::Text;
@@ -13,6 +16,18 @@ use proxy_audit::text::Text;
 struct Place {
     folder: tempfile::TempDir,
     key: String,
+    secret: SecretKey,
+}
+
+fn settings(folder: &Path) -> Settings {
+    Settings {
+        folder: folder.to_owned(),
+        segment: 64 << 10,
+        retain: u64::MAX,
+        share: 1 << 20,
+        headroom: 1 << 20,
+        when_full: WhenFull::FailClosed,
+    }
 }
 
 impl Place {
@@ -20,15 +35,7 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret = SecretKey::draw("node1.example/audit").unwrap();
-        let settings = Settings {
-            folder: folder.path().join("spool"),
-            segment: 64 << 10,
-            retain: u64::MAX,
-            share: 1 << 20,
-            headroom: 1 << 20,
-            when_full: WhenFull::FailClosed,
-        };
-        let mut spool = Spool::open(settings).unwrap();
+        let mut spool = Spool::open(settings(&folder.path().join("spool"))).unwrap();
         for number in 0..22 {
             let zone: Zone = ["a", "b"][number % 2].parse().unwrap();
             let why = Text::new(format!("number {number}\n"));
@@ -41,7 +48,11 @@ impl Place {
         }
         spool.sync().unwrap();
         let key = secret.public().to_string();
-        Self { folder, key }
+        Self {
+            folder,
+            key,
+            secret,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -108,12 +119,12 @@ fn a_log_holds_as_spool_and_as_lines_with_the_key_in_text_or_file() {
     assert!(complained(&stranger).contains("no key that is trusted has signed it"));
 }
 
-#[test]
-fn whatever_was_done_to_the_lines_is_named() {
-    let place = Place::new();
+type Change = fn(Vec<String>) -> Vec<String>;
+
+/// What may be done to a log, and what is to be said of it.
+fn changes() -> [(&'static str, Change); 6] {
     // The first line tells the state; leaf n is line n + 1 of the vector.
-    type Change = fn(Vec<String>) -> Vec<String>;
-    let cases: [(&str, Change); 6] = [
+    [
         ("altered: leaf 7 (zone b, record 3)", |mut lines| {
             lines[8] = lines[8].replace("number 7", "number 8");
             lines
@@ -132,11 +143,8 @@ fn whatever_was_done_to_the_lines_is_named() {
             lines
         }),
         ("forged: checkpoint 1", |mut lines| {
-            let at = lines
-                .iter()
-                .rposition(|line| line.contains("checkpoint"))
-                .unwrap()
-                - 2;
+            let of_ten = |line: &String| line.contains("\\n10\\n");
+            let at = lines.iter().position(of_ten).unwrap();
             lines[at] = lines[at].replace("\\n10\\n", "\\n11\\n");
             lines
         }),
@@ -144,8 +152,13 @@ fn whatever_was_done_to_the_lines_is_named() {
             lines.drain(13..23);
             lines
         }),
-    ];
-    for (expected, change) in cases {
+    ]
+}
+
+#[test]
+fn whatever_was_done_to_the_lines_is_named() {
+    let place = Place::new();
+    for (expected, change) in changes() {
         place.export(change);
         let complaint = complained(&place.verify("lines"));
         assert!(
@@ -232,4 +245,103 @@ fn what_is_no_log_is_told_as_that() {
         complained(&place.audit("verify", Some("spool"), &["--key", "x"]))
             .contains("is no public key")
     );
+}
+
+/// The verifier in Python, which was written from the documentation alone. None where there is no Python.
+fn second_opinion(key: &str, lines: &Path) -> Option<Output> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/audit/verify.py");
+    let output = Command::new("python3")
+        .arg(script)
+        .arg(key)
+        .arg(lines)
+        .output();
+    output.ok()
+}
+
+#[test]
+fn a_verifier_that_others_could_have_written_agrees() {
+    let place = Place::new();
+    let more = SecretKey::draw("node1.example/audit").unwrap();
+    {
+        // Calls and a change of keys, which the log of the other tests does not have.
+        let mut spool = Spool::open(settings(&place.path("spool"))).unwrap();
+        let mut calls = Calls::default();
+        let kernel = calls.intern(&Name::Kernel(Text::new("saxpy"))).unwrap();
+        let image = calls.intern(&Name::Image(Hash::leaf(b"x"))).unwrap();
+        for number in 0..100_u64 {
+            let record = CallRecord {
+                client: 1.into(),
+                start_ns: number.into(),
+                size: 4096.into(),
+                object: 0x7f00_0000_0000.into(),
+                duration_ns: 900.into(),
+                result: 0.into(),
+                opcode: 40.into(),
+                kernel: kernel.into(),
+                image: image.into(),
+                device: 0,
+                flags: COMPLETED,
+            };
+            calls.push(record).unwrap();
+        }
+        let zone = "a".parse().unwrap();
+        spool.calls(&zone, Stamp::now(), 77, &calls).unwrap();
+        let key = Text::new(more.public().to_string());
+        let rotated = Event::KeyRotated { key };
+        spool
+            .event(&Zone::proxy(), Stamp::now(), None, rotated)
+            .unwrap();
+        spool.checkpoint(&[&place.secret, &more]).unwrap();
+        spool.calls(&zone, Stamp::now(), 77, &calls).unwrap();
+        spool.checkpoint(&[&more]).unwrap();
+    }
+    place.export(|lines| lines);
+    assert!(said(&place.verify("lines")).contains("nothing was altered"));
+    let lines = place.path("lines");
+    let Some(output) = second_opinion(&place.key, &lines) else {
+        println!("skipped: there is no python3");
+        return;
+    };
+    assert_eq!(said(&output), "holds: 25 leaves, 25 of them signed\n");
+    for (expected, change) in changes() {
+        place.export(change);
+        let output = second_opinion(&place.key, &lines).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{expected}");
+        assert!(!place.verify("lines").status.success());
+    }
+    place.export(|mut lines| {
+        let calls = lines
+            .iter_mut()
+            .find(|line| line.contains("calls"))
+            .unwrap();
+        // In the middle of the records.
+        let at = calls.len() / 2;
+        let other = if &calls[at..=at] == "A" { "B" } else { "A" };
+        calls.replace_range(at..=at, other);
+        lines
+    });
+    let output = second_opinion(&place.key, &lines).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!place.verify("lines").status.success());
+}
+
+#[test]
+fn a_new_key_is_for_its_owner_alone_and_never_replaces_another() {
+    let place = Place::new();
+    let file = place.path("new");
+    let make = |name: &str| place.audit("keygen", None, &[name, file.to_str().unwrap()]);
+    assert!(complained(&make("a b")).contains("neither space nor plus"));
+    let public = said(&make("node2.example/audit"));
+    assert_eq!(fs::read_to_string(place.path("new.pub")).unwrap(), public);
+    let secret: SecretKey = fs::read_to_string(&file)
+        .unwrap()
+        .trim_end()
+        .parse()
+        .unwrap();
+    assert_eq!(secret.public().to_string(), public.trim_end());
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(complained(&make("node2.example/audit")).contains("cannot write"));
 }

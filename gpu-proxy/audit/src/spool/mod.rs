@@ -205,7 +205,7 @@ impl Spool {
         source: Option<Source>,
         missing: u64,
     ) -> Result<Outcome, SpoolError> {
-        let why = Text::from("the supervisor could not keep them while the auditor was away");
+        let why = Text::from("more than the supervisor keeps or passes on of one zone");
         let uncertain = false;
         let event = Event::Gap { why, uncertain };
         let draft = self.chain.event(zone, stamp, source, event, missing.max(1));

@@ -15,13 +15,13 @@ use toml::de::DeValue;
 
 use super::{
     Config, DriverConfig, DriverSelection, Installation, LogFormat, LogLevel, ProxyConfig,
-    ZoneConfig,
+    ZoneConfig, audit,
 };
 
 /// What fits into the address of a UNIX socket, without the final zero.
 const MAX_SOCKET_PATH_LEN: usize = 107;
 
-const NO_ID: u64 = u32::MAX as u64;
+pub(super) const NO_ID: u64 = u32::MAX as u64;
 
 pub(super) fn config(
     file: &Path,
@@ -33,6 +33,9 @@ pub(super) fn config(
     let proxy = proxy(&mut reader, section, installation);
     let section = reader.table(&mut root, "driver");
     let driver = driver(&mut reader, section);
+    let section = reader.table(&mut root, "audit");
+    let audit = audit::read(&mut reader, section, installation);
+    let audit = root.took("audit").then_some(audit);
     let sections = reader.tables(&mut root, "zone");
     if sections.is_empty() && !root.took("zone") {
         reader.missing(
@@ -61,6 +64,7 @@ pub(super) fn config(
         Config {
             proxy,
             driver,
+            audit,
             zones,
         },
     )
@@ -262,7 +266,7 @@ fn mode<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<u32> {
     found
 }
 
-fn absolute<'s>(
+pub(super) fn absolute<'s>(
     reader: &mut Reader<'s>,
     keys: &mut Section<'s>,
     key: &'static str,
@@ -282,7 +286,7 @@ fn absolute<'s>(
     Some(path)
 }
 
-fn time<'s>(
+pub(super) fn time<'s>(
     reader: &mut Reader<'s>,
     keys: &mut Section<'s>,
     key: &'static str,
