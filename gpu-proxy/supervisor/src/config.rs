@@ -14,7 +14,10 @@ use std::time::Duration;
 use proxy_channel::DriverKind;
 use proxy_channel::jail::Mode;
 
+mod audit;
 mod read;
+
+pub use audit::AuditConfig;
 
 pub use proxy_policy::document::{Mistake, Mistakes};
 
@@ -32,6 +35,8 @@ pub struct Config {
     pub driver: DriverConfig,
     /// Each `[[device]]`: what may be granted of it, by ordinal. Default: none, and quotas alone count.
     pub devices: Vec<Capacity>,
+    /// `[audit]`, if there is one.
+    pub audit: Option<AuditConfig>,
     /// Each `[[zone]]`, in the order of the file.
     pub zones: Vec<ZoneConfig>,
 }
@@ -211,6 +216,7 @@ impl fmt::Display for Config {
             proxy,
             driver,
             devices,
+            audit,
             zones,
         } = self;
         writeln!(f, "[proxy]")?;
@@ -275,6 +281,9 @@ impl fmt::Display for Config {
                 f,
                 "\n[[device]]\nordinal = {ordinal}\nmemory = \"{memory}\""
             )?;
+        }
+        if let Some(audit) = audit {
+            write!(f, "\n{audit}")?;
         }
         zones.iter().try_for_each(|zone| write!(f, "\n{zone}"))
     }

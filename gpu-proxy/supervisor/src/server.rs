@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -15,6 +16,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Uid;
+use proxy_audit::event::Event;
+use proxy_audit::text::Text;
+use proxy_channel::DriverKind;
 use proxy_channel::admin as report;
 use proxy_policy::document::{Mistake, Mistakes};
 use proxy_policy::{Policy, Unusable};
@@ -22,7 +26,10 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::{Config, Installation, LogLevel, ProxyConfig, ZoneConfig, name_of};
+use crate::audit::{AuditError, Recorder};
+use crate::config::{
+    Config, DriverSelection, Installation, LogLevel, ProxyConfig, ZoneConfig, name_of,
+};
 use crate::driver::{Driver, DriverError};
 use crate::ledger::host::{Host, Seat};
 use crate::listener::{ListenError, private_folder};
@@ -53,6 +60,8 @@ pub struct Server {
 struct Stop {
     give_up_at: Instant,
     killed: bool,
+    /// The end was recorded.
+    is_recorded: bool,
 }
 
 /// Why the supervisor cannot serve.
@@ -72,6 +81,14 @@ pub enum ServeError {
     /// The policy file cannot be read or is wrong.
     #[error("the policy is not usable\n{0}")]
     Policy(#[from] Unusable),
+    /// There is no auditor to start.
+    #[error(
+        "there is no auditor to start: {0}; install vgpu-auditor beside gpu-proxy, or set audit.auditor"
+    )]
+    Auditor(String),
+    /// The auditor cannot be started.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Another supervisor uses the folder.
     #[error("another gpu-proxy uses {}; stop it, or set another proxy.runtime_dir", .0.display())]
     Locked(PathBuf),
@@ -85,6 +102,7 @@ enum Source {
     Signals,
     Zone(usize, zone::Source),
     Admin(admin::Source),
+    Audit { is_blocked: bool },
 }
 
 impl Server {
@@ -96,6 +114,7 @@ impl Server {
             proxy,
             driver,
             devices,
+            audit,
             zones,
         } = config;
         let policy = read_policy(&proxy, &devices, &zones)?;
@@ -123,6 +142,11 @@ impl Server {
             );
         }
         let admin = Admin::open(&proxy.admin_socket)?;
+        if let Some(audit) = &audit {
+            process::executable(&audit.auditor).map_err(ServeError::Auditor)?;
+        }
+        let recorder = Recorder::start(audit.as_ref())?;
+        record_start(&recorder, &proxy, &driver, configured.kind);
         let (seen, next_id) = (Cell::new(None), Cell::new(1));
         let shared = Shared {
             proxy,
@@ -133,6 +157,7 @@ impl Server {
             seen,
             next_id,
             devices,
+            recorder,
         };
         let places = zones
             .iter()
@@ -171,13 +196,16 @@ impl Server {
                 zone.tick(&self.shared, now);
             }
             self.admin.expire(now);
+            self.shared.recorder.tick(now);
             if let Some(stop) = self.stop {
-                if self.zones.iter().all(Zone::is_empty) {
+                if self.zones.iter().all(Zone::is_empty) && self.is_written_down() {
+                    self.shared.recorder.finish(UNKILLABLE);
                     info!("all workers have ended; bye");
                     return Ok(());
                 }
                 if now >= stop.give_up_at {
-                    warn!("a killed worker does not go away; leaving without it");
+                    warn!("a killed worker or the auditor does not go on; leaving without it");
+                    self.shared.recorder.finish(Duration::ZERO);
                     return Ok(());
                 }
             }
@@ -197,13 +225,27 @@ impl Server {
             .sources()
             .map(|(source, fd)| (Source::Admin(source), fd));
         let signals = [(Source::Signals, self.signals.as_fd())];
-        let watched: Vec<(Source, BorrowedFd<'_>)> =
-            signals.into_iter().chain(zones).chain(admin).collect();
+        let audit = self.shared.recorder.source();
+        let audit = audit.iter().map(|(fd, is_blocked)| {
+            (
+                Source::Audit {
+                    is_blocked: *is_blocked,
+                },
+                fd.as_fd(),
+            )
+        });
+        let watched: Vec<(Source, BorrowedFd<'_>)> = signals
+            .into_iter()
+            .chain(zones)
+            .chain(admin)
+            .chain(audit)
+            .collect();
         let mut fds: Vec<PollFd<'_>> = watched
             .iter()
             .map(|&(source, fd)| {
                 let flags = match source {
                     Source::Admin(admin::Source::Reply(_)) => PollFlags::POLLOUT,
+                    Source::Audit { is_blocked: true } => PollFlags::POLLIN | PollFlags::POLLOUT,
                     _ => PollFlags::POLLIN,
                 };
                 PollFd::new(fd, flags)
@@ -211,6 +253,7 @@ impl Server {
             .collect();
         let deadlines = self.zones.iter().filter_map(|zone| zone.next_deadline(now));
         let deadlines = deadlines.chain(self.admin.next_deadline());
+        let deadlines = deadlines.chain(self.shared.recorder.next_deadline());
         let deadline = deadlines.chain(self.stop.map(|stop| stop.give_up_at)).min();
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             // Rounded up, so that the last wait is not a spin.
@@ -240,6 +283,7 @@ impl Server {
         let now = Instant::now();
         match source {
             Source::Signals => self.obey_signals(now),
+            Source::Audit { .. } => self.shared.recorder.on_ready(now),
             Source::Zone(index, source) => {
                 if let Some(zone) = self.zones.get_mut(index) {
                     zone.on(source, &self.shared, now);
@@ -281,9 +325,20 @@ impl Server {
         }
     }
 
+    /// Whether the end was recorded too. Called when all else is over.
+    fn is_written_down(&mut self) -> bool {
+        if let Some(stop) = &mut self.stop
+            && !std::mem::replace(&mut stop.is_recorded, true)
+        {
+            self.shared.recorder.record_own(Event::ProxyStopped {});
+        }
+        self.shared.recorder.is_settled()
+    }
+
     fn obey_signals(&mut self, now: Instant) {
         let arrived = self.signals.take();
         if arrived.child {
+            self.shared.recorder.reap();
             for zone in &mut self.zones {
                 zone.reap(&self.shared, now);
             }
@@ -303,6 +358,7 @@ impl Server {
                     self.stop = Some(Stop {
                         give_up_at: now + grace + UNKILLABLE,
                         killed: false,
+                        is_recorded: false,
                     });
                     for zone in &mut self.zones {
                         zone.stop(&self.shared, now);
@@ -387,9 +443,17 @@ fn reload(
             let new = policy.insert(new);
             let changes: Vec<String> = zones
                 .iter_mut()
-                .filter_map(|zone| zone.adopt(Some(new), shared, now))
+                .filter_map(|zone| {
+                    let change = zone.adopt(Some(new), shared, now)?;
+                    let event = Event::QuotaChange {
+                        change: Text::new(&change),
+                    };
+                    shared.recorder.record(&zone.config().name, event);
+                    Some(change)
+                })
                 .collect();
             info!(file = %new.file.display(), changed_zones = changes.len(), "policy reloaded");
+            record_reload(shared, true, &changes);
             outcome(true, changes, Vec::new())
         }
         Err(unusable) => {
@@ -397,8 +461,39 @@ fn reload(
             for mistake in &mistakes {
                 warn!("policy rejected, the old one stays: {mistake}");
             }
+            record_reload(shared, false, &mistakes);
             outcome(false, Vec::new(), mistakes)
         }
+    }
+}
+
+fn record_reload(shared: &Shared, done: bool, lines: &[String]) {
+    let file = shared.proxy.policy.as_deref().unwrap_or(Path::new(""));
+    shared.recorder.record_own(Event::PolicyReload {
+        file: Text::new(file.as_os_str().as_bytes()),
+        done,
+        lines: Event::lines(lines),
+    });
+}
+
+fn record_start(
+    recorder: &Recorder,
+    proxy: &ProxyConfig,
+    driver: &Driver,
+    wanted: DriverSelection,
+) {
+    let policy = proxy.policy.as_deref().unwrap_or(Path::new(""));
+    let kind = Text::from(driver.kind.name());
+    recorder.record_own(Event::ProxyStarted {
+        version: Text::from(env!("CARGO_PKG_VERSION")),
+        pid: std::process::id(),
+        driver: kind.clone(),
+        path: Text::new(driver.path.as_os_str().as_bytes()),
+        policy: Text::new(policy.as_os_str().as_bytes()),
+    });
+    if wanted == DriverSelection::Auto && driver.kind == DriverKind::SOFTGPU {
+        let why = Text::new(&driver.why);
+        recorder.record_own(Event::Fallback { driver: kind, why });
     }
 }
 

@@ -22,6 +22,7 @@ use proxy_channel::jail::{Mode, Report};
 use proxy_policy::{Policy, group_names};
 use tracing::{info, warn};
 
+use crate::audit::Recorder;
 use crate::config::{ProxyConfig, ZoneConfig};
 use crate::driver::Driver;
 use crate::ledger::host::Seat;
@@ -33,6 +34,7 @@ use crate::shares::Shares;
 use crate::throttle::Throttle;
 
 mod arrival;
+mod audit;
 mod backoff;
 mod clients;
 mod denied;
@@ -81,6 +83,8 @@ pub struct Shared {
     pub next_id: Cell<u64>,
     /// What may be granted of each device.
     pub devices: Vec<Capacity>,
+    /// Has things recorded.
+    pub recorder: Recorder,
 }
 
 impl Shared {
@@ -108,6 +112,9 @@ pub enum Source {
 #[derive(Debug)]
 pub struct Zone {
     config: ZoneConfig,
+    recorder: Recorder,
+    /// What happens here cannot be recorded, and the configuration says that then nothing may happen.
+    suspended: bool,
     grant: Grant,
     socket_path: PathBuf,
     listener: Option<Listener>,
@@ -184,6 +191,8 @@ impl Zone {
             attached_total: 0,
             refused_total: 0,
             grant,
+            recorder: shared.recorder.clone(),
+            suspended: false,
             config,
         })
     }
@@ -267,6 +276,7 @@ impl Zone {
     pub fn tick(&mut self, shared: &Shared, now: Instant) {
         self.accept_after = self.accept_after.filter(|&after| after > now);
         self.expire(shared, now);
+        self.heed_recorder(now);
         self.answer_surveys();
         self.match_up(shared, now);
         self.replenish(shared, now);
@@ -316,6 +326,16 @@ impl Zone {
                     let client = session.client_id;
                     session.record_left(zone);
                     let Snapshot { calls, launches } = Snapshot::of(session);
+                    let named = session.audit_client(pid);
+                    audit::detached(
+                        &self.recorder,
+                        zone,
+                        named,
+                        &how,
+                        ending,
+                        returned,
+                        (calls, launches),
+                    );
                     if ending {
                         info!(
                             zone,
@@ -380,6 +400,12 @@ impl Zone {
     /// Kills all workers.
     pub fn kill(&mut self) {
         for worker in self.workers.values_mut() {
+            audit::killed(
+                &self.recorder,
+                &self.config.name,
+                worker,
+                "an administrator asked twice",
+            );
             worker.process.kill();
             if let Phase::Ending { killed, .. } = &mut worker.phase {
                 *killed = true;

@@ -258,6 +258,48 @@ fn each_mistake_is_named_with_line_key_and_remedy() {
             "write [driver.env]",
         ),
         (
+            "[audit]\nspol = \"/x\"",
+            5,
+            "audit.spol",
+            "is not a known key",
+            "did you mean spool?",
+        ),
+        (
+            "[audit]\nspool = \"log\"",
+            5,
+            "audit.spool",
+            "not an absolute path",
+            "from / on",
+        ),
+        (
+            "[audit]\nname = \"a b\"",
+            5,
+            "audit.name",
+            "cannot be the name of a key",
+            "neither space nor plus",
+        ),
+        (
+            "[audit]\nshare = \"1KiB\"",
+            5,
+            "audit.share",
+            "is no size from 1MiB",
+            "\"64MiB\"",
+        ),
+        (
+            "[audit]\nwhen_full = \"panic\"",
+            5,
+            "audit.when_full",
+            "\"panic\" is not known",
+            "\"fail-closed\", \"drop-with-gap-record\"",
+        ),
+        (
+            "[audit]\ncheckpoint_after = \"1h\"",
+            5,
+            "audit.checkpoint_after",
+            "not a duration",
+            "ms, s or m",
+        ),
+        (
             "[zones]\nx = 1",
             4,
             "zones",
@@ -434,6 +476,12 @@ kind = \"softgpu\"
 jail = \"log\"
 library = \"/opt/libsoftcuda.so.1\"
 env = { SOFTGPU_MEMORY = \"8GiB\", SOFTGPU_NOTE = \"a\\tb\\\\c\" }
+[audit]
+name = \"node1.example/audit\"
+json_lines = \"/var/log/a \\\"b\\\"\"
+retain = \"3GiB\"
+when_full = \"drop-with-gap-record\"
+uid = 7
 [[zone]]
 name = \"a\"
 memory = \"512MiB\"

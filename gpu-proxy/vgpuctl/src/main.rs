@@ -1,4 +1,4 @@
-//! `vgpuctl`: asks a running gpu-proxy how things are, and minds its policy.
+//! `vgpuctl`: asks a running gpu-proxy how things are, minds its policy, and checks what was recorded.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ use proxy_policy::{UnknownCall, Unusable};
 use thiserror::Error;
 
 mod allocations;
+mod audit;
 mod doctor;
 mod plan;
 mod policy;
@@ -26,7 +27,7 @@ const ADMIN_SOCKET: &str = "/run/vgpu/admin.sock";
 /// How long the proxy may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks a running gpu-proxy how things are, and minds its policy.
+/// Asks a running gpu-proxy how things are, minds its policy, and checks what was recorded.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -75,6 +76,11 @@ enum Command {
         #[command(subcommand)]
         command: policy::Command,
     },
+    /// What was recorded: show it, verify it, prove a record. Needs no proxy.
+    Audit {
+        #[command(subcommand)]
+        command: audit::Command,
+    },
 }
 
 fn main() -> ExitCode {
@@ -84,6 +90,7 @@ fn main() -> ExitCode {
         Command::Allocations { zone, json, socket } => allocations::run(&socket, &zone, json),
         Command::Simulate { plan } => simulate(&plan),
         Command::Policy { command } => policy::run(&command),
+        Command::Audit { command } => audit::run(&command),
     };
     match done {
         // A reader that has seen enough (`| head`) is no failure.
@@ -127,6 +134,8 @@ enum Failure {
     NoZone(String),
     #[error("it does not fit: {0} refused")]
     DoesNotFit(usize),
+    #[error(transparent)]
+    Audit(#[from] audit::AuditFailure),
     #[error("cannot write: {0}")]
     Output(io::Error),
 }

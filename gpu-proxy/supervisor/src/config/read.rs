@@ -16,7 +16,7 @@ use toml::de::DeValue;
 
 use super::{
     Config, DriverConfig, DriverSelection, Installation, LogFormat, LogLevel, ProxyConfig,
-    ZoneConfig,
+    ZoneConfig, audit,
 };
 use crate::reservations::{self, Capacity, Claim};
 use crate::zone::grant::Grant;
@@ -24,7 +24,7 @@ use crate::zone::grant::Grant;
 /// What fits into the address of a UNIX socket, without the final zero.
 const MAX_SOCKET_PATH_LEN: usize = 107;
 
-const NO_ID: u64 = u32::MAX as u64;
+pub(super) const NO_ID: u64 = u32::MAX as u64;
 
 pub(super) fn config(
     file: &Path,
@@ -38,6 +38,9 @@ pub(super) fn config(
     let driver = driver(&mut reader, section);
     let sections = reader.tables(&mut root, "device");
     let devices = devices(&mut reader, sections);
+    let section = reader.table(&mut root, "audit");
+    let audit = audit::read(&mut reader, section, installation);
+    let audit = root.took("audit").then_some(audit);
     let sections = reader.tables(&mut root, "zone");
     if sections.is_empty() && !root.took("zone") {
         reader.missing(
@@ -82,6 +85,7 @@ pub(super) fn config(
             proxy,
             driver,
             devices,
+            audit,
             zones,
         },
     )
@@ -312,7 +316,7 @@ fn mode<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<u32> {
     found
 }
 
-fn absolute<'s>(
+pub(super) fn absolute<'s>(
     reader: &mut Reader<'s>,
     keys: &mut Section<'s>,
     key: &'static str,
@@ -332,7 +336,7 @@ fn absolute<'s>(
     Some(path)
 }
 
-fn time<'s>(
+pub(super) fn time<'s>(
     reader: &mut Reader<'s>,
     keys: &mut Section<'s>,
     key: &'static str,

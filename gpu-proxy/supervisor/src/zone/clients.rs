@@ -14,6 +14,7 @@ use proxy_channel::message::{Assign, Ready};
 use tracing::{debug, error, info, warn};
 
 use super::arrival::{Arrival, Peer, State, Step, turn_away};
+use super::audit;
 use super::worker::{Handover, Phase, Session};
 use super::{MAX_ARRIVALS, Shared, Zone};
 use crate::ledger::WorkerId;
@@ -82,6 +83,12 @@ impl Zone {
                 let text = "the operator's policy grants this zone nothing";
                 self.refuse(id, RefusalCode::NOT_GRANTED, text, now);
             }
+            Step::Greeted(_) if self.suspended => {
+                let why = self.recorder.objection(&self.config.name, now);
+                let why = why.unwrap_or("what happens cannot be recorded");
+                let text = format!("nobody new may come in: {why}");
+                self.refuse(id, RefusalCode::NOT_GRANTED, &text, now);
+            }
             Step::Greeted(hello) => {
                 let (clients, name) = (self.grant.clients, &self.config.name);
                 if self.live_clients() >= clients as usize {
@@ -138,6 +145,9 @@ impl Zone {
 
     /// Assigns waiting arrivals to ready workers, first come first served.
     pub(super) fn match_up(&mut self, shared: &Shared, now: Instant) {
+        if self.suspended {
+            return;
+        }
         let waiting: Vec<(u64, Hello)> = self
             .arrivals
             .iter()
@@ -283,6 +293,13 @@ impl Zone {
         self.refused_total += 1;
         if let Some(suppressed) = self.refusals.pass(now) {
             let peer = arrival.peer;
+            audit::refused(
+                &self.recorder,
+                &self.config.name,
+                &arrival,
+                text,
+                suppressed,
+            );
             warn!(
                 zone = self.config.name,
                 pid = peer.pid,

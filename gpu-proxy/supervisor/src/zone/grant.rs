@@ -19,6 +19,7 @@ use proxy_policy::{Policy, group_names};
 use tracing::{info, warn};
 
 use super::arrival::State;
+use super::audit;
 use super::worker::Phase;
 use super::{Shared, Zone};
 use crate::config::ZoneConfig;
@@ -171,13 +172,7 @@ impl Zone {
         self.ledger.set_limit(self.grant.memory);
         let place = self.grant.claim(&self.config.name).place();
         self.ledger.seat().move_to(place);
-        for worker in self.workers.values() {
-            if let Some(session) = &worker.session {
-                session
-                    .status
-                    .set_capabilities(session.known_groups & self.grant.groups);
-            }
-        }
+        self.publish_groups();
         self.publish_memory();
         if self.grant.devices != old.devices {
             self.replace_idle_workers(shared, now);
@@ -188,6 +183,32 @@ impl Zone {
             info!(zone, rule = self.grant.rule, "policy: {changes}");
         }
         changes.map(|changes| format!("zone {zone}: {changes}"))
+    }
+
+    /// Nothing is acquired or run where nothing can be recorded, if that is the operator's choice. What frees, waits
+    /// or ends is not in any group that could be missing.
+    pub(super) fn heed_recorder(&mut self, now: Instant) {
+        let objection = self.recorder.objection(&self.config.name, now);
+        if objection.is_some() == self.suspended {
+            return;
+        }
+        self.suspended = objection.is_some();
+        let zone = self.config.name.as_str();
+        match objection {
+            Some(why) => warn!(zone, "the zone may acquire and run nothing: {why}"),
+            None => info!(zone, "the zone may go on: what happens is recorded again"),
+        }
+        self.publish_groups();
+    }
+
+    fn publish_groups(&self) {
+        let groups = if self.suspended { 0 } else { self.grant.groups };
+        for worker in self.workers.values() {
+            if let Some(session) = &worker.session {
+                let known = session.known_groups;
+                session.status.set_capabilities(known & groups);
+            }
+        }
     }
 
     /// Workers that wait for a client see the devices of the grant they were started under.
@@ -256,6 +277,7 @@ impl Zone {
         };
         let lacks = group_names(refused.groups);
         let client = worker.session.as_ref().map(|session| session.client_id);
+        audit::refused_call(&self.recorder, zone, worker, &self.grant, refused);
         if let Some(suppressed) = self.refused_calls.pass(now) {
             warn!(
                 zone,

@@ -15,6 +15,7 @@ use proxy_channel::supervisor::{Received, SupervisorChannel};
 use tracing::{debug, error, info, warn};
 
 use super::arrival::State;
+use super::audit;
 use super::jail::{user, wants_processes};
 use super::survey::Devices;
 use super::worker::{Phase, Worker};
@@ -224,6 +225,8 @@ impl Zone {
             Ok(()) => {
                 let micros = now.saturating_duration_since(session.since).as_micros();
                 self.attached_total += 1;
+                let named = session.audit_client(worker.process.pid());
+                audit::attached(&self.recorder, &self.config.name, named, &self.grant);
                 info!(
                     zone = self.config.name,
                     client,
@@ -254,6 +257,7 @@ impl Zone {
                 }
             }
         };
+        audit::charged(self, id, &charge, outcome);
         // Before the answer: what a worker reads after it counts the grant.
         self.publish_memory();
         let verdict = ToWorker::Verdict(Verdict {
@@ -389,6 +393,7 @@ impl Zone {
                 Phase::Ending { kill_at, killed } if *kill_at <= now && !*killed => {
                     *killed = true;
                     warn!(zone, worker = pid, "worker did not stop in time; killed");
+                    audit::killed(&self.recorder, zone, worker, "it did not stop in time");
                     worker.process.kill();
                 }
                 _ => {}
@@ -448,6 +453,9 @@ impl Zone {
         if matches!(worker.phase, Phase::Ending { .. }) {
             return;
         }
+        if !matches!(reason, EndReason::DETACHED | EndReason::SHUTDOWN) {
+            audit::failed(&self.recorder, &self.config.name, worker, text);
+        }
         if let Some(channel) = &worker.channel {
             // One that does not take it is killed when the grace is over.
             let _ = channel.send(&ToWorker::Stop);
@@ -461,6 +469,12 @@ impl Zone {
 
     pub(super) fn kill_now(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
+            audit::killed(
+                &self.recorder,
+                &self.config.name,
+                worker,
+                "it failed its zone",
+            );
             worker.process.kill();
             if let Phase::Ending { killed, .. } = &mut worker.phase {
                 *killed = true;

@@ -49,7 +49,17 @@ impl Proxy {
     }
 
     pub fn start_with(proxy: &str, env: &str, zones: &str) -> Self {
+        Self::start_at(tempfile::tempdir().unwrap(), proxy, env, zones)
+    }
+
+    /// Starts one whose zones (and other tables) name its own folder.
+    pub fn start_in(zones: impl FnOnce(&Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let zones = zones(folder.path());
+        Self::start_at(folder, "", "", &zones)
+    }
+
+    fn start_at(folder: tempfile::TempDir, proxy: &str, env: &str, zones: &str) -> Self {
         fs::write(folder.path().join("libsoft.so"), "").unwrap();
         let config = format!(
             "[proxy]\nruntime_dir = \"{0}/run\"\nworker = \"{1}\"\nlog_level = \"debug\"\n{proxy}\n\

@@ -1,0 +1,531 @@
+//! What the supervisor has recorded: a bounded queue, and the auditor that it goes to.
+//!
+//! Nobody waits for the auditor. Events are kept until it says that they are on disk; one that is killed is started
+//! again and gets the rest. What a zone has too much of is counted and recorded as lost.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use idm_protocol::attach::socket::{receive, send};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::Uid;
+use proxy_audit::block::Zone;
+use proxy_audit::event::{Event, Stamp};
+use proxy_audit::hash::LogId;
+use proxy_audit::spool::WhenFull;
+use proxy_audit::wire::{FromAuditor, REPLY_LEN, Submission, ToAuditor, What, WireError};
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+use crate::config::AuditConfig;
+use crate::process::PASSED_ENVIRONMENT;
+use crate::throttle::Throttle;
+
+/// Events of one zone that are kept while the auditor is away or slow: a zone that has more costs itself, and nobody
+/// else.
+const MAX_WAITING: usize = 512;
+
+/// With so many waiting, and the first of all for longer than the auditor takes, a zone that is to fail closed stops.
+const CLOSING: usize = MAX_WAITING / 2;
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Events in ten seconds of those that a worker can cause as fast as it can write.
+const MAX_NOISE: u32 = 500;
+
+/// How long an auditor that has ended is left alone before another is started.
+const REST: Duration = Duration::from_secs(1);
+
+/// A handle to have things recorded by; without an auditor it does nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Recorder(Option<Arc<Mutex<Auditor>>>);
+
+#[derive(Debug)]
+struct Auditor {
+    config: AuditConfig,
+    session: LogId,
+    queue: VecDeque<Entry>,
+    /// Entries of the queue that were sent on this connection.
+    sent: usize,
+    next_n: u64,
+    /// How many in the queue are of which zone.
+    waiting: BTreeMap<Zone, usize>,
+    noise: BTreeMap<Zone, Throttle>,
+    lost: BTreeMap<Zone, u64>,
+    closed: BTreeSet<Zone>,
+    link: Option<Link>,
+    child: Option<Child>,
+    start_at: Option<Instant>,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    n: u64,
+    zone: Zone,
+    since: Instant,
+    packet: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Link {
+    socket: Arc<OwnedFd>,
+    /// The auditor has said what it has; before that nothing is sent.
+    greeted: bool,
+    /// The socket is full.
+    blocked: bool,
+}
+
+/// Why there is no auditor.
+#[derive(Debug, Error)]
+pub enum AuditError {
+    /// It cannot be started.
+    #[error("cannot start {0}: {1}")]
+    Start(String, io::Error),
+    /// No random bytes.
+    #[error("the system gives no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Why a connection to an auditor ends.
+#[derive(Debug, Error)]
+enum LinkError {
+    #[error("it has gone")]
+    Gone,
+    #[error("it sent {0}")]
+    Wire(#[from] WireError),
+    #[error("it confirmed what was never sent")]
+    Unsent,
+    #[error("its channel broke: {0}")]
+    Broken(Errno),
+}
+
+impl Recorder {
+    /// Starts the auditor of a configuration that wants one.
+    pub fn start(config: Option<&AuditConfig>) -> Result<Self, AuditError> {
+        let Some(config) = config else {
+            return Ok(Self(None));
+        };
+        let mut auditor = Auditor {
+            config: config.clone(),
+            session: LogId::draw()?,
+            queue: VecDeque::new(),
+            sent: 0,
+            next_n: 0,
+            waiting: BTreeMap::new(),
+            noise: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            link: None,
+            child: None,
+            start_at: None,
+            stopping: false,
+        };
+        auditor.start()?;
+        Ok(Self(Some(Arc::new(Mutex::new(auditor)))))
+    }
+
+    /// Has something recorded that concerns a zone.
+    pub fn record(&self, zone: &str, event: Event) {
+        // Names of zones are checked with the configuration, more strictly than here.
+        if let (Some(mut auditor), Ok(zone)) = (self.auditor(), zone.parse()) {
+            auditor.record(&zone, event);
+        }
+    }
+
+    /// Has something recorded that concerns the proxy.
+    pub fn record_own(&self, event: Event) {
+        if let Some(mut auditor) = self.auditor() {
+            auditor.record(&Zone::proxy(), event);
+        }
+    }
+
+    /// Why a zone may not acquire or run anything at the moment, if so.
+    #[must_use]
+    pub fn objection(&self, zone: &str, now: Instant) -> Option<&'static str> {
+        let auditor = self.auditor()?;
+        if auditor.config.when_full != WhenFull::FailClosed {
+            return None;
+        }
+        if auditor.closed.iter().any(|closed| closed.as_str() == zone) {
+            return Some("the zone's share of the audit spool is full");
+        }
+        let zone = zone.parse().ok()?;
+        let first = auditor.queue.front()?;
+        let late = now.saturating_duration_since(first.since) >= PATIENCE;
+        (late && auditor.waiting(&zone) >= CLOSING)
+            .then_some("what happens cannot be recorded: the auditor is away")
+    }
+
+    /// The channel to poll, and whether something waits to be sent.
+    #[must_use]
+    pub fn source(&self) -> Option<(Arc<OwnedFd>, bool)> {
+        let auditor = self.auditor()?;
+        let link = auditor.link.as_ref()?;
+        Some((link.socket.clone(), link.blocked))
+    }
+
+    /// When [`Recorder::tick`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.auditor()?.start_at
+    }
+
+    /// Starts an auditor again.
+    pub fn tick(&self, now: Instant) {
+        if let Some(mut auditor) = self.auditor()
+            && auditor.start_at.is_some_and(|at| at <= now)
+        {
+            auditor.start_at = None;
+            if let Err(error) = auditor.start() {
+                error!("{error}; trying again");
+                auditor.start_at = Some(now + REST);
+            }
+        }
+    }
+
+    /// The channel is ready.
+    pub fn on_ready(&self, now: Instant) {
+        if let Some(mut auditor) = self.auditor() {
+            let heard = auditor.hear().and_then(|()| auditor.send());
+            if let Err(why) = heard {
+                auditor.lose(&why, now);
+            }
+        }
+    }
+
+    /// Looks after an auditor that has ended.
+    pub fn reap(&self) {
+        if let Some(mut auditor) = self.auditor()
+            && let Some(child) = &mut auditor.child
+            && let Ok(Some(_)) = child.try_wait()
+        {
+            auditor.child = None;
+        }
+    }
+
+    /// Whether everything that was recorded is on disk, as far as an auditor said.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.auditor()
+            .is_none_or(|auditor| auditor.queue.is_empty())
+    }
+
+    /// Hangs up and waits until the auditor has ended, for at most `patience`.
+    pub fn finish(&self, patience: Duration) {
+        let Some(mut auditor) = self.auditor() else {
+            return;
+        };
+        auditor.stopping = true;
+        auditor.link = None;
+        let deadline = Instant::now() + patience;
+        let Some(mut child) = auditor.child.take() else {
+            return;
+        };
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() >= deadline {
+                warn!("the auditor does not end; it is killed");
+                let _ = child.kill();
+                let _ = child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn auditor(&self) -> Option<MutexGuard<'_, Auditor>> {
+        // One thread uses it; a panic there ends the supervisor.
+        let auditor = self.0.as_ref()?;
+        Some(auditor.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Auditor {
+    fn record(&mut self, zone: &Zone, event: Event) {
+        let passes = match event {
+            Event::Grant { .. } | Event::Verdict { .. } => {
+                let noise = self.noise.entry(zone.clone());
+                let noise = noise.or_insert_with(|| Throttle::new(MAX_NOISE));
+                noise.pass(Instant::now()).is_some()
+            }
+            _ => true,
+        };
+        if !passes || self.waiting(zone) >= MAX_WAITING {
+            *self.lost.entry(zone.clone()).or_default() += 1;
+            return;
+        }
+        if matches!(event, Event::ProxyStopped {}) {
+            let zones: Vec<Zone> = self.lost.keys().cloned().collect();
+            zones.iter().for_each(|zone| self.push_lost(zone));
+        }
+        self.push_lost(zone);
+        self.push(zone.clone(), What::Event(event));
+        // A failure shows again when the channel is polled.
+        let _ = self.send();
+    }
+
+    /// What was lost is recorded where there is room again, before what happened after it.
+    fn push_lost(&mut self, zone: &Zone) {
+        if let Some(count) = self.lost.remove(zone) {
+            self.push(zone.clone(), What::Lost(count));
+        }
+    }
+
+    fn waiting(&self, zone: &Zone) -> usize {
+        self.waiting.get(zone).copied().unwrap_or(0)
+    }
+
+    fn push(&mut self, zone: Zone, what: What) {
+        let submission = Submission {
+            n: self.next_n,
+            zone: zone.clone(),
+            stamp: Stamp::now(),
+            what,
+        };
+        match ToAuditor::Submit(Box::new(submission)).encode() {
+            Ok(packet) => {
+                let n = self.next_n;
+                *self.waiting.entry(zone.clone()).or_default() += 1;
+                let since = Instant::now();
+                self.queue.push_back(Entry {
+                    n,
+                    zone,
+                    since,
+                    packet,
+                });
+                self.next_n += 1;
+            }
+            // Every text in an event is bounded, so that no event is too long.
+            Err(error) => error!("an event cannot be recorded: {error}"),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), AuditError> {
+        let fail = |error| AuditError::Start(self.config.auditor.display().to_string(), error);
+        let (near, far) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(|errno| fail(errno.into()))?;
+        fcntl(&near, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| fail(errno.into()))?;
+        let session = self.session;
+        let hello = ToAuditor::Hello { session }
+            .encode()
+            .map_err(|error| fail(io::Error::other(error)))?;
+        send(near.as_fd(), &hello, &[]).map_err(|errno| fail(errno.into()))?;
+        let mut command = Command::new(&self.config.auditor);
+        command
+            .args(self.config.to_args())
+            .env_clear()
+            .envs(
+                PASSED_ENVIRONMENT
+                    .iter()
+                    .filter_map(|&key| Some((key, std::env::var_os(key)?))),
+            )
+            .current_dir("/")
+            .stdin(Stdio::from(far))
+            .stdout(Stdio::null())
+            // A signal from a terminal is the supervisor's alone: the auditor ends after it.
+            .process_group(0);
+        let root = Uid::effective().is_root();
+        if let Some(gid) = self.config.gid.filter(|_| root) {
+            command.gid(gid);
+        }
+        if let Some(uid) = self.config.uid.filter(|_| root) {
+            command.uid(uid);
+        }
+        let child = command.spawn().map_err(fail)?;
+        info!(auditor = child.id(), spool = %self.config.spool.display(), "auditor started");
+        self.child = Some(child);
+        self.sent = 0;
+        self.link = Some(Link {
+            socket: Arc::new(near),
+            greeted: false,
+            blocked: false,
+        });
+        Ok(())
+    }
+
+    /// Takes what the auditor says; its bytes are as hostile as a worker's.
+    fn hear(&mut self) -> Result<(), LinkError> {
+        while let Some(link) = &self.link {
+            let mut buffer = [0; REPLY_LEN + 1];
+            let packet = match receive(link.socket.as_fd(), &mut buffer) {
+                Ok(packet) if packet.len > 0 => packet,
+                Ok(_) | Err(Errno::ECONNRESET) => return Err(LinkError::Gone),
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => return Err(LinkError::Broken(errno)),
+            };
+            match FromAuditor::decode(buffer.get(..packet.len).unwrap_or_default())? {
+                FromAuditor::Recorded { next } => self.confirm(next)?,
+                FromAuditor::Closed { zone } => {
+                    warn!(%zone, "the zone's share of the audit spool is full: it acquires nothing");
+                    // As many as there are zones: others are not kept.
+                    if self.closed.len() < proxy_audit::chain::MAX_ZONES {
+                        self.closed.insert(zone);
+                    }
+                }
+                FromAuditor::Opened { zone } => {
+                    info!(%zone, "the zone's share of the audit spool has room again");
+                    self.closed.remove(&zone);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn confirm(&mut self, next: u64) -> Result<(), LinkError> {
+        if next > self.next_n {
+            return Err(LinkError::Unsent);
+        }
+        while let Some(entry) = self.queue.pop_front_if(|entry| entry.n < next) {
+            self.sent = self.sent.saturating_sub(1);
+            let Some(waiting) = self.waiting.get_mut(&entry.zone) else {
+                continue;
+            };
+            *waiting = waiting.saturating_sub(1);
+            if *waiting < CLOSING {
+                self.push_lost(&entry.zone);
+            }
+        }
+        if let Some(link) = &mut self.link {
+            link.greeted = true;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), LinkError> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        link.blocked = false;
+        while link.greeted
+            && let Some(entry) = self.queue.get(self.sent)
+        {
+            match send(link.socket.as_fd(), &entry.packet, &[]) {
+                Ok(()) => self.sent += 1,
+                Err(Errno::EAGAIN) => {
+                    link.blocked = true;
+                    break;
+                }
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(LinkError::Gone),
+                Err(errno) => return Err(LinkError::Broken(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, why: &LinkError, now: Instant) {
+        self.link = None;
+        self.closed.clear();
+        if let Some(mut child) = self.child.take() {
+            // One that is of no use must not keep the spool locked.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if !self.stopping {
+            let waiting = self.queue.len();
+            error!(%why, waiting, "the auditor is away; another is started");
+            self.start_at = Some(now + REST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_audit::text::Text;
+
+    use super::*;
+
+    /// A recorder whose auditor never listens.
+    fn deaf() -> Recorder {
+        let config = AuditConfig {
+            auditor: "/bin/true".into(),
+            spool: "/".into(),
+            key: "/".into(),
+            name: "test".into(),
+            json_lines: None,
+            checkpoint_after: Duration::from_secs(1),
+            share: 1 << 20,
+            headroom: 1 << 20,
+            retain: 1 << 20,
+            when_full: WhenFull::FailClosed,
+            uid: None,
+            gid: None,
+        };
+        Recorder::start(Some(&config)).unwrap()
+    }
+
+    fn reload() -> Event {
+        Event::QuotaChange {
+            change: Text::from("x"),
+        }
+    }
+
+    #[test]
+    fn a_zone_that_floods_a_silent_auditor_loses_its_own_events_and_stops_alone() {
+        let recorder = deaf();
+        let now = Instant::now();
+        recorder.record("b", reload());
+        (0..MAX_WAITING + 88).for_each(|_| recorder.record("a", reload()));
+        {
+            let auditor = recorder.auditor().unwrap();
+            let [a, b]: [Zone; 2] = ["a", "b"].map(|zone| zone.parse().unwrap());
+            assert_eq!((auditor.waiting(&a), auditor.waiting(&b)), (MAX_WAITING, 1));
+            assert_eq!(auditor.lost.get(&a), Some(&88));
+        }
+        // A moment's wait is no reason to stop anybody.
+        assert_eq!(recorder.objection("a", now), None);
+        let later = Instant::now() + PATIENCE;
+        assert!(recorder.objection("a", later).is_some());
+        assert_eq!(recorder.objection("b", later), None);
+    }
+
+    #[test]
+    fn what_a_worker_can_cause_at_will_is_bounded_and_counted() {
+        let recorder = deaf();
+        let most = usize::try_from(MAX_NOISE).unwrap();
+        for _ in 0..most + 7 {
+            let client = proxy_audit::event::Client {
+                id: 1,
+                pid: 1,
+                uid: 1,
+                program: Text::default(),
+                worker: 1,
+            };
+            let (bytes, granted) = (1, true);
+            recorder.record(
+                "a",
+                Event::Grant {
+                    client,
+                    bytes,
+                    granted,
+                },
+            );
+        }
+        let auditor = recorder.auditor().unwrap();
+        assert_eq!(auditor.lost.values().sum::<u64>(), 7);
+        assert_eq!(auditor.queue.len(), most);
+    }
+
+    #[test]
+    fn an_auditor_that_confirms_what_was_never_sent_is_not_believed() {
+        let recorder = deaf();
+        recorder.record("a", reload());
+        let mut auditor = recorder.auditor().unwrap();
+        assert!(matches!(auditor.confirm(9), Err(LinkError::Unsent)));
+        assert_eq!(auditor.queue.len(), 1);
+        assert!(auditor.confirm(1).is_ok());
+        assert_eq!(auditor.queue.len(), 0);
+    }
+}
