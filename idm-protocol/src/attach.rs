@@ -36,7 +36,7 @@ compile_error!("attach messages are little endian and are read in place");
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpu-att");
 
 /// Version of the attach conversation and of the shared memory behind it.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Number of descriptors that travel with a [`Welcome`]: control region, arena, status page.
 pub const WELCOME_DESCRIPTORS: usize = 3;
