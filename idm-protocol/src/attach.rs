@@ -436,10 +436,11 @@ mod tests {
     #[test]
     fn version_is_judged_before_length_so_that_a_longer_hello_is_told_the_version() {
         let mut later = hello();
-        later.header.protocol_version = 2;
+        let found = PROTOCOL_VERSION + 1;
+        later.header.protocol_version = found;
         let mut packet = later.as_bytes().to_vec();
         packet.extend_from_slice(&[0; 64]);
-        assert_eq!(Hello::decode(&packet), Err(Malformed::Version { found: 2 }));
+        assert_eq!(Hello::decode(&packet), Err(Malformed::Version { found }));
     }
 
     #[test]

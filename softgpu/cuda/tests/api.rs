@@ -614,7 +614,7 @@ fn names_and_texts_of_errors_are_known() {
             CUresult::CUDA_ERROR_INVALID_VALUE,
             &raw mut text,
         ));
-        assert_eq!(CStr::from_ptr(text), c"invalid value");
+        assert_eq!(CStr::from_ptr(text), c"invalid argument");
         assert_eq!(
             cuGetErrorName(CUresult(123_456), &raw mut text),
             INVALID_VALUE
