@@ -11,7 +11,8 @@ cargo_tool() {
     fi
     if [ ! -x "$TOOLS/bin/$name" ]; then
         echo "installing $name from crates.io into $TOOLS (once, a few minutes)" >&2
-        CARGO_TARGET_DIR="$TOOLS/build" cargo install --quiet --locked "$name" --root "$TOOLS" >&2 || return 1
+        # Not optimised: it runs for seconds and would be built for minutes.
+        CARGO_TARGET_DIR="$TOOLS/build" cargo install --quiet --debug --locked "$name" --root "$TOOLS" >&2 || return 1
         rm -rf "$TOOLS/build"
     fi
     echo "$TOOLS/bin"
