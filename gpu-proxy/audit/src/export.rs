@@ -14,6 +14,9 @@ use crate::chain::Chain;
 /// Most bytes of a line.
 pub const MAX_LINE_LEN: usize = 4 * MAX_BLOCK_LEN;
 
+/// How the line of an event begins.
+const EVENT: &str = "{\"v\":";
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
@@ -50,7 +53,10 @@ impl Line {
         if line.len() > MAX_LINE_LEN {
             return Err(LineError::Size(line.len()));
         }
-        if line.starts_with("{\"v\":") {
+        if line.contains('\n') {
+            return Err(LineError::Form);
+        }
+        if line.starts_with(EVENT) {
             return Ok(Self::Block(line.as_bytes().to_vec()));
         }
         match serde_json::from_str(line).map_err(|_| LineError::Form)? {
@@ -66,12 +72,15 @@ impl Line {
     /// The line, with its newline.
     #[must_use]
     pub fn to_text(&self) -> String {
+        // Anything may lie in a block: only what reads as an event again is written as one.
+        if let Self::Block(bytes) = self
+            && let Ok(text) = std::str::from_utf8(bytes)
+            && text.starts_with(EVENT)
+            && !text.contains('\n')
+        {
+            return format!("{text}\n");
+        }
         let wrapped = match self {
-            Self::Block(bytes) if bytes.starts_with(b"{") => {
-                let mut line = String::from_utf8_lossy(bytes).into_owned();
-                line.push('\n');
-                return line;
-            }
             Self::Block(bytes) => Wrapped::Calls(STANDARD.encode(bytes)),
             Self::Checkpoint(note) => Wrapped::Checkpoint(note.clone()),
             Self::Chain(chain) => Wrapped::Chain(chain.clone()),
@@ -80,5 +89,20 @@ impl Line {
         let mut line = serde_json::to_string(&wrapped).unwrap_or_default();
         line.push('\n');
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_block_holds_is_read_again_from_its_line() {
+        for bytes in [&b"{"[..], b"{\"v\":", b"{\"v\":\n", b"{\"v\":\xff", b""] {
+            let line = Line::Block(bytes.to_vec());
+            let text = line.to_text();
+            assert_eq!(Line::parse(text.trim_end_matches('\n')).ok(), Some(line));
+        }
+        assert!(Line::parse("{\"v\":\n").is_err(), "not one line");
     }
 }
