@@ -11,7 +11,7 @@ MIRI_EXTENT ?= short
 SEED ?= 1
 CHAOS_SECONDS ?= 120
 
-.PHONY: help all-kernels clients client-suites demo test test-full soak chaos bench lint loom miri fuzz docs device-check programs build clean
+.PHONY: help all-kernels clients client-suites kafka demo test test-full soak chaos bench lint loom miri fuzz docs device-check programs build clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,19 +28,22 @@ programs: ## Fetch the CUDA toolchain (test-time download) and build the test pr
 clients: ## Fetch Python programs that use CUDA (test-time download)
 	@tests/clients/fetch.sh || [ $$? -eq 4 ]
 
+kafka: ## Fetch Apache Kafka, which the audit log is sent to in tests (test-time download)
+	@tests/kafka/fetch.sh || [ $$? -eq 4 ]
+
 client-suites: programs clients build ## The tests that those programs ship, both ways; CLIENT_SUITES chooses
 	$(CARGO) test -p e2e --test client_suites -- --ignored --nocapture
 
-test: programs clients build ## Run the tests
-	$(CARGO) test --workspace
+test: programs clients kafka build ## Run the tests
+	$(CARGO) test --workspace --no-fail-fast
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@echo "make test: all tests passed"
 
 all-kernels:
 	@tests/programs/build.sh all-kernels
 
-test-full: lint programs clients all-kernels build ## All tests, both builds, loom, Miri, fuzzing, however long; not the suites that clients ship
-	$(CARGO) test --workspace -- --include-ignored --skip client_suites_end_the_same
+test-full: lint programs clients kafka all-kernels build ## All tests, both builds, loom, Miri, fuzzing, however long, the suites that clients ship among them
+	$(CARGO) test --workspace --no-fail-fast -- --include-ignored
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@tests/without-handshake.sh
 	$(MAKE) loom

@@ -62,8 +62,11 @@ fn check_exports(library: &Path, extra: &[&str]) {
 }
 
 #[test]
-fn libvgpu_exports_every_driver_name_and_its_marker_only() {
-    check_exports(&place::libvgpu(), &["vgpu_libvgpu_marker"]);
+fn libvgpu_exports_every_driver_name_and_two_of_its_own_only() {
+    check_exports(
+        &place::libvgpu(),
+        &["vgpu_libvgpu_marker", "vgpuLogOperation"],
+    );
 }
 
 #[test]

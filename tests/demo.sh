@@ -12,6 +12,8 @@ target=${CARGO_TARGET_DIR:-$root/target}
 work=$(mktemp -d "${TMPDIR:-/tmp}/vgpu-demo.XXXXXX")
 runs=${VGPU_DEMO_RUNS:-5}
 proxy=
+auditor=
+kafka=
 finished=
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -24,6 +26,9 @@ end() {
     if [[ -n $proxy ]] && kill -0 "$proxy" 2>/dev/null; then
         kill "$proxy" 2>/dev/null || true
         wait "$proxy" 2>/dev/null || true
+    fi
+    if [[ -n $kafka ]]; then
+        tests/kafka/broker.sh kill "$kafka" || true
     fi
     if [[ -z $finished ]]; then
         ((status != 0)) || status=1
@@ -63,6 +68,29 @@ install_tools() {
         curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --no-modify-path
         PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
     fi
+}
+
+# The log's keeper needs two libraries to be built, and Kafka Java to run: without them less is shown.
+choose_log() {
+    local status=0 packages=()
+    [[ -e /usr/include/openssl/ssl.h && -e /usr/include/zlib.h ]] && command -v pkg-config >/dev/null ||
+        packages+=(libssl-dev zlib1g-dev pkg-config)
+    command -v java >/dev/null && command -v mvn >/dev/null || packages+=(openjdk-17-jre-headless maven)
+    if ((${#packages[@]})) && [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+        say "Installing what the audit log needs (apt-get install ${packages[*]})"
+        apt-get update -q && apt-get install -q -y --no-install-recommends "${packages[@]}"
+    fi
+    if [[ ! -e /usr/include/openssl/ssl.h || ! -e /usr/include/zlib.h ]] || ! command -v pkg-config >/dev/null; then
+        echo "    no audit log is shown: it needs what Debian calls libssl-dev zlib1g-dev pkg-config"
+        return
+    fi
+    auditor=yes
+    tests/kafka/fetch.sh || status=$?
+    case $status in
+    0) kafka=$work/kafka ;;
+    4) echo "    the audit log is shown without Kafka: it needs what Debian calls openjdk-17-jre-headless maven" ;;
+    *) fail "tests/kafka/fetch.sh ended with $status" ;;
+    esac
 }
 
 # Chooses the program and builds it: CUDA C with NVIDIA's runtime linked in, where its compiler can be had.
@@ -115,6 +143,26 @@ pinned = "64MiB"
 clients = 4
 warm_workers = 1
 END
+    if [[ -n $auditor ]]; then
+        cat >>"$work/gpu-proxy.toml" <<END
+
+[audit]
+spool = "$work/audit"
+key = "$work/audit.key"
+name = "demo/audit"
+checkpoint_after = "100ms"
+END
+    fi
+    if [[ -n $kafka ]]; then
+        start_kafka
+        cat >>"$work/gpu-proxy.toml" <<END
+
+[audit.kafka]
+brokers = "$(<"$kafka/bootstrap")"
+topic = "audit"
+checkpoints = "audit-notes"
+END
+    fi
     "$release/gpu-proxy" check "$work/gpu-proxy.toml" >/dev/null
     "$release/gpu-proxy" serve --config "$work/gpu-proxy.toml" 2>"$work/proxy.log" &
     proxy=$!
@@ -124,6 +172,48 @@ END
         sleep 0.05
     done
     [[ -S $work/run/demo/gpu.sock ]] || fail "gpu-proxy did not open its socket"
+}
+
+start_kafka() {
+    local topic
+    tests/kafka/broker.sh start "$kafka"
+    for topic in audit audit-notes; do
+        kafka_tool topics --create --topic "$topic" --partitions 1 --replication-factor 1 \
+            --config message.timestamp.type=LogAppendTime --config retention.ms=-1 >/dev/null
+    done
+}
+
+kafka_tool() { tests/kafka/broker.sh tool "$1" --bootstrap-server "$(<"$kafka/bootstrap")" "${@:2}"; }
+
+audit() { "$target/release/vgpuctl" audit "$@"; }
+
+# What was recorded of the runs, and whether it holds: where Kafka is, by what is there.
+show_log() {
+    local log=$work/audit end sent
+    audit tail --log "$log" --zone demo --count 100000 >"$work/tail"
+    # One run, from its attach to its detach, without what is there many times.
+    awk '/ attach \{/ { lines = "" } { lines = lines $0 "\n" } / detach \{/ { print lines; exit }' "$work/tail" |
+        awk 'NF && ++times[/ call / ? $4 : $0] <= 2 { gsub(/"client":\{[^}]*\},?/, ""); gsub(/ client [0-9]+ worker [0-9]+ device 0/, "")
+            print (length > 130 ? substr($0, 1, 130) "..." : $0) }' | show
+    if [[ -n $kafka ]]; then
+        end=$(audit export --log "$log" | grep -vc '^{"ch')
+        for _ in $(seq 200); do
+            sent=$(cat "$log/acknowledged" 2>/dev/null || echo 0)
+            ((sent >= end)) && break
+            sleep 0.1
+        done
+        echo
+        echo "    Kafka's console consumer has from the topic:"
+        kafka_tool console-consumer --topic audit --from-beginning --timeout-ms 3000 --property print.timestamp=true \
+            2>/dev/null | grep -a '"event":"attach"' | head -n 1 | cut -c1-200 | show
+        "${KAFKA_DIR:-$root/target/kafka}/venv/bin/python" tests/kafka/read.py "$(<"$kafka/bootstrap")" audit >"$work/blocks"
+        "${KAFKA_DIR:-$root/target/kafka}/venv/bin/python" tests/kafka/read.py "$(<"$kafka/bootstrap")" audit-notes >"$work/notes"
+        audit from-topic "$work/blocks" "$work/notes" >"$work/from-topic" 2>/dev/null
+        log=$work/from-topic
+    fi
+    echo
+    echo "    vgpuctl audit verify, on what was read from ${kafka:+Kafka}${kafka:-its folder}:" | sed "s|$kafka||"
+    audit verify --log "$log" --key "$work/audit.key.pub" | show
 }
 
 status_of_proxy() { "$target/release/vgpuctl" status --socket "$work/run/admin.sock"; }
@@ -170,25 +260,26 @@ median_milliseconds() {
     printf '%s\n' "${times[@]}" | sort -n | awk '{ t[NR] = $1 } END { printf "%.1f", t[int((NR + 1) / 2)] / 100 }'
 }
 
-say "1/6 What is needed"
+say "1/7 What is needed"
 install_tools
+choose_log
 cargo --version | show
 
-say "2/6 The program"
+say "2/7 The program"
 build_program
 echo "    ${program#"$root"/}: $kind"
 
-say "3/6 Building proxy, worker, library and software GPU"
-cargo build --release -p supervisor -p worker -p vgpuctl -p vgpu-cuda -p softgpu-cuda
+say "3/7 Building proxy, worker, library and software GPU"
+cargo build --release -p supervisor -p worker -p vgpuctl -p vgpu-cuda -p softgpu-cuda ${auditor:+-p auditor}
 
-say "4/6 Starting gpu-proxy with one zone on the software GPU"
+say "4/7 Starting gpu-proxy with one zone on the software GPU"
 start_proxy
 if [[ $(id -u) -ne 0 ]]; then
     echo "    not root: the zone's socket stays yours, and no zone of another user can be shown"
 fi
 echo "    the program reaches a GPU only through $work/run/demo/gpu.sock"
 
-say "5/6 Running the program through it"
+say "5/7 Running the program through it"
 with_driver direct >"$work/direct.out"
 run_and_watch || fail "the proxy never showed the program"
 show <"$work/remoted.out"
@@ -201,7 +292,14 @@ echo
 echo "    Meanwhile 'vgpuctl status' said:"
 show <"$work/seen"
 
-say "6/6 What the detour costs"
+say "6/7 What the audit log says of it"
+if [[ -n $auditor ]]; then
+    show_log
+else
+    echo "    (not shown here, see above)"
+fi
+
+say "7/7 What the detour costs"
 direct=$(median_milliseconds direct)
 remoted=$(median_milliseconds remoted)
 awk -v direct="$direct" -v remoted="$remoted" -v runs="$runs" 'BEGIN {

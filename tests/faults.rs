@@ -246,7 +246,7 @@ fn hung_worker_is_noticed() {
 }
 
 #[test]
-fn client_whose_kernel_never_ends_is_ended_and_a_busy_one_is_not() {
+fn client_whose_kernel_or_translation_never_ends_is_ended_and_a_busy_one_is_not() {
     let zone = Zone::new("default").warm(1).set("stuck_after", "\"500ms\"");
     let proxy = Setup::new().zone(zone).start();
     let mut busy = proxy.client("until-error").start();
@@ -259,6 +259,14 @@ fn client_whose_kernel_never_ends_is_ended_and_a_busy_one_is_not() {
             finished.describe()
         );
     }
+    let finished = proxy.client("endless-code").run().expect_success();
+    assert!(
+        finished.stderr.contains("stuck_after"),
+        "{}",
+        finished.describe()
+    );
+    let why = "reason=\"an image was not translated within 500ms, the zone's stuck_after\"";
+    assert!(proxy.log().contains(why), "{}", proxy.log());
     assert!(busy.is_running(), "{}", proxy.log());
     busy.kill();
     proxy.wait_until("nothing is charged any more", |proxy| {

@@ -3,6 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
 
 use e2e::{Program, Proxy, Setup, Zone, place};
 
@@ -10,7 +14,7 @@ use e2e::{Program, Proxy, Setup, Zone, place};
 const WORKER_UID: u32 = 54_321;
 
 /// What the probe tries, and the layers any of which stops it.
-const ATTEMPTS: [(&str, &[&str]); 20] = [
+const ATTEMPTS: [(&str, &[&str]); 21] = [
     ("read-a-file", &["root", "landlock", "calls"]),
     ("list-the-root", &["landlock", "calls"]),
     ("create-a-file", &["root", "landlock", "calls"]),
@@ -24,8 +28,9 @@ const ATTEMPTS: [(&str, &[&str]); 20] = [
     ("name-a-process", &["calls"]),
     ("fork", &["calls"]),
     ("execute", &["root", "landlock", "calls"]),
-    ("internet", &["calls"]),
+    ("internet", &["network", "calls"]),
     ("local-socket", &["root"]),
+    ("abstract-socket", &["network"]),
     ("new-namespace", &["calls"]),
     ("be-dumpable", &["calls"]),
     ("new-root", &["capabilities", "calls"]),
@@ -118,6 +123,67 @@ fn every_layer_that_the_host_offers_is_on() {
     }
 }
 
+/// The control groups of a process that are a zone's, as files of the kernel.
+fn groups(pid: u64) -> Vec<PathBuf> {
+    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it is there");
+    let groups = lines.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controller, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let of_zone = path.contains("/vgpu-") && path.ends_with("-default");
+        of_zone.then(|| {
+            Path::new("/sys/fs/cgroup")
+                .join(controller)
+                .join(&path[1..])
+        })
+    });
+    groups.collect()
+}
+
+#[test]
+fn a_zones_workers_are_counted_together_and_too_much_host_memory_ends_them_alone() {
+    let limited = zone().set("host_memory", "\"256MiB\"").memory("2GiB");
+    let mut proxy = Setup::new().zone(limited).zone(Zone::new("other")).start();
+    let layer = layers(&proxy)["cgroup"].clone();
+    if layer.0 != "on" {
+        // Said by the test above, if the host offers it.
+        eprintln!("no control groups here: {}", layer.1);
+        return;
+    }
+    let mut neighbour = proxy.program_in("other", place::client());
+    neighbour = neighbour.arg("until-error");
+    let mut neighbour = neighbour.start();
+    neighbour.wait_for_line("works");
+
+    let mut client = proxy.client("hold-memory").arg("1000000").start();
+    client.wait_for_line("holds");
+    let worker = proxy.status()["zones"][0]["clients"][0]["worker_pid"].as_u64();
+    let groups = groups(worker.expect("a worker"));
+    assert!(!groups.is_empty());
+    let read = |name: &str| {
+        let mut files = groups.iter().map(|group| group.join(name));
+        files.find_map(|file| fs::read_to_string(file).ok())
+    };
+    let tasks: u64 = read("pids.max").expect("a limit").trim().parse().unwrap();
+    assert_eq!(tasks, 4096 + 8 * 256);
+    client.close_input();
+    client.finish().expect_success();
+
+    // What the software GPU calls device memory is the worker's own.
+    let greedy = proxy.client("hold-memory").arg("1000000000").run();
+    assert_ne!(greedy.code, Some(0), "{}", greedy.describe());
+    proxy.wait_until("its worker was killed", |proxy| {
+        let log = proxy.log();
+        let mut ends = log.lines().filter(|line| line.contains("worker ended"));
+        ends.any(|line| line.contains("zone=\"default\"") && line.contains("SIGKILL"))
+    });
+    assert!(neighbour.is_running(), "{}", proxy.log());
+    neighbour.kill();
+    proxy.client("vector-add").run().expect_success();
+    proxy.end();
+    let left: Vec<_> = groups.iter().filter(|group| group.exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn nothing_that_a_layer_stops_gets_past_it() {
     let honest = Setup::new().zone(zone()).start();
@@ -129,8 +195,12 @@ fn nothing_that_a_layer_stops_gets_past_it() {
         on.insert("landlock-whole");
     }
     let probe = format!("{:?}", place::built("vgpu-test-probe"));
+    let name = format!("vgpu-probed-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a short name");
+    let _listener = UnixListener::bind_addr(&address).expect("nobody else has that name");
     let proxy = Setup::new()
         .worker(place::built("vgpu-test-probe"))
+        .driver_env("PROBED_SOCKET", &name)
         .proxy("start_timeout", "\"300s\"")
         .zone(zone())
         .start();

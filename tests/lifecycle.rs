@@ -1,10 +1,14 @@
 //! Coming and going: clients, workers, the proxy; nothing grows and nothing is left.
 #![forbid(unsafe_code)]
 
+use std::thread;
 use std::time::Duration;
 
 use e2e::system::{self, Identity};
 use e2e::{Program, Proxy, Setup, Zone, place};
+use idm_protocol::attach::client::attach;
+use idm_protocol::attach::{Capabilities, Hello};
+use idm_protocol::wire::TABLE_HASH;
 use nix::sys::signal::Signal;
 
 /// What must not grow.
@@ -35,6 +39,26 @@ impl Census {
 fn resting_process_count(proxy: &Proxy, warm: usize) -> usize {
     proxy.wait_until("warm workers are up", |proxy| proxy.family().len() > warm);
     warm + 1
+}
+
+#[test]
+fn workers_started_for_clients_who_did_not_wait_go_after_a_while() {
+    let proxy = Setup::new()
+        .zone(Zone::new("default").clients(4).warm(0))
+        .start();
+    // Gone before any worker is ready.
+    let greeting = Hello::new(TABLE_HASH, Capabilities::ALL, u32::MAX, "impatient");
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let socket = proxy.socket("default");
+                attach(&socket, &greeting, Duration::from_millis(1)).unwrap_err()
+            });
+        }
+    });
+    proxy.wait_until("workers were started", |proxy| proxy.family().len() > 1);
+    proxy.wait_until("they have gone", |proxy| proxy.family().len() == 1);
+    proxy.client("vector-add").run().expect_success();
 }
 
 fn attach_and_detach(cycles: u32) {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use cuda_abi::function::{Function, Group};
-use e2e::{Finished, Program, Proxy, Running, Setup, Zone, place};
+use e2e::{Orders, Program, Proxy, Setup, Zone, place};
 use idm_protocol::attach::client::{AttachError, attach, survey};
 use idm_protocol::attach::{Capabilities, Hello, RefusalCode};
 use idm_protocol::control::ClientControl;
@@ -29,37 +29,10 @@ fn proxy(groups: u64) -> Proxy {
         .start()
 }
 
-/// The scenario `policy`, which does one order after the other.
-struct Client {
-    running: Running,
-    orders: u32,
-}
-
-impl Client {
-    fn start(proxy: &Proxy) -> Self {
-        let mut running = proxy.client("policy").start();
-        running.wait_for_line("ready");
-        Self { running, orders: 0 }
-    }
-
-    fn order(&mut self, line: &str) -> String {
-        self.running.tell(line);
-        self.orders += 1;
-        let number = format!("{} ", self.orders);
-        let answer = self.running.wait_for_line(&number);
-        answer[number.len()..].to_owned()
-    }
-
-    fn finish(mut self) -> Finished {
-        self.running.close_input();
-        self.running.finish().expect_success()
-    }
-}
-
 #[test]
 fn every_function_of_a_group_that_is_not_granted_is_refused_at_once() {
     let proxy = proxy(Group::MASK);
-    let mut client = Client::start(&proxy);
+    let mut client = Orders::start(proxy.client("policy"));
     let groups = Group::ALL.into_iter().filter(|&group| group != Group::Nvml);
     for group in groups {
         proxy
@@ -84,7 +57,7 @@ fn every_function_of_a_group_that_is_not_granted_is_refused_at_once() {
 #[test]
 fn a_refusal_is_on_record_with_zone_call_group_and_rule() {
     let proxy = proxy(Group::MASK & !Group::Vmm.bit());
-    let mut client = Client::start(&proxy);
+    let mut client = Orders::start(proxy.client("policy"));
     client.order("probe vmm");
     proxy.wait_until("the refusal is on record", |proxy| {
         proxy.log().lines().any(|line| {
@@ -105,7 +78,7 @@ fn a_refusal_is_on_record_with_zone_call_group_and_rule() {
 #[test]
 fn what_was_held_can_be_given_back_after_everything_was_taken_away() {
     let proxy = proxy(Group::MASK);
-    let mut client = Client::start(&proxy);
+    let mut client = Orders::start(proxy.client("policy"));
     assert_eq!(client.order("hold"), "all");
     let reloaded = proxy.reload(&policy(0, "")).expect_success();
     assert!(
@@ -223,7 +196,7 @@ fn text_that_the_driver_would_compile_needs_jit() {
 fn a_wrong_policy_changes_nothing_and_says_where_it_is_wrong() {
     let granted = Group::MASK & !Group::Ipc.bit();
     let proxy = proxy(granted);
-    let mut client = Client::start(&proxy);
+    let mut client = Orders::start(proxy.client("policy"));
     let wrong = policy(
         Group::MASK,
         "memroy = \"1GiB\"\n[[zone]]\nname = \"b\"\nallow = [\"grphs\"]\n",
@@ -264,7 +237,7 @@ fn a_zone_above_its_new_quota_keeps_what_it_has_and_cannot_grow() {
         .zone(Zone::new("a").memory("64MiB"))
         .policy(&policy(Group::MASK, ""))
         .start();
-    let mut client = Client::start(&proxy);
+    let mut client = Orders::start(proxy.client("policy"));
     assert_eq!(client.order(&format!("allocate {}", 32 * MIB)), "0");
     let reloaded = proxy
         .reload(&policy(Group::MASK, "memory = \"16MiB\"\nclients = 1\n"))

@@ -1,13 +1,18 @@
 //! One device, several processes: its memory is finite and comes as its last owner left it, and it may hang
 //! or be lost for all of them.
 //!
-//! Directly on the software GPU a program sees all of that; through the proxy it sees no foreign byte.
+//! Directly on the software GPU a program sees all of that; through the proxy it sees no foreign byte, and what a
+//! worker leaves that dies is scrubbed.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use e2e::{Program, Setup, Zone, place, proxy};
+use e2e::{Program, Proxy, Setup, Zone, place, proxy};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 const VARIABLE: &str = "SOFTGPU_SHARED";
@@ -92,6 +97,183 @@ fn tenants_find_zeros_where_others_left_their_bytes() {
     proxy.stop();
 }
 
+/// What status says of the device, once it is in this state.
+fn device_in_state(proxy: &Proxy, state: &str) -> Value {
+    let found = |proxy: &Proxy| proxy.status()["devices"][0].clone();
+    proxy.wait_until(state, |proxy| found(proxy)["state"] == state);
+    found(proxy)
+}
+
+fn worker_of_client(proxy: &Proxy, zone: usize) -> Pid {
+    let pid = proxy.status()["zones"][zone]["clients"][0]["worker_pid"].as_i64();
+    Pid::from_raw(i32::try_from(pid.expect("a worker")).expect("a process id"))
+}
+
+/// The process that scrubs the device.
+fn scrubber(proxy: &Proxy) -> Pid {
+    let find = |proxy: &Proxy| {
+        let mut family = proxy.family().into_iter();
+        family.find_map(|process| {
+            let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
+            let mut words = line.split(|byte| *byte == 0);
+            words.any(|word| word == b"scrub").then_some(process.pid)
+        })
+    };
+    proxy.wait_until("a scrubber", |proxy| find(proxy).is_some());
+    let pid = find(proxy).expect("it is held up");
+    Pid::from_raw(i32::try_from(pid).expect("a process id"))
+}
+
+fn two_zones(folder: &Path) -> Proxy {
+    let proxy = setup(folder)
+        .audit("")
+        .zone(Zone::new("a").memory("40MiB"))
+        .zone(Zone::new("b").memory("16MiB"))
+        .start();
+    device_in_state(&proxy, "clean");
+    proxy
+}
+
+/// Device memory that nobody has holds no byte that is not zero.
+fn expect_scrubbed(folder: &Path) {
+    let all = (60 * MIB).to_string();
+    let finished = direct(folder, "leftover").arg(all).run().expect_success();
+    assert_eq!(finished.stdout, "leftover 0\n");
+}
+
+#[test]
+fn what_was_on_the_device_before_the_proxy_and_what_a_killed_worker_leaves_is_scrubbed() {
+    let folder = tempfile::tempdir().unwrap();
+    litter(folder.path());
+    let proxy = two_zones(folder.path());
+    let mut client = proxy.program_in("a", place::client());
+    client = client.arg("hold-memory").arg((32 * MIB).to_string());
+    let mut client = client.start();
+    client.wait_for_line("holds");
+    kill(worker_of_client(&proxy, 0), Signal::SIGKILL).unwrap();
+    proxy.wait_until("a scrub", |proxy| {
+        proxy.status()["devices"][0]["scrubs"] == 2
+    });
+    let status = device_in_state(&proxy, "clean");
+    assert!(
+        status["scrubbed_bytes"].as_u64() >= Some(100 * MIB),
+        "{status}"
+    );
+    proxy.wait_until_recorded("scrub", &["\"device\":0"]);
+    proxy.wait_until_recorded("fault", &["\"program\":\"vgpu-test-client\""]);
+    proxy.wait_until_recorded("detach", &["SIGKILL"]);
+    client.kill();
+    proxy.stop();
+    expect_scrubbed(folder.path());
+}
+
+#[test]
+fn memory_waits_for_a_scrubber_that_is_held_up_and_for_the_next_one_when_it_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = two_zones(folder.path());
+    let mut client = proxy.program_in("a", place::client());
+    client = client.arg("hold-memory").arg((32 * MIB).to_string());
+    let mut client = client.start();
+    client.wait_for_line("holds");
+    // So that the scrubber can be met.
+    device(folder.path(), "hang");
+    std::thread::sleep(HUNG);
+    kill(worker_of_client(&proxy, 0), Signal::SIGKILL).unwrap();
+    client.kill();
+    let first = scrubber(&proxy);
+    kill(first, Signal::SIGSTOP).unwrap();
+    device(folder.path(), "resume");
+    let neighbour = proxy.program_in("b", place::client());
+    let mut neighbour = neighbour.arg("leftover").start();
+    std::thread::sleep(HUNG);
+    let status = device_in_state(&proxy, "scrubbing");
+    assert_eq!(status["left_by"], serde_json::json!(["a"]));
+    assert!(neighbour.is_running());
+    assert_eq!(proxy.status()["zones"][1]["memory_used"], 0);
+    kill(first, Signal::SIGKILL).unwrap();
+    assert_eq!(neighbour.wait_for_line("leftover"), "leftover 0");
+    neighbour.finish().expect_success();
+    let log = proxy.log();
+    let alert = log
+        .lines()
+        .find(|line| line.contains("alert=\"device_dirty\""));
+    assert!(
+        alert.is_some_and(|alert| alert.contains("SIGKILL")),
+        "{log}"
+    );
+    proxy.wait_until_recorded("device_state", &["\"state\":\"dirty\"", "SIGKILL"]);
+    proxy.stop();
+    expect_scrubbed(folder.path());
+}
+
+#[test]
+fn a_kernel_that_reaches_for_another_tenants_memory_finds_nothing_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = two_zones(folder.path());
+    let mut holder = proxy.program_in("a", place::client());
+    holder = holder.arg("hold-memory").arg((32 * MIB).to_string());
+    let mut holder = holder.start();
+    let line = holder.wait_for_line("holds");
+    let address: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    for offset in [0, 5 * MIB, 31 * MIB] {
+        let thief = proxy.program_in("b", place::client()).arg("reach");
+        let thief = thief.arg((address + offset).to_string());
+        thief.run().expect_success();
+    }
+    // It looks at what it holds before it ends.
+    holder.close_input();
+    holder.finish().expect_success();
+    proxy.stop();
+}
+
+#[test]
+fn a_tenant_that_allocates_over_and_over_finds_no_byte_of_one_that_is_killed_at_any_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = two_zones(folder.path());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (proxy, done) = (&proxy, &done);
+        let neighbour = scope.spawn(move || {
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) {
+                let client = proxy.program_in("b", place::client());
+                client.arg("zeroed").arg("64").run().expect_success();
+                rounds += 1;
+            }
+            rounds
+        });
+        for round in 0..8_u64 {
+            let client = proxy.program_in("a", place::client());
+            let mut client = client
+                .arg("hold-memory")
+                .arg((32 * MIB).to_string())
+                .start();
+            if round % 4 == 0 {
+                // In the middle of anything.
+                std::thread::sleep(Duration::from_millis(round * 17));
+            } else {
+                client.wait_for_line("holds");
+            }
+            let workers = proxy.status();
+            let worker = workers["zones"][0]["clients"][0]["worker_pid"].as_i64();
+            match worker.and_then(|pid| i32::try_from(pid).ok()) {
+                // It may have ended by itself.
+                Some(worker) if round % 2 == 1 => {
+                    let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
+                }
+                _ => {}
+            }
+            client.kill();
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(neighbour.join().unwrap() > 0);
+    });
+    let status = device_in_state(&proxy, "clean");
+    assert!(status["scrubs"].as_u64() > Some(1), "{status}");
+    proxy.client("leftover").run().expect_success();
+    proxy.stop();
+}
+
 #[test]
 fn hung_device_holds_the_work_of_every_tenant_and_then_goes_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -128,14 +310,35 @@ fn hung_device_holds_the_work_of_every_tenant_and_then_goes_on() {
     proxy.stop();
 }
 
+/// Grants zones what they need; the second falls back to the software GPU.
+const POLICY: &str = r#"version = 1
+[[zone]]
+name = "a"
+allow = ["compute", "memory", "jit"]
+devices = [0]
+[[zone]]
+name = "b"
+allow = ["compute", "memory", "jit"]
+devices = [0]
+on_lost_device = "softgpu"
+[[zone]]
+name = "c"
+allow = ["compute", "memory", "jit"]
+devices = [1]
+"#;
+
 #[test]
-fn lost_device_ends_every_call_of_every_tenant_with_an_error() {
+fn lost_device_ends_every_call_of_every_tenant_on_it_and_lets_nobody_new_in_before_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
-    let proxy = setup(folder.path())
-        .zone(Zone::new("a").memory("16MiB"))
-        .zone(Zone::new("b").memory("16MiB"))
-        .start();
-    let mut clients = ["a", "b"].map(|zone| {
+    let mut setup = setup(folder.path())
+        .driver_env("SOFTGPU_DEVICES", "2")
+        .policy(POLICY)
+        .audit("");
+    for zone in ["a", "b", "c"] {
+        setup = setup.zone(Zone::new(zone).memory("16MiB"));
+    }
+    let proxy = setup.start();
+    let mut clients = ["a", "b", "c"].map(|zone| {
         let program = proxy.program_in(zone, place::client());
         let mut client = program.arg("steps").start();
         client.wait_for_line("ready");
@@ -143,14 +346,38 @@ fn lost_device_ends_every_call_of_every_tenant_with_an_error() {
     });
     device(folder.path(), "lose");
     std::thread::sleep(HUNG);
-    for client in &mut clients {
+    let [first, second, other] = &mut clients;
+    for client in [first, second] {
         client.tell("go");
         let line = client.wait_for_line("step 1:");
         assert!(line.ends_with("CUDA_ERROR_UNKNOWN (999)"), "{line}");
     }
-    for client in clients {
-        client.kill();
-    }
+    other.tell("go");
+    assert!(other.wait_for_line("step 1:").ends_with("right"));
+    device_in_state(&proxy, "lost");
+    let log = proxy.log();
+    assert!(log.contains("alert=\"device_lost\""), "{log}");
+
+    let refused = proxy.client("init").run().expect_success();
+    assert!(
+        refused.stdout.starts_with("init 46 "),
+        "{}",
+        refused.describe()
+    );
+    assert!(
+        refused.stderr.contains("device 0 is lost"),
+        "{}",
+        refused.describe()
+    );
+    let fallback = proxy.program_in("b", place::client());
+    fallback.arg("vector-add").run().expect_success();
+    let log = proxy.log();
+    assert!(log.contains("alert=\"fallback\" zone=\"b\""), "{log}");
+    proxy.wait_until_recorded("device_state", &["\"device\":0", "\"state\":\"lost\""]);
+    proxy.wait_until_recorded("fallback", &["\"driver\":\"softgpu\""]);
+    other.tell("go");
+    assert!(other.wait_for_line("step 2:").ends_with("right"));
+
     let finished = direct(folder.path(), "steps").run();
     assert_eq!(finished.code, Some(1), "{}", finished.describe());
     assert!(
@@ -158,5 +385,11 @@ fn lost_device_ends_every_call_of_every_tenant_with_an_error() {
         "{}",
         finished.describe()
     );
+    for client in clients {
+        client.kill();
+    }
+    device(folder.path(), "resume");
+    device_in_state(&proxy, "clean");
+    proxy.client("vector-add").run().expect_success();
     proxy.stop();
 }

@@ -9,13 +9,13 @@
 use std::borrow::Cow;
 use std::io::Read;
 
-/// First bytes of a fat binary.
-pub const FATBIN_MAGIC: u32 = 0xba55_ed50;
+pub use crate::types::FATBIN_MAGIC;
+
 /// Bytes of a fat binary's own header.
 pub const FATBIN_HEADER: usize = 16;
 /// Most bytes that one entry is unpacked to.
 pub const MOST_UNPACKED: u64 = 256 << 20;
-/// Entries that are looked at.
+/// Most entries that an image has.
 pub const MOST_ENTRIES: usize = 4096;
 
 const ENTRY_HEADER: usize = 64;
@@ -87,7 +87,7 @@ impl Entry<'_> {
     }
 }
 
-/// The entries of a fat binary.
+/// The entries of a fat binary, which ends where it says and is nothing but entries.
 ///
 /// # Errors
 /// [`Damaged`].
@@ -101,7 +101,10 @@ pub fn entries(image: &[u8]) -> Result<Vec<Entry<'_>>, Damaged> {
         .get(own..length)
         .ok_or(Damaged("shorter than it says"))?;
     let mut found = Vec::new();
-    while rest.len() >= ENTRY_HEADER && found.len() < MOST_ENTRIES {
+    while !rest.is_empty() {
+        if found.len() == MOST_ENTRIES {
+            return Err(Damaged("too many entries"));
+        }
         let entry = Bytes(rest);
         let kind = entry.u16(0)?;
         let header = usize::try_from(entry.u32(4)?).unwrap_or(usize::MAX);

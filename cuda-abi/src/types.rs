@@ -8,6 +8,9 @@ use core::ffi::{c_char, c_int, c_uint, c_void};
 
 pub use crate::generated::enums::*;
 
+/// First bytes of a fat binary.
+pub const FATBIN_MAGIC: u32 = 0xba55_ed50;
+
 pub type CUdevice = c_int;
 pub type CUdeviceptr = u64;
 pub type CUtexObject = u64;

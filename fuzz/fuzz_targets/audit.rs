@@ -1,4 +1,5 @@
-//! Whatever lies in a spool, a topic or a file that somebody hands over: blocks, lines, notes, keys, proofs.
+//! Whatever lies in a spool, a topic or a file that somebody hands over: blocks, lines, notes, keys, proofs; and what
+//! supervisor and auditor say to each other.
 //! What is understood says the same again in the same bytes.
 
 #![no_main]
@@ -11,10 +12,20 @@ use proxy_audit::note::{Note, PublicKey};
 use proxy_audit::proof::Proof;
 use proxy_audit::spool::split_notes;
 use proxy_audit::text::Text;
+use proxy_audit::wire::{FromAuditor, ToAuditor};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(block) = Block::parse(bytes) {
         assert_eq!(block.to_bytes(), bytes);
+    }
+    if let Ok(message) = ToAuditor::decode(bytes) {
+        // What was written without escapes may not fit with them.
+        if let Ok(again) = message.encode() {
+            assert_eq!(ToAuditor::decode(&again).ok(), Some(message));
+        }
+    }
+    if let Ok(reply) = FromAuditor::decode(bytes) {
+        assert_eq!(reply.encode().as_slice(), bytes);
     }
     let text = Text::new(bytes);
     assert_eq!(Text::recorded(text.as_str()), Ok(text));

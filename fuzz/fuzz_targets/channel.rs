@@ -1,14 +1,19 @@
-//! Packets of arbitrary content on the worker channel, in both directions: whatever is understood encodes to
+//! Packets of arbitrary content on the worker channel, in both directions, and on the monitor's: whatever is understood encodes to
 //! the same bytes again.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use proxy_channel::message::{FromWorker, ToWorker};
+use proxy_channel::monitor::FromMonitor;
 
 fuzz_target!(|packet: &[u8]| {
     if let Ok(message) = FromWorker::decode(packet) {
         assert_eq!(message.encode().as_bytes(), packet);
+        let _ = format!("{message:?}");
+    }
+    if let Ok(message) = FromMonitor::decode(packet) {
+        assert_eq!(message.encode(), packet);
         let _ = format!("{message:?}");
     }
     if let Ok(message) = ToWorker::decode(packet) {

@@ -220,6 +220,8 @@ impl RefusalCode {
     pub const MALFORMED: Self = Self(8);
     /// The operator's policy grants the zone nothing, or not what was asked.
     pub const NOT_GRANTED: Self = Self(9);
+    /// The devices of the zone are lost.
+    pub const DEVICE_LOST: Self = Self(10);
 }
 
 /// The supervisor's no, with a reason for people. Its layout never changes.

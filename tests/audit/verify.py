@@ -108,17 +108,19 @@ def parse_event(line):
     spelled = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
     need(spelled.encode() == line, "an event is not written the one way it may be")
     next_key = event["data"]["key"] if event["event"] == "key_rotated" else None
-    return event["log"], event["leaf"], event["zone"], event["seq"], event["count"], bytes.fromhex(event["prev"]), next_key
+    gap = (event["count"], event["data"]["uncertain"]) if event["event"] == "gap" else None
+    place = event["log"], event["leaf"], event["zone"], event["seq"], event["count"], bytes.fromhex(event["prev"])
+    return place, next_key, gap, None
 
 
 def parse_calls(data):
-    need(len(data) >= 176 and data[:8] == b"VGPUCALL", "calls have no head")
+    need(len(data) >= 208 and data[:8] == b"VGPUCALL", "calls have no head")
     version, zone_len, records, leaf, seq, log, prev = struct.unpack_from("<HHIQQ16s32s", data, 8)
     names, names_len, _worker, zero = struct.unpack_from("<IIII", data, 96)
     need(version == 1 and 1 <= records <= 4096 and zero == 0, "the head of calls is wrong")
     need(zone_len <= 64 and not any(data[112 + zone_len : 176]), "the zone of calls is wrong")
     zone = data[112 : 112 + zone_len].decode("ascii")
-    at, kinds, seen = 176, [], set()
+    at, kinds, seen = 208, [], set()
     for _ in range(names):
         kind, length = struct.unpack_from("<BH", data, at)
         name = data[at + 3 : at + 3 + length]
@@ -126,12 +128,15 @@ def parse_calls(data):
         seen.add((kind, name))
         kinds.append(kind)
         at += 3 + length
-    need(at == 176 + names_len and len(data) == at + 48 * records, "calls have another length than they say")
+    need(at == 208 + names_len and len(data) == at + 48 * records, "calls have another length than they say")
+    client, first = struct.unpack_from("<QQ", data, 192)
+    calls = 0
     for number in range(records):
-        kernel, image = struct.unpack_from("<HH", data, at + 48 * number + 42)
+        size, kernel, image, flags = struct.unpack_from("<16xQ18xHHxB", data, at + 48 * number)
+        calls += size if flags & 2 else 1
         for index, kind in ((kernel, 1), (image, 2)):
             need(index == 65535 or (index < names and kinds[index] == kind), "a call names what is not there")
-    return log.hex(), leaf, zone, seq, records, prev, None
+    return (log.hex(), leaf, zone, seq, records, prev), None, None, ((data[176:192], client), first, calls)
 
 
 def signed_by(note, key):
@@ -150,6 +155,7 @@ def signed_by(note, key):
 
 def verify(key, lines):
     log, leaves, zones, rotations, notes = None, [], {}, {}, []
+    clients, absent, told = {}, {}, {}
     for line in lines:
         if line.startswith(b'{"v":'):
             data = line
@@ -164,7 +170,7 @@ def verify(key, lines):
                 continue
             data = base64.b64decode(wrapped["calls"], validate=True)
             block = parse_calls(data)
-        block_log, leaf, zone, seq, count, prev, next_key = block
+        (block_log, leaf, zone, seq, count, prev), next_key, gap, calls = block
         log = log or block_log
         need(block_log == log, f"leaf {leaf} belongs to another log")
         need(leaf == len(leaves), f"leaf {len(leaves)} is not where it should be: leaf {leaf} is")
@@ -174,6 +180,15 @@ def verify(key, lines):
         zones[zone] = (seq + count, leaves[-1])
         if next_key:
             rotations[leaf] = next_key
+        if gap:
+            told[zone] = told.get(zone, 0) + (float("inf") if gap[1] else gap[0])
+        if calls:
+            client, first, calls = calls
+            expected = clients.get((zone, client), 0)
+            absent[zone] = absent.get(zone, 0) + max(0, first - expected)
+            clients[zone, client] = max(expected, first + calls)
+    for zone, missing in absent.items():
+        need(missing <= told.get(zone, 0), f"calls of zone {zone} are missing, and no gap tells of so many")
     size_before, signed = 0, 0
     for note in notes:
         origin, size, encoded = signed_by(note, key)[:3]

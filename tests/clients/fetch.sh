@@ -14,21 +14,16 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+label=python-clients
 dir=${PYTHON_CLIENTS_DIR:-$root/target/python-clients}
 python=${PYTHON:-python3}
-stamp=$dir/installed
+pins=("$here/requirements.txt" "$here/suites.txt")
+size='150 MB'
+. "$here/../fetch.sh"
 
-say() { printf 'python-clients: %s\n' "$*"; }
-fail() {
-    local status=$1
-    shift
-    printf 'python-clients: %s\n' "$*" >&2
-    exit "$status"
-}
+works() { "$dir/venv/bin/python" -c '' 2>/dev/null; }
 
-# The stamp is the digest of the pins, so that a changed pin installs anew.
-digest() { cat "$here/requirements.txt" "$here/suites.txt" | sha256sum | cut -d' ' -f1; }
-installed() { [[ -f $stamp && $(<"$stamp") == "$(digest)" ]] && "$dir/venv/bin/python" -c '' 2>/dev/null; }
+may() { :; }
 
 # tinygrad and CuPy ship their tests with the sources only. Nothing is built of those: pip downloads the
 # archive, compares the digest and unpacks it; that it then finds no CUDA to build CuPy with is expected.
@@ -50,42 +45,12 @@ fetch_suites() {
     rm -rf "$dir/suites/unpacked" "$dir/suites/archives"
 }
 
-main() {
-    case ${1-} in
-    '') ;;
-    --check)
-        if installed; then
-            say "installed in $dir"
-            exit 0
-        fi
-        say "not installed; tests/clients/fetch.sh would download about 150 MB to $dir"
-        exit 3
-        ;;
-    *) fail 2 "usage: fetch.sh [--check]" ;;
-    esac
-    if installed; then
-        say "installed in $dir"
-        return
-    fi
-    command -v "$python" >/dev/null || fail 4 "no $python: install Python 3 with venv"
-    mkdir -p "$(dirname "$dir")"
-    # Two test runs may want it at once: the second waits for the first and finds it installed.
-    exec 9>"$dir.lock"
-    flock 9
-    if installed; then
-        say "installed in $dir"
-        return
-    fi
+bring() {
     say "numba-cuda, CuPy and tinygrad with what they need, about 150 MB from the package index, to $dir"
     say "why: the tests run CUDA programs that others wrote, unmodified; see tests/clients"
     rm -rf "$dir"
-    "$python" -m venv "$dir/venv" >/dev/null || fail 4 "$python cannot make a virtual environment: install python3-venv"
-    # An environment cannot be moved once made, so it is made in place; the stamp says that it is whole.
-    "$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-        --require-hashes -r "$here/requirements.txt" </dev/null ||
-        fail 4 "they cannot be had here (see pip's message above); tests that need them will be skipped"
+    make_venv "$here/requirements.txt"
     fetch_suites || fail 4 "the clients' own tests cannot be had here (see pip's message above)"
-    digest >"$stamp"
     say "ready: $("$dir/venv/bin/python" --version) with $(grep -cE '^[a-z].*==' "$here/requirements.txt") packages in $dir"
 }
 

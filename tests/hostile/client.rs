@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use e2e::random::Random;
 use e2e::{Proxy, Running, Setup, Zone, system};
 use idm_protocol::attach::client::{AttachError, Attachment, Lifeline, attach};
 use idm_protocol::attach::{Capabilities, Hello, MAGIC, RefusalCode};
@@ -124,28 +125,12 @@ fn greeting() -> Vec<u8> {
         .to_vec()
 }
 
-/// A sequence that is the same in every run, so that a failure can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next().to_le_bytes()[0]).collect()
-    }
-}
-
 // --- On the socket
 
 #[test]
 fn packets_that_are_no_greeting_are_hung_up_on() {
     let scene = Scene::new();
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let honest = greeting();
     let mut packets = vec![
         vec![0],
@@ -156,13 +141,13 @@ fn packets_that_are_no_greeting_are_hung_up_on() {
         vec![0x41; 60_000],
     ];
     packets.extend((0..40).map(|_| {
-        let length = 1 + usize::try_from(random.next() % 700).unwrap();
+        let length = 1 + usize::try_from(random.number() % 700).unwrap();
         random.bytes(length)
     }));
     packets.extend((0..40).map(|_| {
         let mut mutated = honest.clone();
-        let at = usize::try_from(random.next()).unwrap_or(0) % 24;
-        mutated[at] ^= 1 << (random.next() % 8);
+        let at = usize::try_from(random.number()).unwrap_or(0) % 24;
+        mutated[at] ^= 1 << (random.number() % 8);
         mutated
     }));
     for packet in packets {
@@ -413,14 +398,14 @@ struct Babbler {
 impl Babbler {
     fn new(seed: u64) -> Self {
         Self {
-            random: Random(seed),
+            random: Random::new(seed),
             learned: Vec::new(),
             answers: BTreeMap::new(),
         }
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.random.next() % limit as u64).unwrap()
+        self.random.index(limit)
     }
 
     fn handle(&mut self) -> u64 {
@@ -436,10 +421,10 @@ impl Babbler {
             0..=2 => self.handle(),
             3..=4 if !self.learned.is_empty() => {
                 let at = self.below(self.learned.len());
-                let near = self.random.next() % 4 * 16;
+                let near = self.random.number() % 4 * 16;
                 self.learned[at].wrapping_add(near)
             }
-            5 => self.random.next(),
+            5 => self.random.number(),
             6 => [0, u64::MAX, 1 << 63, 1 << 32, 1 << 47][self.below(5)],
             // Two numbers, as a body has them.
             _ => {

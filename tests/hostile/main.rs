@@ -3,7 +3,8 @@
 //!
 //! In every test an honest client works all the while and must not see a single failed call, and an
 //! honest client must be served afterwards.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod client;
+mod stranger;
 mod worker;

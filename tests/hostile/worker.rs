@@ -31,13 +31,16 @@ const ALONE: [(&str, &str); 12] = [
 ];
 
 /// The same of those that wait for a client first.
-const WITH_CLIENT: [(&str, &str); 15] = [
+const WITH_CLIENT: [(&str, &str); 18] = [
     ("gone-while-attaching", "worker hung up"),
     ("attached-twice", "message out of turn"),
     (
         "gives-back-what-it-has-not",
         "released 1152921504606846976 bytes but holds 0",
     ),
+    ("denies-nonsense", "limit=\"bound 18446744073709551615\""),
+    ("scrubs-uninvited", "message out of turn"),
+    ("cries-wolf", "served after all: true"),
     ("withdraws-anothers", "shared memory that it does not have"),
     ("closes-anothers", "shared memory that it does not have"),
     ("refuses-nothing", "worker refused what no policy refuses"),
@@ -130,6 +133,8 @@ fn a_worker_that_was_taken_over_ends_and_takes_nothing_along_but_its_client() {
     assert!(!log.contains('\u{1b}'), "{log}");
     let loud = lines(&log, "loud").count();
     assert!(loud < 2_000, "{loud} lines");
+    let denials = lines(&log, "denies-nonsense").count();
+    assert!(denials < 200, "{denials} lines");
     assert!(
         honest.is_running(),
         "the honest client ended\n--- log\n{log}"

@@ -5,13 +5,17 @@
 //! and then shows every log there is.
 
 pub mod driver;
+pub mod kafka;
+pub mod orders;
 pub mod place;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod raw;
 pub mod system;
 pub mod tool;
 
 pub use driver::Gpu;
+pub use orders::Orders;
 pub use process::{Finished, Program, Running, Watchdog};
 pub use proxy::{Proxy, Setup, Zone};

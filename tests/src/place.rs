@@ -56,6 +56,11 @@ pub fn softgpu() -> PathBuf {
     built("libsoftcuda.so")
 }
 
+/// The software GPU's management library.
+pub fn softgpu_nvml() -> PathBuf {
+    built("libsoftnvml.so")
+}
+
 /// The tool that harms a software GPU which several processes share.
 pub fn softgpu_device() -> PathBuf {
     built("softgpu-device")

@@ -29,13 +29,14 @@ impl Default for Watchdog {
 }
 
 /// What reaches a program from the environment of the tests.
-const PASSED_ON: [&str; 7] = [
+const PASSED_ON: [&str; 8] = [
     "PATH",
     "HOME",
     "TMPDIR",
     "LANG",
     "RUST_BACKTRACE",
     "CUDA_TOOLCHAIN_DIR",
+    "KAFKA_DIR",
     "PYTHON_CLIENTS_DIR",
 ];
 

@@ -77,6 +77,9 @@ pub struct Setup {
     proxy_lines: Vec<(String, String)>,
     policy: Option<String>,
     devices: Vec<(u32, String)>,
+    audit: Option<String>,
+    spool: Option<PathBuf>,
+    monitor: Option<String>,
     watchdog: Watchdog,
 }
 
@@ -141,6 +144,34 @@ impl Setup {
         self
     }
 
+    /// Has an audit log kept in the proxy's directory, with further lines of the section `[audit]`.
+    #[must_use]
+    pub fn audit(mut self, lines: &str) -> Self {
+        self.audit = Some(lines.to_owned());
+        self
+    }
+
+    /// Has the audit log kept there instead.
+    #[must_use]
+    pub fn spool(mut self, folder: impl AsRef<Path>) -> Self {
+        self.spool = Some(folder.as_ref().to_path_buf());
+        self
+    }
+
+    /// Has the driver asked what workers hold, with further lines of the section `[monitor]`.
+    #[must_use]
+    pub fn monitor(mut self, lines: &str) -> Self {
+        self.monitor = Some(lines.to_owned());
+        self
+    }
+
+    /// Another patience with what the proxy is waited for.
+    #[must_use]
+    pub fn watchdog(mut self, limit: Duration) -> Self {
+        self.watchdog = Watchdog(limit);
+        self
+    }
+
     fn configuration(&self, directory: &Path) -> String {
         let mut text = String::from("[proxy]\n");
         let quoted = |path: &Path| format!("{:?}", path.display().to_string());
@@ -172,6 +203,23 @@ impl Setup {
                 let _ = writeln!(text, "{name} = {value:?}");
             }
         }
+        if let Some(lines) = &self.audit {
+            let _ = writeln!(
+                text,
+                "\n[audit]\nspool = {}\nkey = {}\nname = \"test/audit\"\n{lines}",
+                quoted(
+                    &self
+                        .spool
+                        .clone()
+                        .unwrap_or_else(|| directory.join("spool"))
+                ),
+                quoted(&directory.join("audit.key"))
+            );
+        }
+        if let Some(lines) = &self.monitor {
+            let library = quoted(&place::softgpu_nvml());
+            let _ = writeln!(text, "\n[monitor]\nlibrary = {library}\n{lines}");
+        }
         for (ordinal, memory) in &self.devices {
             let _ = writeln!(
                 text,
@@ -199,9 +247,9 @@ impl Setup {
             .prefix("vgpu-")
             .tempdir()
             .expect("the temporary directory is writable");
-        let configuration = directory.path().join("gpu-proxy.toml");
         fs::create_dir(directory.path().join("run")).expect("the directory is ours");
-        fs::write(&configuration, self.configuration(directory.path()))
+        let configuration = self.configuration(directory.path());
+        fs::write(configuration_file(directory.path()), configuration)
             .expect("the directory is ours");
         if let Some(policy) = &self.policy {
             fs::write(policy_file(directory.path()), policy).expect("the directory is ours");
@@ -212,28 +260,35 @@ impl Setup {
             .expect("the directory is ours");
         let log_path = directory.path().join("proxy.log");
         let log = fs::File::create(&log_path).expect("the directory is ours");
-        let child = Command::new(place::built("gpu-proxy"))
-            .arg("serve")
-            .arg("--config")
-            .arg(&configuration)
-            .env("RUST_BACKTRACE", "1")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a descriptor is to be had"))
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .expect("gpu-proxy starts");
         let mut proxy = Proxy {
+            child: serve(directory.path(), log),
             directory,
             log_path,
-            child,
             zones: self.zones.iter().map(|zone| zone.name.clone()).collect(),
             watchdog: self.watchdog,
             stopped: None,
         };
-        proxy.wait_until_ready(&self.zones);
+        proxy.wait_until_ready();
         proxy
     }
+}
+
+fn serve(directory: &Path, log: fs::File) -> Child {
+    Command::new(place::built("gpu-proxy"))
+        .arg("serve")
+        .arg("--config")
+        .arg(configuration_file(directory))
+        .env("RUST_BACKTRACE", "1")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a descriptor is to be had"))
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .expect("gpu-proxy starts")
+}
+
+fn configuration_file(directory: &Path) -> PathBuf {
+    directory.join("gpu-proxy.toml")
 }
 
 fn policy_file(directory: &Path) -> PathBuf {
@@ -351,6 +406,46 @@ impl Proxy {
             .run()
     }
 
+    /// `vgpuctl audit` with a command over a log.
+    pub fn audit(&self, command: &str, log: &Path) -> Program {
+        Program::new(place::built("vgpuctl"))
+            .args(["audit", command, "--log"])
+            .arg(log)
+            .log(&self.log_path)
+    }
+
+    /// `vgpuctl audit verify` over a log that the proxy's key signs.
+    pub fn verify(&self, log: &Path) -> Program {
+        let key = self.directory.path().join("audit.key.pub");
+        self.audit("verify", log).arg("--key").arg(key)
+    }
+
+    /// The audit log's folder, where the proxy was set up with one and no other place for it.
+    pub fn spool(&self) -> PathBuf {
+        self.directory.path().join("spool")
+    }
+
+    /// What the audit log has so far, a line each.
+    pub fn recorded(&self) -> String {
+        let told = self.audit("tail", &self.spool()).args(["-n", "1000000"]);
+        told.run().expect_success().stdout
+    }
+
+    /// Waits until the audit log has an event of this name that holds all of `words`.
+    ///
+    /// # Panics
+    /// If it never does.
+    pub fn wait_until_recorded(&self, event: &str, words: &[&str]) {
+        self.wait_until(&format!("{event} {words:?} in the log"), |proxy| {
+            let recorded = proxy.recorded();
+            let mut lines = recorded.lines();
+            lines.any(|line| {
+                line.contains(&format!(" {event} {{"))
+                    && words.iter().all(|word| line.contains(word))
+            })
+        });
+    }
+
     /// The policy file, where the proxy was set up with one.
     pub fn policy_file(&self) -> PathBuf {
         policy_file(self.directory.path())
@@ -402,6 +497,31 @@ impl Proxy {
         self.signal(Signal::SIGKILL);
         self.stopped = Some(self.child.wait().expect("the proxy is ours to wait for"));
         self.expect_gone(&family);
+    }
+
+    /// Kills it with SIGKILL and, when everything of it is gone, starts another in its place.
+    pub fn kill_and_restart(&mut self) {
+        let family = self.family();
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.wait().expect("the proxy is ours to wait for");
+        self.expect_gone(&family);
+        // The one that was killed left them there.
+        for zone in &self.zones {
+            let _ = fs::remove_file(self.socket(zone));
+        }
+        let _ = fs::remove_file(self.admin_socket());
+        let log = fs::File::options().append(true).open(&self.log_path);
+        self.child = serve(self.directory.path(), log.expect("it is ours"));
+        self.wait_until_ready();
+    }
+
+    /// Ends it like [`Self::stop`], and what it leaves can still be looked at.
+    pub fn end(&mut self) {
+        self.stop_checked();
+    }
+
+    fn admin_socket(&self) -> PathBuf {
+        self.directory.path().join("run/admin.sock")
     }
 
     fn stop_checked(&mut self) {
@@ -459,11 +579,11 @@ impl Proxy {
         });
     }
 
-    fn wait_until_ready(&mut self, zones: &[Zone]) {
+    fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + self.watchdog.0;
-        let admin = self.directory.path().join("run/admin.sock");
+        let admin = self.admin_socket();
         loop {
-            let sockets = zones.iter().all(|zone| self.socket(&zone.name).exists());
+            let sockets = self.zones.iter().all(|zone| self.socket(zone).exists());
             if sockets && admin.exists() {
                 break;
             }

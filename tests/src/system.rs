@@ -1,8 +1,13 @@
 //! What `/proc` says about processes: descendants, descriptors, memory, context switches.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 
 /// A process that cannot be mistaken for a later one with the same number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +31,15 @@ impl Identity {
     /// Whether this very process still runs.
     pub fn is_alive(&self) -> bool {
         Self::of(self.pid).is_some_and(|now| now.started == self.started)
+    }
+
+    /// Ends it at once; it may have gone by itself.
+    pub fn kill(&self) {
+        if self.is_alive()
+            && let Ok(pid) = i32::try_from(self.pid)
+        {
+            let _ = signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 
@@ -51,6 +65,43 @@ pub fn descriptor_count(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// What a process's descriptors are.
+pub fn descriptors(pid: u32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd"));
+    open.into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .map(|target| target.display().to_string())
+        .collect()
+}
+
+/// The sockets of the internet families that a process has open, listening or not.
+pub fn network_sockets(pid: u32) -> Vec<String> {
+    let mut network = BTreeSet::new();
+    for (table, column) in [
+        ("tcp", 9),
+        ("tcp6", 9),
+        ("udp", 9),
+        ("udp6", 9),
+        ("raw", 9),
+        ("raw6", 9),
+        ("packet", 8),
+        ("netlink", 9),
+    ] {
+        // Those of its network namespace; a kernel without the family has no table.
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        let inodes = text
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().nth(column));
+        network.extend(inodes.map(|inode| format!("socket:[{inode}]")));
+    }
+    let mut open = descriptors(pid);
+    open.retain(|name| network.contains(name));
+    open
+}
+
 /// Resident anonymous memory of a process in KiB: what a leak grows, without file pages.
 pub fn anonymous_kib(pid: u32) -> u64 {
     status_field(&format!("/proc/{pid}/status"), "RssAnon:")
@@ -59,6 +110,45 @@ pub fn anonymous_kib(pid: u32) -> u64 {
 /// Threads of a process.
 pub fn thread_count(pid: u32) -> u64 {
     status_field(&format!("/proc/{pid}/status"), "Threads:")
+}
+
+/// The files in memory called `name` that a process has mapped, by their inodes.
+pub fn mapped(pid: u32, name: &str) -> BTreeSet<u64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let of_name = maps.lines().filter(|line| line.contains(name));
+    of_name
+        .filter_map(|line| line.split_whitespace().nth(4)?.parse().ok())
+        .collect()
+}
+
+/// The files whose name begins with `name` that a process has open, by their inodes.
+pub fn open_files(pid: u32, name: &str) -> BTreeSet<u64> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd"));
+    let paths = open
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    paths
+        .filter(|path| {
+            let target = fs::read_link(path).unwrap_or_default();
+            target
+                .to_string_lossy()
+                .trim_start_matches('/')
+                .starts_with(name)
+        })
+        .filter_map(|path| Some(fs::metadata(path).ok()?.ino()))
+        .collect()
+}
+
+/// What all threads of a process that it still has have used of processors.
+pub fn processor_time(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let nanoseconds = tasks.into_iter().flatten().flatten().filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// Context switches, voluntary and not, of all threads of a process so far.

@@ -16,43 +16,30 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+label=cuda-toolchain
 dir=${CUDA_TOOLCHAIN_DIR:-$root/target/cuda-toolchain}
 python=${PYTHON:-python3}
-pins=$here/requirements.txt
-stamp=$dir/installed
+pins=("$here/requirements.txt")
 staging=
-
-say() { printf 'cuda-toolchain: %s\n' "$*"; }
-fail() {
-    local status=$1
-    shift
-    printf 'cuda-toolchain: %s\n' "$*" >&2
-    exit "$status"
-}
-
-# The stamp is the digest of the pins, so that a changed pin installs anew.
-digest() { sha256sum "$pins" | cut -d' ' -f1; }
-installed() { [[ -f $stamp && $(<"$stamp") == "$(digest)" && -x $dir/cu13/bin/nvcc ]]; }
-
-check() {
-    if installed; then
-        say "installed in $dir"
-        exit 0
-    fi
-    say "not installed; tests/toolchain/fetch.sh would download $(megabytes "$(total)") MB to $dir"
-    exit 3
-}
 
 # name, bytes, folder and purpose of each pinned wheel, separated by tabs.
 wheels() {
-    sed -nE 's/^([^#= ]+==[^ ]+) .*# ([0-9]+) ([^ ]+) (.*)$/\1\t\2\t\3\t\4/p' "$pins"
+    sed -nE 's/^([^#= ]+==[^ ]+) .*# ([0-9]+) ([^ ]+) (.*)$/\1\t\2\t\3\t\4/p' "${pins[0]}"
 }
 total() { wheels | awk -F'\t' '{ sum += $2 } END { print sum }'; }
 megabytes() { awk -v bytes="$1" 'BEGIN { printf "%.1f", bytes / 1e6 }'; }
 
+size="$(megabytes "$(total)") MB"
+. "$here/../fetch.sh"
+
+works() { [[ -x $dir/cu13/bin/nvcc ]]; }
+
+may() {
+    [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || fail 4 "wheels are pinned for Linux on x86-64, this is $(uname -s) on $(uname -m)"
+}
+
 # A python with pip: the one at hand, or a virtual environment of it.
 find_pip() {
-    command -v "$python" >/dev/null || fail 4 "no $python: install Python 3 with pip or venv"
     if "$python" -m pip --version >/dev/null 2>&1; then
         return
     fi
@@ -72,7 +59,7 @@ download() {
     while IFS=$'\t' read -r name bytes folder purpose; do
         at=$((at + 1))
         say "[$at/$count] $name, $(megabytes "$bytes") MB: $purpose"
-        grep -F "$name " "$pins" | sed 's/#.*//' >"$staging/one.txt"
+        grep -F "$name " "${pins[0]}" | sed 's/#.*//' >"$staging/one.txt"
         mkdir -p "$staging/wheels/$folder"
         if ! "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
             --require-hashes --dest "$staging/wheels/$folder" -r "$staging/one.txt" </dev/null; then
@@ -104,30 +91,11 @@ unpack() {
 
 publish() {
     mkdir -p "$dir"
-    rm -rf "$stamp" "$dir/cu13" "$dir/cu12" "$dir/licenses"
+    rm -rf "$dir/installed" "$dir/cu13" "$dir/cu12" "$dir/licenses"
     mv "$staging/cu13" "$staging/cu12" "$staging/licenses" "$dir"
-    digest >"$stamp"
 }
 
-main() {
-    case ${1-} in
-    '') ;;
-    --check) check ;;
-    *) fail 2 "usage: fetch.sh [--check]" ;;
-    esac
-    if installed; then
-        say "installed in $dir"
-        return
-    fi
-    [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || fail 4 "wheels are pinned for Linux on x86-64, this is $(uname -s) on $(uname -m)"
-    mkdir -p "$(dirname "$dir")"
-    # Two test runs may want it at once: the second waits for the first and finds it installed.
-    exec 9>"$dir.lock"
-    flock 9
-    if installed; then
-        say "installed in $dir"
-        return
-    fi
+bring() {
     staging=$(mktemp -d "$dir.XXXXXX")
     trap 'rm -rf "$staging"' EXIT
     find_pip

@@ -513,22 +513,23 @@ impl Function {
     pub const vgpuInstantiate: Self = Self(379);
     pub const vgpuLinkRead: Self = Self(380);
     pub const vgpuListNodes: Self = Self(381);
-    pub const vgpuMemOps: Self = Self(382);
-    pub const vgpuMemset: Self = Self(383);
-    pub const vgpuNode: Self = Self(384);
-    pub const vgpuNop: Self = Self(385);
-    pub const vgpuOutput: Self = Self(386);
-    pub const vgpuReadDown: Self = Self(387);
-    pub const vgpuRefused: Self = Self(388);
-    pub const vgpuSetNode: Self = Self(389);
-    pub const vgpuSnapshot: Self = Self(390);
-    pub const vgpuTensorMap: Self = Self(391);
-    pub const vgpuUpdateDependencies: Self = Self(392);
-    pub const vgpuUpload: Self = Self(393);
+    pub const vgpuLogOperation: Self = Self(382);
+    pub const vgpuMemOps: Self = Self(383);
+    pub const vgpuMemset: Self = Self(384);
+    pub const vgpuNode: Self = Self(385);
+    pub const vgpuNop: Self = Self(386);
+    pub const vgpuOutput: Self = Self(387);
+    pub const vgpuReadDown: Self = Self(388);
+    pub const vgpuRefused: Self = Self(389);
+    pub const vgpuSetNode: Self = Self(390);
+    pub const vgpuSnapshot: Self = Self(391);
+    pub const vgpuTensorMap: Self = Self(392);
+    pub const vgpuUpdateDependencies: Self = Self(393);
+    pub const vgpuUpload: Self = Self(394);
 }
 
 /// Indexed by `Function`.
-pub static FUNCTIONS: [FunctionInfo; 394] = [
+pub static FUNCTIONS: [FunctionInfo; 395] = [
     FunctionInfo {
         name: "cuArray3DCreate_v2",
         chapter: "array",
@@ -4350,6 +4351,16 @@ pub static FUNCTIONS: [FunctionInfo; 394] = [
         opcode: 338,
     },
     FunctionInfo {
+        name: "vgpuLogOperation",
+        chapter: "session",
+        class: Class::Async,
+        group: "session",
+        audit: "none",
+        requires: None,
+        needs_context: true,
+        opcode: 7,
+    },
+    FunctionInfo {
         name: "vgpuMemOps",
         chapter: "memop",
         class: Class::Async,
@@ -4479,6 +4490,7 @@ pub static OPCODES: &[(u16, Function)] = &[
     (4, Function::vgpuUpload),
     (5, Function::vgpuOutput),
     (6, Function::vgpuRefused),
+    (7, Function::vgpuLogOperation),
     (16, Function::cuDevicePrimaryCtxRetain),
     (17, Function::cuDevicePrimaryCtxRelease_v2),
     (18, Function::cuDevicePrimaryCtxReset_v2),

@@ -48,6 +48,19 @@ pub struct Source {
     pub n: u64,
 }
 
+/// Where calls were written down: by whom, and which of theirs they are, so that those that are read again are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The process that claims them.
+    pub worker: u32,
+    /// Of the supervisor that started it.
+    pub session: LogId,
+    /// The client, in that session.
+    pub client: u64,
+    /// How many of this client's calls came before.
+    pub first: u64,
+}
+
 /// A block, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Block {
@@ -64,8 +77,8 @@ pub enum Block {
     Calls {
         /// Where it stands.
         header: Header,
-        /// The process that claims them.
-        worker: u32,
+        /// Who claims them.
+        origin: Origin,
         /// Which.
         calls: Calls,
     },
@@ -167,6 +180,14 @@ impl Block {
         Ok(block)
     }
 
+    /// Whose the bytes of a block are that this process wrote: of calls no more than the head is looked at.
+    pub fn zone_of(bytes: &[u8]) -> Result<Zone, BlockError> {
+        if bytes.starts_with(&MAGIC) {
+            return CallHead::of(bytes)?.0.zone();
+        }
+        Ok(parse_event(bytes)?.header().zone.clone())
+    }
+
     /// The bytes: what is hashed, stored and sent.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -178,9 +199,9 @@ impl Block {
             } => event_bytes(header, *source, event),
             Self::Calls {
                 header,
-                worker,
+                origin,
                 calls,
-            } => call_bytes(header, *worker, calls),
+            } => call_bytes(header, origin, calls),
         }
     }
 
@@ -288,11 +309,14 @@ struct CallHead {
     worker: U32,
     reserved: U32,
     zone: [u8; MAX_ZONE_LEN],
+    session: [u8; 16],
+    client: U64,
+    first: U64,
 }
 
-const _: () = assert!(size_of::<CallHead>() == 176);
+const _: () = assert!(size_of::<CallHead>() == 208);
 
-fn call_bytes(header: &Header, worker: u32, calls: &Calls) -> Vec<u8> {
+fn call_bytes(header: &Header, origin: &Origin, calls: &Calls) -> Vec<u8> {
     // All of these are bounded far below what their fields hold.
     let small = |number: usize| U32::new(u32::try_from(number).unwrap_or(u32::MAX));
     let (names, names_len) = calls.counts();
@@ -312,24 +336,42 @@ fn call_bytes(header: &Header, worker: u32, calls: &Calls) -> Vec<u8> {
         mono_ns: U64::new(header.stamp.mono_ns),
         names: small(names),
         names_len: small(names_len),
-        worker: U32::new(worker),
+        worker: U32::new(origin.worker),
         reserved: U32::ZERO,
         zone,
+        session: origin.session.0,
+        client: U64::new(origin.client),
+        first: U64::new(origin.first),
     };
     let mut bytes = head.as_bytes().to_vec();
     calls.write(&mut bytes);
     bytes
 }
 
+fn cut_off() -> BlockError {
+    BlockError::Form("its head is cut off".into())
+}
+
+impl CallHead {
+    /// The head, and what follows it.
+    fn of(bytes: &[u8]) -> Result<(&Self, &[u8]), BlockError> {
+        Self::ref_from_prefix(bytes).map_err(|_| cut_off())
+    }
+
+    fn zone(&self) -> Result<Zone, BlockError> {
+        let name = self.zone.get(..usize::from(self.zone_len.get()));
+        let name = name.and_then(|name| std::str::from_utf8(name).ok());
+        name.ok_or(BlockError::Zone)?.parse()
+    }
+}
+
 fn parse_calls(bytes: &[u8]) -> Result<Block, BlockError> {
-    let short = || BlockError::Form("its head is cut off".into());
-    let (head, rest) = CallHead::read_from_prefix(bytes).map_err(|_| short())?;
+    let (head, rest) = CallHead::of(bytes)?;
     if head.version.get() != VERSION {
         return Err(BlockError::Version(head.version.get().into()));
     }
-    let zone = head.zone.get(..usize::from(head.zone_len.get()));
-    let zone = zone.and_then(|zone| std::str::from_utf8(zone).ok());
-    let count = |number: U32| usize::try_from(number.get()).map_err(|_| short());
+    let zone = head.zone()?;
+    let count = |number: U32| usize::try_from(number.get()).map_err(|_| cut_off());
     let calls = Calls::read(
         rest,
         count(head.names)?,
@@ -340,7 +382,7 @@ fn parse_calls(bytes: &[u8]) -> Result<Block, BlockError> {
         header: Header {
             log: LogId(head.log),
             leaf: head.leaf.get(),
-            zone: zone.ok_or(BlockError::Zone)?.parse()?,
+            zone,
             seq: head.seq.get(),
             count: head.records.get().into(),
             prev: Hash(head.prev),
@@ -349,7 +391,12 @@ fn parse_calls(bytes: &[u8]) -> Result<Block, BlockError> {
                 mono_ns: head.mono_ns.get(),
             },
         },
-        worker: head.worker.get(),
+        origin: Origin {
+            worker: head.worker.get(),
+            session: LogId(head.session),
+            client: head.client.get(),
+            first: head.first.get(),
+        },
         calls,
     })
 }
@@ -387,6 +434,15 @@ mod tests {
 
     fn chain() -> Chain {
         Chain::new(LogId([7; 16]))
+    }
+
+    fn origin(worker: u32) -> Origin {
+        Origin {
+            worker,
+            session: LogId([9; 16]),
+            client: 3,
+            first: 40,
+        }
     }
 
     /// What `docs/audit.md` shows.
@@ -453,15 +509,20 @@ mod tests {
     #[test]
     fn a_common_call_costs_48_bytes_and_a_name_is_written_once() {
         let zone = "a".parse().unwrap();
-        let one = chain().calls(&zone, stamp(), 1, calls(&[b"saxpy".to_vec()], &[(0, 1)]));
+        let one = chain().calls(
+            &zone,
+            stamp(),
+            origin(1),
+            calls(&[b"saxpy".to_vec()], &[(0, 1)]),
+        );
         let many = chain().calls(
             &zone,
             stamp(),
-            1,
+            origin(1),
             calls(&[b"saxpy".to_vec()], &[(0, 1); 100]),
         );
         assert_eq!(many.bytes.len() - one.bytes.len(), 99 * 48);
-        assert_eq!(one.bytes.len(), 176 + 3 + 5 + 48);
+        assert_eq!(one.bytes.len(), 208 + 3 + 5 + 48);
     }
 
     proptest! {
@@ -472,7 +533,7 @@ mod tests {
             worker in any::<u32>(),
         ) {
             let zone = "a".parse().unwrap();
-            let draft = chain().calls(&zone, stamp(), worker, calls(&kernels, &records));
+            let draft = chain().calls(&zone, stamp(), origin(worker), calls(&kernels, &records));
             prop_assert_eq!(Block::parse(&draft.bytes), Ok(draft.block));
         }
 
@@ -481,7 +542,7 @@ mod tests {
             at in any::<usize>(), value in any::<u8>(), cut in any::<usize>(),
         ) {
             let zone = "a".parse().unwrap();
-            let draft = chain().calls(&zone, stamp(), 1, calls(&[b"k".to_vec()], &[(0, 1), (1, 2)]));
+            let draft = chain().calls(&zone, stamp(), origin(1), calls(&[b"k".to_vec()], &[(0, 1), (1, 2)]));
             for bytes in [&draft.bytes[..], DOCUMENTED.as_bytes()] {
                 let mut changed = bytes.to_vec();
                 let at = at % changed.len();

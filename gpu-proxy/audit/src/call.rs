@@ -178,6 +178,25 @@ impl Calls {
         &self.records
     }
 
+    /// What an index in a record names.
+    #[must_use]
+    pub fn name(&self, index: u16) -> Option<&Name> {
+        self.names.get(usize::from(index))
+    }
+
+    /// How many calls the records stand for.
+    #[must_use]
+    pub fn stand_for(&self) -> u64 {
+        let each = self
+            .records
+            .iter()
+            .map(|record| match record.flags & SUMMARY {
+                0 => 1,
+                _ => record.size.get(),
+            });
+        each.fold(0, u64::saturating_add)
+    }
+
     /// The kernel of a record, if it has one.
     #[must_use]
     pub fn kernel(&self, record: &CallRecord) -> Option<&Text> {

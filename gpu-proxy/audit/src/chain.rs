@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::block::{Block, BlockError, Header, Source, Zone};
+use crate::block::{Block, BlockError, Header, Origin, Source, Zone};
 use crate::call::Calls;
 use crate::event::{Event, Stamp};
 use crate::hash::{Hash, LogId};
@@ -13,6 +13,9 @@ use crate::tree::Frontier;
 
 /// Most zones of one log.
 pub const MAX_ZONES: usize = 4096;
+
+/// Clients whose calls were recorded last: more than there can be at a time.
+const CLIENTS: usize = 1024;
 
 /// The end of a log: what the next block must name. It is written at the head of every segment, so that a
 /// log can be read on where its first part is gone.
@@ -23,6 +26,18 @@ pub struct Chain {
     tree: Frontier,
     zones: BTreeMap<Zone, Tail>,
     source: Option<Source>,
+    /// How many calls of which clients are recorded, those that were last recorded at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    clients: Vec<Recorded>,
+}
+
+/// How many calls of a client are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recorded {
+    session: LogId,
+    client: u64,
+    calls: u64,
 }
 
 /// The end of one zone.
@@ -99,6 +114,7 @@ impl Chain {
             tree: Frontier::default(),
             zones: BTreeMap::new(),
             source: None,
+            clients: Vec::new(),
         }
     }
 
@@ -163,11 +179,11 @@ impl Chain {
 
     /// Calls as the next block.
     #[must_use]
-    pub fn calls(&self, zone: &Zone, stamp: Stamp, worker: u32, calls: Calls) -> Draft {
+    pub fn calls(&self, zone: &Zone, stamp: Stamp, origin: Origin, calls: Calls) -> Draft {
         let header = self.header(zone, calls.records().len() as u64, stamp);
         Draft::new(Block::Calls {
             header,
-            worker,
+            origin,
             calls,
         })
     }
@@ -220,9 +236,12 @@ impl Chain {
         let header = block.header();
         self.check(header)?;
         let mut dropping = false;
-        if let Block::Event { event, source, .. } = block {
-            self.source = source.or(self.source);
-            dropping = matches!(event, Event::Dropping { .. });
+        match block {
+            Block::Event { event, source, .. } => {
+                self.source = source.or(self.source);
+                dropping = matches!(event, Event::Dropping { .. });
+            }
+            Block::Calls { origin, calls, .. } => self.remember(origin, calls.stand_for()),
         }
         let tail = Tail {
             seq: header.seq.saturating_add(header.count),
@@ -232,6 +251,36 @@ impl Chain {
         self.zones.insert(header.zone.clone(), tail);
         self.tree.push(hash);
         Ok(())
+    }
+
+    /// How many calls of a client are recorded, as far as is remembered.
+    #[must_use]
+    pub fn recorded(&self, session: LogId, client: u64) -> u64 {
+        let found = self.clients.iter().rev();
+        let mut found = found.filter(|known| known.session == session && known.client == client);
+        found.next().map_or(0, |known| known.calls)
+    }
+
+    fn remember(&mut self, origin: &Origin, count: u64) {
+        let &Origin {
+            session, client, ..
+        } = origin;
+        let known = self
+            .clients
+            .iter()
+            .rposition(|known| known.session == session && known.client == client);
+        match known {
+            // Mostly the last.
+            Some(known) => drop(self.clients.remove(known)),
+            None if self.clients.len() >= CLIENTS => drop(self.clients.remove(0)),
+            None => {}
+        }
+        let calls = origin.first.saturating_add(count);
+        self.clients.push(Recorded {
+            session,
+            client,
+            calls,
+        });
     }
 
     fn header(&self, zone: &Zone, count: u64, stamp: Stamp) -> Header {
@@ -252,5 +301,54 @@ impl Draft {
     fn new(block: Block) -> Self {
         let bytes = block.to_bytes();
         Self { block, bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{CallRecord, NO_NAME};
+
+    fn calls(count: usize) -> Calls {
+        let record = CallRecord {
+            client: 3.into(),
+            start_ns: 0.into(),
+            size: 0.into(),
+            object: 0.into(),
+            duration_ns: 0.into(),
+            result: 0.into(),
+            opcode: 1.into(),
+            kernel: NO_NAME.into(),
+            image: NO_NAME.into(),
+            device: 0,
+            flags: 0,
+        };
+        let mut calls = Calls::default();
+        (0..count).for_each(|_| calls.push(record).unwrap());
+        calls
+    }
+
+    #[test]
+    fn what_is_recorded_of_each_client_is_known_also_after_reading_the_log_again() {
+        let session = LogId([2; 16]);
+        let mut chain = Chain::new(LogId([1; 16]));
+        let mut again = chain.clone();
+        for client in 0..2000u64 {
+            let origin = Origin {
+                worker: 1,
+                session,
+                client,
+                first: 10,
+            };
+            let draft = chain.calls(&Zone::proxy(), Stamp::now(), origin, calls(3));
+            chain.admit(&draft).unwrap();
+            again.read(&draft.bytes).unwrap();
+        }
+        assert_eq!(chain, again);
+        assert_eq!(chain.recorded(session, 1999), 13);
+        assert_eq!(chain.recorded(LogId([5; 16]), 1999), 0);
+        assert_eq!(chain.recorded(session, 0), 0, "long ago");
+        let text = serde_json::to_string(&chain).unwrap();
+        assert_eq!(serde_json::from_str::<Chain>(&text).unwrap(), chain);
     }
 }

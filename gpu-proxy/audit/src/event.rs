@@ -161,6 +161,15 @@ pub enum Event {
         /// How much, in bytes.
         bytes: u64,
     },
+    /// Something is the matter with a device, or no more.
+    DeviceState {
+        /// Which.
+        device: u32,
+        /// `dirty` (and cannot be scrubbed), `suspect` (and cannot be probed), `lost`, `back` or `quarantined`.
+        state: Text,
+        /// Why.
+        why: Text,
+    },
     /// A worker died or broke the protocol.
     Fault {
         /// Whose.
@@ -211,6 +220,15 @@ pub enum Event {
         from: u64,
         /// The first that is still there.
         to: u64,
+    },
+    /// Whether a topic that the log goes to keeps what is sent to it: at each start, and when it is different.
+    TopicSettings {
+        /// Its name.
+        topic: Text,
+        /// `good`, `wrong` or `unknown`.
+        state: Text,
+        /// What is wrong and what to do, or why nobody knows.
+        lines: Vec<Text>,
     },
     /// Records are being dropped from here on: the zone's share of the spool is full.
     Dropping {

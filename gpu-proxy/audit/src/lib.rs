@@ -10,7 +10,7 @@
 //! - [`block`]: one message, read from bytes that may be anything; [`chain`]: what ties blocks together;
 //! - [`tree`], [`note`], [`checkpoint`], [`proof`]: RFC 6962 and the C2SP forms; [`keys`]: files of keys;
 //! - [`spool`]: the log on disk; [`export`]: the log as lines of text; [`load`]: either of them read;
-//!   [`verify`]: whether it holds;
+//!   [`topic`]: a log out of what was read from Kafka; [`verify`]: whether it holds;
 //! - [`wire`]: how the supervisor's events come to whoever keeps the log.
 
 #![forbid(unsafe_code)]
@@ -28,6 +28,7 @@ pub mod note;
 pub mod proof;
 pub mod spool;
 pub mod text;
+pub mod topic;
 pub mod tree;
 pub mod verify;
 pub mod wire;

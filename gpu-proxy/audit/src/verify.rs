@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use crate::block::{Block, Header, Zone};
+use crate::block::{Block, Header, Origin, Zone};
 use crate::chain::Chain;
 use crate::checkpoint::Checkpoint;
 use crate::event::Event;
@@ -50,6 +50,8 @@ pub enum Finding {
     Rewritten(u64, u64),
     /// A checkpoint, by its place among them, that proves nothing.
     Checkpoint(usize, String),
+    /// By what is recorded of a zone's clients there were calls before it that no gap tells of.
+    Untold(Zone, u64),
 }
 
 /// A block, as it names itself.
@@ -95,6 +97,12 @@ impl fmt::Display for Finding {
                 "altered: a block from leaf {from} to {to} is not what was signed, though the blocks fit each other"
             ),
             Self::Checkpoint(number, why) => write!(f, "forged: checkpoint {number}: {why}"),
+            Self::Untold(zone, calls) => {
+                write!(
+                    f,
+                    "missing: {calls} calls of zone {zone}, of which no gap tells"
+                )
+            }
         }
     }
 }
@@ -108,7 +116,7 @@ impl Finding {
             | Self::Replayed(named)
             | Self::Forged(named, _) => named.leaf,
             Self::Missing(from, ..) | Self::Rewritten(from, _) => *from,
-            Self::Checkpoint(..) => u64::MAX,
+            Self::Checkpoint(..) | Self::Untold(..) => u64::MAX,
         }
     }
 }
@@ -126,10 +134,27 @@ pub struct Report {
     pub checkpoints: u64,
     /// For each zone, the number of its next record.
     pub zones: BTreeMap<Zone, u64>,
+    /// For each zone that called, how complete its calls are.
+    pub calls: BTreeMap<Zone, CallCount>,
     /// The key that signs now.
     pub key: Option<PublicKey>,
     /// Everything that is wrong, the first leaf first.
     pub findings: Vec<Finding>,
+}
+
+/// What a zone's blocks of calls say of the calls before them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallCount {
+    /// Calls that are there, each once. A summary stands for as many as it says.
+    pub recorded: u64,
+    /// Calls that are there again: an auditor was ended before it knew that it had recorded them.
+    pub repeated: u64,
+    /// Calls that are not there.
+    pub absent: u64,
+    /// Records that gaps of the zone tell of, calls that never came into a block among them.
+    pub told: u64,
+    /// Some gap says that it may be of more.
+    pub uncertain: bool,
 }
 
 /// Evidence, collected.
@@ -148,6 +173,9 @@ struct Exhibit {
     hash: Hash,
     header: Option<Header>,
     rotation: Option<String>,
+    calls: Option<(Origin, u64)>,
+    /// For a gap, whether it is uncertain.
+    gap: Option<bool>,
     fault: Option<String>,
 }
 
@@ -183,27 +211,36 @@ impl Evidence {
 
     /// A block.
     pub fn block(&mut self, found: Found, bytes: &[u8]) {
-        let (header, rotation, fault) = match Block::parse(bytes) {
-            Ok(block) => {
-                let rotation = match &block {
-                    Block::Event {
-                        event: Event::KeyRotated { key },
-                        ..
-                    } => Some(key.as_str().to_owned()),
-                    _ => None,
-                };
-                (Some(block.header().clone()), rotation, None)
-            }
-            Err(error) => (None, None, Some(error.to_string())),
-        };
-        self.log = self.log.or(header.as_ref().map(|header| header.log));
-        self.blocks.push(Exhibit {
+        let mut exhibit = Exhibit {
             found,
             hash: Hash::leaf(bytes),
-            header,
-            rotation,
-            fault,
-        });
+            header: None,
+            rotation: None,
+            calls: None,
+            gap: None,
+            fault: None,
+        };
+        match Block::parse(bytes) {
+            Ok(block) => {
+                exhibit.header = Some(block.header().clone());
+                match block {
+                    Block::Calls { origin, calls, .. } => {
+                        exhibit.calls = Some((origin, calls.stand_for()));
+                    }
+                    Block::Event { event, .. } => match event {
+                        Event::KeyRotated { key } => {
+                            exhibit.rotation = Some(key.as_str().to_owned());
+                        }
+                        Event::Gap { uncertain, .. } => exhibit.gap = Some(uncertain),
+                        _ => {}
+                    },
+                }
+            }
+            Err(error) => exhibit.fault = Some(error.to_string()),
+        }
+        let header = exhibit.header.as_ref();
+        self.log = self.log.or(header.map(|header| header.log));
+        self.blocks.push(exhibit);
     }
 
     /// Something that should be a block and cannot be read.
@@ -213,6 +250,8 @@ impl Evidence {
             hash: Hash::ZERO,
             header: None,
             rotation: None,
+            calls: None,
+            gap: None,
             fault: Some(why),
         });
     }
@@ -243,12 +282,22 @@ impl Evidence {
             signed: base,
             checkpoints: 0,
             zones: BTreeMap::new(),
+            calls: self.count_calls(&order),
             key: None,
             findings: Vec::new(),
         };
         for header in self.blocks.iter().filter_map(|block| block.header.as_ref()) {
             let next = report.zones.entry(header.zone.clone()).or_default();
             *next = (*next).max(header.seq.saturating_add(header.count));
+        }
+        // What else is wrong may explain it.
+        if self.findings.is_empty() {
+            for (zone, count) in &report.calls {
+                if count.absent > count.told && !count.uncertain {
+                    let untold = Finding::Untold(zone.clone(), count.absent - count.told);
+                    self.findings.push(untold);
+                }
+            }
         }
         self.judge_checkpoints(&order, keys, &mut report);
         report.findings = self.findings;
@@ -323,6 +372,42 @@ impl Evidence {
             expected = leaf.saturating_add(1);
         }
         first.into_iter().collect()
+    }
+
+    /// Whether each client's calls go on where they were.
+    fn count_calls(&self, order: &[(u64, usize)]) -> BTreeMap<Zone, CallCount> {
+        let mut counts: BTreeMap<Zone, CallCount> = BTreeMap::new();
+        let mut clients: BTreeMap<(&Zone, LogId, u64), u64> = BTreeMap::new();
+        let blocks = order.iter().filter_map(|&(_, at)| self.blocks.get(at));
+        for block in blocks {
+            let Some(header) = &block.header else {
+                continue;
+            };
+            if let Some(uncertain) = block.gap {
+                let count = counts.entry(header.zone.clone()).or_default();
+                count.told = count.told.saturating_add(header.count);
+                count.uncertain |= uncertain;
+            }
+            let Some((origin, calls)) = &block.calls else {
+                continue;
+            };
+            let end = origin.first.saturating_add(*calls);
+            let count = counts.entry(header.zone.clone()).or_default();
+            let client = (&header.zone, origin.session, origin.client);
+            // Where the evidence does not go back to a client's beginning, nothing is known of what was before.
+            let next = *clients.entry(client).or_insert(match self.base {
+                Some(_) => origin.first,
+                None => 0,
+            });
+            let repeated = next.min(end).saturating_sub(origin.first);
+            count.repeated = count.repeated.saturating_add(repeated);
+            count.recorded = count.recorded.saturating_add(*calls - repeated);
+            count.absent = count
+                .absent
+                .saturating_add(origin.first.saturating_sub(next));
+            clients.insert(client, next.max(end));
+        }
+        counts
     }
 
     /// Numbers and hashes along each zone.

@@ -4,6 +4,9 @@
 //! it does not have, and the supervisor goes on from there. So nothing that it still knows is lost when an auditor
 //! is killed, and nothing is recorded twice. Every answer says before which number everything is on disk.
 //!
+//! Calls do not come this way: workers write them to pages, which the supervisor has the auditor
+//! [collect](ToAuditor::Collect) from, again after each greeting until it says that it has everything.
+//!
 //! Both ends are built together; a version in every packet catches an installation that is not.
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +19,10 @@ use crate::event::{Event, Stamp};
 use crate::hash::LogId;
 
 /// Version of this channel; both must agree exactly.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
+
+/// Descriptors that travel with [`ToAuditor::Collect`]: the page, and what wakes its reader.
+pub const COLLECT_DESCRIPTORS: usize = 2;
 
 /// No packet to the auditor is longer.
 pub const MAX_PACKET_LEN: usize = 64 << 10;
@@ -34,6 +40,39 @@ pub enum ToAuditor {
     },
     /// Something to record.
     Submit(Box<Submission>),
+    /// Calls of a client to collect, from a page that comes along; see `proxy_channel::calls`.
+    Collect(Box<Collection>),
+    /// Nothing more will be written to the page of this client: its worker is gone.
+    Finish {
+        /// Which.
+        client: u64,
+    },
+}
+
+/// A page to collect calls from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collection {
+    /// The client, in the session.
+    pub client: u64,
+    /// The process that writes.
+    pub worker: u32,
+    /// Its zone.
+    pub zone: Zone,
+    /// How much of it is recorded.
+    pub detail: Detail,
+    /// When the page was made: nanoseconds of the host's monotonic clock. No call is older.
+    pub since_ns: u64,
+}
+
+/// How much of a client's calls is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// Every one.
+    Every,
+    /// How many of each kind there were in an interval.
+    Summary,
 }
 
 /// Something to record.
@@ -67,6 +106,10 @@ struct RawPacket {
     hello: Option<LogId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     submit: Option<RawSubmission>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    collect: Option<Collection>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    finish: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,6 +129,11 @@ pub enum FromAuditor {
     Recorded {
         /// The first that is not.
         next: u64,
+    },
+    /// Everything on the page of this client is recorded, and nothing more will be.
+    Collected {
+        /// Which.
+        client: u64,
     },
     /// The zone's share of the spool is full: it is to acquire and run nothing.
     Closed {
@@ -115,6 +163,7 @@ const _: () = assert!(size_of::<RawReply>() == 88);
 const RECORDED: u32 = 1;
 const CLOSED: u32 = 2;
 const OPENED: u32 = 3;
+const COLLECTED: u32 = 4;
 
 /// A packet that neither end of this build sends.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -137,9 +186,13 @@ impl ToAuditor {
             version: WIRE_VERSION,
             hello: None,
             submit: None,
+            collect: None,
+            finish: None,
         };
         match self {
             Self::Hello { session } => raw.hello = Some(*session),
+            Self::Collect(collection) => raw.collect = Some(collection.as_ref().clone()),
+            Self::Finish { client } => raw.finish = Some(*client),
             Self::Submit(submission) => {
                 let Submission {
                     n,
@@ -172,9 +225,11 @@ impl ToAuditor {
         if raw.version != WIRE_VERSION {
             return Err(WireError::Version(raw.version));
         }
-        match (raw.hello, raw.submit) {
-            (Some(session), None) => Ok(Self::Hello { session }),
-            (None, Some(raw)) => Ok(Self::Submit(Box::new(Submission {
+        match (raw.hello, raw.submit, raw.collect, raw.finish) {
+            (Some(session), None, None, None) => Ok(Self::Hello { session }),
+            (None, None, Some(collection), None) => Ok(Self::Collect(Box::new(collection))),
+            (None, None, None, Some(client)) => Ok(Self::Finish { client }),
+            (None, Some(raw), None, None) => Ok(Self::Submit(Box::new(Submission {
                 n: raw.n,
                 zone: raw.zone,
                 stamp: Stamp {
@@ -194,6 +249,7 @@ impl FromAuditor {
     pub fn encode(&self) -> [u8; REPLY_LEN] {
         let (kind, next, name) = match self {
             Self::Recorded { next } => (RECORDED, *next, ""),
+            Self::Collected { client } => (COLLECTED, *client, ""),
             Self::Closed { zone } => (CLOSED, 0, zone.as_str()),
             Self::Opened { zone } => (OPENED, 0, zone.as_str()),
         };
@@ -230,6 +286,9 @@ impl FromAuditor {
         let reply = match raw.kind.get() {
             RECORDED => Self::Recorded {
                 next: raw.next.get(),
+            },
+            COLLECTED => Self::Collected {
+                client: raw.next.get(),
             },
             CLOSED => Self::Closed { zone: zone()? },
             OPENED => Self::Opened { zone: zone()? },
@@ -274,12 +333,21 @@ mod tests {
             ToAuditor::Hello { session },
             submission(What::Event(Event::Fallback { driver, why })),
             submission(What::Lost(5)),
+            ToAuditor::Collect(Box::new(Collection {
+                client: 3,
+                worker: 4,
+                zone: zone.clone(),
+                detail: Detail::Summary,
+                since_ns: 5,
+            })),
+            ToAuditor::Finish { client: 3 },
         ] {
             let bytes = packet.encode().unwrap();
             assert_eq!(ToAuditor::decode(&bytes), Ok(packet));
         }
         for reply in [
             FromAuditor::Recorded { next: 9 },
+            FromAuditor::Collected { client: 3 },
             FromAuditor::Closed { zone: zone.clone() },
             FromAuditor::Opened { zone },
         ] {

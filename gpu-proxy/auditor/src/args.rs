@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::Parser;
 use proxy_audit::spool::{Settings, WhenFull};
 
+use crate::sink::KafkaArguments;
+
 /// Keeps the audit log of a gpu-proxy, which starts it; the channel is standard input.
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
@@ -19,9 +21,12 @@ pub struct Arguments {
     /// What a new key is called, and with it the log.
     #[arg(long, value_name = "NAME")]
     pub name: String,
-    /// Also write the log as lines of JSON to this file.
+    /// Also write the log as lines of JSON to this file; to standard output for -.
     #[arg(long, value_name = "FILE")]
     pub json_lines: Option<PathBuf>,
+    /// Also send the log to Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaArguments,
     /// How long a block may be unsigned, in milliseconds.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000)]
     pub checkpoint_after: u64,

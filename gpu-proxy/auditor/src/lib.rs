@@ -4,8 +4,9 @@
 //! has the signing key. What it is told is on disk before it says so; what is on disk goes to the sinks; nobody
 //! waits for a sink.
 //!
-//! - [`args`]: the command line, which the supervisor builds;
-//! - [`session`]: the supervisor's packets; [`sink`]: where blocks go; [`service`]: the poll loop.
+//! - [`args`]: the command line, which the supervisor builds; [`collector`]: calls, from the workers' pages;
+//! - [`session`]: the supervisor's packets; [`sink`]: where blocks go; [`outlet`]: how far each sink is;
+//!   [`service`]: the poll loop.
 //!
 //! A library only so that tests and the supervisor reach it; the program is `vgpu-auditor`.
 
@@ -20,6 +21,8 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 pub mod args;
+pub mod collector;
+pub mod outlet;
 pub mod service;
 pub mod session;
 pub mod sink;

@@ -1,33 +1,33 @@
 //! The poll loop: take, put on disk, sign, send on.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use proxy_audit::block::{Block, Zone};
+use proxy_audit::block::Zone;
 use proxy_audit::event::{Event, Stamp};
 use proxy_audit::keys::{self, KeysError};
 use proxy_audit::note::SecretKey;
-use proxy_audit::spool::{Cursor, CursorError, Spool, SpoolError};
+use proxy_audit::spool::{Spool, SpoolError};
 use proxy_audit::text::Text;
 use proxy_audit::wire::FromAuditor;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::args::Arguments;
+use crate::collector::{CollectError, Collector};
+use crate::outlet::{Outlet, OutletError};
 use crate::session::{Progress, Session, SessionError};
-use crate::sink::{JsonLines, Sink, SinkError, Taken};
-
-/// Blocks given to a sink before the channel has its turn.
-const BLOCKS_AT_ONCE: usize = 256;
-
-/// How long a sink that failed is left alone.
-const REST: Duration = Duration::from_secs(1);
+use crate::sink::{JsonLines, Kafka, Sink, SinkError, Stream};
 
 /// How long the sinks may take when the supervisor has gone.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// How long the kernel may take to end the workers of a supervisor that was killed.
+const WORKERS_END: Duration = Duration::from_millis(100);
 
 /// Why the auditor ends.
 #[derive(Debug, Error)]
@@ -41,12 +41,15 @@ pub enum ServiceError {
     /// The channel.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The spool cannot be read again.
+    /// The workers' pages.
     #[error(transparent)]
-    Cursor(#[from] CursorError),
+    Collect(#[from] CollectError),
     /// A sink cannot be opened.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// A sink cannot be fed.
+    #[error(transparent)]
+    Outlet(#[from] OutletError),
     /// The key is of another log.
     #[error("the key is called {0:?}, and its successor {1:?}: a log keeps its name")]
     Renamed(String, String),
@@ -60,6 +63,7 @@ pub enum ServiceError {
 pub struct Service {
     spool: Spool,
     session: Session,
+    collector: Collector,
     key: SecretKey,
     checkpoint_after: Duration,
     /// When the first block that is not signed was seen.
@@ -69,31 +73,20 @@ pub struct Service {
     outlets: Vec<Outlet>,
 }
 
-/// A sink, and how far it is.
-struct Outlet {
-    sink: Box<dyn Sink>,
-    cursor: Cursor,
-    /// A block that it had no room for.
-    held: Option<Vec<u8>>,
-    /// Notes and how many leaves they cover, until those were sent.
-    notes: Vec<(u64, String)>,
-    settled: u64,
-    again: Option<Instant>,
-}
-
-impl std::fmt::Debug for Outlet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at leaf {}", self.sink.name(), self.cursor.leaf())
-    }
-}
-
 impl Service {
     /// Opens everything, with the sinks that the arguments name.
     pub fn open(arguments: &Arguments, channel: OwnedFd) -> Result<Self, ServiceError> {
         Self::with_sinks(arguments, channel, |spool| {
             let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
-            if let Some(path) = &arguments.json_lines {
-                sinks.push(Box::new(JsonLines::open(path, spool.chain().log())?));
+            match arguments.json_lines.as_deref() {
+                Some(path) if path == Path::new("-") => {
+                    sinks.push(Box::new(Stream::stdout(spool)?));
+                }
+                Some(path) => sinks.push(Box::new(JsonLines::open(path, spool.chain().log())?)),
+                None => {}
+            }
+            if let Some(kafka) = Kafka::open(&arguments.kafka, spool)? {
+                sinks.push(Box::new(kafka));
             }
             Ok(sinks)
         })
@@ -124,7 +117,7 @@ impl Service {
         let version = Text::from(env!("CARGO_PKG_VERSION"));
         record(&mut spool, Event::AuditorStarted { version })?;
         let key = rotate(&mut spool, key, arguments)?;
-        let outlets: Result<Vec<Outlet>, ServiceError> = sinks(&spool)?
+        let outlets: Result<Vec<Outlet>, OutletError> = sinks(&spool)?
             .into_iter()
             .map(|sink| Outlet::open(sink, &spool))
             .collect();
@@ -132,6 +125,7 @@ impl Service {
         Ok(Self {
             outlets: outlets?,
             session,
+            collector: Collector::new()?,
             key,
             checkpoint_after: arguments.checkpoint_after(),
             unsigned_since: None,
@@ -145,7 +139,9 @@ impl Service {
     pub fn run(mut self) -> Result<(), ServiceError> {
         // What recovery and the start recorded is signed and sent like everything else.
         loop {
-            let progress = self.session.serve(&mut self.spool)?;
+            self.collector.look()?;
+            let progress = self.session.serve(&mut self.spool, &mut self.collector)?;
+            self.collect(Instant::now())?;
             self.sign_when_due(Instant::now())?;
             let busy = self.send_on(Instant::now())?;
             self.tell_closed()?;
@@ -156,13 +152,38 @@ impl Service {
         }
     }
 
+    /// Takes what workers have written.
+    fn collect(&mut self, now: Instant) -> Result<(), ServiceError> {
+        for client in self.collector.take(&mut self.spool, now)? {
+            self.session.say(&FromAuditor::Collected { client })?;
+        }
+        Ok(())
+    }
+
     fn end(mut self) -> Result<(), ServiceError> {
+        if self.collector.is_unfinished() {
+            // The supervisor was killed; its workers are ended with it by the kernel, in a moment.
+            std::thread::sleep(WORKERS_END);
+        }
+        self.collector.finish_all(&mut self.spool)?;
         let zone = Zone::proxy();
         self.spool
             .event(&zone, Stamp::now(), None, Event::AuditorStopped {})?;
         self.sign()?;
         let give_up = Instant::now() + LAST_WORDS;
-        while self.send_on(Instant::now())? && Instant::now() < give_up {}
+        while Instant::now() < give_up {
+            let busy = self.send_on(Instant::now())?;
+            let end = self.spool.chain().next_leaf();
+            // What a sink does not have by then it gets from the next auditor.
+            let done = |outlet: &Outlet| outlet.settled() >= end || outlet.again().is_some();
+            if self.outlets.iter().all(done) {
+                break;
+            }
+            if !busy {
+                let news = self.outlets.iter().filter_map(Outlet::news);
+                wait_for(news, Some(give_up))?;
+            }
+        }
         info!(
             leaf = self.spool.chain().next_leaf(),
             "the supervisor has gone; bye"
@@ -186,31 +207,25 @@ impl Service {
         self.signed = self.spool.chain().next_leaf();
         self.unsigned_since = None;
         for outlet in &mut self.outlets {
-            outlet.notes.push((self.signed, note.clone()));
+            outlet.note(self.signed, &note);
         }
         Ok(())
     }
 
     /// Gives the sinks what is on disk; true if one of them could take more at once.
     fn send_on(&mut self, now: Instant) -> Result<bool, ServiceError> {
+        for event in self.outlets.iter_mut().flat_map(Outlet::reports) {
+            self.spool
+                .event(&Zone::proxy(), Stamp::now(), None, event)?;
+        }
         // Events of the auditor's own may not be on disk yet.
         self.spool.sync()?;
         let end = self.spool.chain().next_leaf();
         let mut busy = false;
         let mut settled = end;
         for outlet in &mut self.outlets {
-            if outlet.again.is_none_or(|again| again <= now) {
-                outlet.again = None;
-                match outlet.pump(end) {
-                    Ok(more) => busy |= more,
-                    Err(PumpError::Cursor(error)) => return Err(error.into()),
-                    Err(PumpError::Sink(error)) => {
-                        warn!(sink = outlet.sink.name(), "{error}; trying again");
-                        outlet.again = Some(now + REST);
-                    }
-                }
-            }
-            settled = settled.min(outlet.settled);
+            busy |= outlet.pump(&self.spool, now)?;
+            settled = settled.min(outlet.settled());
         }
         self.spool.acknowledge(settled)?;
         self.spool.settle(Stamp::now())?;
@@ -235,105 +250,37 @@ impl Service {
         let due = self
             .unsigned_since
             .map(|since| since + self.checkpoint_after);
-        let again = self.outlets.iter().filter_map(|outlet| outlet.again);
-        let deadline = again.chain(due).min();
-        let timeout = match deadline {
-            _ if busy => PollTimeout::ZERO,
-            None => PollTimeout::NONE,
-            Some(deadline) => {
-                // Rounded up, so that the last wait is not a spin.
-                let left = deadline.saturating_duration_since(Instant::now());
-                let millis = left.as_micros().div_ceil(1000);
-                u16::try_from(millis).map_or(PollTimeout::MAX, PollTimeout::from)
-            }
+        let again = self.outlets.iter().filter_map(Outlet::again);
+        let deadline = match busy {
+            true => Some(Instant::now()),
+            false => again.chain(due).chain(self.collector.next_look()).min(),
         };
-        let mut watched = [PollFd::new(self.session.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut watched, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(ServiceError::Poll(errno)),
-        }
+        let news = self.outlets.iter().filter_map(Outlet::news);
+        let own = [self.session.as_fd()].into_iter();
+        wait_for(own.chain(self.collector.wakes()).chain(news), deadline)
     }
 }
 
-enum PumpError {
-    Cursor(CursorError),
-    Sink(SinkError),
-}
-
-impl Outlet {
-    fn open(mut sink: Box<dyn Sink>, spool: &Spool) -> Result<Self, ServiceError> {
-        let (mut first, end) = (sink.first_wanted(), spool.chain().next_leaf());
-        if first > end {
-            let name = sink.name();
-            let text = format!("{name} holds {first} blocks, and the spool only {end} of them");
-            return Err(SinkError(text).into());
+/// Waits until one of them can be read, or for the deadline.
+fn wait_for<'f>(
+    watched: impl Iterator<Item = BorrowedFd<'f>>,
+    deadline: Option<Instant>,
+) -> Result<(), ServiceError> {
+    let timeout = match deadline {
+        None => PollTimeout::NONE,
+        Some(deadline) => {
+            // Rounded up, so that the last wait is not a spin.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let millis = left.as_micros().div_ceil(1000);
+            u16::try_from(millis).map_or(PollTimeout::MAX, PollTimeout::from)
         }
-        if let Some(head) = spool.head().map_err(SpoolError::from)?
-            && head.next_leaf() > first
-        {
-            warn!(
-                sink = sink.name(),
-                first,
-                from = head.next_leaf(),
-                "the spool does not reach back so far"
-            );
-            first = head.next_leaf();
-            sink.begin(&head)?;
-        }
-        info!(sink = sink.name(), first, "sink");
-        Ok(Self {
-            cursor: Cursor::new(spool.folder(), first),
-            sink,
-            held: None,
-            notes: Vec::new(),
-            settled: 0,
-            again: None,
-        })
-    }
-
-    /// Sends blocks below `end`; true if there are more and the sink has room.
-    fn pump(&mut self, end: u64) -> Result<bool, PumpError> {
-        let mut more = true;
-        for _ in 0..BLOCKS_AT_ONCE {
-            self.send_notes()?;
-            let next = match self.held.take() {
-                Some(held) => Some(held),
-                None => self.cursor.next_below(end).map_err(PumpError::Cursor)?,
-            };
-            let Some(bytes) = next else {
-                more = false;
-                break;
-            };
-            // The cursor is one ahead while a block is in hand.
-            let leaf = self.cursor.leaf().saturating_sub(1);
-            let zone = Block::parse(&bytes).map(|block| block.header().zone.clone());
-            let zone = zone.unwrap_or_else(|_| Zone::proxy());
-            match self.sink.block(leaf, zone.as_str(), &bytes) {
-                Ok(Taken::Yes) => {}
-                Ok(Taken::Later) => {
-                    self.held = Some(bytes);
-                    more = false;
-                    break;
-                }
-                Err(error) => {
-                    self.held = Some(bytes);
-                    return Err(PumpError::Sink(error));
-                }
-            }
-        }
-        self.settled = self.sink.settle().map_err(PumpError::Sink)?;
-        Ok(more)
-    }
-
-    fn send_notes(&mut self) -> Result<(), PumpError> {
-        let sent = self.cursor.leaf() - u64::from(self.held.is_some());
-        while let Some((size, note)) = self.notes.first()
-            && *size <= sent
-        {
-            self.sink.checkpoint(note).map_err(PumpError::Sink)?;
-            self.notes.remove(0);
-        }
-        Ok(())
+    };
+    let mut watched: Vec<PollFd<'_>> = watched
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
+    match poll(&mut watched, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(ServiceError::Poll(errno)),
     }
 }
 

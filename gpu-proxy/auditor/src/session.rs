@@ -2,18 +2,26 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use idm_protocol::attach::socket::{receive, send};
+use idm_protocol::attach::socket::{receive_with_descriptors, send};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use proxy_audit::block::Source;
 use proxy_audit::hash::LogId;
 use proxy_audit::spool::{Spool, SpoolError};
-use proxy_audit::wire::{FromAuditor, MAX_PACKET_LEN, ToAuditor, What, WireError};
+use proxy_audit::wire::{
+    COLLECT_DESCRIPTORS, FromAuditor, MAX_PACKET_LEN, ToAuditor, What, WireError,
+};
+use proxy_channel::calls::CallPage;
 use thiserror::Error;
+
+use crate::collector::{CollectError, Collector};
 
 /// Packets taken before what they say is put on disk and confirmed.
 const BATCH: usize = 256;
+
+/// Why the supervisor passes nothing on.
+const FLOODED: &str = "more than the supervisor keeps or passes on of one zone";
 
 /// The channel, seen from the auditor.
 #[derive(Debug)]
@@ -51,6 +59,9 @@ pub enum SessionError {
     /// What it said cannot be kept.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// Calls cannot be collected.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
 }
 
 impl Session {
@@ -68,11 +79,15 @@ impl Session {
     }
 
     /// Takes what has come, puts it on disk, and says so.
-    pub fn serve(&mut self, spool: &mut Spool) -> Result<Progress, SessionError> {
+    pub fn serve(
+        &mut self,
+        spool: &mut Spool,
+        collector: &mut Collector,
+    ) -> Result<Progress, SessionError> {
         let mut progress = Progress::Open;
         let mut any = false;
         for _ in 0..BATCH {
-            let packet = match receive(self.socket.as_fd(), &mut self.buffer) {
+            let packet = match receive_with_descriptors(self.socket.as_fd(), &mut self.buffer) {
                 Ok(packet) => packet,
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::ECONNRESET) => {
@@ -83,7 +98,7 @@ impl Session {
             };
             if packet.truncated || packet.descriptors_dropped {
                 return Err(SessionError::Protocol(
-                    "a packet is too long or has descriptors",
+                    "a packet is too long or has too many descriptors",
                 ));
             }
             if packet.len == 0 {
@@ -91,7 +106,16 @@ impl Session {
                 break;
             }
             let message = ToAuditor::decode(self.buffer.get(..packet.len).unwrap_or_default())?;
-            self.obey(message, spool)?;
+            let expected = match message {
+                ToAuditor::Collect(_) => COLLECT_DESCRIPTORS,
+                _ => 0,
+            };
+            if packet.descriptors.len() != expected {
+                return Err(SessionError::Protocol(
+                    "a packet has other descriptors than belong to it",
+                ));
+            }
+            self.obey(message, packet.descriptors, spool, collector)?;
             any = true;
         }
         if any {
@@ -111,7 +135,13 @@ impl Session {
         }
     }
 
-    fn obey(&mut self, message: ToAuditor, spool: &mut Spool) -> Result<(), SessionError> {
+    fn obey(
+        &mut self,
+        message: ToAuditor,
+        descriptors: Vec<OwnedFd>,
+        spool: &mut Spool,
+        collector: &mut Collector,
+    ) -> Result<(), SessionError> {
         match (message, &mut self.peer) {
             (ToAuditor::Hello { session }, peer @ None) => {
                 let last = spool.chain().source();
@@ -120,7 +150,12 @@ impl Session {
                 Ok(())
             }
             (ToAuditor::Hello { .. }, Some(_)) => Err(SessionError::Protocol("it greeted twice")),
-            (ToAuditor::Submit(_), None) => Err(SessionError::Protocol("it did not greet")),
+            (ToAuditor::Collect(collection), Some((session, _))) => {
+                let page = CallPage::receive(descriptors).map_err(CollectError::from)?;
+                Ok(collector.collect(*collection, page, *session, spool)?)
+            }
+            (ToAuditor::Finish { client }, Some(_)) => Ok(collector.finish(client, spool)?),
+            (_, None) => Err(SessionError::Protocol("it did not greet")),
             // Sent again after another auditor took it.
             (ToAuditor::Submit(submission), Some((_, next))) if submission.n < *next => Ok(()),
             (ToAuditor::Submit(submission), Some((session, next))) => {
@@ -134,7 +169,7 @@ impl Session {
                 let (zone, stamp) = (&submission.zone, submission.stamp);
                 match submission.what {
                     What::Event(event) => spool.event(zone, stamp, source, event)?,
-                    What::Lost(missing) => spool.lost(zone, stamp, source, missing)?,
+                    What::Lost(missing) => spool.lost(zone, stamp, source, missing, FLOODED)?,
                 };
                 *next = next.saturating_add(1);
                 Ok(())

@@ -1,8 +1,8 @@
 //! The admin socket: a `SOCK_STREAM` socket, one request line, one JSON document, end-of-file.
 //!
 //! The document that answers `status` is the documented, stable output of `vgpuctl status --json`. Within one [`SCHEMA`] number
-//! fields are only ever added. Counters under `clients` other than `id`, `pid`, `uid`, `attached_seconds` and
-//! `memory_granted` are claims of the client or of its worker.
+//! fields are only ever added. Counters under `clients` other than `id`, `pid`, `uid`, `attached_seconds`,
+//! `memory_granted` and `memory_measured` are claims of the client or of its worker.
 
 #![forbid(unsafe_code)]
 
@@ -35,8 +35,51 @@ pub struct Status {
     pub schema: u32,
     /// The supervisor itself.
     pub proxy: Proxy,
+    /// The devices whose memory processes share, by ordinal, that a worker has told of.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+    /// The audit log; null where nothing is recorded.
+    #[serde(default)]
+    pub audit: Option<Audit>,
+    /// Who compares what workers hold with what the driver says.
+    #[serde(default)]
+    pub monitor: Option<Monitor>,
     /// In the order of the configuration.
     pub zones: Vec<Zone>,
+}
+
+/// Who compares what workers hold with what the driver says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Monitor {
+    /// `enforce` (a worker that holds too much ends), `report` (it is recorded) or `off`.
+    pub mode: String,
+    /// The management library that is asked.
+    pub library: String,
+    /// The process that asks; null while there is none.
+    pub pid: Option<u32>,
+    /// Devices that it looks at; null before it said so.
+    pub devices: Option<u32>,
+    /// When it last looked at all of them; null if it has not.
+    pub swept_millis_ago: Option<u64>,
+    /// Why the last one ended, if none has done its work since.
+    pub failure: Option<String>,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// The folder that it is kept in.
+    pub spool: String,
+    /// The process that keeps it; null while there is none.
+    pub auditor: Option<u32>,
+    /// How long there has been none that listens; null if one does.
+    pub away_seconds: Option<u64>,
+    /// Events that wait for it.
+    pub waiting: u64,
+    /// Zones that may acquire and run nothing, because they cannot be recorded.
+    pub closed: Vec<String>,
+    /// Topics of Kafka that it is sent to.
+    pub topics: Vec<String>,
 }
 
 /// The supervisor itself.
@@ -69,6 +112,33 @@ pub struct Driver {
     pub version: Option<u32>,
     /// What `cuDeviceGetCount` said there.
     pub device_count: Option<u32>,
+}
+
+/// A device, and whether its memory may hold what somebody left there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its ordinal.
+    pub ordinal: u32,
+    /// `lost` or `quarantined` (no new client sees it), `clean`, `dirty` (nothing is granted to other zones than those that left something) or `scrubbing` (nothing is
+    /// granted to anybody).
+    pub state: String,
+    /// How long it has been so; null if it is clean.
+    pub since_seconds: Option<u64>,
+    /// Zones whose workers died there; empty also if it was used before the supervisor started.
+    pub left_by: Vec<String>,
+    /// Processes that were killed and do not go: what it is quarantined for.
+    #[serde(default)]
+    pub stuck: Vec<u32>,
+    /// Scrubs, or probes, that failed in a row.
+    pub failures: u32,
+    /// Why the last one did, if it did.
+    pub failure: Option<String>,
+    /// Scrubs that were done since the supervisor started.
+    pub scrubs: u64,
+    /// Bytes that they zeroed.
+    pub scrubbed_bytes: u64,
+    /// How long they took, in microseconds.
+    pub scrub_micros: u64,
 }
 
 /// One zone.
@@ -105,6 +175,9 @@ pub struct Zone {
     pub attached_total: u64,
     /// Clients refused since the supervisor started.
     pub refused_total: u64,
+    /// Why the software GPU serves its new clients instead of a device, if so.
+    #[serde(default)]
+    pub fallback: Option<String>,
     /// Why no worker is being started at the moment, if so.
     pub worker_failure: Option<String>,
     /// The jail of the worker that became ready last; empty before the first.
@@ -195,7 +268,7 @@ pub struct Client {
     pub program: String,
     /// The process of its worker.
     pub worker_pid: u32,
-    /// `attaching`, `running` or `ending`.
+    /// `attaching`, `running`, `ending`, or `stuck`: its worker was killed and does not go.
     pub state: String,
     /// How long it has been attached.
     pub attached_seconds: u64,
@@ -203,6 +276,9 @@ pub struct Client {
     pub memory_granted: u64,
     /// Device memory held, in bytes.
     pub memory_held: u64,
+    /// What the driver says that its worker's process holds, in bytes; null where nobody has asked.
+    #[serde(default)]
+    pub memory_measured: Option<u64>,
     /// Forwarded calls.
     pub calls: u64,
     /// Kernel launches.

@@ -10,10 +10,42 @@ use thiserror::Error;
 
 use crate::jail::Mode;
 
+/// What a worker is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// To serve one client.
+    Serve,
+    /// To zero what is free on the one device that it sees, and end. It never meets a tenant.
+    Scrub,
+    /// To look whether that device does anything, and end.
+    Probe,
+}
+
+impl Task {
+    /// All of them, with the words for them.
+    pub const NAMES: [(&'static str, Self); 3] = [
+        ("serve", Self::Serve),
+        ("scrub", Self::Scrub),
+        ("probe", Self::Probe),
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Scrub => "scrub",
+            Self::Probe => "probe",
+        }
+    }
+}
+
 /// What a worker must know before it can say that it is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerArgs {
-    /// The zone it will serve, for its log lines.
+    /// What it is for.
+    pub task: Task,
+    /// The zone it will serve, for its log lines; empty for a scrubber.
     pub zone: String,
     /// What the library is supposed to be.
     pub driver_kind: DriverKind,
@@ -25,6 +57,7 @@ pub struct WorkerArgs {
     pub jail: Mode,
 }
 
+const TASK: &str = "--task";
 const ZONE: &str = "--zone";
 const KIND: &str = "--driver-kind";
 const PATH: &str = "--driver";
@@ -36,7 +69,8 @@ impl WorkerArgs {
     #[must_use]
     pub fn to_args(&self) -> Vec<OsString> {
         let kind = self.driver_kind.name();
-        let pairs: [(&str, &OsStr); 5] = [
+        let pairs: [(&str, &OsStr); 6] = [
+            (TASK, self.task.name().as_ref()),
             (ZONE, self.zone.as_ref()),
             (KIND, kind.as_ref()),
             (PATH, self.driver_path.as_ref()),
@@ -51,10 +85,12 @@ impl WorkerArgs {
 
     /// Reads the arguments, without the program's name.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, ArgsError> {
-        let (mut zone, mut kind, mut path, mut why, mut jail) = (None, None, None, None, None);
+        let (mut task, mut zone, mut kind) = (None, None, None);
+        let (mut path, mut why, mut jail) = (None, None, None);
         let mut args = args.into_iter();
         while let Some(key) = args.next() {
             let place = match key.to_str() {
+                Some(TASK) => &mut task,
                 Some(ZONE) => &mut zone,
                 Some(KIND) => &mut kind,
                 Some(PATH) => &mut path,
@@ -72,11 +108,8 @@ impl WorkerArgs {
             .into_iter()
             .find(|candidate| kind == candidate.name())
             .ok_or(ArgsError::Unknown(kind))?;
-        let jail = jail.ok_or(ArgsError::Missing(JAIL))?;
-        let mode = Mode::NAMES
-            .into_iter()
-            .find(|(name, _)| jail == *name)
-            .ok_or(ArgsError::Unknown(jail))?;
+        let task = one_of(&Task::NAMES, task, TASK)?;
+        let jail = one_of(&Mode::NAMES, jail, JAIL)?;
         let driver_path = PathBuf::from(path.ok_or(ArgsError::Missing(PATH))?);
         if !driver_path.is_absolute() {
             return Err(ArgsError::NotAbsolute(driver_path));
@@ -87,13 +120,27 @@ impl WorkerArgs {
                 .ok_or(ArgsError::Missing(key))
         };
         Ok(Self {
+            task,
             zone: text(zone, ZONE)?,
             driver_kind,
             driver_path,
             why: text(why, WHY)?,
-            jail: mode.1,
+            jail,
         })
     }
+}
+
+/// The value for one of some words.
+fn one_of<T: Copy>(
+    names: &[(&str, T)],
+    word: Option<OsString>,
+    key: &'static str,
+) -> Result<T, ArgsError> {
+    let word = word.ok_or(ArgsError::Missing(key))?;
+    let found = names.iter().find(|(name, _)| word == *name);
+    found
+        .map(|&(_, value)| value)
+        .ok_or(ArgsError::Unknown(word))
 }
 
 /// A worker that was not started by a supervisor of its build.
@@ -116,6 +163,7 @@ mod tests {
 
     fn args() -> WorkerArgs {
         WorkerArgs {
+            task: Task::Scrub,
             zone: "a".into(),
             driver_kind: DriverKind::SOFTGPU,
             driver_path: "/lib/libsoftcuda.so.1".into(),

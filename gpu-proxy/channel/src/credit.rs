@@ -131,14 +131,18 @@ impl Credit {
     /// what it publishes agrees. Costs no message unless something was given back. From a thread as for
     /// [`Credit::take`].
     pub fn settle(&self) -> Result<(), CreditError> {
-        let mut account = self.lock();
-        while account.pending.is_some() && !account.closed {
-            account = self.wait(account);
-        }
+        let account = self.unasked();
         if account.unsettled && !account.closed {
             // It takes messages in their order: the answer comes after the releases.
             let (_account, _granted) = self.ask(account, 0)?;
         }
+        Ok(())
+    }
+
+    /// Waits until the supervisor has taken note of everything so far, and no scrubber holds the device's memory.
+    /// From a thread as for [`Credit::take`].
+    pub fn barrier(&self) -> Result<(), CreditError> {
+        let (_account, _granted) = self.ask(self.unasked(), 0)?;
         Ok(())
     }
 
@@ -196,6 +200,15 @@ impl Credit {
             }
             account = self.wait(account);
         }
+    }
+
+    /// The account when nobody asks.
+    fn unasked(&self) -> MutexGuard<'_, Account> {
+        let mut account = self.lock();
+        while account.pending.is_some() && !account.closed {
+            account = self.wait(account);
+        }
+        account
     }
 
     fn lock(&self) -> MutexGuard<'_, Account> {

@@ -69,9 +69,11 @@ impl Layer {
     pub const LANDLOCK: Self = Self(10);
     /// The filter of system calls.
     pub const CALLS: Self = Self(11);
+    /// A control group for all workers of its zone.
+    pub const CGROUP: Self = Self(12);
 
     /// All of them, with their names.
-    pub const NAMES: [(Self, &'static str); 11] = [
+    pub const NAMES: [(Self, &'static str); 12] = [
         (Self::USER, "user"),
         (Self::PROCESS, "process"),
         (Self::LIMITS, "limits"),
@@ -83,6 +85,7 @@ impl Layer {
         (Self::PROCESSES, "processes"),
         (Self::LANDLOCK, "landlock"),
         (Self::CALLS, "calls"),
+        (Self::CGROUP, "cgroup"),
     ];
 
     /// Its name.

@@ -6,11 +6,13 @@
 //! - [`message`]: the packets of both directions;
 //! - [`worker`]: the worker's end of the channel; [`supervisor`]: the other end;
 //! - [`bound`]: what else can be limited;
+//! - [`calls`]: what a worker writes down of each call, for the auditor;
 //! - [`credit`]: device memory that a worker may spend without asking (D18);
 //! - [`shares`]: memory that clients of one zone share;
 //! - [`stats`]: counters that a worker publishes and the supervisor reads;
 //! - [`holdings`]: what a worker's client holds, piece by piece, read in the same way;
 //! - [`args`]: the command line a worker is started with;
+//! - [`monitor`]: what the monitor tells of device memory;
 //! - [`jail`]: the layers of a worker's jail, and whether they are on;
 //! - `admin` (feature): the reply of the admin socket.
 
@@ -21,10 +23,12 @@
 pub mod admin;
 pub mod args;
 pub mod bound;
+pub mod calls;
 pub mod credit;
 pub mod holdings;
 pub mod jail;
 pub mod message;
+pub mod monitor;
 pub mod shares;
 pub mod stats;
 pub mod supervisor;

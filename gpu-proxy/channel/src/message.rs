@@ -1,10 +1,14 @@
 //! The packets of the worker channel.
 //!
 //! The life of a worker, seen from the channel: it starts, loads and initialises the driver, describes each
-//! [`Device`] and each layer of its jail ([`Report`]), and says [`Ready`] (or `Failed` and exits). It may then wait for long. [`Assign`] makes it one client's worker; it
-//! maps what came along and says `Attached` or `AttachFailed`. From then on it charges device memory before
-//! it allocates and releases it afterwards, and asks for what clients of its zone share. `Stop`, or the end of the channel, ends it; `Ended` tells why it
-//! ends of its own accord.
+//! [`Device`] and each layer of its jail ([`Report`]), and says [`Ready`] (or `Failed` and exits). It may then wait
+//! for long. [`Assign`] makes it one client's worker, with `Record` before it where calls are written down; it maps
+//! what came along and says `Attached` or `AttachFailed`. From then on it charges device memory before it allocates and
+//! releases it afterwards, and asks for what clients of its zone share. `Stop`, or the end of the channel, ends it;
+//! `Ended` tells why it ends of its own accord.
+//!
+//! A scrubber is a worker that never has a client, and so is one that looks whether a device is there: after `Ready`
+//! it says [`Scrubbed`] once, and exits.
 //!
 //! Both ends are built together; a version in every packet catches an installation that is not.
 
@@ -20,13 +24,16 @@ use crate::bound::Denied;
 use crate::jail::Report;
 
 /// Version of this channel; supervisor and worker must agree exactly.
-pub const CHANNEL_VERSION: u32 = 5;
+pub const CHANNEL_VERSION: u32 = 8;
 
 /// A receive buffer of this size never truncates an honest packet.
 pub const MAX_PACKET_LEN: usize = 1024;
 
 /// Descriptors that travel with [`Assign`]: control region, arena, status page, statistics page.
 pub const ASSIGN_DESCRIPTORS: usize = 4;
+
+/// Descriptors that travel with [`ToWorker::Record`]: the page of calls, and what wakes its reader.
+pub const RECORD_DESCRIPTORS: usize = 2;
 
 /// What a packet is. An unknown value is a violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -49,10 +56,14 @@ impl Kind {
     const LAYER: Self = Self(13);
     const REFUSED: Self = Self(14);
     const DENIED: Self = Self(15);
+    const SCRUBBED: Self = Self(16);
+    const SUSPECT: Self = Self(17);
+    const BEHIND: Self = Self(18);
     const ASSIGN: Self = Self(64);
     const VERDICT: Self = Self(65);
     const STOP: Self = Self(66);
     const SHARED: Self = Self(67);
+    const RECORD: Self = Self(68);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -199,6 +210,34 @@ pub struct Refused {
     pub times: u64,
 }
 
+/// A call failed as calls do on a device that is lost. Which device, and whether it is, others find out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Suspect {
+    /// What the driver said: a `CUresult`.
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What a scrubber came to, on the one device that it sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Scrubbed {
+    /// 0, or what the driver said that it failed with: a `CUresult`.
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Memory of the device in bytes.
+    pub total: u64,
+    /// Of it free, when the scrubber began.
+    pub free: u64,
+    /// Bytes that it was given and zeroed.
+    pub zeroed: u64,
+    /// Still free while it held those: too small or too scattered to be given out.
+    pub left: u64,
+}
+
 /// The answer to a [`Share`] or an [`Open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -292,6 +331,12 @@ pub enum FromWorker {
     Refused(Refused),
     /// See [`Denied`].
     Denied(Denied),
+    /// See [`Scrubbed`].
+    Scrubbed(Scrubbed),
+    /// See [`Suspect`].
+    Suspect(Suspect),
+    /// Nobody takes the calls that are written down: the page is full.
+    Behind,
     /// The worker ends of its own accord.
     Ended {
         /// Why, in one line.
@@ -308,6 +353,8 @@ pub enum FromWorker {
     reason = "made and taken apart a few times in a worker's life"
 )]
 pub enum ToWorker {
+    /// Write down every call of the client that [`Assign`] tells of next; see [`crate::calls`].
+    Record,
     /// See [`Assign`].
     Assign(Assign),
     /// See [`Verdict`].
@@ -408,6 +455,9 @@ impl FromWorker {
             Self::Withdraw(withdraw) => Packet::new(Kind::WITHDRAW, withdraw),
             Self::Refused(refused) => Packet::new(Kind::REFUSED, refused),
             Self::Denied(denied) => Packet::new(Kind::DENIED, denied),
+            Self::Scrubbed(scrubbed) => Packet::new(Kind::SCRUBBED, scrubbed),
+            Self::Suspect(suspect) => Packet::new(Kind::SUSPECT, suspect),
+            Self::Behind => Packet::new(Kind::BEHIND, &()),
             &Self::Ended { text, ending } => Packet::new(Kind::ENDED, &RawEnded { text, ending }),
         }
     }
@@ -441,6 +491,12 @@ impl FromWorker {
             Kind::WITHDRAW => Self::Withdraw(exact(kind, body)?),
             Kind::REFUSED => Self::Refused(exact(kind, body)?),
             Kind::DENIED => Self::Denied(exact(kind, body)?),
+            Kind::SCRUBBED => Self::Scrubbed(exact(kind, body)?),
+            Kind::SUSPECT => Self::Suspect(exact(kind, body)?),
+            Kind::BEHIND => {
+                exact::<()>(kind, body)?;
+                Self::Behind
+            }
             Kind::ENDED => {
                 let RawEnded { text, ending } = exact(kind, body)?;
                 Self::Ended { text, ending }
@@ -478,6 +534,7 @@ impl ToWorker {
             }
             Self::Shared(shared) => Packet::new(Kind::SHARED, shared),
             Self::Stop => Packet::new(Kind::STOP, &()),
+            Self::Record => Packet::new(Kind::RECORD, &()),
         }
     }
 
@@ -508,6 +565,10 @@ impl ToWorker {
                 exact::<()>(kind, body)?;
                 Self::Stop
             }
+            Kind::RECORD => {
+                exact::<()>(kind, body)?;
+                Self::Record
+            }
             Kind(other) => return Err(Malformed::Kind(other)),
         })
     }
@@ -517,6 +578,7 @@ impl ToWorker {
     pub const fn descriptors(&self) -> usize {
         match self {
             Self::Assign(_) => ASSIGN_DESCRIPTORS,
+            Self::Record => RECORD_DESCRIPTORS,
             Self::Verdict(_) | Self::Shared(_) | Self::Stop => 0,
         }
     }
@@ -543,202 +605,4 @@ fn exact<T: TryFromBytes>(kind: Kind, body: &[u8]) -> Result<T, Malformed> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::bound::Bound;
-    use crate::jail::{Layer, State};
-
-    fn text<const N: usize>() -> impl Strategy<Value = Text<N>> {
-        "[ -~]{0,500}".prop_map(|text| Text::new(&text))
-    }
-
-    fn from_worker() -> impl Strategy<Value = FromWorker> {
-        let ready = (any::<[u64; 2]>(), any::<[u32; 4]>(), text(), text(), text()).prop_map(
-            |(
-                [table_hash, init_micros],
-                [kind, version, device_count, window_mask],
-                path,
-                release,
-                why,
-            )| {
-                FromWorker::Ready(Ready {
-                    table_hash,
-                    init_micros,
-                    driver_kind: DriverKind(kind),
-                    driver_version: version,
-                    device_count,
-                    window_mask,
-                    driver_path: path,
-                    driver_release: release,
-                    why,
-                })
-            },
-        );
-        let device = proptest::collection::vec(any::<u8>(), size_of::<Device>())
-            .prop_map(|bytes| FromWorker::Device(Device::read_from_bytes(&bytes).unwrap()));
-        let layer = (any::<[u32; 2]>(), text()).prop_map(|([layer, state], why)| {
-            FromWorker::Layer(Report {
-                layer: Layer(layer),
-                state: State(state),
-                why,
-            })
-        });
-        prop_oneof![
-            ready,
-            device,
-            layer,
-            text().prop_map(|text| FromWorker::Failed { text }),
-            Just(FromWorker::Attached),
-            text().prop_map(|text| FromWorker::AttachFailed { text }),
-            any::<[u64; 2]>()
-                .prop_map(|[request_id, bytes]| FromWorker::Charge(Charge { request_id, bytes })),
-            any::<u64>().prop_map(|bytes| FromWorker::Release { bytes }),
-            (any::<[u64; 3]>(), any::<u8>()).prop_map(|([request_id, bytes, charged], byte)| {
-                FromWorker::Share(Share {
-                    request_id,
-                    bytes,
-                    charged,
-                    handle: [byte; 64],
-                })
-            }),
-            (any::<u64>(), any::<Token>())
-                .prop_map(|(request_id, token)| FromWorker::Open(Open { request_id, token })),
-            any::<Token>().prop_map(|token| FromWorker::CloseShare { token }),
-            (any::<Token>(), any::<u64>())
-                .prop_map(|(token, returned)| FromWorker::Withdraw(Withdraw { token, returned })),
-            (text(), any::<[u64; 2]>()).prop_map(|(call, [groups, times])| {
-                FromWorker::Refused(Refused {
-                    call,
-                    groups,
-                    times,
-                })
-            }),
-            any::<[u64; 3]>().prop_map(|[bound, asked, times]| {
-                FromWorker::Denied(Denied {
-                    bound: Bound(bound),
-                    asked,
-                    times,
-                })
-            }),
-            (
-                text(),
-                prop_oneof![
-                    Just(Ending::Own),
-                    Just(Ending::Violation),
-                    Just(Ending::Stuck)
-                ]
-            )
-                .prop_map(|(text, ending)| FromWorker::Ended { text, ending }),
-        ]
-    }
-
-    fn to_worker() -> impl Strategy<Value = ToWorker> {
-        let assign = (any::<[u64; 4]>(), any::<u32>(), text(), text()).prop_map(
-            |([client_id, capabilities, memory_limit, credit_chunk], window, zone, program)| {
-                ToWorker::Assign(Assign {
-                    client_id,
-                    capabilities,
-                    memory_limit,
-                    credit_chunk,
-                    context_overhead: memory_limit.rotate_left(7),
-                    images: credit_chunk.rotate_left(9),
-                    limits: Limits::default(),
-                    window,
-                    stuck_after_millis: window.rotate_left(9),
-                    zone,
-                    program,
-                })
-            },
-        );
-        prop_oneof![
-            assign,
-            any::<u64>().prop_map(|request_id| ToWorker::Verdict(Verdict {
-                request_id,
-                outcome: Outcome::Granted
-            })),
-            any::<[u64; 3]>().prop_map(|[request_id, limit, used]| ToWorker::Verdict(Verdict {
-                request_id,
-                outcome: Outcome::Refused { limit, used }
-            })),
-            (any::<[u64; 2]>(), any::<u32>(), any::<Token>(), any::<u8>()).prop_map(
-                |([request_id, bytes], outcome, token, byte)| {
-                    ToWorker::Shared(Shared {
-                        request_id,
-                        outcome: Sharing(outcome),
-                        reserved: 0,
-                        bytes,
-                        token,
-                        handle: [byte; 64],
-                    })
-                }
-            ),
-            Just(ToWorker::Stop),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn every_message_of_a_worker_survives_a_round_trip(message in from_worker()) {
-            prop_assert_eq!(FromWorker::decode(message.encode().as_bytes()), Ok(message));
-        }
-
-        #[test]
-        fn every_message_to_a_worker_survives_a_round_trip(message in to_worker()) {
-            prop_assert_eq!(ToWorker::decode(message.encode().as_bytes()), Ok(message));
-        }
-
-        #[test]
-        fn a_packet_of_any_other_length_is_refused(message in from_worker(), cut in 1usize..64, more in any::<bool>()) {
-            let mut bytes = message.encode().as_bytes().to_vec();
-            if more { bytes.extend(vec![0; cut]) } else { bytes.truncate(bytes.len().saturating_sub(cut)) }
-            prop_assert!(FromWorker::decode(&bytes).is_err());
-        }
-
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let _ = FromWorker::decode(&bytes);
-            let _ = ToWorker::decode(&bytes);
-        }
-    }
-
-    #[test]
-    fn each_direction_refuses_the_messages_of_the_other() {
-        let stop = ToWorker::Stop.encode();
-        assert_eq!(
-            FromWorker::decode(stop.as_bytes()),
-            Err(Malformed::Kind(66))
-        );
-        let attached = FromWorker::Attached.encode();
-        assert_eq!(
-            ToWorker::decode(attached.as_bytes()),
-            Err(Malformed::Kind(3))
-        );
-    }
-
-    #[test]
-    fn an_ending_that_is_none_is_refused() {
-        let ended = FromWorker::Ended {
-            text: Text::EMPTY,
-            ending: Ending::Stuck,
-        }
-        .encode();
-        let mut bytes = ended.as_bytes().to_vec();
-        *bytes.last_mut().unwrap() = 3;
-        assert!(matches!(
-            FromWorker::decode(&bytes),
-            Err(Malformed::Body { kind: 7, .. })
-        ));
-    }
-
-    #[test]
-    fn another_version_is_named() {
-        let mut bytes = FromWorker::Attached.encode().as_bytes().to_vec();
-        bytes[4] = 9;
-        assert_eq!(
-            FromWorker::decode(&bytes),
-            Err(Malformed::Version { found: 9 })
-        );
-    }
-}
+mod tests;

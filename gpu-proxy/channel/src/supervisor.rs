@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use thiserror::Error;
 
+use crate::calls::CallPage;
 use crate::message::{ASSIGN_DESCRIPTORS, Assign, FromWorker, MAX_PACKET_LEN, Malformed, ToWorker};
 
 /// One worker's channel; never blocks and takes no descriptors.
@@ -64,6 +65,11 @@ impl SupervisorChannel {
         Ok(Received::Message(FromWorker::decode(
             &buffer[..packet.len],
         )?))
+    }
+
+    /// Has the worker write down the calls of the client that it is assigned next.
+    pub fn record(&self, page: &CallPage) -> Result<(), ChannelFault> {
+        self.put(&ToWorker::Record, &page.descriptors())
     }
 
     /// Makes the worker one client's.

@@ -18,10 +18,11 @@ use thiserror::Error;
 
 use crate::CHANNEL_FD;
 use crate::bound::Denied;
+use crate::calls::{CallPage, PageError};
 use crate::jail::Report;
 use crate::message::{
     ASSIGN_DESCRIPTORS, Assign, Charge, Ending, FromWorker, MAX_PACKET_LEN, Malformed, Open, Ready,
-    Refused, Share, Shared, ToWorker, Token, Verdict, Withdraw,
+    Refused, Scrubbed, Share, Shared, Suspect, ToWorker, Token, Verdict, Withdraw,
 };
 use crate::stats::{STATS_BYTES, StatsWriter};
 
@@ -35,6 +36,8 @@ pub struct WorkerChannel {
 /// What arrives.
 #[derive(Debug)]
 pub enum Event {
+    /// Write down the calls of the client that comes next.
+    Record(CallPage),
     /// Become one client's worker.
     Assign(Box<Assignment>),
     /// The answer to a charge; hand it to [`crate::credit::Credit::answer`].
@@ -120,6 +123,11 @@ impl WorkerChannel {
         self.send(&FromWorker::Attached)
     }
 
+    /// Says that nobody takes the calls that are written down.
+    pub fn behind(&self) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Behind)
+    }
+
     /// Says that it cannot be. Exit afterwards.
     pub fn attach_failed(&self, why: &str) -> Result<(), ChannelError> {
         self.send(&FromWorker::AttachFailed {
@@ -179,6 +187,19 @@ impl WorkerChannel {
         self.send(&FromWorker::Denied(denied))
     }
 
+    /// Says that a call failed as calls do on a device that is lost.
+    pub fn suspect(&self, status: u32) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Suspect(Suspect {
+            status,
+            reserved: 0,
+        }))
+    }
+
+    /// Says what a scrubber came to. Exit afterwards.
+    pub fn scrubbed(&self, scrubbed: &Scrubbed) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Scrubbed(*scrubbed))
+    }
+
     /// Waits for the next event.
     pub fn receive(&self) -> Result<Event, ChannelError> {
         let mut buffer = [0; MAX_PACKET_LEN];
@@ -199,6 +220,7 @@ impl WorkerChannel {
             ToWorker::Verdict(verdict) => Ok(Event::Verdict(verdict)),
             ToWorker::Shared(answer) => Ok(Event::Shared(answer)),
             ToWorker::Stop => Ok(Event::Stop),
+            ToWorker::Record => Ok(Event::Record(CallPage::receive(packet.descriptors)?)),
         }
     }
 
@@ -265,6 +287,9 @@ pub enum ChannelError {
     /// The assignment's sizes cannot be laid out.
     #[error("the supervisor's assignment is not usable: {0}")]
     Limits(#[from] LimitsError),
+    /// The page for the client's calls is none.
+    #[error("the supervisor's page for calls is not usable: {0}")]
+    Page(#[from] PageError),
     /// The assignment's memory is not what it announced.
     #[error("the supervisor's assignment is not usable: {0}")]
     Memory(#[from] FileError),

@@ -50,8 +50,62 @@ pub struct Rule {
     pub clients: Option<u32>,
     /// `devices`: ordinals of the devices that clients see which attach from now on.
     pub devices: Option<Vec<u32>>,
+    /// `on_lost_device`: what becomes of new clients when all devices of the zone are lost.
+    pub on_lost_device: Option<OnLostDevice>,
+    /// `audit`: what the log says of the calls of clients that attach from now on.
+    pub audit: Option<Audit>,
     /// Further limits.
     pub limits: Limits,
+}
+
+/// What becomes of new clients of a zone whose devices are all lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLostDevice {
+    /// They are refused, with `CUDA_ERROR_DEVICE_UNAVAILABLE`.
+    #[default]
+    Refuse,
+    /// The software GPU serves them.
+    Softgpu,
+}
+
+impl OnLostDevice {
+    /// All of them, with the words for them.
+    pub const NAMES: [(&'static str, Self); 2] =
+        [("refuse", Self::Refuse), ("softgpu", Self::Softgpu)];
+
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Softgpu => "softgpu",
+        }
+    }
+}
+
+/// What the log says of the calls of a zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audit {
+    /// Every one.
+    #[default]
+    Every,
+    /// How many of each function, kernel and result there were in a second, and how long they took.
+    Summary,
+}
+
+impl Audit {
+    /// All of them, with the words for them.
+    pub const NAMES: [(&'static str, Self); 2] =
+        [("every", Self::Every), ("summary", Self::Summary)];
+
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Every => "every",
+            Self::Summary => "summary",
+        }
+    }
 }
 
 /// A policy that cannot be used.
@@ -151,6 +205,12 @@ impl fmt::Display for Rule {
         }
         if let Some(devices) = &self.devices {
             writeln!(f, "devices = {devices:?}")?;
+        }
+        if let Some(what) = self.on_lost_device {
+            writeln!(f, "on_lost_device = \"{}\"", what.name())?;
+        }
+        if let Some(what) = self.audit {
+            writeln!(f, "audit = \"{}\"", what.name())?;
         }
         self.limits.fmt(f)
     }

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use crate::document::{Item, Mistakes, Reader, Section, article, near};
 use crate::limits::Limits;
-use crate::{Policy, Rule, values};
+use crate::{Audit, OnLostDevice, Policy, Rule, values};
 
 pub(crate) fn policy(file: &Path, source: &str) -> Result<Policy, Mistakes> {
     let (mut reader, mut root) = Reader::open(source);
@@ -60,6 +60,8 @@ fn rule<'s>(reader: &mut Reader<'s>, mut section: Section<'s>) -> Option<Rule> {
     let pinned = values::pinned(reader, keys);
     let clients = values::clients(reader, keys);
     let devices = values::devices(reader, keys);
+    let on_lost_device = reader.word(keys, "on_lost_device", &OnLostDevice::NAMES);
+    let audit = reader.word(keys, "audit", &Audit::NAMES);
     let limits = Limits::take(reader, keys);
     reader.close(section);
     Some(Rule {
@@ -70,6 +72,8 @@ fn rule<'s>(reader: &mut Reader<'s>, mut section: Section<'s>) -> Option<Rule> {
         pinned,
         clients,
         devices,
+        on_lost_device,
+        audit,
         limits,
     })
 }

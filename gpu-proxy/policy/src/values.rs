@@ -59,6 +59,11 @@ pub fn pinned<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<u64
     bytes(reader, keys, "pinned", least..=WINDOW_BYTES)
 }
 
+/// Takes `host_memory`: host memory of all the zone's workers.
+pub fn host_memory<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<u64> {
+    bytes(reader, keys, "host_memory", (64 << 20)..=(1 << 50))
+}
+
 /// Takes `clients`: most clients at one time.
 pub fn clients<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<u32> {
     reader.number(keys, "clients", 1..MAX_CLIENTS + 1)

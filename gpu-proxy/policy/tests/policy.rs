@@ -6,7 +6,7 @@ use cuda_abi::function::{FUNCTIONS, Group};
 use proptest::prelude::*;
 use proxy_policy::document::{Mistake, Mistakes};
 use proxy_policy::limits::Limits;
-use proxy_policy::{Policy, Rule, Verdict};
+use proxy_policy::{Audit, OnLostDevice, Policy, Rule, Verdict};
 
 fn parse(source: &str) -> Result<Policy, Mistakes> {
     Policy::parse(Path::new("policy.toml"), source)
@@ -21,7 +21,7 @@ const GOOD: &str = "version = 1\n\n[[zone]]\nname = \"a\"\nallow = [\"compute\",
 #[test]
 fn a_rule_says_what_it_says_and_where() {
     let policy = parse(&format!(
-        "{GOOD}memory = \"2GiB\"\nclients = 3\ndevices = [0]\n[[zone]]\nname = \"b\"\nallow = []\n"
+        "{GOOD}memory = \"2GiB\"\nclients = 3\ndevices = [0]\non_lost_device = \"softgpu\"\naudit = \"summary\"\n[[zone]]\nname = \"b\"\nallow = []\n"
     ))
     .unwrap();
     let expected = Rule {
@@ -32,6 +32,8 @@ fn a_rule_says_what_it_says_and_where() {
         pinned: None,
         clients: Some(3),
         devices: Some(vec![0]),
+        on_lost_device: Some(OnLostDevice::Softgpu),
+        audit: Some(Audit::Summary),
         limits: Limits::default(),
     };
     assert_eq!(policy.rule("a"), Some(&expected));
@@ -41,7 +43,14 @@ fn a_rule_says_what_it_says_and_where() {
 
 #[test]
 fn each_mistake_is_named_with_line_key_and_remedy() {
-    let table: [(String, usize, &str, &str, &str); 16] = [
+    let table: [(String, usize, &str, &str, &str); 17] = [
+        (
+            format!("{GOOD}on_lost_device = \"cry\"\n"),
+            6,
+            "zone[0].on_lost_device",
+            "is not known",
+            "\"refuse\", \"softgpu\"",
+        ),
         (
             GOOD.replace("version = 1", ""),
             1,
@@ -255,6 +264,8 @@ proptest! {
             pinned: Some(1 << 30),
             clients: Some(7),
             devices: Some(vec![1, 0]),
+            on_lost_device: Some(OnLostDevice::Refuse),
+            audit: Some(Audit::Every),
             limits: Limits {
                 calls_per_second: Some(9),
                 handles: [("event", 5), ("stream", 7)].into(),

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use idm_protocol::attach::socket::{receive, send};
+use idm_protocol::attach::socket::{receive_with_descriptors, send};
 use nix::poll::{PollFd, PollFlags, poll};
 use proxy_audit::wire::{FromAuditor, MAX_PACKET_LEN, ToAuditor};
 
@@ -32,14 +32,20 @@ fn main() {
             continue;
         }
         let mut buffer = vec![0; MAX_PACKET_LEN];
-        let packet = receive(channel.as_fd(), &mut buffer).expect("a packet");
+        // Pages come along, and are of no interest here.
+        let packet = receive_with_descriptors(channel.as_fd(), &mut buffer).expect("a packet");
         if packet.len == 0 {
             return;
         }
-        let next = match ToAuditor::decode(&buffer[..packet.len]).expect("a message") {
-            ToAuditor::Hello { .. } => 0,
-            ToAuditor::Submit(submission) => submission.n + 1,
-        };
-        say(FromAuditor::Recorded { next });
+        say(
+            match ToAuditor::decode(&buffer[..packet.len]).expect("a message") {
+                ToAuditor::Hello { .. } => FromAuditor::Recorded { next: 0 },
+                ToAuditor::Submit(submission) => FromAuditor::Recorded {
+                    next: submission.n + 1,
+                },
+                ToAuditor::Collect(_) => continue,
+                ToAuditor::Finish { client } => FromAuditor::Collected { client },
+            },
+        );
     }
 }

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::unistd::{Uid, read, write};
+use proxy_audit::event::Event;
+use proxy_audit::text::Text;
 use proxy_channel::admin::{ALLOCATIONS_REQUEST, MAX_REQUEST_LEN, RELOAD_REQUEST, STATUS_REQUEST};
 use tracing::warn;
 
@@ -32,9 +34,31 @@ pub struct Admin {
 #[derive(Debug)]
 struct Conversation {
     socket: OwnedFd,
+    peer: Peer,
     deadline: Instant,
     request: Vec<u8>,
     reply: Option<Vec<u8>>,
+}
+
+/// An administrator, as the kernel told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Their user.
+    pub uid: u32,
+    /// Their process.
+    pub pid: i32,
+}
+
+impl Peer {
+    /// For the record.
+    #[must_use]
+    pub fn did(self, act: String) -> Event {
+        Event::Admin {
+            act: Text::new(act),
+            uid: self.uid,
+            pid: self.pid,
+        }
+    }
 }
 
 /// What an administrator wants.
@@ -120,7 +144,12 @@ impl Admin {
     }
 
     /// A source is ready; `answer` is asked for the document that answers a request.
-    pub fn on(&mut self, source: Source, now: Instant, answer: impl FnOnce(Request) -> Vec<u8>) {
+    pub fn on(
+        &mut self,
+        source: Source,
+        now: Instant,
+        answer: impl FnOnce(Request, Peer) -> Vec<u8>,
+    ) {
         match source {
             Source::Listener => self.accept(now),
             Source::Request(id) => {
@@ -147,18 +176,24 @@ impl Admin {
             return;
         };
         // The permissions of the socket say the same; this holds even where they were changed.
-        let uid = getsockopt(&socket, sockopt::PeerCredentials).map(|peer| peer.uid());
-        if !uid.is_ok_and(|uid| uid == 0 || uid == Uid::effective().as_raw()) {
+        let peer = getsockopt(&socket, sockopt::PeerCredentials).map(|peer| Peer {
+            uid: peer.uid(),
+            pid: peer.pid(),
+        });
+        let is_allowed = |peer: &Peer| peer.uid == 0 || peer.uid == Uid::effective().as_raw();
+        let Some(peer) = peer.ok().filter(is_allowed) else {
+            let uid = peer.map(|peer| peer.uid);
             warn!(
                 ?uid,
                 "a user that is not the administrator connected to the admin socket"
             );
             return;
-        }
+        };
         self.next_id += 1;
         let deadline = now + PATIENCE;
         let conversation = Conversation {
             socket,
+            peer,
             deadline,
             request: Vec::new(),
             reply: None,
@@ -169,7 +204,7 @@ impl Admin {
 
 impl Conversation {
     /// Reads the request; false if the conversation is over.
-    fn hear(&mut self, answer: impl FnOnce(Request) -> Vec<u8>) -> bool {
+    fn hear(&mut self, answer: impl FnOnce(Request, Peer) -> Vec<u8>) -> bool {
         let mut buffer = [0; MAX_REQUEST_LEN];
         match read(&self.socket, &mut buffer) {
             Ok(0) => return false,
@@ -179,7 +214,7 @@ impl Conversation {
         }
         if self.request.ends_with(b"\n") {
             let reply = match Request::of(&self.request) {
-                Some(request) => answer(request),
+                Some(request) => answer(request, self.peer),
                 None => {
                     br#"{"error":"this proxy understands only 'status 1', 'policy reload 1' and 'allocations 1 ZONE'"}"#
                         .to_vec()

@@ -5,29 +5,32 @@
 
 #![forbid(unsafe_code)]
 
+mod pages;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use idm_protocol::attach::socket::{receive, send};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::Uid;
 use proxy_audit::block::Zone;
 use proxy_audit::event::{Event, Stamp};
 use proxy_audit::hash::LogId;
 use proxy_audit::spool::WhenFull;
-use proxy_audit::wire::{FromAuditor, REPLY_LEN, Submission, ToAuditor, What, WireError};
+use proxy_audit::wire::{
+    Collection, Detail, FromAuditor, REPLY_LEN, Submission, ToAuditor, What, WireError,
+};
+use proxy_channel::admin;
+use proxy_channel::calls::{CallPage, PageError};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use crate::config::AuditConfig;
-use crate::process::PASSED_ENVIRONMENT;
+use self::pages::Pages;
+use crate::companion::Companion;
+use crate::config::{AuditConfig, JsonLines};
 use crate::throttle::Throttle;
 
 /// Events of one zone that are kept while the auditor is away or slow: a zone that has more costs itself, and nobody
@@ -37,6 +40,13 @@ const MAX_WAITING: usize = 512;
 /// With so many waiting, and the first of all for longer than the auditor takes, a zone that is to fail closed stops.
 const CLOSING: usize = MAX_WAITING / 2;
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Without an auditor for so long, a zone that is to fail closed stops if it has clients: their calls have room for a
+/// while, and then they wait.
+const AWAY: Duration = Duration::from_millis(1500);
+
+/// Between two looks at a page that was found full.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Events in ten seconds of those that a worker can cause as fast as it can write.
 const MAX_NOISE: u32 = 500;
@@ -61,7 +71,10 @@ struct Auditor {
     noise: BTreeMap<Zone, Throttle>,
     lost: BTreeMap<Zone, u64>,
     closed: BTreeSet<Zone>,
+    pages: Pages,
     link: Option<Link>,
+    /// When the last auditor went, or the first was started; none while one is there.
+    away_since: Option<Instant>,
     child: Option<Child>,
     start_at: Option<Instant>,
     stopping: bool,
@@ -124,7 +137,9 @@ impl Recorder {
             noise: BTreeMap::new(),
             lost: BTreeMap::new(),
             closed: BTreeSet::new(),
+            pages: Pages::default(),
             link: None,
+            away_since: Some(Instant::now()),
             child: None,
             start_at: None,
             stopping: false,
@@ -148,10 +163,84 @@ impl Recorder {
         }
     }
 
+    /// A page for the calls of a client, which the auditor collects from [`Recorder::collect`] on; none without an
+    /// auditor.
+    ///
+    /// # Errors
+    /// [`PageError`] if none can be made.
+    pub fn open_page(
+        &self,
+        zone: &str,
+        client: u64,
+        worker: u32,
+        detail: Detail,
+    ) -> Result<Option<Arc<CallPage>>, PageError> {
+        let (Some(mut auditor), Ok(zone)) = (self.auditor(), zone.parse()) else {
+            return Ok(None);
+        };
+        let page = Arc::new(CallPage::create()?);
+        if let Some(lost) = auditor.pages.drop_one_too_many(&zone) {
+            *auditor.lost.entry(zone.clone()).or_default() += lost;
+        }
+        let collection = Collection {
+            client,
+            worker,
+            zone,
+            detail,
+            since_ns: Stamp::now().mono_ns,
+        };
+        auditor.pages.add(collection, Arc::clone(&page));
+        Ok(Some(page))
+    }
+
+    /// A client may call from now on. What was recorded before comes before its calls in the log.
+    pub fn collect(&self, client: u64) {
+        if let Some(mut auditor) = self.auditor() {
+            let at = auditor.next_n;
+            auditor.pages.collect(at, client);
+            // A failure shows again when the channel is polled.
+            let _ = auditor.send();
+        }
+    }
+
+    /// How things are, for an administrator.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Option<admin::Audit> {
+        let auditor = self.auditor()?;
+        let kafka = auditor.config.kafka.iter();
+        let away = auditor.away_since;
+        Some(admin::Audit {
+            spool: auditor.config.spool.display().to_string(),
+            auditor: auditor.child.as_ref().map(Child::id),
+            away_seconds: away.map(|since| now.saturating_duration_since(since).as_secs()),
+            waiting: u64::try_from(auditor.queue.len()).unwrap_or(u64::MAX),
+            closed: auditor.closed.iter().map(ToString::to_string).collect(),
+            topics: kafka
+                .flat_map(|kafka| [kafka.topic.clone(), kafka.checkpoints.clone()])
+                .collect(),
+        })
+    }
+
+    /// Nothing more comes into the page of a client: its worker is gone.
+    pub fn finish_page(&self, client: u64) {
+        if let Some(mut auditor) = self.auditor() {
+            let at = auditor.next_n;
+            auditor.pages.finish(at, client);
+            let _ = auditor.send();
+        }
+    }
+
+    /// Nobody takes the calls of a client.
+    pub fn page_is_full(&self, client: u64) {
+        if let Some(mut auditor) = self.auditor() {
+            auditor.pages.mark_behind(client);
+        }
+    }
+
     /// Why a zone may not acquire or run anything at the moment, if so.
     #[must_use]
     pub fn objection(&self, zone: &str, now: Instant) -> Option<&'static str> {
-        let auditor = self.auditor()?;
+        let mut auditor = self.auditor()?;
         if auditor.config.when_full != WhenFull::FailClosed {
             return None;
         }
@@ -159,6 +248,15 @@ impl Recorder {
             return Some("the zone's share of the audit spool is full");
         }
         let zone = zone.parse().ok()?;
+        let away = |since: Instant| now.saturating_duration_since(since) >= AWAY;
+        if auditor.away_since.is_some_and(away)
+            && (auditor.pages.has_live(&zone) || auditor.pages.is_full(&zone))
+        {
+            return Some("calls cannot be recorded: the auditor is away");
+        }
+        if auditor.pages.is_behind(&zone) {
+            return Some("calls are not recorded: the auditor does not take them");
+        }
         let first = auditor.queue.front()?;
         let late = now.saturating_duration_since(first.since) >= PATIENCE;
         (late && auditor.waiting(&zone) >= CLOSING)
@@ -176,7 +274,13 @@ impl Recorder {
     /// When [`Recorder::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.auditor()?.start_at
+        let auditor = self.auditor()?;
+        let away = auditor.away_since.map(|since| since + AWAY);
+        // Once it has come it changes nothing more.
+        let away = away.filter(|away| *away > Instant::now());
+        let behind = auditor.pages.any_behind();
+        let behind = behind.then(|| Instant::now() + LOOK_AGAIN);
+        auditor.start_at.into_iter().chain(away).chain(behind).min()
     }
 
     /// Starts an auditor again.
@@ -216,7 +320,7 @@ impl Recorder {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.auditor()
-            .is_none_or(|auditor| auditor.queue.is_empty())
+            .is_none_or(|auditor| auditor.queue.is_empty() && auditor.pages.is_empty())
     }
 
     /// Hangs up and waits until the auditor has ended, for at most `patience`.
@@ -310,41 +414,22 @@ impl Auditor {
 
     fn start(&mut self) -> Result<(), AuditError> {
         let fail = |error| AuditError::Start(self.config.auditor.display().to_string(), error);
-        let (near, far) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(|errno| fail(errno.into()))?;
-        fcntl(&near, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| fail(errno.into()))?;
         let session = self.session;
         let hello = ToAuditor::Hello { session }
             .encode()
             .map_err(|error| fail(io::Error::other(error)))?;
-        send(near.as_fd(), &hello, &[]).map_err(|errno| fail(errno.into()))?;
-        let mut command = Command::new(&self.config.auditor);
-        command
-            .args(self.config.to_args())
-            .env_clear()
-            .envs(
-                PASSED_ENVIRONMENT
-                    .iter()
-                    .filter_map(|&key| Some((key, std::env::var_os(key)?))),
-            )
-            .current_dir("/")
-            .stdin(Stdio::from(far))
-            .stdout(Stdio::null())
-            // A signal from a terminal is the supervisor's alone: the auditor ends after it.
-            .process_group(0);
-        let root = Uid::effective().is_root();
-        if let Some(gid) = self.config.gid.filter(|_| root) {
-            command.gid(gid);
-        }
-        if let Some(uid) = self.config.uid.filter(|_| root) {
-            command.uid(uid);
-        }
-        let child = command.spawn().map_err(fail)?;
+        let companion = Companion {
+            executable: &self.config.auditor,
+            args: self.config.to_args(),
+            environment: &[],
+            stdout: match self.config.json_lines {
+                Some(JsonLines::Stdout) => Stdio::inherit(),
+                _ => Stdio::null(),
+            },
+            uid: self.config.uid,
+            gid: self.config.gid,
+        };
+        let (near, child) = companion.start(&hello).map_err(fail)?;
         info!(auditor = child.id(), spool = %self.config.spool.display(), "auditor started");
         self.child = Some(child);
         self.sent = 0;
@@ -368,6 +453,11 @@ impl Auditor {
             };
             match FromAuditor::decode(buffer.get(..packet.len).unwrap_or_default())? {
                 FromAuditor::Recorded { next } => self.confirm(next)?,
+                FromAuditor::Collected { client } => {
+                    if !self.pages.collected(client) {
+                        return Err(LinkError::Unsent);
+                    }
+                }
                 FromAuditor::Closed { zone } => {
                     warn!(%zone, "the zone's share of the audit spool is full: it acquires nothing");
                     // As many as there are zones: others are not kept.
@@ -400,6 +490,7 @@ impl Auditor {
         }
         if let Some(link) = &mut self.link {
             link.greeted = true;
+            self.away_since = None;
         }
         Ok(())
     }
@@ -409,17 +500,27 @@ impl Auditor {
             return Ok(());
         };
         link.blocked = false;
-        while link.greeted
-            && let Some(entry) = self.queue.get(self.sent)
-        {
-            match send(link.socket.as_fd(), &entry.packet, &[]) {
-                Ok(()) => self.sent += 1,
-                Err(Errno::EAGAIN) => {
+        while link.greeted {
+            let entry = self.queue.get(self.sent);
+            // In the order in which it happened, also where an auditor comes late: attach, calls, detach.
+            let page = self.pages.next(entry.map(|entry| entry.n));
+            let sent = match (&page, entry) {
+                (Some((message, page)), _) => {
+                    let descriptors = page.map_or_else(Vec::new, |page| page.descriptors().into());
+                    send(link.socket.as_fd(), &message.encode()?, &descriptors)
+                }
+                (None, Some(entry)) => send(link.socket.as_fd(), &entry.packet, &[]),
+                (None, None) => break,
+            };
+            match (sent, page) {
+                (Ok(()), Some((message, _))) => self.pages.told(&message),
+                (Ok(()), None) => self.sent += 1,
+                (Err(Errno::EAGAIN), _) => {
                     link.blocked = true;
                     break;
                 }
-                Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(LinkError::Gone),
-                Err(errno) => return Err(LinkError::Broken(errno)),
+                (Err(Errno::EPIPE | Errno::ECONNRESET), _) => return Err(LinkError::Gone),
+                (Err(errno), _) => return Err(LinkError::Broken(errno)),
             }
         }
         Ok(())
@@ -427,6 +528,8 @@ impl Auditor {
 
     fn lose(&mut self, why: &LinkError, now: Instant) {
         self.link = None;
+        self.away_since = Some(now);
+        self.pages.forget_told();
         self.closed.clear();
         if let Some(mut child) = self.child.take() {
             // One that is of no use must not keep the spool locked.
@@ -455,6 +558,7 @@ mod tests {
             key: "/".into(),
             name: "test".into(),
             json_lines: None,
+            kafka: None,
             checkpoint_after: Duration::from_secs(1),
             share: 1 << 20,
             headroom: 1 << 20,

@@ -15,9 +15,13 @@ use proxy_channel::DriverKind;
 use proxy_channel::jail::Mode;
 
 mod audit;
+mod kafka;
+mod monitor;
 mod read;
 
-pub use audit::AuditConfig;
+pub use audit::{AuditConfig, JsonLines};
+pub use kafka::KafkaConfig;
+pub use monitor::{MonitorConfig, MonitorMode};
 
 pub use proxy_policy::document::{Mistake, Mistakes};
 
@@ -37,6 +41,8 @@ pub struct Config {
     pub devices: Vec<Capacity>,
     /// `[audit]`, if there is one.
     pub audit: Option<AuditConfig>,
+    /// `[monitor]`
+    pub monitor: MonitorConfig,
     /// Each `[[zone]]`, in the order of the file.
     pub zones: Vec<ZoneConfig>,
 }
@@ -62,6 +68,12 @@ pub struct ProxyConfig {
     pub hello_timeout: Duration,
     /// `start_timeout`: how long a worker may take to load and initialise the driver. Default `60s`.
     pub start_timeout: Duration,
+    /// `scrub_patience`: how long device memory may be waited for that is dirty. Default `30s`.
+    pub scrub_patience: Duration,
+    /// `scrubber_uid`: the user that scrubbers run as, if the proxy is root. Default: the proxy's.
+    pub scrubber_uid: Option<u32>,
+    /// `scrubber_gid`: their group. Default: the proxy's.
+    pub scrubber_gid: Option<u32>,
 }
 
 /// `[driver]`: what the workers load.
@@ -130,12 +142,14 @@ pub struct ZoneConfig {
     pub memory: u64,
     /// `pinned`: pinned host memory of each client, staging included. Default `1GiB`.
     pub pinned: u64,
+    /// `host_memory`: host memory that all its workers together may have, where the host can count it. Default: any.
+    pub host_memory: Option<u64>,
     /// `clients`: most clients at one time. Default 16.
     pub clients: u32,
     /// `warm_workers`: workers that wait with the driver initialised. Default 1.
     pub warm_workers: u32,
-    /// `stuck_after`: how long work of one stream may stand still before its client is ended, with
-    /// `CUDA_ERROR_LAUNCH_TIMEOUT`. Default: any time.
+    /// `stuck_after`: how long work of one stream may stand still, or an image be translated, before its client is
+    /// ended, with `CUDA_ERROR_LAUNCH_TIMEOUT`. Default: any time.
     pub stuck_after: Option<Duration>,
     /// `uid`: the only user that may attach; the socket becomes theirs if the proxy is root. Default: whoever
     /// can open the socket.
@@ -217,6 +231,7 @@ impl fmt::Display for Config {
             driver,
             devices,
             audit,
+            monitor,
             zones,
         } = self;
         writeln!(f, "[proxy]")?;
@@ -255,6 +270,18 @@ impl fmt::Display for Config {
             "start_timeout = \"{}\"",
             duration_text(proxy.start_timeout)
         )?;
+        writeln!(
+            f,
+            "scrub_patience = \"{}\"",
+            duration_text(proxy.scrub_patience)
+        )?;
+        numbers(
+            f,
+            &[
+                ("scrubber_uid", proxy.scrubber_uid),
+                ("scrubber_gid", proxy.scrubber_gid),
+            ],
+        )?;
         writeln!(f, "\n[driver]")?;
         writeln!(
             f,
@@ -285,6 +312,7 @@ impl fmt::Display for Config {
         if let Some(audit) = audit {
             write!(f, "\n{audit}")?;
         }
+        write!(f, "\n{monitor}")?;
         zones.iter().try_for_each(|zone| write!(f, "\n{zone}"))
     }
 }
@@ -295,28 +323,37 @@ impl fmt::Display for ZoneConfig {
         writeln!(f, "name = \"{}\"", self.name)?;
         writeln!(f, "memory = \"{}\"", size_text(self.memory))?;
         writeln!(f, "pinned = \"{}\"", size_text(self.pinned))?;
+        if let Some(host_memory) = self.host_memory {
+            writeln!(f, "host_memory = \"{}\"", size_text(host_memory))?;
+        }
         writeln!(f, "clients = {}", self.clients)?;
         writeln!(f, "warm_workers = {}", self.warm_workers)?;
         if let Some(limit) = self.stuck_after {
             writeln!(f, "stuck_after = \"{}\"", duration_text(limit))?;
         }
-        let numbers = [
+        let ids = [
             ("uid", self.uid),
             ("gid", self.gid),
             ("worker_uid", self.worker_uid),
             ("worker_gid", self.worker_gid),
         ];
-        for (key, number) in numbers {
-            if let Some(number) = number {
-                writeln!(f, "{key} = {number}")?;
-            }
-        }
+        numbers(f, &ids)?;
         writeln!(f, "mode = \"{:04o}\"", self.mode)?;
         if let Some(devices) = &self.devices {
             writeln!(f, "devices = {devices:?}")?;
         }
         self.limits.fmt(f)
     }
+}
+
+/// Those that are given.
+fn numbers(f: &mut fmt::Formatter<'_>, list: &[(&str, Option<u32>)]) -> fmt::Result {
+    for (key, number) in list {
+        if let Some(number) = number {
+            writeln!(f, "{key} = {number}")?;
+        }
+    }
+    Ok(())
 }
 
 /// A TOML string.

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -17,11 +18,17 @@ use nix::unistd::{Pid, getppid, setsid};
 use proxy_channel::CHANNEL_FD;
 use proxy_channel::jail::{Layer, Report, State};
 
-use crate::pid_namespace::PidNamespace;
+use crate::namespaces::{Away, Network};
 
 /// Environment variables of the supervisor that a worker also gets. Everything else is what the configuration
 /// says.
 pub const PASSED_ENVIRONMENT: [&str; 3] = ["LANG", "TZ", "RUST_BACKTRACE"];
+
+/// Those of [`PASSED_ENVIRONMENT`] that are set.
+pub(crate) fn passed_environment() -> impl Iterator<Item = (&'static str, OsString)> {
+    let set = PASSED_ENVIRONMENT.into_iter();
+    set.filter_map(|key| Some((key, std::env::var_os(key)?)))
+}
 
 /// Descriptor 3, kept occupied in the supervisor for as long as it runs.
 ///
@@ -54,7 +61,7 @@ impl ChannelSlot {
 
 /// What to start.
 #[derive(Clone, Debug)]
-pub struct Launch {
+pub struct Launch<'a> {
     /// The worker's executable, absolute.
     pub executable: PathBuf,
     /// Its arguments.
@@ -67,6 +74,8 @@ pub struct Launch {
     pub gid: Option<u32>,
     /// Whether to be the first of a namespace of process ids, or why not.
     pub own_processes: Result<(), &'static str>,
+    /// The network that it is to share, or why there is none; nothing if it answers for that itself.
+    pub network: Option<Result<&'a Network, Errno>>,
 }
 
 /// A worker that was started.
@@ -76,8 +85,8 @@ pub struct Started {
     pub process: Process,
     /// The reading end of its standard error.
     pub stderr: OwnedFd,
-    /// Whether it has a namespace of process ids.
-    pub processes: Report,
+    /// The layers of its jail that it was born into.
+    pub layers: Vec<Report>,
 }
 
 /// A running worker, in a session and process group of its own.
@@ -85,20 +94,20 @@ pub struct Started {
 pub struct Process {
     child: Child,
     group: Pid,
+    killed_at: Option<Instant>,
 }
+
+/// How long a killed process may take to be gone: one that takes longer is stuck in the kernel.
+pub const UNKILLABLE: Duration = Duration::from_secs(5);
 
 impl Process {
     /// Starts a worker with `channel` as its descriptor 3.
-    pub fn start(launch: &Launch, channel: BorrowedFd<'_>) -> io::Result<Started> {
+    pub fn start(launch: &Launch<'_>, channel: BorrowedFd<'_>) -> io::Result<Started> {
         let mut command = Command::new(&launch.executable);
         command
             .args(&launch.args)
             .env_clear()
-            .envs(
-                PASSED_ENVIRONMENT
-                    .iter()
-                    .filter_map(|&key| Some((key, std::env::var_os(key)?))),
-            )
+            .envs(passed_environment())
             .envs(launch.environment.iter().map(|(key, value)| (key, value)))
             .current_dir("/")
             .stdin(Stdio::null())
@@ -111,20 +120,24 @@ impl Process {
             command.uid(uid);
         }
         seal_child(&mut command, channel.as_raw_fd());
-        let namespace = launch.own_processes.map(|()| PidNamespace::announce());
-        let mut processes = Report::on(Layer::PROCESSES);
-        match &namespace {
-            Ok(Ok(_)) => {}
-            Ok(Err(errno)) => {
-                let why = format!("gpu-proxy may not make any ({errno})");
-                processes = Report::new(Layer::PROCESSES, State::MISSING, &why);
+        let mut layers = Vec::new();
+        let processes = match launch.own_processes {
+            Ok(()) => {
+                let report = Report::on(Layer::PROCESSES);
+                settle(Away::from_processes(), report, &mut layers)
             }
-            Err(why) => processes = Report::new(Layer::PROCESSES, State::OFF, why),
-        }
+            Err(why) => {
+                layers.push(Report::new(Layer::PROCESSES, State::OFF, why));
+                None
+            }
+        };
+        let network = launch.network.and_then(|network| {
+            let report = Report::new(Layer::NETWORK, State::ON, "the zone's workers share one");
+            settle(network.and_then(Network::enter), report, &mut layers)
+        });
         let spawned = command.spawn();
-        if let Ok(Ok(namespace)) = namespace {
-            namespace.retract()?;
-        }
+        let home = [processes, network].map(|away| away.map_or(Ok(()), Away::go_home));
+        home.into_iter().collect::<Result<(), Errno>>()?;
         let mut child = spawned?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         // `Stdio::piped` was asked for, so there is one.
@@ -136,9 +149,10 @@ impl Process {
             process: Self {
                 child,
                 group: Pid::from_raw(pid),
+                killed_at: None,
             },
             stderr: stderr.into(),
-            processes,
+            layers,
         })
     }
 
@@ -168,10 +182,29 @@ impl Process {
     }
 
     /// Kills it and what it started. [`Process::ended`] tells when it is gone.
-    pub fn kill(&self) {
+    pub fn kill(&mut self) {
+        self.killed_at.get_or_insert_with(Instant::now);
         // It has not been waited for (`ended` consumes that), so the id is still its own.
         let _ = killpg(self.group, Signal::SIGKILL);
     }
+
+    /// When it counts as stuck in the kernel, if it was killed and is not gone by then.
+    #[must_use]
+    pub fn stuck_from(&self) -> Option<Instant> {
+        self.killed_at.map(|at| at + UNKILLABLE)
+    }
+}
+
+/// Reports a layer that a child is born into, if it will be.
+fn settle(away: Result<Away, Errno>, on: Report, layers: &mut Vec<Report>) -> Option<Away> {
+    layers.push(match away {
+        Ok(_) => on,
+        Err(errno) => {
+            let why = format!("gpu-proxy may not make any ({errno})");
+            Report::new(on.layer, State::MISSING, &why)
+        }
+    });
+    away.ok()
 }
 
 /// How a process ended, for people.

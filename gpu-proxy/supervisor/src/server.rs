@@ -27,26 +27,31 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::audit::{AuditError, Recorder};
+use crate::cgroups::Cgroups;
 use crate::config::{
-    Config, DriverSelection, Installation, LogLevel, ProxyConfig, ZoneConfig, name_of,
+    Config, DriverConfig, DriverSelection, Installation, LogLevel, MonitorMode, ProxyConfig,
+    ZoneConfig, name_of,
 };
+use crate::devices::Devices;
 use crate::driver::{Driver, DriverError};
+use crate::launch::{Fallback, SHARED_SOFTWARE_GPU};
 use crate::ledger::host::{Host, Seat};
 use crate::listener::{ListenError, private_folder};
-use crate::process;
+use crate::monitor::Monitor;
+use crate::process::{self, UNKILLABLE};
 use crate::reservations::{self, Capacity, Claim};
+use crate::scrub::{self, Scrubbers};
 use crate::signals::Signals;
 use crate::zone::grant::Grant;
 use crate::zone::{self, Shared, Zone};
-
-/// How long a killed worker may take to be gone before the supervisor leaves without it.
-const UNKILLABLE: Duration = Duration::from_secs(5);
 
 /// The supervisor, listening.
 #[derive(Debug)]
 pub struct Server {
     shared: Shared,
     zones: Vec<Zone>,
+    scrubbers: Scrubbers,
+    monitor: Monitor,
     policy: Option<Policy>,
     admin: Admin,
     signals: Signals,
@@ -86,6 +91,11 @@ pub enum ServeError {
         "there is no auditor to start: {0}; install vgpu-auditor beside gpu-proxy, or set audit.auditor"
     )]
     Auditor(String),
+    /// There is no monitor to start.
+    #[error(
+        "there is no monitor to start: {0}; install vgpu-monitor beside gpu-proxy, set monitor.monitor, or set monitor.mode = \"off\""
+    )]
+    Monitor(String),
     /// The auditor cannot be started.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -101,8 +111,10 @@ pub enum ServeError {
 enum Source {
     Signals,
     Zone(usize, zone::Source),
+    Scrub(scrub::Source),
     Admin(admin::Source),
     Audit { is_blocked: bool },
+    Monitor,
 }
 
 impl Server {
@@ -115,6 +127,7 @@ impl Server {
             driver,
             devices,
             audit,
+            monitor,
             zones,
         } = config;
         let policy = read_policy(&proxy, &devices, &zones)?;
@@ -145,8 +158,16 @@ impl Server {
         if let Some(audit) = &audit {
             process::executable(&audit.auditor).map_err(ServeError::Auditor)?;
         }
+        if monitor.mode(driver.kind) != MonitorMode::Off {
+            process::executable(&monitor.monitor).map_err(ServeError::Monitor)?;
+        }
+        let monitor = Monitor::new(monitor, &driver, environment.clone());
         let recorder = Recorder::start(audit.as_ref())?;
         record_start(&recorder, &proxy, &driver, configured.kind);
+        let is_shared =
+            driver.kind != DriverKind::SOFTGPU || configured.env.contains_key(SHARED_SOFTWARE_GPU);
+        let states = Devices::new(is_shared, proxy.scrub_patience);
+        let fallback = fallback(&configured, &driver, installation);
         let (seen, next_id) = (Cell::new(None), Cell::new(1));
         let shared = Shared {
             proxy,
@@ -158,6 +179,9 @@ impl Server {
             next_id,
             devices,
             recorder,
+            states: RefCell::new(states),
+            fallback,
+            cgroups: Cgroups::find(),
         };
         let places = zones
             .iter()
@@ -173,6 +197,8 @@ impl Server {
             .collect();
         Ok(Self {
             zones: zones?,
+            scrubbers: Scrubbers::default(),
+            monitor,
             policy,
             admin,
             signals,
@@ -195,10 +221,12 @@ impl Server {
             for zone in &mut self.zones {
                 zone.tick(&self.shared, now);
             }
+            self.scrubbers.tick(&self.shared, now);
+            self.monitor.tick(now);
             self.admin.expire(now);
             self.shared.recorder.tick(now);
             if let Some(stop) = self.stop {
-                if self.zones.iter().all(Zone::is_empty) && self.is_written_down() {
+                if self.is_empty() && self.is_written_down() {
                     self.shared.recorder.finish(UNKILLABLE);
                     info!("all workers have ended; bye");
                     return Ok(());
@@ -220,6 +248,8 @@ impl Server {
             zone.sources()
                 .map(move |(source, fd)| (Source::Zone(index, source), fd))
         });
+        let scrubbers = self.scrubbers.sources();
+        let scrubbers = scrubbers.map(|(source, fd)| (Source::Scrub(source), fd));
         let admin = self
             .admin
             .sources()
@@ -237,8 +267,10 @@ impl Server {
         let watched: Vec<(Source, BorrowedFd<'_>)> = signals
             .into_iter()
             .chain(zones)
+            .chain(scrubbers)
             .chain(admin)
             .chain(audit)
+            .chain(self.monitor.source().map(|fd| (Source::Monitor, fd)))
             .collect();
         let mut fds: Vec<PollFd<'_>> = watched
             .iter()
@@ -251,7 +283,10 @@ impl Server {
                 PollFd::new(fd, flags)
             })
             .collect();
-        let deadlines = self.zones.iter().filter_map(|zone| zone.next_deadline(now));
+        let zones = self.zones.iter();
+        let deadlines = zones.filter_map(|zone| zone.next_deadline(&self.shared, now));
+        let deadlines = deadlines.chain(self.scrubbers.next_deadline(&self.shared, now));
+        let deadlines = deadlines.chain(self.monitor.next_deadline(now));
         let deadlines = deadlines.chain(self.admin.next_deadline());
         let deadlines = deadlines.chain(self.shared.recorder.next_deadline());
         let deadline = deadlines.chain(self.stop.map(|stop| stop.give_up_at)).min();
@@ -283,7 +318,16 @@ impl Server {
         let now = Instant::now();
         match source {
             Source::Signals => self.obey_signals(now),
+            Source::Scrub(source) => self.scrubbers.on(source, now),
             Source::Audit { .. } => self.shared.recorder.on_ready(now),
+            Source::Monitor => {
+                if let Some(sweep) = self.monitor.hear(now) {
+                    let rule = self.monitor.rule();
+                    for zone in &mut self.zones {
+                        zone.reconcile(&sweep, rule, &self.shared, now);
+                    }
+                }
+            }
             Source::Zone(index, source) => {
                 if let Some(zone) = self.zones.get_mut(index) {
                     zone.on(source, &self.shared, now);
@@ -293,6 +337,7 @@ impl Server {
                 let Self {
                     shared,
                     zones,
+                    monitor,
                     policy,
                     admin,
                     started,
@@ -300,14 +345,19 @@ impl Server {
                     ..
                 } = self;
                 // Plain data without maps or floats; writing it cannot fail, and if it did, an empty reply says so.
-                let answer = |request| match request {
+                let answer = |request, who: admin::Peer| match request {
                     admin::Request::Status => {
                         let stopping = stop.is_some();
+                        let monitor = monitor.status(now);
+                        let policy = policy.as_ref();
                         let status =
-                            status(shared, zones, policy.as_ref(), *started, stopping, now);
+                            status(shared, zones, monitor, policy, *started, stopping, now);
                         serde_json::to_vec(&status).unwrap_or_default()
                     }
                     admin::Request::Allocations(name) => {
+                        shared
+                            .recorder
+                            .record_own(who.did(format!("asked for the allocations of {name}")));
                         let zone = zones.iter().find(|zone| zone.config().name == name);
                         let answer = report::Allocations {
                             schema: report::SCHEMA,
@@ -317,12 +367,20 @@ impl Server {
                         serde_json::to_vec(&answer).unwrap_or_default()
                     }
                     admin::Request::Reload => {
+                        shared
+                            .recorder
+                            .record_own(who.did("had the policy reloaded".into()));
                         serde_json::to_vec(&reload(shared, zones, policy, now)).unwrap_or_default()
                     }
                 };
                 admin.on(source, now, answer);
             }
         }
+    }
+
+    /// Whether no worker is left, of any kind.
+    fn is_empty(&self) -> bool {
+        self.zones.iter().all(Zone::is_empty) && self.scrubbers.is_empty()
     }
 
     /// Whether the end was recorded too. Called when all else is over.
@@ -339,9 +397,11 @@ impl Server {
         let arrived = self.signals.take();
         if arrived.child {
             self.shared.recorder.reap();
+            self.monitor.reap();
             for zone in &mut self.zones {
                 zone.reap(&self.shared, now);
             }
+            self.scrubbers.reap(&self.shared, now);
         }
         if arrived.reload {
             info!("SIGHUP: the policy is read again; the configuration is read at start only");
@@ -360,6 +420,8 @@ impl Server {
                         killed: false,
                         is_recorded: false,
                     });
+                    self.scrubbers.stop();
+                    self.monitor.stop();
                     for zone in &mut self.zones {
                         zone.stop(&self.shared, now);
                     }
@@ -476,6 +538,27 @@ fn record_reload(shared: &Shared, done: bool, lines: &[String]) {
     });
 }
 
+/// The software GPU, should all devices of a zone be lost; the one that is configured, or the one beside this program.
+fn fallback(
+    configured: &DriverConfig,
+    driver: &Driver,
+    installation: &Installation,
+) -> Option<Fallback> {
+    let wanted = DriverConfig {
+        kind: DriverSelection::Softgpu,
+        library: configured
+            .library
+            .clone()
+            .filter(|_| driver.kind == DriverKind::SOFTGPU),
+        ..DriverConfig::default()
+    };
+    let found = Driver::choose(&wanted, Path::new("/"), &installation.executable_dir).ok()?;
+    let jail = configured.jail(found.kind);
+    let why = "the zone's devices are lost, and its policy says so".into();
+    let driver = Driver { why, ..found };
+    Some(Fallback { driver, jail })
+}
+
 fn record_start(
     recorder: &Recorder,
     proxy: &ProxyConfig,
@@ -500,6 +583,7 @@ fn record_start(
 fn status(
     shared: &Shared,
     zones: &[Zone],
+    monitor: report::Monitor,
     policy: Option<&Policy>,
     started: Instant,
     stopping: bool,
@@ -522,6 +606,9 @@ fn status(
             },
             policy: policy.map(|policy| policy.file.display().to_string()),
         },
+        devices: shared.states.borrow().status(now),
+        audit: shared.recorder.status(now),
+        monitor: Some(monitor),
         zones: zones.iter().map(|zone| zone.status(now)).collect(),
     }
 }

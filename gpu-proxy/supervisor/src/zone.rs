@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use cuda_abi::function::Group;
 use idm_protocol::attach::RefusalCode;
 use idm_protocol::status::EndReason;
+use nix::errno::Errno;
 use nix::sys::socket::SockType;
 use proxy_channel::admin;
 use proxy_channel::jail::{Mode, Report};
@@ -23,11 +24,16 @@ use proxy_policy::{Policy, group_names};
 use tracing::{info, warn};
 
 use crate::audit::Recorder;
+use crate::backoff::Backoff;
+use crate::cgroups::{Bounds, Cgroup, Cgroups};
 use crate::config::{ProxyConfig, ZoneConfig};
+use crate::devices::Devices as DeviceStates;
 use crate::driver::Driver;
+use crate::launch::Fallback;
 use crate::ledger::host::Seat;
 use crate::ledger::{Ledger, WorkerId};
 use crate::listener::{Access, ListenError, Listener, private_folder};
+use crate::namespaces::Network;
 use crate::process::describe;
 use crate::reservations::Capacity;
 use crate::shares::Shares;
@@ -35,21 +41,25 @@ use crate::throttle::Throttle;
 
 mod arrival;
 mod audit;
-mod backoff;
 mod clients;
 mod denied;
+mod dirt;
 pub mod grant;
 mod holders;
 mod jail;
+mod reconcile;
 mod shares;
+mod spare;
 mod survey;
+mod view;
 mod worker;
 mod workers;
 
 use arrival::{Arrival, State};
-use backoff::Backoff;
+use dirt::Unrest;
 use grant::Grant;
 use survey::Devices;
+use view::View;
 use worker::{Phase, Session, Worker};
 
 /// Connections of one zone that wait for something; more stay in the kernel's queue.
@@ -85,6 +95,12 @@ pub struct Shared {
     pub devices: Vec<Capacity>,
     /// Has things recorded.
     pub recorder: Recorder,
+    /// Whether the devices' memory is clean.
+    pub states: RefCell<DeviceStates>,
+    /// What serves clients whose devices are lost, if it is there.
+    pub fallback: Option<Fallback>,
+    /// Where zones' workers are counted.
+    pub cgroups: Cgroups,
 }
 
 impl Shared {
@@ -124,10 +140,19 @@ pub struct Zone {
     arrivals: BTreeMap<u64, Arrival>,
     workers: BTreeMap<WorkerId, Worker>,
     backoff: Backoff,
+    unrest: Unrest,
+    /// What its next clients get.
+    view: View,
     /// What the last worker that became ready said of its driver.
     devices: Option<Devices>,
     /// What the last worker that became ready said of its jail.
     jail: Vec<Report>,
+    /// What its workers have of a network, once one was started.
+    network: Option<Result<Network, Errno>>,
+    /// Where the kernel counts its workers, or why nowhere.
+    cgroup: Result<Cgroup, String>,
+    /// Since when there are more workers than clients could want.
+    spare_since: Option<Instant>,
     refusals: Throttle,
     refused_calls: Throttle,
     denied: Throttle,
@@ -183,8 +208,19 @@ impl Zone {
             arrivals: BTreeMap::new(),
             workers: BTreeMap::new(),
             backoff: Backoff::default(),
+            unrest: Unrest::default(),
+            view: View::Devices(grant.devices.clone()),
             devices: None,
             jail: Vec::new(),
+            network: None,
+            cgroup: shared.cgroups.zone(
+                &config.name,
+                Bounds {
+                    clients: grant.clients,
+                    memory: config.host_memory,
+                },
+            ),
+            spare_since: None,
             refusals: Throttle::new(MAX_REFUSAL_LINES),
             refused_calls: Throttle::new(MAX_REFUSAL_LINES),
             denied: Throttle::new(MAX_REFUSAL_LINES),
@@ -242,7 +278,7 @@ impl Zone {
     }
 
     /// When [`Zone::tick`] has something to do.
-    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+    pub fn next_deadline(&self, shared: &Shared, now: Instant) -> Option<Instant> {
         let arrivals = self
             .arrivals
             .values()
@@ -259,7 +295,7 @@ impl Zone {
                     kill_at,
                     killed: false,
                 } => Some(kill_at),
-                _ => None,
+                _ => worker.process.stuck_from().filter(|_| !worker.is_stuck),
             });
         let retry = self
             .backoff
@@ -269,6 +305,8 @@ impl Zone {
             .chain(workers)
             .chain(retry)
             .chain(self.accept_after)
+            .chain(self.next_dirt(shared, now))
+            .chain(self.next_dismissal())
             .min()
     }
 
@@ -277,7 +315,9 @@ impl Zone {
         self.accept_after = self.accept_after.filter(|&after| after > now);
         self.expire(shared, now);
         self.heed_recorder(now);
+        self.heed_losses(shared, now);
         self.answer_surveys();
+        self.look_at_held(shared, now);
         self.match_up(shared, now);
         self.replenish(shared, now);
         self.publish_rates();
@@ -310,6 +350,7 @@ impl Zone {
             };
             let ending = matches!(worker.phase, Phase::Ending { .. });
             let how = describe(status);
+            self.look_behind(&worker, status, shared, now);
             let (zone, pid) = (&self.config.name, worker.process.pid());
             self.shares.forget(id, &mut self.ledger);
             let returned = self.ledger.close(id);
@@ -324,6 +365,8 @@ impl Zone {
                 }
                 Some(session) => {
                     let client = session.client_id;
+                    // Its calls first, then its end.
+                    self.recorder.finish_page(client);
                     session.record_left(zone);
                     let Snapshot { calls, launches } = Snapshot::of(session);
                     let named = session.audit_client(pid);
@@ -438,10 +481,15 @@ impl Zone {
                 uid: session.peer.uid,
                 program: session.program.clone(),
                 worker_pid: worker.process.pid(),
-                state: worker.phase.name().into(),
+                state: if worker.is_stuck {
+                    "stuck".into()
+                } else {
+                    worker.phase.name().into()
+                },
                 attached_seconds: now.saturating_duration_since(session.since).as_secs(),
                 memory_granted: self.ledger.granted(id),
                 memory_held: claims.memory_held,
+                memory_measured: worker.measured.held,
                 calls: claims.calls,
                 launches: claims.launches,
                 errors: claims.errors,
@@ -470,6 +518,7 @@ impl Zone {
             starting_workers: count(self.count(|phase| matches!(phase, Phase::Starting { .. }))),
             attached_total: self.attached_total,
             refused_total: self.refused_total,
+            fallback: self.fallback_reason(),
             worker_failure: self.backoff.reason().map(str::to_owned),
             jail: self.jail_status(),
             clients: clients.collect(),

@@ -300,6 +300,62 @@ fn each_mistake_is_named_with_line_key_and_remedy() {
             "ms, s or m",
         ),
         (
+            "[monitor]\nmode = \"kill\"",
+            5,
+            "monitor.mode",
+            "\"kill\" is not known",
+            "\"enforce\", \"report\", \"off\"",
+        ),
+        (
+            "[monitor]\nallowance = \"12\"",
+            5,
+            "monitor.allowance",
+            "is no size from 1MiB to 1PiB",
+            "such as \"1GiB\"",
+        ),
+        (
+            "[audit.kafka]\ntopic = \"a\"",
+            4,
+            "audit.kafka.brokers",
+            "is missing",
+            "kafka1.example.com:9093",
+        ),
+        (
+            "[audit.kafka]\nbrokers = \"a:1, b:2\"",
+            5,
+            "audit.kafka.brokers",
+            "is no list of brokers",
+            "no spaces",
+        ),
+        (
+            "[audit.kafka]\nbrokers = \"a:1\"\ntopic = \"a b\"",
+            6,
+            "audit.kafka.topic",
+            "cannot be the name of a topic",
+            "249 letters",
+        ),
+        (
+            "[audit.kafka]\nbrokers = \"a:1\"\npassword = \"x\"",
+            6,
+            "audit.kafka.password",
+            "is not a known key",
+            "",
+        ),
+        (
+            "[audit.kafka]\nbrokers = \"a:1\"\nsettings = \"kafka.conf\"",
+            6,
+            "audit.kafka.settings",
+            "not an absolute path",
+            "from / on",
+        ),
+        (
+            "[audit.kafka]\nbrokers = \"a:1\"\ntopic = \"x\"\ncheckpoints = \"x\"",
+            4,
+            "audit.kafka.checkpoints",
+            "is the topic of the blocks",
+            "name another",
+        ),
+        (
             "[zones]\nx = 1",
             4,
             "zones",
@@ -427,7 +483,7 @@ clients = 0
     let mistakes = parse(source).unwrap_err();
     let expected = "\
 gpu-proxy.toml:2: proxy.log_level: \"loud\" is not known; write one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"
-gpu-proxy.toml:3: proxy.colour: is not a known key; remove it; known here: runtime_dir, worker, admin_socket, policy, log_level, log_format, stop_grace, hello_timeout, start_timeout
+gpu-proxy.toml:3: proxy.colour: is not a known key; remove it; known here: runtime_dir, worker, admin_socket, policy, log_level, log_format, stop_grace, hello_timeout, start_timeout, scrub_patience, scrubber_uid, scrubber_gid
 gpu-proxy.toml:6: zone[0].name: \"A\" cannot be the name of a zone; use at most 32 of a-z, 0-9, - and _, beginning with a letter or digit
 gpu-proxy.toml:7: zone[0].memory: \"4G\" is not a size; write a whole number with KiB, MiB, GiB or TiB, such as \"4GiB\"
 gpu-proxy.toml:8: zone[0].clients: 0 is out of range; write a whole number from 1 to 1024";
@@ -446,9 +502,15 @@ log_format = \"text\"
 stop_grace = \"2s\"
 hello_timeout = \"2s\"
 start_timeout = \"60s\"
+scrub_patience = \"30s\"
 
 [driver]
 kind = \"auto\"
+
+[monitor]
+monitor = \"/opt/vgpu/vgpu-monitor\"
+interval = \"1s\"
+allowance = \"1GiB\"
 
 [[zone]]
 name = \"a\"
@@ -482,6 +544,18 @@ json_lines = \"/var/log/a \\\"b\\\"\"
 retain = \"3GiB\"
 when_full = \"drop-with-gap-record\"
 uid = 7
+[audit.kafka]
+brokers = \"[::1]:9093,kafka2:1\"
+checkpoints = \"notes\"
+settings = \"/etc/vgpu/kafka.conf\"
+inspector = \"/etc/vgpu/looks.conf\"
+retention_days = 400
+[monitor]
+mode = \"enforce\"
+library = \"/opt/libnvidia-ml.so.1\"
+interval = \"50ms\"
+allowance = \"64MiB\"
+uid = 8
 [[zone]]
 name = \"a\"
 memory = \"512MiB\"

@@ -8,14 +8,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use cuda_abi::function::Function;
 use proxy_audit::block::Block;
 use proxy_audit::call::{COMPLETED, Calls, NO_DEVICE, SUMMARY};
 use proxy_audit::export::Line;
+use proxy_audit::hash::LogId;
 use proxy_audit::keys::{self, KeysError};
 use proxy_audit::load::{self, LoadError, Piece, ProveError, Wanted};
 use proxy_audit::note::{KeyError, PublicKey};
 use proxy_audit::proof::{MAX_PROOF_LEN, Proof, ProofError};
 use proxy_audit::spool::{Cursor, CursorError};
+use proxy_audit::topic::{self, ArrangeError, Arranged};
 use proxy_audit::verify::Report;
 use thiserror::Error;
 
@@ -55,6 +58,18 @@ pub enum Command {
     Export {
         #[command(flatten)]
         log: Log,
+    },
+    /// Write a log as lines of JSON out of what was read from its Kafka topics: in order, each block once.
+    FromTopic {
+        /// What was read from the topic of the blocks, a line for each message.
+        #[arg(value_name = "BLOCKS")]
+        blocks: PathBuf,
+        /// What was read from the topic of the checkpoints.
+        #[arg(value_name = "CHECKPOINTS")]
+        checkpoints: Option<PathBuf>,
+        /// Which log, if the topic holds several: its 32 digits.
+        #[arg(long, value_name = "LOG", value_parser = log_id)]
+        of: Option<LogId>,
     },
     /// Write a proof that a record is in the log, for somebody who has nothing but the public key.
     Prove {
@@ -114,6 +129,8 @@ pub enum AuditFailure {
     Cursor(#[from] CursorError),
     #[error(transparent)]
     Keys(#[from] KeysError),
+    #[error(transparent)]
+    Topic(#[from] ArrangeError),
     #[error("{0:?} is no public key: {1}")]
     Key(String, KeyError),
     #[error("cannot read {}: {error}", path.display())]
@@ -143,6 +160,11 @@ pub fn run(command: &Command) -> Result<(), Failure> {
             checkpoint,
         } => verify(&log.path, keys, checkpoint, &mut out),
         Command::Export { log } => export(&log.path, &mut out),
+        Command::FromTopic {
+            blocks,
+            checkpoints,
+            of,
+        } => from_topic(blocks, checkpoints.as_deref(), *of, &mut out),
         Command::Prove { log, keys, record } => {
             let wanted = wanted(record)?;
             let proof =
@@ -236,7 +258,19 @@ fn summary(report: &Report) -> String {
         text += &format!("log {log}: leaves {from} to {}\n", to.saturating_sub(1));
     }
     for (zone, next) in &report.zones {
-        text += &format!("zone {zone}: {next} records\n");
+        text += &format!("zone {zone}: {next} records");
+        if let Some(count) = report.calls.get(zone) {
+            text += &format!(", of {} calls", count.recorded);
+            for (calls, what) in [
+                (count.repeated, "calls are there again"),
+                (count.told, "records are missing, as gaps tell"),
+            ] {
+                if calls > 0 {
+                    text += &format!("; {calls} {what}");
+                }
+            }
+        }
+        text.push('\n');
     }
     let (checkpoints, signed) = (report.checkpoints, report.signed);
     text += &format!("{checkpoints} checkpoints hold; the first {signed} leaves are signed");
@@ -283,6 +317,34 @@ fn export(log: &Path, out: &mut impl Write) -> Result<(), Failure> {
         Some(why) => Err(AuditFailure::DoesNotHold(why).into()),
         None => Ok(()),
     }
+}
+
+fn log_id(text: &str) -> Result<LogId, &'static str> {
+    LogId::try_from(text.to_owned())
+}
+
+fn from_topic(
+    blocks: &Path,
+    checkpoints: Option<&Path>,
+    of: Option<LogId>,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let done = topic::arrange(blocks, checkpoints, of, &mut io::BufWriter::new(out));
+    let Arranged {
+        log,
+        blocks,
+        again,
+        checkpoints,
+        unreadable,
+    } = done.map_err(|error| match error {
+        ArrangeError::Write(error) => Failure::Output(error),
+        other => AuditFailure::from(other).into(),
+    })?;
+    eprintln!(
+        "log {log}: {blocks} blocks and {checkpoints} checkpoints; left out: {again} blocks that were there again; \
+         last: {unreadable} lines that cannot be read"
+    );
+    Ok(())
 }
 
 fn tail(
@@ -359,10 +421,10 @@ fn show(block: &Block, out: &mut impl Write) -> Result<(), Failure> {
     let header = block.header();
     let text = match block {
         Block::Event { .. } => event_line(block),
-        Block::Calls { calls, worker, .. } => call_lines(
+        Block::Calls { calls, origin, .. } => call_lines(
             &format!("{} {}", header.leaf, header.zone),
             header.seq,
-            *worker,
+            origin.worker,
             calls,
         ),
     };
@@ -405,9 +467,13 @@ fn call_lines(place: &str, first: u64, worker: u32, calls: &Calls) -> String {
             0 => "call",
             _ => "calls",
         };
+        let function = Function::from_opcode(record.opcode.get());
+        let function = function.map_or_else(
+            || format!("number {}", record.opcode),
+            |function| function.info().name.to_owned(),
+        );
         text += &format!(
-            "{place}:{number} {kind} {} client {} worker {worker}{device} size {} object {:#x}{}{}{result}\n",
-            record.opcode,
+            "{place}:{number} {kind} {function} client {} worker {worker}{device} size {} object {:#x}{}{}{result}\n",
             record.client,
             record.size,
             record.object.get(),

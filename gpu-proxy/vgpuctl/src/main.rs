@@ -86,7 +86,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Status { json, socket } => status(&socket, json),
-        Command::Doctor { socket } => print(&socket, doctor::render),
+        Command::Doctor { socket } => print(&socket, doctor::examine),
         Command::Allocations { zone, json, socket } => allocations::run(&socket, &zone, json),
         Command::Simulate { plan } => simulate(&plan),
         Command::Policy { command } => policy::run(&command),

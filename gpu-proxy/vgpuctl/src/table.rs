@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use proxy_channel::admin::{Client, Status, Zone};
+use proxy_channel::admin::{Client, Device, Status, Zone};
 
 /// Lays out everything as text.
 pub fn render(status: &Status) -> String {
@@ -49,6 +49,12 @@ pub fn render(status: &Status) -> String {
         }
     }
     for zone in &status.zones {
+        if let Some(reason) = &zone.fallback {
+            let name = &zone.name;
+            text.push_str(&format!(
+                "zone {name}: the software GPU serves new clients: {reason}\n"
+            ));
+        }
         if let Some(reason) = &zone.worker_failure {
             text.push_str(&format!("zone {}: no worker: {reason}\n", zone.name));
         }
@@ -61,6 +67,25 @@ pub fn render(status: &Status) -> String {
     for zone in &status.zones {
         if let Some(line) = jail_line(zone) {
             text.push_str(&line);
+        }
+    }
+    if !status.devices.is_empty() {
+        let header = [
+            "DEVICE", "STATE", "FOR", "LEFT BY", "SCRUBS", "ZEROED", "TOOK", "FAILED",
+        ];
+        let devices = status.devices.iter().map(device_row).collect();
+        text.push('\n');
+        text.push_str(&table(&header, devices));
+        for device in &status.devices {
+            for pid in &device.stuck {
+                text.push_str(&format!(
+                    "device {}: process {pid} was killed and does not go away\n",
+                    device.ordinal
+                ));
+            }
+            if let Some(failure) = &device.failure {
+                text.push_str(&format!("device {}: {failure}\n", device.ordinal));
+            }
         }
     }
     let clients: Vec<Vec<String>> = status
@@ -111,6 +136,22 @@ fn zone_row(zone: &Zone) -> Vec<String> {
         zone.attached_total.to_string(),
         zone.refused_total.to_string(),
         zone.socket.clone(),
+    ]
+}
+
+fn device_row(device: &Device) -> Vec<String> {
+    vec![
+        device.ordinal.to_string(),
+        device.state.clone(),
+        device.since_seconds.map_or("-".into(), duration),
+        match device.left_by.is_empty() {
+            true => "-".into(),
+            false => device.left_by.join(", "),
+        },
+        device.scrubs.to_string(),
+        size(device.scrubbed_bytes),
+        format!("{} ms", device.scrub_micros / 1000),
+        device.failures.to_string(),
     ]
 }
 
@@ -225,6 +266,7 @@ pub(crate) mod tests {
             state: "running".into(),
             attached_seconds: 61,
             memory_granted: 64 << 20,
+            memory_measured: None,
             memory_held: 1536 << 10,
             calls: 10,
             launches: 3,
@@ -251,6 +293,9 @@ pub(crate) mod tests {
                 },
                 policy: None,
             },
+            devices: Vec::new(),
+            audit: None,
+            monitor: None,
             zones: vec![Zone {
                 name: "a".into(),
                 socket: "/run/vgpu/a/gpu.sock".into(),
@@ -266,6 +311,7 @@ pub(crate) mod tests {
                 starting_workers: 1,
                 attached_total: 1,
                 refused_total: 0,
+                fallback: None,
                 worker_failure: Some("no such device".into()),
                 jail: Vec::new(),
                 clients: vec![client],
@@ -318,6 +364,30 @@ CLIENT  ZONE  PID   PROGRAM    STATE    UP     WORKER  MEMORY   CALLS  LAUNCHES 
         );
         status.zones[0].allow.clear();
         assert!(render(&status).contains("zone a is granted nothing\n"));
+    }
+
+    #[test]
+    fn devices_that_processes_share_are_listed_with_what_was_scrubbed() {
+        let mut status = status();
+        status.devices = vec![Device {
+            ordinal: 0,
+            state: "dirty".into(),
+            since_seconds: Some(7),
+            left_by: vec!["a".into()],
+            stuck: vec![4711],
+            failures: 2,
+            failure: Some("it died".into()),
+            scrubs: 1,
+            scrubbed_bytes: 4 << 30,
+            scrub_micros: 12_345,
+        }];
+        let expected = "
+DEVICE  STATE  FOR  LEFT BY  SCRUBS  ZEROED  TOOK   FAILED
+0       dirty  7s   a        1       4 GiB   12 ms  2
+device 0: process 4711 was killed and does not go away
+device 0: it died
+";
+        assert!(render(&status).contains(expected), "{}", render(&status));
     }
 
     #[test]

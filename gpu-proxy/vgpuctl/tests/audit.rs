@@ -4,14 +4,24 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread;
 
-use proxy_audit::block::Zone;
+use proxy_audit::block::{Origin, Zone};
 use proxy_audit::call::{COMPLETED, CallRecord, Calls, Name};
 use proxy_audit::event::{Event, Stamp};
-use proxy_audit::hash::Hash;
+use proxy_audit::hash::{Hash, LogId};
 use proxy_audit::note::SecretKey;
-use proxy_audit::spool::{Settings, Spool, WhenFull};
+use proxy_audit::spool::{Settings, Spool, SpoolError, WhenFull};
 use proxy_audit::text::Text;
+
+fn origin() -> Origin {
+    Origin {
+        worker: 77,
+        session: LogId([3; 16]),
+        client: 1,
+        first: 0,
+    }
+}
 
 struct Place {
     folder: tempfile::TempDir,
@@ -264,7 +274,13 @@ fn a_verifier_that_others_could_have_written_agrees() {
     let more = SecretKey::draw("node1.example/audit").unwrap();
     {
         // Calls and a change of keys, which the log of the other tests does not have.
-        let mut spool = Spool::open(settings(&place.path("spool"))).unwrap();
+        let mut spool = loop {
+            // A child that another test has just forked holds the lock until it runs its program.
+            match Spool::open(settings(&place.path("spool"))) {
+                Err(SpoolError::Locked(_)) => thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
         let mut calls = Calls::default();
         let kernel = calls.intern(&Name::Kernel(Text::new("saxpy"))).unwrap();
         let image = calls.intern(&Name::Image(Hash::leaf(b"x"))).unwrap();
@@ -285,14 +301,14 @@ fn a_verifier_that_others_could_have_written_agrees() {
             calls.push(record).unwrap();
         }
         let zone = "a".parse().unwrap();
-        spool.calls(&zone, Stamp::now(), 77, &calls).unwrap();
+        spool.calls(&zone, Stamp::now(), origin(), &calls).unwrap();
         let key = Text::new(more.public().to_string());
         let rotated = Event::KeyRotated { key };
         spool
             .event(&Zone::proxy(), Stamp::now(), None, rotated)
             .unwrap();
         spool.checkpoint(&[&place.secret, &more]).unwrap();
-        spool.calls(&zone, Stamp::now(), 77, &calls).unwrap();
+        spool.calls(&zone, Stamp::now(), origin(), &calls).unwrap();
         spool.checkpoint(&[&more]).unwrap();
     }
     place.export(|lines| lines);

@@ -52,6 +52,7 @@ struct Slot {
     /// Serial of the context here; 0 if there is none. For the way through every call.
     serial: Word,
     pointer: Word,
+    device: Word,
     context: Mutex<Option<Context>>,
 }
 
@@ -90,6 +91,8 @@ impl Contexts {
             events: Vec::new(),
         });
         place.pointer.store(pointer as u64, Ordering::Relaxed);
+        let ordinal = u64::try_from(device).unwrap_or(u64::MAX);
+        place.device.store(ordinal, Ordering::Relaxed);
         // SYNC: pairs with the Acquire in `key`: the pointer is there before its serial.
         place.serial.store(serial, Ordering::Release);
         Some(key)
@@ -111,6 +114,13 @@ impl Contexts {
             0 => Err(CUresult::CUDA_ERROR_INVALID_CONTEXT),
             serial => Ok(ContextKey { slot, serial }),
         }
+    }
+
+    /// The device of the context in a slot, or of the last that was there.
+    #[inline]
+    pub fn device(&self, slot: u16) -> Option<i32> {
+        let place = self.slots.get(usize::from(slot))?;
+        i32::try_from(place.device.load(Ordering::Relaxed)).ok()
     }
 
     /// A context of a device, if there is one.

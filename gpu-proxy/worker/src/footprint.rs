@@ -10,15 +10,13 @@ use cuda_abi::fatbin;
 use idm_protocol::wire::image_kind;
 use thiserror::Error;
 
+use crate::elf::{Elf, MAGIC};
+
 mod ptx;
 
 /// What each section and variable is rounded up to.
 const GRAIN: u64 = 256;
 
-/// `SHT_NOBITS`: a section without bytes in the file.
-const NOBITS: u32 = 8;
-/// `SHF_ALLOC`: a section that occupies memory.
-const ALLOCATED: u64 = 2;
 /// In the header's flags of what the software GPU links: a file of PTX texts.
 const TEXTS: [u8; 4] = *b"sgpu";
 
@@ -56,11 +54,12 @@ pub fn bound(kind: u32, image: &[u8], majors: &[u32]) -> Result<u64, Unbounded> 
 
 /// Text or an ELF file.
 fn of_code(code: &[u8]) -> Result<u64, Unbounded> {
-    if !code.starts_with(b"\x7fELF") {
+    if !code.starts_with(&MAGIC) {
         return ptx::bound(code);
     }
-    let mut total = sections(code).ok_or(Unbounded::TooMuch)?;
-    if code.get(48..52) == Some(&TEXTS) {
+    let elf = Elf::of(code).ok_or(Unbounded::TooMuch)?;
+    let mut total = sections(elf).ok_or(Unbounded::TooMuch)?;
+    if elf.flags() == TEXTS {
         total = total
             .checked_add(ptx::variables(code)?)
             .ok_or(Unbounded::TooMuch)?;
@@ -70,34 +69,15 @@ fn of_code(code: &[u8]) -> Result<u64, Unbounded> {
 
 /// Of all sections that occupy memory, with what has no bytes in the file. `None` if it does not add up; an image
 /// whose table is not all there has none.
-fn sections(elf: &[u8]) -> Option<u64> {
-    let (start, bytes, count) = (
-        u64_at(elf, 40)?,
-        u64::from(u16_at(elf, 58)?),
-        u64::from(u16_at(elf, 60)?),
-    );
+fn sections(elf: Elf<'_>) -> Option<u64> {
     let mut total = 0u64;
-    for index in 0..count {
-        let at = usize::try_from(start.checked_add(index * bytes)?).ok()?;
-        let header = elf.get(at..)?.get(..64)?;
-        let (kind, flags, size) = (u32_at(header, 4)?, u64_at(header, 8)?, u64_at(header, 32)?);
-        if kind == NOBITS || flags & ALLOCATED != 0 {
-            total = total.checked_add(size.checked_next_multiple_of(GRAIN)?)?;
+    for section in elf.sections() {
+        let section = section?;
+        if section.occupies_memory() {
+            total = total.checked_add(section.size.checked_next_multiple_of(GRAIN)?)?;
         }
     }
     Some(total)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]

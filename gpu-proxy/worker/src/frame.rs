@@ -7,8 +7,10 @@ use idm_protocol::lane::{Pending, REPLY_BYTES, WorkerLane};
 use idm_protocol::memory::{Mapped, WORD_BYTES};
 use idm_protocol::record::{DecodeError, Flags, Record, Request};
 use idm_protocol::wire::credit;
+use proxy_channel::calls::NO_DEVICE;
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::calls::Claim;
 use crate::contexts::ContextKey;
 use crate::errors::{Outcome, Refusal};
 
@@ -28,13 +30,39 @@ pub enum Prepared {
     },
 }
 
+/// A reply that is owed, if any, and what must be over before it goes out.
+pub type Unfinished = (Option<Pending<'static, Mapped>>, Prepared);
+
+/// What the dispatcher does with a blocking record.
+#[derive(Debug)]
+pub enum Turn {
+    /// It is done already.
+    Now(Outcome),
+    /// It will not block after all: the dispatcher runs it.
+    Here(Prepared),
+    /// Its lane's thread runs it.
+    Later(Prepared),
+}
+
 /// Memory that a thread uses for one record after the other, so that none of them allocates.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// The thread's place among those that can have a call under way.
+    cell: usize,
     tail: Vec<u8>,
     reply: Vec<u8>,
     /// For whoever needs a private buffer while the record runs.
     pub bytes: Vec<u8>,
+}
+
+impl Scratch {
+    /// For another thread than the dispatcher's, with its place among those that can have a call under way.
+    pub fn of_thread(cell: usize) -> Self {
+        Self {
+            cell,
+            ..Self::default()
+        }
+    }
 }
 
 /// One record and its reply.
@@ -50,6 +78,9 @@ pub struct Frame<'a> {
     credit: Option<usize>,
     issued_on: Option<usize>,
     unfinished: Option<Prepared>,
+    cell: usize,
+    /// What is written down of it.
+    pub claim: Claim,
 }
 
 impl<'a> Frame<'a> {
@@ -64,7 +95,12 @@ impl<'a> Frame<'a> {
         prepared: Prepared,
         scratch: &'a mut Scratch,
     ) -> Result<Self, Refusal> {
-        let Scratch { tail, reply, bytes } = scratch;
+        let Scratch {
+            cell,
+            tail,
+            reply,
+            bytes,
+        } = scratch;
         reply.clear();
         let side_tail = lane.collect(record, tail)?;
         Ok(Self {
@@ -78,6 +114,8 @@ impl<'a> Frame<'a> {
             credit: None,
             issued_on: None,
             unfinished: None,
+            cell: *cell,
+            claim: Claim::NOTHING,
         })
     }
 
@@ -202,6 +240,24 @@ impl<'a> Frame<'a> {
     /// Bytes of the side buffer.
     pub fn side_byte_len(&self) -> usize {
         self.pending.as_ref().map_or(0, Pending::side_byte_len)
+    }
+
+    /// Where its thread notes the call that is under way.
+    pub fn cell(&self) -> usize {
+        self.cell
+    }
+
+    /// What the call is about: an address or handle, and how many bytes of it.
+    #[inline]
+    pub fn about(&mut self, object: u64, size: u64) {
+        self.claim.object = object;
+        self.claim.size = size;
+    }
+
+    /// The device that the call is about, by its ordinal.
+    #[inline]
+    pub fn about_device(&mut self, device: i32) {
+        self.claim.device = u8::try_from(device).unwrap_or(NO_DEVICE);
     }
 
     /// The record took a credit of this stream when it was posted.

@@ -3,13 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+use cuda_abi::fatbin;
 use idm_protocol::wire::image_kind;
 use thiserror::Error;
 
-const FATBIN_MAGIC: u32 = 0xBA55_ED50;
-const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
-/// `SHT_NOBITS`: a section without bytes in the file.
-const NOBITS: u32 = 8;
+use crate::elf::Elf;
 
 /// An image that is not what its kind says; the client gets `CUDA_ERROR_INVALID_IMAGE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -29,93 +27,40 @@ pub fn check(kind: u32, mut image: Vec<u8>) -> Result<Vec<u8>, BadImage> {
         }
         image_kind::CUBIN if elf_is_complete(&image).is_some() => Ok(image),
         image_kind::CUBIN => Err(BadImage("ELF file")),
-        image_kind::FATBIN if fatbin_is_complete(&image).is_some() => Ok(image),
+        image_kind::FATBIN if fatbin::entries(&image).is_ok() => Ok(image),
         image_kind::FATBIN => Err(BadImage("fat binary")),
         _ => Err(BadImage("image of a known kind")),
     }
 }
 
-/// Header: magic, u16 version, u16 header size, u64 payload size. Then entries: u16 kind, u16
-/// version, u32 header size, u64 payload size, each within the payload.
-fn fatbin_is_complete(image: &[u8]) -> Option<()> {
-    if u32_at(image, 0)? != FATBIN_MAGIC {
-        return None;
-    }
-    let header = usize::from(u16_at(image, 6)?);
-    let payload = u64_at(image, 8)?;
-    let end = header.checked_add(usize::try_from(payload).ok()?)?;
-    if header < 16 || end > image.len() {
-        return None;
-    }
-    let mut at = header;
-    while at < end {
-        let entry = image.get(at..end)?;
-        let header = usize::try_from(u32_at(entry, 4)?).ok()?;
-        let payload = usize::try_from(u64_at(entry, 8)?).ok()?;
-        let len = header.checked_add(payload)?;
-        if header < 16 || len > entry.len() {
-            return None;
-        }
-        at += len;
-    }
-    Some(())
-}
-
-/// ELF64, little endian: both header tables, and what each of their entries names, are inside.
+/// What its tables name is inside.
 fn elf_is_complete(image: &[u8]) -> Option<()> {
+    let elf = Elf::of(image)?;
     let inside = |start: u64, len: u64| {
         let end = start.checked_add(len)?;
         (end <= u64::try_from(image.len()).ok()?).then_some(())
     };
-    if image.get(..4)? != ELF_MAGIC || *image.get(4)? != 2 || *image.get(5)? != 1 {
-        return None;
+    for segment in elf.segments() {
+        let segment = segment?;
+        inside(segment.offset, segment.size)?;
     }
-    let (segments, sections) = (u64_at(image, 32)?, u64_at(image, 40)?);
-    let segment_bytes = u64::from(u16_at(image, 54)?);
-    let segment_count = u64::from(u16_at(image, 56)?);
-    let section_bytes = u64::from(u16_at(image, 58)?);
-    let section_count = u64::from(u16_at(image, 60)?);
-    if segment_count > 0 {
-        if segment_bytes < 56 {
-            return None;
-        }
-        inside(segments, segment_bytes * segment_count)?;
-    }
-    if section_count > 0 {
-        if section_bytes < 64 {
-            return None;
-        }
-        inside(sections, section_bytes * section_count)?;
-    }
-    for index in 0..segment_count {
-        let at = usize::try_from(segments + index * segment_bytes).ok()?;
-        inside(u64_at(image, at + 8)?, u64_at(image, at + 32)?)?;
-    }
-    for index in 0..section_count {
-        let at = usize::try_from(sections + index * section_bytes).ok()?;
-        if u32_at(image, at + 4)? != NOBITS {
-            inside(u64_at(image, at + 24)?, u64_at(image, at + 32)?)?;
+    for section in elf.sections() {
+        let section = section?;
+        if section.in_file() {
+            inside(section.offset, section.size)?;
         }
     }
     Some(())
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use cuda_abi::fatbin::FATBIN_MAGIC;
     use proptest::prelude::*;
+
+    use super::*;
+
+    const NOBITS: u32 = 8;
 
     fn fatbin(entries: &[(u32, u64)], bytes: usize) -> Vec<u8> {
         let mut payload = Vec::new();

@@ -74,9 +74,11 @@ impl Lanes {
 
     fn start(&self, lane: &'static WorkerLane<Mapped>, mailbox: Arc<Mailbox>) -> io::Result<()> {
         let (session, on_violation) = (self.session, self.on_violation);
-        let name = format!("lane {}", lane.index());
+        let index = lane.index();
+        let name = format!("lane {index}");
         thread::Builder::new().name(name).spawn(move || {
-            let mut scratch = Scratch::default();
+            // The dispatcher has the first cell.
+            let mut scratch = Scratch::of_thread(usize::from(index) + 1);
             // Nothing to do for as long as the client likes: no slices. And no spinning: the next
             // job comes through the dispatcher, which may need this core to bring it.
             let patience = Patience {

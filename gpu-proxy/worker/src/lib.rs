@@ -6,7 +6,8 @@
 //! [`staging`], [`vmm`], [`pools`] and [`images`] keep what must be checked, [`code`] and [`footprint`] what must be
 //! paid for, [`denials`] what was refused, [`pace`] how fast a client may go; [`callbacks`] and [`output`] are
 //! the ways back; [`devices`] is what a worker tells before it has a client; [`harden`] is what the process
-//! takes away from itself.
+//! takes away from itself; [`scrub`] is what one does that never has a client; [`suspicion`] tells of lost devices,
+//! [`watchdog`] ends work that does not end and, by [`translations`], code that is not translated.
 //!
 //! A worker is presumed compromised by whoever designed the rest (D16): it holds one client's
 //! objects, no key, and no name.
@@ -14,6 +15,7 @@
 pub mod api;
 pub mod arrays;
 pub mod callbacks;
+pub mod calls;
 pub mod captures;
 pub mod code;
 pub mod contexts;
@@ -22,6 +24,7 @@ pub mod denials;
 pub mod devices;
 pub mod dispatcher;
 pub mod driver;
+mod elf;
 pub mod errors;
 pub mod execs;
 pub mod fences;
@@ -38,7 +41,10 @@ pub mod policy;
 pub mod pools;
 pub mod process;
 pub mod ranges;
+pub mod scrub;
 pub mod session;
 pub mod staging;
+pub mod suspicion;
+pub mod translations;
 pub mod vmm;
 pub mod watchdog;

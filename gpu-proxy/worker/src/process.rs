@@ -12,20 +12,22 @@ use idm_protocol::wait::Patience;
 use idm_protocol::window::{Arena, Reservation, WINDOW_BYTES, reserve_candidates};
 use idm_protocol::wire::TABLE_HASH;
 use proxy_channel::Text;
-use proxy_channel::args::{ArgsError, WorkerArgs};
+use proxy_channel::args::{ArgsError, Task, WorkerArgs};
+use proxy_channel::calls::CallPage;
 use proxy_channel::credit::Credit;
 use proxy_channel::message::{Ending, Ready};
 use proxy_channel::shares::Shares;
 use proxy_channel::worker::{Assignment, Event, WorkerChannel};
 use tracing_subscriber::EnvFilter;
 
+use crate::calls::Calls;
 use crate::driver::Driver;
 use crate::errors::Violation;
 use crate::harden::{Jail, Plan};
 use crate::lanes::Lanes;
 use crate::output::Output;
 use crate::session::{Parts, Session};
-use crate::{devices, dispatcher, harden, output, watchdog};
+use crate::{devices, dispatcher, harden, output, scrub, watchdog};
 
 /// Runs the worker process.
 pub fn main() -> ExitCode {
@@ -84,8 +86,17 @@ fn serve(
     };
     let args = args.map_err(|error| fail(error.to_string()))?;
     // SAFETY: the supervisor's configuration names the driver library; loading it is our purpose.
-    let driver =
-        unsafe { Driver::load(&args.driver_path) }.map_err(|error| fail(error.to_string()))?;
+    let driver = unsafe { Driver::load(&args.driver_path) };
+    let driver = driver.map_err(|error| {
+        if args.task != Task::Serve
+            && let Some(status) = scrub::status_of(&error)
+        {
+            // What the driver says of the device is what a scrubber is asked for.
+            let _ = channel.scrubbed(&scrub::failed(status));
+            return error.to_string();
+        }
+        fail(error.to_string())
+    })?;
     let (window_mask, windows) = reserve_candidates(WINDOW_BYTES);
     tracing::info!(
         driver = %driver.path.display(),
@@ -116,16 +127,29 @@ fn serve(
         why: Text::new(&args.why),
     };
     channel.ready(&ready).map_err(|error| error.to_string())?;
-    let assignment = match channel.receive().map_err(|error| error.to_string())? {
-        Event::Assign(assignment) => assignment,
-        Event::Stop | Event::Closed => return Ok(()),
-        Event::Verdict(_) | Event::Shared(_) => {
-            return Err("the supervisor answers what nobody asked".into());
+    if args.task != Task::Serve {
+        let said = match args.task {
+            Task::Probe => scrub::probe(&driver),
+            _ => scrub::run(&driver),
+        };
+        channel.scrubbed(&said).map_err(|error| error.to_string())?;
+        // Not by way of the driver's exit handlers: the memory is free when the process is gone.
+        harden::exit(0);
+    }
+    let mut page = None;
+    let assignment = loop {
+        match channel.receive().map_err(|error| error.to_string())? {
+            Event::Record(given) => page = Some(given),
+            Event::Assign(assignment) => break assignment,
+            Event::Stop | Event::Closed => return Ok(()),
+            Event::Verdict(_) | Event::Shared(_) => {
+                return Err("the supervisor answers what nobody asked".into());
+            }
         }
     };
     let window = usize::try_from(assignment.assign.window).unwrap_or(usize::MAX);
     let window = windows.into_iter().nth(window).flatten();
-    attach(driver, *assignment, window, &channel).inspect_err(|reason| {
+    attach(driver, *assignment, page, window, &channel).inspect_err(|reason| {
         // If the supervisor is gone, nobody needs to be told.
         let _ = channel.attach_failed(reason);
     })
@@ -135,6 +159,7 @@ fn serve(
 fn attach(
     driver: Driver,
     assignment: Assignment,
+    page: Option<CallPage>,
     window: Option<Reservation>,
     channel: &Arc<WorkerChannel>,
 ) -> Result<(), String> {
@@ -154,6 +179,7 @@ fn attach(
     let status = StatusPage::open(&status).map_err(|error| error.to_string())?;
     let credit = Arc::new(Credit::new(Arc::clone(channel), assign.credit_chunk));
     let shares = Arc::new(Shares::new(Arc::clone(channel)));
+    let calls = Calls::new(page, channel).map_err(|error| error.to_string())?;
     let output = Output::capture().map_err(|error| error.to_string())?;
     stats.set_device_count(driver.device_count);
     tracing::info!(
@@ -175,6 +201,7 @@ fn attach(
         stats,
         channel: Arc::clone(channel),
         output,
+        calls,
     })));
     spawn("output", move || {
         session.parts.output.serve(&session.parts.control.output);
@@ -211,7 +238,7 @@ fn listen(channel: &WorkerChannel, credit: &Credit, shares: &Shares) -> ! {
                 tracing::info!("the supervisor is gone");
                 harden::exit(0);
             }
-            Ok(Event::Assign(_)) => {
+            Ok(Event::Assign(_) | Event::Record(_)) => {
                 tracing::error!("assigned twice");
                 harden::exit(1);
             }

@@ -32,6 +32,7 @@ use proxy_channel::worker::WorkerChannel;
 
 use crate::api::linker::Links;
 use crate::arrays::Arrays;
+use crate::calls::{Calls, Names};
 use crate::captures::Captures;
 use crate::code::Code;
 use crate::contexts::{ContextKey, Contexts};
@@ -47,10 +48,12 @@ use crate::policy::Refusals;
 use crate::pools::Pools;
 use crate::ranges::{Place, Range, Ranges};
 use crate::staging::Staging;
+use crate::suspicion::Suspicion;
+use crate::translations::Translations;
 use crate::vmm::Vmm;
 
 pub use crate::errors::{Outcome, Refusal};
-pub use crate::frame::{Frame, Prepared, Scratch};
+pub use crate::frame::{Frame, Prepared, Scratch, Turn, Unfinished};
 
 /// Opcodes up to this one serve the session itself, or make and destroy contexts.
 const LAST_WITHOUT_CONTEXT: u16 = <wire::CuCtxDestroyV2 as Request>::OPCODE;
@@ -80,6 +83,8 @@ pub struct Object {
     pub parent: u64,
     /// Where launches are counted, for functions and kernels.
     pub counter: Option<KernelSlot>,
+    /// What the log calls it: the kernel, for functions and kernels, and the image.
+    pub names: Names,
 }
 
 /// What an attach gives a session to work with.
@@ -107,6 +112,8 @@ pub struct Parts {
     pub channel: Arc<WorkerChannel>,
     /// What the driver prints.
     pub output: Output,
+    /// What is written down of every call.
+    pub calls: Calls,
 }
 
 /// One client.
@@ -118,6 +125,8 @@ pub struct Session {
     pub(crate) captures: Captures,
     pub(crate) stop: Arc<StopFlag>,
     pub(crate) patience: Patience,
+    pub(crate) suspicion: Suspicion,
+    pub(crate) translations: Translations,
     objects: Mutex<WorkerTable<Object>>,
     ranges: Mutex<Ranges>,
     counts: CreditCounts,
@@ -151,20 +160,6 @@ pub enum SharedEvent {
     Opened(Token),
 }
 
-/// A reply that is owed, if any, and what must be over before it goes out.
-pub type Unfinished = (Option<Pending<'static, Mapped>>, Prepared);
-
-/// What the dispatcher does with a blocking record.
-#[derive(Debug)]
-pub enum Turn {
-    /// It is done already.
-    Now(Outcome),
-    /// It will not block after all: the dispatcher runs it.
-    Here(Prepared),
-    /// Its lane's thread runs it.
-    Later(Prepared),
-}
-
 impl Session {
     /// A client that has nothing yet.
     pub fn new(parts: Parts) -> Self {
@@ -180,6 +175,8 @@ impl Session {
             captures: Captures::default(),
             stop: Arc::default(),
             patience: Patience::detect(),
+            suspicion: Suspicion::default(),
+            translations: Translations::default(),
             ranges: Mutex::default(),
             credit_order: Mutex::default(),
             uploads: Mutex::default(),
@@ -242,6 +239,7 @@ impl Session {
             Err(Refusal::Violation(violation)) => return Err(violation),
             Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => return Ok(None),
         };
+        self.begin_call(&mut frame);
         let outcome = self.take_note_of_credit(&mut frame).and_then(|()| {
             self.enter(&frame)
                 .inspect_err(|_| Self::give_up_transfer(&frame))?;
@@ -267,6 +265,23 @@ impl Session {
             Err(Refusal::Violation(violation)) => Err(violation),
             Err(Refusal::Driver(_) | Refusal::Poisoned(_)) => Ok(()),
         }
+    }
+
+    /// Notes the call that the record is.
+    #[inline]
+    fn begin_call(&self, frame: &mut Frame<'_>) {
+        if let Some(device) = frame.context().and_then(|slot| self.contexts.device(slot)) {
+            frame.about_device(device);
+        }
+        let (cell, opcode) = (frame.cell(), frame.opcode());
+        self.parts.calls.begin(cell, opcode, &mut frame.claim);
+    }
+
+    /// Writes it down.
+    #[inline]
+    fn end_call(&self, frame: &Frame<'_>, status: CUresult) {
+        let (cell, opcode) = (frame.cell(), frame.opcode());
+        self.parts.calls.end(cell, opcode, &frame.claim, status);
     }
 
     /// For a record that is not executed: the client does not wait for the other end of its transfer.
@@ -407,6 +422,7 @@ impl Session {
             context: frame.context(),
             parent: 0,
             counter: None,
+            names: Names::NONE,
         };
         if status != CUresult::CUDA_SUCCESS && frame.replies() {
             // The client hears of it at once and gives the handle up.
@@ -709,6 +725,7 @@ impl Session {
             if status == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
                 self.note_full_driver();
             }
+            self.suspect(status);
             // Before the reply, so that the client finds it latched when it has the reply.
             let error = Latched {
                 code: status.0,
@@ -731,8 +748,10 @@ impl Session {
             self.parts.output.collect(told);
         }
         let unfinished = if status == CUresult::CUDA_SUCCESS && frame.is_unfinished() {
+            self.parts.calls.hand_on(frame.cell(), opcode);
             frame.into_unfinished()
         } else {
+            self.end_call(&frame, status);
             frame.answer(status);
             None
         };

@@ -2,7 +2,7 @@
 //!
 //! Work on a GPU cannot be called off, so what is ended is the worker, and with it the work. A driver tells whether events
 //! were reached and nothing between them, so what is watched is the oldest work of each stream between two of the
-//! worker's own events: at most 64 records.
+//! worker's own events: at most 64 records. What is made of an image is watched too.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ use proxy_channel::message::Ending;
 use crate::harden;
 use crate::session::Session;
 
-/// Ends the worker once some stream's oldest work has been the same for `limit`.
+/// Ends the worker once some stream's oldest work has been the same for `limit`, or an image has taken so long.
 pub fn watch(session: &Session, limit: Duration) -> ! {
     let pause = (limit / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
     let mut seen: HashMap<(usize, u64), Instant> = HashMap::new();
@@ -31,19 +31,26 @@ pub fn watch(session: &Session, limit: Duration) -> ! {
             now_seen.insert(work, since);
         });
         if now_seen.values().any(|since| now - *since >= limit) {
-            end(session, limit);
+            end(session, "work on a stream did not end", limit);
+        }
+        if session
+            .translations
+            .oldest()
+            .is_some_and(|since| now.saturating_duration_since(since) >= limit)
+        {
+            end(session, "an image was not translated", limit);
         }
         seen = now_seen;
     }
 }
 
-fn end(session: &Session, limit: Duration) -> ! {
+fn end(session: &Session, what: &str, limit: Duration) -> ! {
     // The client finds why its contexts are lost where it finds every such error.
     session.latch_all(Latched {
         code: CUresult::CUDA_ERROR_LAUNCH_TIMEOUT.0,
         opcode: 0,
     });
-    let text = format!("work on a stream did not end within {limit:?}, the zone's stuck_after");
+    let text = format!("{what} within {limit:?}, the zone's stuck_after");
     tracing::warn!(%text, "the client is ended");
     // If the supervisor is gone, nobody needs to be told.
     let _ = session.parts.channel.ended(&text, Ending::Stuck);

@@ -20,12 +20,15 @@ use idm_protocol::status::{StatusPage, StatusWriter};
 use idm_protocol::wait::{Immortal, Patience};
 use idm_protocol::window::{Arena, Reservation};
 use idm_protocol::wire::{self, copy_kind, image_kind};
+use proxy_channel::calls::{Call, CallPage, CallReader, IMAGE_NAME, KERNEL_NAME};
 use proxy_channel::credit::Credit;
 use proxy_channel::message::{Charge, FromWorker, Outcome, ToWorker, Verdict};
 use proxy_channel::shares::Shares;
 use proxy_channel::stats::{STATS_BYTES, StatsPage, StatsWriter};
 use proxy_channel::supervisor::{Received, SupervisorChannel};
 use proxy_channel::worker::{Event, WorkerChannel};
+use sha2::Digest;
+use vgpu_worker::calls::Calls;
 use vgpu_worker::dispatcher;
 use vgpu_worker::driver::Driver;
 use vgpu_worker::errors::Violation;
@@ -44,6 +47,8 @@ struct Client {
     session: &'static Session,
     dispatcher: Option<thread::JoinHandle<Result<(), Violation>>>,
     granted: StatusWriter,
+    /// What the worker writes down.
+    calls: CallReader<Mapped>,
 }
 
 impl Client {
@@ -76,6 +81,11 @@ impl Client {
         listen(&channel, &credit);
         // SAFETY: the software GPU implements the Driver API.
         let driver = unsafe { Driver::load(&software_gpu()) }.unwrap();
+        let page = CallPage::create().unwrap();
+        let fds = page
+            .descriptors()
+            .map(|fd| fd.try_clone_to_owned().unwrap());
+        let (calls, _) = CallPage::receive(fds.into()).unwrap().reader(0).unwrap();
         let session: &'static Session = Box::leak(Box::new(Session::new(Parts {
             driver,
             control: Arc::new(control),
@@ -86,6 +96,7 @@ impl Client {
             shares: Arc::new(Shares::new(Arc::clone(&channel))),
             context_overhead: 0,
             images: u64::MAX,
+            calls: Calls::new(Some(page), &channel).unwrap(),
             channel,
             output: vgpu_worker::output::Output::of_nobody().unwrap(),
         })));
@@ -100,6 +111,7 @@ impl Client {
             session,
             dispatcher: Some(dispatcher),
             granted: status,
+            calls,
         }
     }
 
@@ -120,6 +132,20 @@ impl Client {
         let (status, body) = self.call(request, tail);
         assert_eq!(status, CUresult::CUDA_SUCCESS);
         R::read_from_prefix(&body).unwrap().0
+    }
+
+    /// The calls that were written down since this was asked last.
+    fn written(&mut self) -> Vec<Call> {
+        let mut calls = Vec::new();
+        self.calls.take(usize::MAX, &mut calls);
+        self.calls.release();
+        calls
+    }
+
+    /// A name in the page of calls.
+    fn name(&self, number: u16) -> (u32, Vec<u8>) {
+        let name = self.calls.name(number).unwrap();
+        (name.kind, name.bytes)
     }
 
     fn post<T: Request>(&mut self, request: &T) {
@@ -647,6 +673,30 @@ fn a_module_is_loaded_launched_and_gone_with_its_functions() {
     );
     let (status, _) = client.call(&launch, &[&parameters]);
     assert_eq!(status, CUresult::CUDA_ERROR_INVALID_HANDLE);
+
+    let calls = client.written();
+    let of = |opcode| -> Vec<&Call> { calls.iter().filter(|call| call.opcode == opcode).collect() };
+    let loads = of(wire::CuModuleLoadDataEx::OPCODE);
+    let invalid = CUresult::CUDA_ERROR_INVALID_IMAGE.0;
+    assert_eq!((loads[0].result, loads[1].result), (invalid, 0));
+    assert_eq!((loads[1].object, loads[1].size), (module, PTX.len() as u64));
+    let digest = sha2::Sha256::digest(PTX).to_vec();
+    assert_eq!(client.name(loads[1].image), (IMAGE_NAME, digest));
+    let allocated = of(wire::CuMemAllocV2::OPCODE);
+    assert_eq!((allocated[0].object, allocated[0].size), (to, 4));
+    let launches = of(wire::CuLaunchKernel::OPCODE);
+    assert_eq!(launches.len(), 2001);
+    assert!(launches[..2000].iter().all(|call| {
+        let said = (call.object, call.size, call.result, call.device);
+        said == (function, 1, 0, 0) && call.image == loads[1].image
+    }));
+    assert_eq!(launches[2000].result, CUresult::CUDA_ERROR_INVALID_HANDLE.0);
+    assert_eq!(
+        client.name(launches[0].kernel),
+        (KERNEL_NAME, b"put".to_vec())
+    );
+    assert!(calls.is_sorted_by_key(|call| call.start_ns));
+    assert_eq!(client.calls.take_rest(), [], "nothing is under way");
 }
 
 #[test]

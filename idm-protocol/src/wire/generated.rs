@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::record::Request;
 
 /// Hash over every opcode and layout below; both sides must agree on it at attach.
-pub const TABLE_HASH: u64 = 0xc9984313806a5410;
+pub const TABLE_HASH: u64 = 0x1a2d8ce71925359a;
 
 /// Every request: the function's name, its opcode, the bytes of its body.
 pub const REQUESTS: &[(&str, u16, usize)] = &[
@@ -23,6 +23,11 @@ pub const REQUESTS: &[(&str, u16, usize)] = &[
     ("vgpuUpload", VgpuUpload::OPCODE, size_of::<VgpuUpload>()),
     ("vgpuOutput", VgpuOutput::OPCODE, size_of::<VgpuOutput>()),
     ("vgpuRefused", VgpuRefused::OPCODE, size_of::<VgpuRefused>()),
+    (
+        "vgpuLogOperation",
+        VgpuLogOperation::OPCODE,
+        size_of::<VgpuLogOperation>(),
+    ),
     (
         "cuDevicePrimaryCtxRetain",
         CuDevicePrimaryCtxRetain::OPCODE,
@@ -853,6 +858,20 @@ const _: () = assert!(size_of::<VgpuRefused>() == 16);
 
 impl Request for VgpuRefused {
     const OPCODE: u16 = 6;
+}
+
+/// Request of `vgpuLogOperation`. Something that the program did, for the audit log: its name, so many bytes, and as many numbers (u64) of its shape are the tail, the numbers first. device_ns: how long the device took for it, as the program measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VgpuLogOperation {
+    pub device_ns: u64,
+    pub name_bytes: u32,
+    pub dimensions: u32,
+}
+const _: () = assert!(size_of::<VgpuLogOperation>() == 16);
+
+impl Request for VgpuLogOperation {
+    const OPCODE: u16 = 7;
 }
 
 /// Request of `cuDevicePrimaryCtxRetain`. Posted when the count goes from 0 to 1.

@@ -6,7 +6,7 @@
 
 use std::ffi::c_void;
 
-use cuda_abi::types::CUresult;
+use cuda_abi::types::{CUresult, FATBIN_MAGIC};
 use idm_protocol::wire::image_kind;
 
 /// Longest image. The largest seen in the wild is 60 MB; a module of a whole framework is 300 MB.
@@ -22,7 +22,6 @@ pub struct Image<'a> {
 }
 
 const WRAPPER_MAGIC: u32 = 0x4662_43b1;
-const FATBIN_MAGIC: u32 = 0xba55_ed50;
 const ELF_MAGIC: u32 = u32::from_le_bytes(*b"\x7fELF");
 
 /// Finds out what `image` points to.

@@ -43,7 +43,7 @@ use crate::vmm::Vmm;
 
 const SOCKET: &str = "/run/vgpu/gpu.sock";
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
-const HANG_TIMEOUT: Duration = Duration::from_secs(10);
+const HANG_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One attachment to the proxy. There is at most one in a process, and it lives as long as that.
 #[derive(Debug)]
@@ -135,6 +135,7 @@ impl Refusal {
                 RefusalCode::ZONE_FULL
                 | RefusalCode::UID_NOT_ALLOWED
                 | RefusalCode::NOT_GRANTED => CUresult::CUDA_ERROR_NOT_PERMITTED,
+                RefusalCode::DEVICE_LOST => CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE,
                 _ => CUresult::CUDA_ERROR_SYSTEM_NOT_READY,
             },
             AttachError::Malformed(_)
@@ -534,6 +535,10 @@ mod tests {
         assert_eq!(
             code(RefusalCode::UID_NOT_ALLOWED),
             CUresult::CUDA_ERROR_NOT_PERMITTED
+        );
+        assert_eq!(
+            code(RefusalCode::DEVICE_LOST),
+            CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
         );
         assert_eq!(
             code(RefusalCode::NO_WORKER),

@@ -1,12 +1,35 @@
 //! `libcuda.so.1`: the exported names, and nothing else. What they do is `vgpu-core`'s.
 
-#![allow(non_upper_case_globals, reason = "symbols have the names they have")]
+#![allow(
+    non_snake_case,
+    non_upper_case_globals,
+    reason = "symbols have the names they have"
+)]
 
 mod generated;
+
+use std::ffi::{c_char, c_uint};
+
+use cuda_abi::types::CUresult;
 
 /// Says that this library is ours: a worker that was pointed at it by mistake refuses to load it.
 #[unsafe(no_mangle)]
 pub static vgpu_libvgpu_marker: u32 = 1;
+
+/// What `vgpu-log` calls: a program's own operation, for the audit log. A driver has no such function.
+///
+/// # Safety
+/// `name` is a string with its end; `shape` points to `dimensions` numbers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vgpuLogOperation(
+    name: *const c_char,
+    shape: *const u64,
+    dimensions: c_uint,
+    device_ns: u64,
+) -> CUresult {
+    // SAFETY: the caller's promise.
+    unsafe { vgpu_core::api::operation::log_operation(name, shape, dimensions, device_ns) }
+}
 
 extern "C" fn loaded() {
     vgpu_core::api::resolver::install(&generated::exports::ADDRESSES);

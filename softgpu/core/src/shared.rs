@@ -119,7 +119,10 @@ impl Pool {
 
     /// Takes `count` granules, those with the lowest numbers, as their last owner left them. `None`: there
     /// are not so many.
-    pub(crate) fn take(&self, count: u64) -> io::Result<Option<Vec<u32>>> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn take(&self, count: u64) -> io::Result<Option<Vec<u32>>> {
         self.locked(|owners| {
             let free: Vec<u32> = (0..)
                 .zip(owners.iter())

@@ -55,6 +55,25 @@ fn loops_of_different_length_reconverge() {
 }
 
 #[test]
+fn lanes_meet_at_a_latch_that_stands_before_the_inner_loop() {
+    // Counts the outer rounds of four that not all lanes take together.
+    let alone = run(
+        "mov.u32 %r1, 0; mov.u32 %r5, 0;\nH: mad.lo.u32 %r2, %r0, 7, %r1; and.b32 %r2, %r2, 15; bra I;\nT: activemask.b32 %r4; setp.ne.u32 %p0, %r4, -1; @%p0 add.u32 %r5, %r5, 1; add.u32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 4; @%p1 bra H; bra D;\nI: setp.eq.u32 %p2, %r2, 0; @%p2 bra T; sub.u32 %r2, %r2, 1; bra I;\nD: st.global.u32 [%rd1], %r5;",
+        64,
+    );
+    assert_eq!(alone, [0; 64]);
+}
+
+#[test]
+fn lanes_that_go_on_with_a_loop_meet_at_its_head() {
+    let alone = run(
+        "mov.u32 %r1, 0; mov.u32 %r5, 0;\nH: activemask.b32 %r4; setp.ne.u32 %p0, %r4, -1; @%p0 add.u32 %r5, %r5, 1; add.u32 %r1, %r1, 1; setp.gt.u32 %p1, %r1, 8; @%p1 bra D;\nadd.u32 %r2, %r0, %r1; and.b32 %r2, %r2, 1; setp.eq.u32 %p2, %r2, 0; @%p2 bra H;\nadd.u32 %r3, %r3, 1; bra H;\nD: st.global.u32 [%rd1], %r5;",
+        64,
+    );
+    assert_eq!(alone, [0; 64]);
+}
+
+#[test]
 fn barrier_orders_shared_memory_between_warps() {
     let got = run(
         "mov.u32 %r1, tile; mad.lo.u32 %r2, %r0, 4, %r1; st.shared.u32 [%r2], %r0; bar.sync 0;\nmov.u32 %r3, %ntid.x; sub.u32 %r3, %r3, %r0; sub.u32 %r3, %r3, 1; mad.lo.u32 %r3, %r3, 4, %r1; ld.shared.u32 %r4, [%r3]; st.global.u32 [%rd1], %r4;",

@@ -5,6 +5,7 @@
 //! `bench --only NAME...` prints those of some measurements of the system, not of the kernels.
 #![deny(unsafe_code)]
 
+mod audit;
 mod client;
 mod examples;
 mod floor;
@@ -62,7 +63,7 @@ type Outcome<T> = std::result::Result<T, Box<dyn Error>>;
 /// Something that is measured of the system, by the name it is asked for.
 type Measurement = (&'static str, fn(&Proxy) -> Outcome<Measured>);
 
-const MEASUREMENTS: [Measurement; 9] = [
+const MEASUREMENTS: [Measurement; 12] = [
     ("null_call", null_call),
     ("async_launch", async_launch),
     ("launch_rate", launch_rate),
@@ -73,6 +74,9 @@ const MEASUREMENTS: [Measurement; 9] = [
     // With proxies of their own.
     ("checks", |_| zones::checks()),
     ("hostile_neighbour", |_| zones::neighbour()),
+    ("audit_record", |_| audit::record()),
+    ("audit_launches", |_| audit::launches()),
+    ("audit_spool", |_| audit::spool()),
 ];
 
 /// The name by which all examples are asked for together.
@@ -168,8 +172,9 @@ fn remoted_apart(proxy: &Proxy, measurement: &str) -> Lines {
     client.wait_for_line("ready");
     // Its own worker only: one that still waits would learn from its one core not to spin.
     let status = proxy.status();
-    let clients = status["clients"].as_array().map_or(&[][..], Vec::as_slice);
-    let served = clients.iter().find(|known| known["pid"] == client.pid());
+    let zones = status["zones"].as_array().into_iter().flatten();
+    let mut clients = zones.flat_map(|zone| zone["clients"].as_array().into_iter().flatten());
+    let served = clients.find(|known| known["pid"] == client.pid());
     let worker = served.and_then(|known| known["worker_pid"].as_u64());
     if let Some(worker) = worker.and_then(|pid| u32::try_from(pid).ok()) {
         hold_to_core(worker, 1);

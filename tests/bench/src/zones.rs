@@ -26,7 +26,7 @@ fn unprotected() -> Proxy {
 
 /// All of it is on.
 fn protected() -> Proxy {
-    let policy = "version = 1\n[[zone]]\nname = \"bench\"\nallow = [\"compute\", \"memory\"]\nmemory = \"512MiB\"\n";
+    let policy = "version = 1\n[[zone]]\nname = \"bench\"\nallow = [\"compute\", \"memory\", \"jit\"]\nmemory = \"512MiB\"\n";
     Setup::new()
         .policy(policy)
         .zone(zone().set("stuck_after", "\"60s\""))

@@ -81,6 +81,8 @@ class Sides:
     def configuration(self, soft):
         text = f'[proxy]\nruntime_dir = "{self.run}"\nworker = "{self.binaries}/vgpu-worker"\n\n[driver]\n'
         text += f'kind = "softgpu"\nlibrary = "{soft}"\n' if soft else 'kind = "nvidia"\n'
+        if not (self.binaries / "vgpu-monitor").exists():
+            text += '\n[monitor]\nmode = "off"\n'
         for zone in range(self.zones):
             text += f'\n[[zone]]\nname = "check{zone}"\nmemory = "{self.memory}"\npinned = "{self.pinned}"\n'
             text += "clients = 16\nwarm_workers = 1\n"

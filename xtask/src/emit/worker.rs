@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::abi::parameter_name;
-use super::wire::reply_fields;
+use super::wire::{reply_fields, request_fields};
 use super::{banner, from_wire, rust_type, to_wire, type_name};
 use crate::decl::{Declaration, Declarations, Half, Role};
 
@@ -58,9 +58,10 @@ pub fn dispatch(declarations: &Declarations) -> Result<String, String> {
         };
         let _ = writeln!(
             text,
-            "{} => {{\nlet request = frame.request::<wire::{}>()?;\n{implementation}(session, &request, frame)\n}}",
+            "{} => {{\nlet request = frame.request::<wire::{}>()?;\n{}{implementation}(session, &request, frame)\n}}",
             function.op.unwrap_or(0),
-            type_name(&function.name)
+            type_name(&function.name),
+            subject(function),
         );
     }
     text.push_str("_ => frame.unknown_opcode(),\n}\n}\n\n");
@@ -71,6 +72,62 @@ pub fn dispatch(declarations: &Declarations) -> Result<String, String> {
         body(&mut text, function)?;
     }
     Ok(text)
+}
+
+/// Statements that tell the log what a call is about: the first handle or address of its request, how many bytes, and
+/// the device where it names one. What only the driver's answer tells, the half that is written by hand adds.
+fn subject(function: &Declaration) -> String {
+    /// First fields that are no handle and no address.
+    const NO_OBJECT: [&str; 4] = ["bytes", "width", "offset", "token_low"];
+    const SIZES: [&str; 3] = ["bytes", "image_bytes", "data_bytes"];
+    if function.internal && function.group == "session" {
+        return String::new();
+    }
+    let fields = request_fields(function);
+    let (object, size) = if function.record.is_empty() {
+        let of_role = |wanted: fn(&Role) -> bool| {
+            let mut arguments = function.arguments.iter();
+            arguments.find(|argument| wanted(&argument.role))
+        };
+        let object =
+            of_role(|role| !matches!(role, Role::Value | Role::Out { .. } | Role::Named(_)));
+        let device = of_role(|role| matches!(role, Role::Device { .. }));
+        let size = device.and_then(|argument| match &argument.role {
+            Role::Device { length } => Some(length.clone()),
+            _ => None,
+        });
+        (object.map(|argument| parameter_name(&argument.name)), size)
+    } else {
+        let object = function.record.first();
+        let object = object
+            .filter(|field| field.rust_type == "u64" && !NO_OBJECT.contains(&field.name.as_str()));
+        let size = SIZES
+            .iter()
+            .find(|size| fields.iter().any(|field| field.name == **size));
+        (
+            object.map(|field| field.name.clone()),
+            size.map(|&size| size.to_owned()),
+        )
+    };
+    let value = |name: Option<String>| {
+        let field = name.and_then(|name| fields.iter().find(|field| field.name == name));
+        field.map_or("0".to_owned(), |field| match field.rust_type.as_str() {
+            "u64" => format!("request.{}", field.name),
+            _ => format!("request.{}.into()", field.name),
+        })
+    };
+    let (object, size) = (value(object), value(size));
+    let mut text = String::new();
+    if (object.as_str(), size.as_str()) != ("0", "0") {
+        let _ = writeln!(text, "frame.about({object}, {size});");
+    }
+    if fields
+        .iter()
+        .any(|field| field.name == "device" && field.rust_type == "i32")
+    {
+        text.push_str("frame.about_device(request.device);\n");
+    }
+    text
 }
 
 fn body(text: &mut String, function: &Declaration) -> Result<(), String> {

@@ -8,6 +8,7 @@
 //! What does not fit is refused (`fail-closed`) or counted and recorded as a gap.
 
 mod frame;
+mod marker;
 mod reader;
 mod recover;
 #[cfg(test)]
@@ -23,9 +24,10 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use thiserror::Error;
 
 pub use frame::{Frame, FrameError, HEAD_LEN, Kind, MAX_PAYLOAD_LEN, encode, read_at};
+pub use marker::Marker;
 pub use reader::{Cursor, CursorError, Item, Place, ReadError, Reader, Segment};
 
-use crate::block::{Source, Zone};
+use crate::block::{Origin, Source, Zone};
 use crate::call::Calls;
 use crate::chain::{Chain, ChainError, Draft};
 use crate::checkpoint::Checkpoint;
@@ -131,6 +133,8 @@ pub struct Spool {
     unsynced: bool,
     /// All leaves before it have been sent.
     acknowledged: u64,
+    /// Where that is written.
+    marker: Marker,
     /// Blocks that have not been sent, in order: whose, and how long.
     waiting: VecDeque<(Zone, u64)>,
     pending: BTreeMap<Zone, u64>,
@@ -197,15 +201,16 @@ impl Spool {
         self.append(zone, stamp, first, draft)
     }
 
-    /// Records that `missing` events of a zone never came this far.
+    /// Records that `missing` records of a zone never came this far, and why.
     pub fn lost(
         &mut self,
         zone: &Zone,
         stamp: Stamp,
         source: Option<Source>,
         missing: u64,
+        why: &'static str,
     ) -> Result<Outcome, SpoolError> {
-        let why = Text::from("more than the supervisor keeps or passes on of one zone");
+        let why = Text::from(why);
         let uncertain = false;
         let event = Event::Gap { why, uncertain };
         let draft = self.chain.event(zone, stamp, source, event, missing.max(1));
@@ -217,17 +222,17 @@ impl Spool {
         &mut self,
         zone: &Zone,
         stamp: Stamp,
-        worker: u32,
+        origin: Origin,
         calls: &Calls,
     ) -> Result<Outcome, SpoolError> {
-        let draft = |chain: &Chain| chain.calls(zone, stamp, worker, calls.clone());
+        let draft = |chain: &Chain| chain.calls(zone, stamp, origin, calls.clone());
         let first = draft(&self.chain);
         if !self.fits(&first, self.settings.share) {
             if self.settings.when_full == WhenFull::FailClosed {
                 self.closed.insert(zone.clone());
                 return Err(SpoolError::Full(zone.clone()));
             }
-            self.drop_records(zone, stamp, first.block.header().count)?;
+            self.drop_records(zone, stamp, calls.stand_for())?;
             return Ok(Outcome::Dropped);
         }
         self.append(zone, stamp, first, draft)
@@ -280,8 +285,7 @@ impl Spool {
                 }
             }
         }
-        let text = format!("{leaf}\n");
-        replace(&self.settings.folder, ACKNOWLEDGED, text.as_bytes())?;
+        self.marker.set(format!("{leaf}\n").as_bytes())?;
         self.retire()
     }
 
@@ -461,14 +465,7 @@ fn create_segment(settings: &Settings, chain: &Chain) -> Result<(Segment, File, 
     // Plain data: writing it to memory cannot fail; a frame holds the state of as many zones as there can be.
     let state = serde_json::to_vec(chain).unwrap_or_default();
     let head = encode(Kind::Chain, &state).ok_or(ChainError::Full)?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(&fail)?;
+    let file = create(&temporary).map_err(&fail)?;
     let offset = head.len() as u64;
     let len = i64::try_from(settings.segment.max(offset)).unwrap_or(i64::MAX);
     fallocate(&file, FallocateFlags::empty(), 0, len).map_err(|errno| fail(errno.into()))?;
@@ -491,21 +488,22 @@ fn open_checkpoints(folder: &Path) -> Result<File, SpoolError> {
         .map_err(failing("open", &path))
 }
 
-/// Writes a file anew, whole or not at all.
+/// Writes a file of the spool's anew, whole or not at all.
 fn replace(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), SpoolError> {
     let temporary = folder.join(format!("{name}.tmp"));
     let path = folder.join(name);
     let fail = failing("write", &path);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(&fail)?;
+    let mut file = create(&temporary).map_err(&fail)?;
     file.write_all(bytes).map_err(&fail)?;
     file.sync_data().map_err(&fail)?;
     fs::rename(&temporary, &path).map_err(&fail)
+}
+
+/// An empty file for what is renamed once it is whole.
+fn create(temporary: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true);
+    options.mode(0o600).open(temporary)
 }
 
 fn sync_folder(folder: &Path) -> Result<(), SpoolError> {

@@ -9,8 +9,8 @@ use std::path::Path;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::{
-    ACKNOWLEDGED, CHECKPOINTS, Item, LOCK, Reader, Segment, Settings, Spool, SpoolError, TEMPORARY,
-    create_segment, failing, open_checkpoints, split_notes,
+    ACKNOWLEDGED, CHECKPOINTS, Item, LOCK, Marker, Reader, Segment, Settings, Spool, SpoolError,
+    TEMPORARY, create_segment, failing, open_checkpoints, split_notes,
 };
 use crate::block::Zone;
 use crate::chain::Chain;
@@ -51,9 +51,12 @@ impl Spool {
         remove_if_there(&folder.join(TEMPORARY))?;
         let notes = whole_checkpoints(&folder)?;
         let signed = notes.iter().filter_map(|note| claimed_size(note)).max();
-        let acknowledged = acknowledged(&folder)?;
+        let (marker, acknowledged) = acknowledged(&folder)?;
         let mut segments: VecDeque<Segment> = Segment::list(&folder)?.into();
         let known = signed.unwrap_or(0).max(acknowledged);
+        // The mark may be older than the segments that were removed because all of them had been sent.
+        let first = segments.front().map_or(0, |segment| segment.first);
+        let acknowledged = acknowledged.max(first);
         if segments.is_empty() {
             if known > 0 {
                 return Err(damaged(
@@ -99,6 +102,7 @@ impl Spool {
             segments,
             unsynced: true,
             acknowledged,
+            marker,
             waiting: found.waiting,
             pending,
             dropped: BTreeMap::new(),
@@ -250,16 +254,16 @@ fn whole_checkpoints(folder: &Path) -> Result<Vec<String>, SpoolError> {
     Ok(notes)
 }
 
-fn acknowledged(folder: &Path) -> Result<u64, SpoolError> {
-    let path = folder.join(ACKNOWLEDGED);
-    match fs::read_to_string(&path) {
-        Ok(text) => text
-            .trim_end()
-            .parse()
-            .map_err(|_| damaged(folder, format!("{ACKNOWLEDGED} holds no number"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(failing("read", &path)(error)),
-    }
+fn acknowledged(folder: &Path) -> Result<(Marker, u64), SpoolError> {
+    let (marker, held) = Marker::open(folder, ACKNOWLEDGED)?;
+    let leaf = match held.trim_ascii() {
+        [] => Some(0),
+        digits => std::str::from_utf8(digits)
+            .ok()
+            .and_then(|digits| digits.parse().ok()),
+    };
+    let leaf = leaf.ok_or_else(|| damaged(folder, format!("{ACKNOWLEDGED} holds no number")))?;
+    Ok((marker, leaf))
 }
 
 fn lock(folder: &Path) -> Result<File, SpoolError> {

@@ -2,7 +2,17 @@ use std::os::unix::fs::FileExt;
 
 use super::*;
 use crate::call::{CallRecord, NO_NAME};
+use crate::hash::LogId;
 use crate::load;
+
+fn origin() -> Origin {
+    Origin {
+        worker: 1,
+        session: LogId([3; 16]),
+        client: 1,
+        first: 0,
+    }
+}
 
 fn settings(folder: &Path) -> Settings {
     Settings {
@@ -179,7 +189,7 @@ fn a_full_share_drops_and_says_how_many() {
     let a = zone("a");
     let mut dropped = 0;
     for _ in 0..10 {
-        match spool.calls(&a, Stamp::now(), 1, &calls(10)).unwrap() {
+        match spool.calls(&a, Stamp::now(), origin(), &calls(10)).unwrap() {
             Outcome::Written(_) => assert_eq!(dropped, 0),
             Outcome::Dropped => dropped += 10,
         }
@@ -192,7 +202,7 @@ fn a_full_share_drops_and_says_how_many() {
     ));
     spool.acknowledge(u64::MAX).unwrap();
     spool.settle(Stamp::now()).unwrap();
-    spool.calls(&a, Stamp::now(), 1, &calls(1)).unwrap();
+    spool.calls(&a, Stamp::now(), origin(), &calls(1)).unwrap();
     spool.checkpoint(&[&key]).unwrap();
     drop(spool);
     let names = names(folder.path());
@@ -205,7 +215,7 @@ fn a_full_share_drops_and_says_how_many() {
     assert_eq!(report.zones[&a], 10 * 10 + 1 + 1);
     // Killed while it counts: the next one says that it does not know.
     let mut spool = Spool::open(tight.clone()).unwrap();
-    while spool.calls(&a, Stamp::now(), 1, &calls(10)).unwrap() != Outcome::Dropped {}
+    while spool.calls(&a, Stamp::now(), origin(), &calls(10)).unwrap() != Outcome::Dropped {}
     spool.sync().unwrap();
     drop(spool);
     drop(Spool::open(tight).unwrap());
@@ -231,7 +241,7 @@ fn a_full_share_closes_its_zone_until_there_is_room() {
     let mut spool = Spool::open(closed).unwrap();
     let a = zone("a");
     let refused = loop {
-        match spool.calls(&a, Stamp::now(), 1, &calls(10)) {
+        match spool.calls(&a, Stamp::now(), origin(), &calls(10)) {
             Ok(outcome) => assert!(matches!(outcome, Outcome::Written(_))),
             Err(error) => break error,
         }
@@ -245,7 +255,7 @@ fn a_full_share_closes_its_zone_until_there_is_room() {
     ));
     spool.acknowledge(spool.chain().next_leaf()).unwrap();
     assert!(spool.closed().is_empty());
-    assert!(spool.calls(&a, Stamp::now(), 1, &calls(10)).is_ok());
+    assert!(spool.calls(&a, Stamp::now(), origin(), &calls(10)).is_ok());
 }
 
 #[test]
@@ -274,6 +284,35 @@ fn segments_that_were_sent_are_removed_and_the_rest_still_holds() {
     let proof = load::prove(folder.path(), &wanted, &[key.public().clone()]).unwrap();
     assert!(proof.check([key.public()]).is_ok());
     drop(Spool::open(small).unwrap());
+}
+
+#[test]
+fn a_mark_that_a_loss_of_power_took_back_costs_sending_again_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Settings {
+        retain: 3 * 8192,
+        ..settings(folder.path())
+    };
+    let mut spool = Spool::open(small.clone()).unwrap();
+    for _ in 0..10 {
+        fill(&mut spool, 20);
+        spool.acknowledge(spool.chain().next_leaf()).unwrap();
+    }
+    let zones = ["a", "b", "@proxy"].map(zone);
+    drop(spool);
+    let first = Segment::list(folder.path()).unwrap()[0].first;
+    assert!(first > 100);
+    for mark in ["", "7\n  "] {
+        std::fs::write(folder.path().join("acknowledged"), mark).unwrap();
+        let mut spool = Spool::open(small.clone()).unwrap();
+        assert_eq!(spool.acknowledged(), first);
+        let end = spool.chain().next_leaf();
+        let pending = |spool: &Spool| zones.iter().map(|zone| spool.pending(zone)).sum::<u64>();
+        spool.acknowledge(end - 1).unwrap();
+        assert!(pending(&spool) > 0, "the last block waits");
+        spool.acknowledge(spool.chain().next_leaf()).unwrap();
+        assert_eq!(pending(&spool), 0);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::block::Source;
+use crate::block::{Origin, Source};
 use crate::call::{CallRecord, Calls, NO_NAME, Name};
 use crate::event::Stamp;
 use crate::load;
@@ -9,6 +9,15 @@ use crate::note::SecretKey;
 use crate::proof::{Proof, ProofError};
 use crate::spool::{Outcome, Settings, Spool, WhenFull};
 use crate::text::Text;
+
+fn origin() -> Origin {
+    Origin {
+        worker: 99,
+        session: LogId([3; 16]),
+        client: 1,
+        first: 0,
+    }
+}
 
 struct Log {
     folder: tempfile::TempDir,
@@ -74,7 +83,7 @@ fn fill(spool: &mut Spool, key: &SecretKey, count: u64) {
         let zone = &zones[usize::try_from(number % 3).unwrap()];
         let source = Some(Source { session, n: number });
         let outcome = if number % 5 == 4 {
-            spool.calls(zone, stamp(number), 99, &calls(number))
+            spool.calls(zone, stamp(number), origin(), &calls(number))
         } else {
             spool.event(zone, stamp(number), source, reload(number))
         };
@@ -106,6 +115,37 @@ fn log() -> Log {
         blocks,
         notes,
     }
+}
+
+#[test]
+fn calls_that_are_there_again_are_counted_and_such_as_no_gap_tells_of_are_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SecretKey::draw("test/log").unwrap();
+    let mut spool = Spool::open(settings(folder.path())).unwrap();
+    let zone: Zone = "a".parse().unwrap();
+    let put = |spool: &mut Spool, first| {
+        let origin = Origin { first, ..origin() };
+        spool.calls(&zone, stamp(first), origin, &calls(1)).unwrap();
+        spool.checkpoint(&[&key]).unwrap();
+        let evidence = load::evidence(folder.path()).unwrap();
+        let report = evidence.judge(&[key.public().clone()]);
+        (report.calls[&zone], report.findings)
+    };
+    let count = |recorded, repeated, absent, told| CallCount {
+        recorded,
+        repeated,
+        absent,
+        told,
+        uncertain: false,
+    };
+    // Three at a time.
+    assert_eq!(put(&mut spool, 0), (count(3, 0, 0, 0), vec![]));
+    assert_eq!(put(&mut spool, 1), (count(4, 2, 0, 0), vec![]));
+    let untold = vec![Finding::Untold("a".parse().unwrap(), 6)];
+    assert_eq!(put(&mut spool, 10), (count(7, 2, 6, 0), untold));
+    let zone: Zone = "a".parse().unwrap();
+    spool.lost(&zone, stamp(20), None, 6, "a reason").unwrap();
+    assert_eq!(put(&mut spool, 13), (count(10, 2, 6, 6), vec![]));
 }
 
 impl Log {

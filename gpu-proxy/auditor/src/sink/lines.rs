@@ -17,6 +17,8 @@ use super::{Sink, SinkError, Taken};
 pub struct JsonLines {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    len: u64,
     /// The first leaf that is not in the file.
     next: u64,
     settled: u64,
@@ -61,16 +63,22 @@ impl JsonLines {
         Ok(Self {
             path: path.to_owned(),
             file,
+            len: whole,
             next,
             settled: next,
         })
     }
 
     fn write(&mut self, line: &Line) -> Result<(), SinkError> {
+        let text = line.to_text();
         // One call, and at the end of the file whatever happens.
-        self.file
-            .write_all(line.to_text().as_bytes())
-            .map_err(failing(&self.path))
+        if let Err(error) = self.file.write_all(text.as_bytes()) {
+            // What a full disk took of it must not be the beginning of another line.
+            let _ = self.file.set_len(self.len);
+            return Err(failing(&self.path)(error));
+        }
+        self.len += text.len() as u64;
+        Ok(())
     }
 }
 
@@ -93,8 +101,9 @@ impl Sink for JsonLines {
         Ok(Taken::Yes)
     }
 
-    fn checkpoint(&mut self, note: &str) -> Result<(), SinkError> {
-        self.write(&Line::Checkpoint(note.to_owned()))
+    fn checkpoint(&mut self, note: &str) -> Result<Taken, SinkError> {
+        self.write(&Line::Checkpoint(note.to_owned()))?;
+        Ok(Taken::Yes)
     }
 
     fn settle(&mut self) -> Result<u64, SinkError> {

@@ -2,15 +2,15 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_audit::spool::WhenFull;
 use proxy_policy::document::{Reader, Section};
-use proxy_policy::units::{duration_text, size, size_text};
+use proxy_policy::units::{duration_text, size_text};
 
-use super::read::{NO_ID, absolute, time};
-use super::{Installation, name_of, quoted};
+use super::read::{NO_ID, absolute, bytes, time, whole_path};
+use super::{Installation, KafkaConfig, kafka, name_of, quoted};
 
 /// `[audit]`: the auditor. Default: none, and nothing is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +23,10 @@ pub struct AuditConfig {
     pub key: PathBuf,
     /// `name`: what a new key, and with it the log, is called. Default `vgpu-audit`.
     pub name: String,
-    /// `json_lines`: a file that also gets the log as lines of JSON. Default: none.
-    pub json_lines: Option<PathBuf>,
+    /// `json_lines`: what also gets the log as lines of JSON. Default: nothing.
+    pub json_lines: Option<JsonLines>,
+    /// `[audit.kafka]`: where it goes in Kafka. Default: nowhere.
+    pub kafka: Option<KafkaConfig>,
     /// `checkpoint_after`: how long a record may be unsigned. Default `1s`.
     pub checkpoint_after: Duration,
     /// `share`: how much of each zone may wait to be sent. Default `64MiB`.
@@ -41,6 +43,26 @@ pub struct AuditConfig {
     pub gid: Option<u32>,
 }
 
+/// Where lines of JSON go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JsonLines {
+    /// To a file.
+    File(PathBuf),
+    /// To the proxy's own standard output: `-`.
+    Stdout,
+}
+
+impl JsonLines {
+    /// As it is written.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Stdout => Path::new("-"),
+        }
+    }
+}
+
 impl AuditConfig {
     /// The auditor's command line, without its program.
     #[must_use]
@@ -50,8 +72,8 @@ impl AuditConfig {
         add("--spool", self.spool.clone().into());
         add("--key", self.key.clone().into());
         add("--name", self.name.clone().into());
-        if let Some(path) = &self.json_lines {
-            add("--json-lines", path.clone().into());
+        if let Some(lines) = &self.json_lines {
+            add("--json-lines", lines.as_path().into());
         }
         let millis = self.checkpoint_after.as_millis().to_string();
         add("--checkpoint-after", millis.into());
@@ -60,6 +82,7 @@ impl AuditConfig {
         add("--retain", self.retain.to_string().into());
         let word = name_of(&WhenFull::NAMES, self.when_full);
         add("--when-full", word.into());
+        args.extend(self.kafka.iter().flat_map(KafkaConfig::to_args));
         args
     }
 }
@@ -69,6 +92,11 @@ pub(super) fn read<'s>(
     mut section: Section<'s>,
     installation: &Installation,
 ) -> AuditConfig {
+    let kafka = reader.table(&mut section, "kafka");
+    let kafka = section
+        .took("kafka")
+        .then(|| kafka::read(reader, kafka))
+        .flatten();
     let keys = &mut section;
     let or = |path: Option<PathBuf>, default: &str| path.unwrap_or_else(|| default.into());
     let config = AuditConfig {
@@ -77,7 +105,8 @@ pub(super) fn read<'s>(
         spool: or(absolute(reader, keys, "spool"), "/var/lib/vgpu/audit"),
         key: or(absolute(reader, keys, "key"), "/var/lib/vgpu/audit.key"),
         name: name(reader, keys).unwrap_or_else(|| "vgpu-audit".into()),
-        json_lines: absolute(reader, keys, "json_lines"),
+        json_lines: json_lines(reader, keys),
+        kafka,
         checkpoint_after: time(reader, keys, "checkpoint_after", 1_000, 10..=60_000),
         share: bytes(reader, keys, "share", 64 << 20),
         headroom: bytes(reader, keys, "headroom", 16 << 20),
@@ -90,6 +119,15 @@ pub(super) fn read<'s>(
     };
     reader.close(section);
     config
+}
+
+fn json_lines<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<JsonLines> {
+    let (item, text) = reader.text(keys, "json_lines", "\"/a/path\" or \"-\"")?;
+    if text == "-" {
+        return Some(JsonLines::Stdout);
+    }
+    let remedy = "write the whole path from / on, or \"-\" for standard output";
+    whole_path(reader, &item, &text, remedy).map(JsonLines::File)
 }
 
 fn name<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<String> {
@@ -106,39 +144,16 @@ fn name<'s>(reader: &mut Reader<'s>, keys: &mut Section<'s>) -> Option<String> {
     Some(name)
 }
 
-fn bytes<'s>(
-    reader: &mut Reader<'s>,
-    keys: &mut Section<'s>,
-    key: &'static str,
-    default: u64,
-) -> u64 {
-    let bounds = (1 << 20)..=(1 << 50);
-    let Some((item, text)) = reader.text(keys, key, &format!("\"{}\"", size_text(default))) else {
-        return default;
-    };
-    match size(&text).filter(|bytes| bounds.contains(bytes)) {
-        Some(bytes) => bytes,
-        None => {
-            let problem = format!("{text:?} is no size from 1MiB to 1PiB");
-            let remedy = format!(
-                "write a number with MiB or GiB, such as \"{}\"",
-                size_text(default)
-            );
-            reader.mistake(item.at, &item.key, problem, remedy);
-            default
-        }
-    }
-}
-
 impl fmt::Display for AuditConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[audit]")?;
         let mut paths = vec![
-            ("auditor", &self.auditor),
+            ("auditor", self.auditor.as_path()),
             ("spool", &self.spool),
             ("key", &self.key),
         ];
-        paths.extend(self.json_lines.as_ref().map(|path| ("json_lines", path)));
+        let lines = self.json_lines.as_ref().map(JsonLines::as_path);
+        paths.extend(lines.map(|path| ("json_lines", path)));
         for (key, path) in paths {
             writeln!(f, "{key} = {}", quoted(&path.to_string_lossy()))?;
         }
@@ -154,11 +169,7 @@ impl fmt::Display for AuditConfig {
         }
         let word = name_of(&WhenFull::NAMES, self.when_full);
         writeln!(f, "when_full = \"{word}\"")?;
-        for (key, number) in [("uid", self.uid), ("gid", self.gid)] {
-            if let Some(number) = number {
-                writeln!(f, "{key} = {number}")?;
-            }
-        }
-        Ok(())
+        super::numbers(f, &[("uid", self.uid), ("gid", self.gid)])?;
+        self.kafka.iter().try_for_each(|kafka| kafka.fmt(f))
     }
 }

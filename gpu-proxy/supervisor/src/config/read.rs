@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_channel::jail::Mode;
-use proxy_policy::document::{Mistakes, Reader, Section, article};
+use proxy_policy::document::{Item, Mistakes, Reader, Section, article};
 use proxy_policy::limits::Limits;
-use proxy_policy::units::{duration, duration_text};
+use proxy_policy::units::{duration, duration_text, size, size_text};
 use proxy_policy::values::{self, MAX_CLIENTS};
 use toml::de::DeValue;
 
 use super::{
     Config, DriverConfig, DriverSelection, Installation, LogFormat, LogLevel, ProxyConfig,
-    ZoneConfig, audit,
+    ZoneConfig, audit, monitor,
 };
 use crate::reservations::{self, Capacity, Claim};
 use crate::zone::grant::Grant;
@@ -41,6 +41,8 @@ pub(super) fn config(
     let section = reader.table(&mut root, "audit");
     let audit = audit::read(&mut reader, section, installation);
     let audit = root.took("audit").then_some(audit);
+    let section = reader.table(&mut root, "monitor");
+    let monitor = monitor::read(&mut reader, section, installation);
     let sections = reader.tables(&mut root, "zone");
     if sections.is_empty() && !root.took("zone") {
         reader.missing(
@@ -86,6 +88,7 @@ pub(super) fn config(
             driver,
             devices,
             audit,
+            monitor,
             zones,
         },
     )
@@ -123,6 +126,9 @@ fn proxy<'s>(
         stop_grace: time(reader, keys, "stop_grace", 2_000, 0..=60_000),
         hello_timeout: time(reader, keys, "hello_timeout", 2_000, 10..=60_000),
         start_timeout: time(reader, keys, "start_timeout", 60_000, 100..=600_000),
+        scrub_patience: time(reader, keys, "scrub_patience", 30_000, 100..=600_000),
+        scrubber_uid: reader.number(keys, "scrubber_uid", 0..NO_ID),
+        scrubber_gid: reader.number(keys, "scrubber_gid", 0..NO_ID),
     };
     reader.close(section);
     config
@@ -245,6 +251,7 @@ fn zone<'s>(
         );
     }
     let pinned = values::pinned(reader, keys).unwrap_or(1 << 30);
+    let host_memory = values::host_memory(reader, keys);
     let clients = values::clients(reader, keys).unwrap_or(16);
     let at = keys.at();
     let warm_key = keys.key("warm_workers");
@@ -275,6 +282,7 @@ fn zone<'s>(
         name: name?,
         memory: memory?,
         pinned,
+        host_memory,
         clients,
         warm_workers,
         stuck_after,
@@ -322,15 +330,19 @@ pub(super) fn absolute<'s>(
     key: &'static str,
 ) -> Option<PathBuf> {
     let (item, text) = reader.text(keys, key, "\"/a/path\"")?;
-    let path = PathBuf::from(&text);
+    whole_path(reader, &item, &text, "write the whole path from / on")
+}
+
+pub(super) fn whole_path(
+    reader: &mut Reader<'_>,
+    item: &Item<'_>,
+    text: &str,
+    remedy: &str,
+) -> Option<PathBuf> {
+    let path = PathBuf::from(text);
     if !path.is_absolute() || text.contains('\0') {
-        let remedy = "write the whole path from / on";
-        reader.mistake(
-            item.at,
-            &item.key,
-            format!("{text:?} is not an absolute path"),
-            remedy,
-        );
+        let problem = format!("{text:?} is not an absolute path");
+        reader.mistake(item.at, &item.key, problem, remedy);
         return None;
     }
     Some(path)
@@ -382,4 +394,29 @@ fn too_long(reader: &mut Reader<'_>, at: usize, key: &str, path: &Path) {
     let remedy =
         format!("shorten proxy.runtime_dir or the name; {MAX_SOCKET_PATH_LEN} bytes is the most");
     reader.mistake(at, key, problem, remedy);
+}
+
+/// A size from 1 MiB to 1 PiB.
+pub(super) fn bytes<'s>(
+    reader: &mut Reader<'s>,
+    keys: &mut Section<'s>,
+    key: &'static str,
+    default: u64,
+) -> u64 {
+    let bounds = (1 << 20)..=(1 << 50);
+    let Some((item, text)) = reader.text(keys, key, &format!("\"{}\"", size_text(default))) else {
+        return default;
+    };
+    match size(&text).filter(|bytes| bounds.contains(bytes)) {
+        Some(bytes) => bytes,
+        None => {
+            let problem = format!("{text:?} is no size from 1MiB to 1PiB");
+            let remedy = format!(
+                "write a number with MiB or GiB, such as \"{}\"",
+                size_text(default)
+            );
+            reader.mistake(item.at, &item.key, problem, remedy);
+            default
+        }
+    }
 }

@@ -135,7 +135,8 @@ pub(super) fn refused_call(
 }
 
 pub(super) fn charged(zone: &Zone, id: WorkerId, charge: &Charge, outcome: Outcome) {
-    let Some(worker) = zone.workers.get(&id) else {
+    // A worker that asks for nothing only waits until it was heard.
+    let Some(worker) = zone.workers.get(&id).filter(|_| charge.bytes > 0) else {
         return;
     };
     let event = Event::Grant {

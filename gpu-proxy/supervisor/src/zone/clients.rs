@@ -10,7 +10,9 @@ use idm_protocol::layout::Limits;
 use idm_protocol::status::EndReason;
 use idm_protocol::window::common_candidate;
 use nix::errno::Errno;
+use proxy_audit::wire::Detail;
 use proxy_channel::message::{Assign, Ready};
+use proxy_policy::Audit;
 use tracing::{debug, error, info, warn};
 
 use super::arrival::{Arrival, Peer, State, Step, turn_away};
@@ -145,7 +147,7 @@ impl Zone {
 
     /// Assigns waiting arrivals to ready workers, first come first served.
     pub(super) fn match_up(&mut self, shared: &Shared, now: Instant) {
-        if self.suspended {
+        if self.suspended || self.unrest.blocked_until(now).is_some() {
             return;
         }
         let waiting: Vec<(u64, Hello)> = self
@@ -240,8 +242,21 @@ impl Zone {
             zone: Text::new(&self.config.name),
             program: hello.name,
         };
-        let memory = match Handover::create(welcome) {
-            Ok(memory) => memory,
+        let made = Handover::create(welcome).and_then(|memory| {
+            let worker = self
+                .workers
+                .get(&id)
+                .map_or(0, |worker| worker.process.pid());
+            let detail = match self.grant.audit {
+                Audit::Every => Detail::Every,
+                Audit::Summary => Detail::Summary,
+            };
+            let (zone, client) = (&self.config.name, welcome.client_id);
+            let page = self.recorder.open_page(zone, client, worker, detail);
+            Ok((memory, page.map_err(|error| error.to_string())?))
+        });
+        let (memory, page) = match made {
+            Ok(made) => made,
             Err(text) => {
                 error!(
                     zone = self.config.name,
@@ -266,13 +281,17 @@ impl Zone {
         status.set_capabilities(welcome.capabilities);
         status.set_memory(self.ledger.limit(), self.ledger.used(), self.ledger.room());
         let Some(worker) = self.workers.get_mut(&id) else {
+            self.recorder.finish_page(welcome.client_id);
             return false;
         };
-        let sent = worker
-            .channel
-            .as_ref()
-            .map(|channel| channel.assign(&assign, files));
+        let sent = worker.channel.as_ref().map(|channel| {
+            if let Some(page) = &page {
+                channel.record(page)?;
+            }
+            channel.assign(&assign, files)
+        });
         if !matches!(sent, Some(Ok(()))) {
+            self.recorder.finish_page(welcome.client_id);
             self.condemn(id, "the worker did not take its client", shared, now);
             return false;
         }

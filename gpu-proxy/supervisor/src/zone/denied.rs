@@ -8,9 +8,9 @@ use proxy_channel::bound::{Bound, Denied};
 use proxy_policy::limits::handle_name;
 use tracing::{info, warn};
 
-use super::Zone;
 use super::worker::Session;
-use crate::ledger::host::DeviceFull;
+use super::{Shared, Zone};
+use crate::devices::Leave;
 use crate::ledger::{Refused, WorkerId};
 
 impl Zone {
@@ -29,7 +29,13 @@ impl Zone {
     }
 
     /// A worker says that a limit refused its client something. What the zone has and may have is our own word.
-    pub(super) fn record_denial(&mut self, id: WorkerId, denied: &Denied, now: Instant) {
+    pub(super) fn record_denial(
+        &mut self,
+        id: WorkerId,
+        denied: &Denied,
+        shared: &Shared,
+        now: Instant,
+    ) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
@@ -49,32 +55,31 @@ impl Zone {
             Some(Refused::Device(full)) => Some(full),
             _ => None,
         };
+        let leave = shared.states.borrow().leave(&worker.sees, zone, asked, now);
         match (bound, full) {
-            (Bound::MEMORY, Some(full)) => {
-                let DeviceFull {
-                    device,
-                    capacity,
-                    set_aside,
-                    ..
-                } = full;
+            (Bound::MEMORY, _) if let Leave::Denied { device } = leave => {
                 warn!(
                     zone,
                     client,
                     worker = pid,
-                    limit = "memory",
+                    limit = "scrub",
                     soft = true,
                     asked,
                     device,
-                    capacity,
-                    set_aside,
                     most = limit,
                     used,
                     times,
                     suppressed,
-                    "out of memory: the rest of the device is granted to other zones or set aside for them"
+                    "out of memory: the device is dirty and has not been scrubbed"
                 );
             }
-            (Bound::MEMORY, None) => {
+            (Bound::MEMORY, full) => {
+                let cause = match full {
+                    Some(_) => {
+                        "the rest of the device is granted to other zones or set aside for them"
+                    }
+                    None => "the zone's quota does not allow it",
+                };
                 warn!(
                     zone,
                     client,
@@ -82,12 +87,15 @@ impl Zone {
                     limit = "memory",
                     soft = true,
                     asked,
+                    device = full.map(|full| full.device),
+                    capacity = full.map(|full| full.capacity),
+                    set_aside = full.map(|full| full.set_aside),
                     most = limit,
                     used,
-                    rule,
+                    rule = full.is_none().then_some(rule),
                     times,
                     suppressed,
-                    "out of memory: the zone's quota does not allow it"
+                    "out of memory: {cause}"
                 );
             }
             (Bound::DRIVER, _) => {

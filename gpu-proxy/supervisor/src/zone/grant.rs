@@ -15,11 +15,12 @@ use idm_protocol::status::EndReason;
 use proxy_channel::message::Refused;
 use proxy_policy::limits::Limits;
 use proxy_policy::units::size_text;
-use proxy_policy::{Policy, group_names};
+use proxy_policy::{Audit, OnLostDevice, Policy, group_names};
 use tracing::{info, warn};
 
 use super::arrival::State;
 use super::audit;
+use super::view::View;
 use super::worker::Phase;
 use super::{Shared, Zone};
 use crate::config::ZoneConfig;
@@ -39,6 +40,10 @@ pub struct Grant {
     pub clients: u32,
     /// Devices that clients see; none for all.
     pub devices: Option<Vec<u32>>,
+    /// What becomes of new clients when all of those are lost.
+    pub on_lost_device: OnLostDevice,
+    /// What the log says of its calls.
+    pub audit: Audit,
     /// Further limits.
     pub limits: Limits,
     /// What says so, for people.
@@ -55,6 +60,8 @@ impl Grant {
             pinned: config.pinned,
             clients: config.clients,
             devices: config.devices.clone(),
+            on_lost_device: OnLostDevice::default(),
+            audit: Audit::default(),
             limits: config.limits.clone(),
             rule: "no policy is configured".into(),
         };
@@ -75,6 +82,8 @@ impl Grant {
             pinned: rule.pinned.unwrap_or(config.pinned),
             clients: rule.clients.unwrap_or(config.clients),
             devices: rule.devices.clone().or(configured.devices),
+            on_lost_device: rule.on_lost_device.unwrap_or_default(),
+            audit: rule.audit.unwrap_or_default(),
             limits: rule.limits.or(&config.limits),
             rule: format!("{file}:{}", rule.line),
         }
@@ -146,6 +155,14 @@ impl Grant {
             let text = number("devices", &list(&old.devices), &list(&self.devices));
             parts.push(text + " for new clients");
         }
+        if self.on_lost_device != old.on_lost_device {
+            let (old, new) = (old.on_lost_device.name(), self.on_lost_device.name());
+            parts.push(number("on_lost_device", &old, &new));
+        }
+        if self.audit != old.audit {
+            let text = number("audit", &old.audit.name(), &self.audit.name());
+            parts.push(text + " for new clients");
+        }
         if self.limits != old.limits {
             let list = |limits: &Limits| match limits.to_string() {
                 none if none.is_empty() => "none".to_owned(),
@@ -174,8 +191,9 @@ impl Zone {
         self.ledger.seat().move_to(place);
         self.publish_groups();
         self.publish_memory();
-        if self.grant.devices != old.devices {
-            self.replace_idle_workers(shared, now);
+        if self.grant.devices != old.devices || self.grant.on_lost_device != old.on_lost_device {
+            self.replace_idle_workers("the policy gives the zone other devices", shared, now);
+            self.view = View::of(&self.grant, shared);
         }
         self.turn_away_ungranted(now);
         let zone = self.config.name.as_str();
@@ -212,7 +230,7 @@ impl Zone {
     }
 
     /// Workers that wait for a client see the devices of the grant they were started under.
-    fn replace_idle_workers(&mut self, shared: &Shared, now: Instant) {
+    pub(super) fn replace_idle_workers(&mut self, why: &str, shared: &Shared, now: Instant) {
         let idle: Vec<WorkerId> = self
             .workers
             .iter()
@@ -222,8 +240,7 @@ impl Zone {
             .map(|(&id, _)| id)
             .collect();
         for id in idle {
-            let text = "the policy gives the zone other devices";
-            self.end(id, EndReason::POLICY, text, shared, now);
+            self.end(id, EndReason::POLICY, why, shared, now);
         }
         self.devices = None;
     }
@@ -306,6 +323,7 @@ mod tests {
             name: "a".into(),
             memory: 4 << 30,
             pinned: 1 << 30,
+            host_memory: None,
             clients: 16,
             warm_workers: 1,
             stuck_after: None,

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use proxy_channel::admin;
-use proxy_channel::jail::{Layer, Mode, Report, State};
+use proxy_channel::jail::{Layer, Report, State};
 use tracing::{info, warn};
 
 use super::{Shared, Zone};
@@ -24,22 +24,6 @@ pub(super) fn user(zone: &ZoneConfig, shared: &Shared) -> Report {
         ),
     };
     Report::new(Layer::USER, state_and_why.0, state_and_why.1)
-}
-
-/// Whether the workers are to have a namespace of process ids, or why not.
-pub(super) fn wants_processes(shared: &Shared) -> Result<(), &'static str> {
-    let several = shared
-        .environment
-        .iter()
-        .any(|(name, _)| name == "SOFTGPU_SHARED");
-    match shared.jail {
-        Mode::Off => Err("driver.jail is \"off\""),
-        Mode::Log => Err("driver.jail is \"log\""),
-        Mode::Enforce if several => {
-            Err("processes that share a software GPU know each other by their ids")
-        }
-        Mode::Enforce => Ok(()),
-    }
 }
 
 impl Zone {

@@ -13,12 +13,13 @@ use idm_protocol::memory::SealedFile;
 use idm_protocol::status::{EndReason, StatusWriter};
 use nix::errno::Errno;
 use proxy_channel::jail::Report;
-use proxy_channel::message::Ready;
+use proxy_channel::message::{Charge, Ready};
 use proxy_channel::stats::{Snapshot, StatsPage};
 use proxy_channel::supervisor::SupervisorChannel;
 use zerocopy::IntoBytes;
 
 use super::arrival::{Arrival, Peer, turn_away};
+use super::reconcile::Measured;
 use crate::process::Process;
 use crate::relay::Relay;
 
@@ -40,6 +41,20 @@ pub(super) struct Worker {
     /// From its greeting to the end of the worker, the client included that has already left.
     pub(super) session: Option<Session>,
     pub(super) started: Instant,
+    /// The devices that its zone had when it started; none for all.
+    pub(super) visible: Option<Vec<u32>>,
+    /// The software GPU serves it in the place of devices that are lost, and it has none of them.
+    pub(super) is_fallback: bool,
+    /// Those of them that it has, by ordinal; empty before it is ready.
+    pub(super) sees: Vec<u32>,
+    /// What the driver says that its process holds.
+    pub(super) measured: Measured,
+    /// The charge of its that waits for a clean device.
+    pub(super) held: Option<Charge>,
+    /// It was killed and does not go.
+    pub(super) is_stuck: bool,
+    /// It failed its zone or its client, or somebody had to end it.
+    pub(super) is_at_fault: bool,
     /// The zone's back-off knows how this one fared.
     pub(super) judged: bool,
 }

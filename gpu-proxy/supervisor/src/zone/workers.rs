@@ -2,28 +2,29 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::AsFd;
 use std::time::Instant;
 
+use cuda_abi::types::CUresult;
 use idm_protocol::attach::RefusalCode;
 use idm_protocol::attach::survey::MAX_DEVICES;
 use idm_protocol::status::EndReason;
-use proxy_channel::args::WorkerArgs;
+use proxy_channel::args::Task;
 use proxy_channel::jail::MAX_LAYERS;
 use proxy_channel::message::{Charge, Ending, FromWorker, Outcome, Ready, ToWorker, Verdict};
-use proxy_channel::supervisor::{Received, SupervisorChannel};
+use proxy_channel::supervisor::Received;
 use tracing::{debug, error, info, warn};
 
 use super::arrival::State;
 use super::audit;
-use super::jail::{user, wants_processes};
+use super::jail::user;
+use super::reconcile::Measured;
 use super::survey::Devices;
+use super::view::{self, View};
 use super::worker::{Phase, Worker};
 use super::{MESSAGES_AT_ONCE, SETTLED, Shared, Zone};
-use crate::driver::Driver;
+use crate::launch::{Launched, Wanted};
 use crate::ledger::WorkerId;
-use crate::process::{Launch, Process, Started};
-use crate::relay::Relay;
+use crate::namespaces::Network;
 
 impl Zone {
     pub(super) fn hear_worker(&mut self, id: WorkerId, shared: &Shared, now: Instant) {
@@ -86,6 +87,14 @@ impl Zone {
         };
         let (zone, pid) = (self.config.name.as_str(), worker.process.pid());
         match (worker.phase, message) {
+            // What was refused before its client left is on record whichever of the two is heard of first: nobody
+            // hides a refusal by leaving at once.
+            (Phase::Ending { .. }, FromWorker::Refused(refused)) if worker.session.is_some() => {
+                self.record_refusal(id, refused, shared, now);
+            }
+            (Phase::Ending { .. }, FromWorker::Denied(denied)) if worker.session.is_some() => {
+                self.record_denial(id, denied, shared, now);
+            }
             (Phase::Ending { .. }, _) => {}
             (Phase::Starting { .. }, &FromWorker::Device(device))
                 if worker.devices.len() < MAX_DEVICES =>
@@ -119,10 +128,18 @@ impl Zone {
                     init_micros,
                     "worker is ready"
                 );
-                shared.seen.set(Some((driver_version, device_count)));
+                if !worker.is_fallback {
+                    shared.seen.set(Some((driver_version, device_count)));
+                    worker.sees = sees(worker.visible.as_deref(), &ready);
+                }
+                let new = shared.states.borrow_mut().learn(&worker.sees, now);
+                if !new.is_empty() {
+                    info!(devices = ?new, "nobody knows who used these devices before: they are scrubbed first");
+                }
                 // It has met no tenant yet, so this is the driver's word.
                 if let (Some(&[device]), Some(seen)) =
                     (self.grant.devices.as_deref(), worker.devices.first())
+                    && !worker.is_fallback
                     && self.ledger.seat().measure(device, seen.total_memory)
                 {
                     let has = seen.total_memory;
@@ -142,8 +159,24 @@ impl Zone {
                 self.learn_jail(jail);
             }
             (Phase::Starting { .. } | Phase::Ready { .. }, FromWorker::Failed { text }) => {
+                if !worker.is_fallback {
+                    let mut states = shared.states.borrow_mut();
+                    states.suspect_granted(worker.visible.as_deref(), now);
+                }
                 let text = text.to_string();
                 self.condemn(id, &text, shared, now);
+            }
+            (Phase::Attaching { .. } | Phase::Running, FromWorker::Suspect(suspect)) => {
+                if shared.states.borrow_mut().suspect(&worker.sees, now) {
+                    let status = CUresult(suspect.status);
+                    warn!(
+                        zone,
+                        worker = pid,
+                        devices = ?worker.sees,
+                        ?status,
+                        "a call failed as on a device that is lost: whether it is, a probe finds out"
+                    );
+                }
             }
             (Phase::Attaching { .. }, FromWorker::Attached) => self.welcome(id, shared, now),
             (Phase::Attaching { .. }, FromWorker::AttachFailed { text }) => {
@@ -174,7 +207,13 @@ impl Zone {
                 self.record_refusal(id, refused, shared, now);
             }
             (Phase::Attaching { .. } | Phase::Running, FromWorker::Denied(denied)) => {
-                self.record_denial(id, denied, now);
+                self.record_denial(id, denied, shared, now);
+            }
+            (Phase::Running, FromWorker::Behind) => {
+                if let Some(session) = &worker.session {
+                    warn!(zone, worker = pid, "calls are not taken into the log");
+                    self.recorder.page_is_full(session.client_id);
+                }
             }
             (_, &FromWorker::Ended { text, ending }) => {
                 let client = worker.session.as_ref().map(|session| session.client_id);
@@ -221,12 +260,17 @@ impl Zone {
         worker.judged = true;
         self.backoff.succeeded();
         let (client, pid, program) = (session.client_id, session.peer.pid, session.program.clone());
+        // Before it can call, so that the log has this first.
+        if worker.is_fallback {
+            view::record_fallback(&self.recorder, &self.config.name, session, &self.view);
+        }
+        let named = session.audit_client(worker.process.pid());
+        audit::attached(&self.recorder, &self.config.name, named, &self.grant);
+        self.recorder.collect(client);
         match session.welcome() {
             Ok(()) => {
                 let micros = now.saturating_duration_since(session.since).as_micros();
                 self.attached_total += 1;
-                let named = session.audit_client(worker.process.pid());
-                audit::attached(&self.recorder, &self.config.name, named, &self.grant);
                 info!(
                     zone = self.config.name,
                     client,
@@ -245,7 +289,8 @@ impl Zone {
         }
     }
 
-    pub(super) fn charge(&mut self, id: WorkerId, charge: Charge, shared: &Shared, now: Instant) {
+    /// Grants a charge or refuses it.
+    pub(super) fn decide(&mut self, id: WorkerId, charge: Charge, shared: &Shared, now: Instant) {
         let outcome = match self.ledger.charge(id, charge.bytes) {
             Ok(()) => Outcome::Granted,
             Err(refused) => {
@@ -257,6 +302,17 @@ impl Zone {
                 }
             }
         };
+        self.answer_charge(id, charge, outcome, shared, now);
+    }
+
+    pub(super) fn answer_charge(
+        &mut self,
+        id: WorkerId,
+        charge: Charge,
+        outcome: Outcome,
+        shared: &Shared,
+        now: Instant,
+    ) {
         audit::charged(self, id, &charge, outcome);
         // Before the answer: what a worker reads after it counts the grant.
         self.publish_memory();
@@ -283,16 +339,19 @@ impl Zone {
 
     /// Starts workers until as many are warm as should be and every waiting client will have one.
     pub(super) fn replenish(&mut self, shared: &Shared, now: Instant) {
-        if self.listener.is_none() || self.backoff.blocked_until(now).is_some() {
+        let is_lost = matches!(self.view, View::Lost { .. });
+        if self.listener.is_none() || is_lost || self.backoff.blocked_until(now).is_some() {
+            self.dismiss_spare(false, shared, now);
             return;
         }
         let room = (self.grant.clients as usize).saturating_sub(self.occupied());
-        // Somebody looks and no worker has told yet what there is: one does, and stays for the next client.
+        // Somebody looks and no worker has told yet what there is: one does, and stays a while for the next client.
         let curious = usize::from(self.devices.is_none() && self.is_asked());
         let wanted =
             room.min((self.config.warm_workers as usize + self.waiting_clients()).max(curious));
         let have =
             self.count(|phase| matches!(phase, Phase::Starting { .. } | Phase::Ready { .. }));
+        self.dismiss_spare(have > wanted, shared, now);
         for _ in have..wanted {
             if let Err(error) = self.start_worker(shared, now) {
                 let text = format!("cannot start {}: {error}", shared.proxy.worker.display());
@@ -309,33 +368,27 @@ impl Zone {
     }
 
     pub(super) fn start_worker(&mut self, shared: &Shared, now: Instant) -> std::io::Result<()> {
-        let (channel, far) = SupervisorChannel::pair()?;
-        let Driver { kind, path, why } = &shared.driver;
-        let args = WorkerArgs {
-            zone: self.config.name.clone(),
-            driver_kind: *kind,
-            driver_path: path.clone(),
-            why: why.clone(),
-            jail: shared.jail,
+        let (visible, fallback) = match &self.view {
+            View::Devices(devices) => (devices.clone(), false),
+            View::Software { .. } => (None, true),
+            View::Lost { why } => return Err(std::io::Error::other(why.clone())),
         };
-        let mut environment = shared.environment.clone();
-        if let Some(devices) = &self.grant.devices {
-            let list: Vec<String> = devices.iter().map(u32::to_string).collect();
-            environment.push(("CUDA_VISIBLE_DEVICES".into(), list.join(",")));
-        }
-        let launch = Launch {
-            executable: shared.proxy.worker.clone(),
-            args: args.to_args(),
-            environment,
-            uid: self.config.worker_uid.filter(|_| shared.root),
-            gid: self.config.worker_gid.filter(|_| shared.root),
-            own_processes: wants_processes(shared),
+        let wanted = Wanted {
+            task: Task::Serve,
+            zone: &self.config.name,
+            devices: visible.as_deref(),
+            fallback,
+            uid: self.config.worker_uid,
+            gid: self.config.worker_gid,
+            network: self.network.get_or_insert_with(Network::new),
+            cgroup: Some(&self.cgroup),
         };
-        let Started {
+        let Launched {
             process,
+            channel,
             stderr,
-            processes,
-        } = Process::start(&launch, far.as_fd())?;
+            layers,
+        } = shared.launch(&wanted)?;
         debug!(
             zone = self.config.name,
             worker = process.pid(),
@@ -344,14 +397,24 @@ impl Zone {
         let worker = Worker {
             process,
             channel: Some(channel),
-            stderr: Some(Relay::new(stderr)?),
+            stderr: Some(stderr),
             phase: Phase::Starting {
                 deadline: now + shared.proxy.start_timeout,
             },
             devices: Vec::new(),
-            jail: vec![user(&self.config, shared), processes],
+            jail: [user(&self.config, shared)]
+                .into_iter()
+                .chain(layers)
+                .collect(),
             session: None,
             started: now,
+            visible,
+            is_fallback: fallback,
+            sees: Vec::new(),
+            measured: Measured::default(),
+            held: None,
+            is_stuck: false,
+            is_at_fault: false,
             judged: false,
         };
         self.workers.insert(WorkerId(shared.id()), worker);
@@ -378,6 +441,10 @@ impl Zone {
             let Some(worker) = self.workers.get_mut(&id) else {
                 continue;
             };
+            if !worker.is_stuck && worker.process.stuck_from().is_some_and(|at| at <= now) {
+                self.quarantine(id, shared, now);
+                continue;
+            }
             let (zone, pid) = (&self.config.name, worker.process.pid());
             match &mut worker.phase {
                 Phase::Starting { deadline } if *deadline <= now => {
@@ -453,6 +520,8 @@ impl Zone {
         if matches!(worker.phase, Phase::Ending { .. }) {
             return;
         }
+        let in_order = [EndReason::DETACHED, EndReason::SHUTDOWN, EndReason::POLICY];
+        worker.is_at_fault = !in_order.contains(&reason);
         if !matches!(reason, EndReason::DETACHED | EndReason::SHUTDOWN) {
             audit::failed(&self.recorder, &self.config.name, worker, text);
         }
@@ -460,6 +529,7 @@ impl Zone {
             // One that does not take it is killed when the grace is over.
             let _ = channel.send(&ToWorker::Stop);
         }
+        worker.held = None;
         worker.judged = true;
         worker.phase = Phase::Ending {
             kill_at: now + shared.proxy.stop_grace,
@@ -510,6 +580,16 @@ impl Zone {
                 .status
                 .set_memory(self.ledger.limit(), self.ledger.used(), room);
         }
+    }
+}
+
+/// The devices of a worker that is ready, as the supervisor numbers them. A driver leaves out what is not there, and
+/// what follows it.
+fn sees(visible: Option<&[u32]>, ready: &Ready) -> Vec<u32> {
+    let count = described(ready);
+    match visible {
+        Some(list) => list.iter().copied().take(count).collect(),
+        None => (0..).take(count).collect(),
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod shared;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -49,21 +51,33 @@ impl Proxy {
     }
 
     pub fn start_with(proxy: &str, env: &str, zones: &str) -> Self {
-        Self::start_at(tempfile::tempdir().unwrap(), proxy, env, zones)
+        Self::start_on("softgpu", "", proxy, env, zones)
     }
 
-    /// Starts one whose zones (and other tables) name its own folder.
-    pub fn start_in(zones: impl FnOnce(&Path) -> String) -> Self {
+    /// With a driver of a kind, and further lines of `[driver]`.
+    pub fn start_on(kind: &str, driver: &str, proxy: &str, env: &str, zones: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::start_at(folder, (kind, driver), proxy, env, zones)
+    }
+
+    /// Starts one whose zones (and other tables) name its own folder, with further lines of `[proxy]`.
+    pub fn start_in(proxy: &str, zones: impl FnOnce(&Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let zones = zones(folder.path());
-        Self::start_at(folder, "", "", &zones)
+        Self::start_at(folder, ("softgpu", ""), proxy, "", &zones)
     }
 
-    fn start_at(folder: tempfile::TempDir, proxy: &str, env: &str, zones: &str) -> Self {
+    fn start_at(
+        folder: tempfile::TempDir,
+        (kind, driver): (&str, &str),
+        proxy: &str,
+        env: &str,
+        zones: &str,
+    ) -> Self {
         fs::write(folder.path().join("libsoft.so"), "").unwrap();
         let config = format!(
             "[proxy]\nruntime_dir = \"{0}/run\"\nworker = \"{1}\"\nlog_level = \"debug\"\n{proxy}\n\
-             [driver]\nkind = \"softgpu\"\nlibrary = \"{0}/libsoft.so\"\nenv = {{ {env} }}\n{zones}",
+             [driver]\nkind = \"{kind}\"\nlibrary = \"{0}/libsoft.so\"\nenv = {{ {env} }}\n{driver}\n{zones}",
             folder.path().display(),
             fake_worker().display(),
         );

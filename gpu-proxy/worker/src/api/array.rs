@@ -41,7 +41,8 @@ pub fn cuArray3DCreate_v2(
     let bytes = bytes_of(&shape)?;
     session.charge(bytes)?;
     let driver = session.driver();
-    let made = driver.create_array(&shape).and_then(|array| {
+    let made = session.past_scrub(|| driver.create_array(&shape));
+    let made = made.and_then(|array| {
         let zeroed = zero(session, frame, array, &shape, 0);
         if zeroed.is_err() {
             let _ = driver.destroy_array(array);
@@ -111,18 +112,17 @@ pub fn cuMipmappedArrayCreate(
     }
     session.charge(bytes)?;
     let driver = session.driver();
-    let made = driver
-        .create_mipmapped_array(&shape, levels)
-        .and_then(|array| {
-            let zeroed = (0..levels).try_for_each(|level| {
-                let part = driver.array_level(array, level)?;
-                zero(session, frame, part, &shape, level)
-            });
-            if zeroed.is_err() {
-                let _ = driver.destroy_mipmapped_array(array);
-            }
-            zeroed.map(|()| array)
+    let made = session.past_scrub(|| driver.create_mipmapped_array(&shape, levels));
+    let made = made.and_then(|array| {
+        let zeroed = (0..levels).try_for_each(|level| {
+            let part = driver.array_level(array, level)?;
+            zero(session, frame, part, &shape, level)
         });
+        if zeroed.is_err() {
+            let _ = driver.destroy_mipmapped_array(array);
+        }
+        zeroed.map(|()| array)
+    });
     keep(
         session,
         Kind::MIPMAPPED_ARRAY,

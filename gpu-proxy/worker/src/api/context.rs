@@ -7,6 +7,7 @@ use cuda_abi::types::{CUdevice_attribute, CUlimit, CUresult};
 use idm_protocol::handle::{Handle, Kind};
 use idm_protocol::wire;
 
+use crate::calls::Names;
 use crate::contexts::{ContextKey, Contexts};
 use crate::session::{Frame, Object, Outcome, Refusal, Session};
 
@@ -131,10 +132,10 @@ fn make(
     slot: u16,
     device: i32,
     primary: bool,
-    driver_makes: impl FnOnce() -> Result<usize, Refusal>,
+    driver_makes: impl Fn() -> Result<usize, Refusal>,
 ) -> Outcome {
     let prepaid = session.charge_context()?;
-    let pointer = match driver_makes() {
+    let pointer = match session.past_scrub(driver_makes) {
         Ok(pointer) => pointer,
         Err(refusal) => {
             session.hand_in(prepaid);
@@ -187,6 +188,7 @@ fn bind(session: &Session, handle: u64, pointer: usize) -> Outcome {
         context: None,
         parent: 0,
         counter: None,
+        names: Names::NONE,
     };
     session.bind_object(Kind::CONTEXT, handle, Ok(object))
 }

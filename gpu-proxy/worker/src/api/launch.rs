@@ -30,6 +30,8 @@ pub fn cuLaunchKernel(
         block: [request.block_x, request.block_y, request.block_z],
         shared_bytes: request.shared_bytes,
     };
+    frame.claim.names = function.names;
+    frame.about(request.function, shape.threads());
     let listed = listed_bytes(request.attribute_count)?;
     let parameters = usize::try_from(request.parameter_bytes).unwrap_or(usize::MAX);
     let tail = frame.tail::<wire::CuLaunchKernel>(listed.saturating_add(parameters))?;

@@ -5,7 +5,7 @@
 use idm_protocol::handle::{Handle, Kind};
 use idm_protocol::wire;
 
-use super::module::{Load, as_c, keep_global, name, object, send_parameters};
+use super::module::{Load, as_c, keep_global, kernel_names, name, object, send_parameters};
 use crate::driver::Table;
 use crate::session::{Frame, Object, Outcome, Session};
 
@@ -33,7 +33,11 @@ pub fn cuLibraryLoadData(
         wall_time: logs.wall_time,
         reserved: 0,
     });
-    session.bind_object(Kind::LIBRARY, request.library, Ok(object(loaded?, None, 0)))
+    let library = Object {
+        names: frame.claim.names,
+        ..object(loaded?, None, 0)
+    };
+    session.bind_object(Kind::LIBRARY, request.library, Ok(library))
 }
 
 /// Unloads a library, with its kernels, modules and variables.
@@ -70,8 +74,10 @@ pub fn cuLibraryGetKernel(
     });
     let object = Object {
         counter: Some(session.parts.stats.kernel(&as_c(&name).to_string_lossy())),
+        names: kernel_names(session, &name, &library),
         ..object(kernel, None, request.library)
     };
+    frame.claim.names = object.names;
     session.bind_object(Kind::KERNEL, request.kernel, Ok(object))
 }
 
@@ -118,7 +124,10 @@ pub fn cuLibraryGetModule(
     session.check_free(Kind::MODULE, request.module)?;
     let library = session.object(Kind::LIBRARY, request.library)?;
     let module = session.driver().library_module(library.pointer)?;
-    let object = object(module, frame.context(), request.library);
+    let object = Object {
+        names: library.names,
+        ..object(module, frame.context(), request.library)
+    };
     session.bind_object(Kind::MODULE, request.module, Ok(object))
 }
 
@@ -150,6 +159,7 @@ pub fn cuKernelGetFunction(
     let function = session.driver().kernel_function(kernel.pointer)?;
     let object = Object {
         counter: kernel.counter,
+        names: kernel.names,
         ..object(function, frame.context(), request.kernel)
     };
     session.bind_object(Kind::FUNCTION, request.function, Ok(object))

@@ -108,6 +108,7 @@ pub fn cuLinkAddData_v2(
         size,
         name: (request.name_bytes > 0).then(|| as_c(&name)),
     };
+    let _translation = session.translations.begin();
     let added = session
         .driver()
         .add_to_link(&mut link.driver, input, &mut options);
@@ -129,6 +130,7 @@ pub fn cuLinkComplete(
 ) -> Outcome {
     let link = find(session, request.link)?;
     let mut link = lock(&link);
+    let _translation = session.translations.begin();
     let completed = session.driver().complete_link(&mut link.driver);
     let completed = completed.map(|image| link.image = image);
     let (info_log_bytes, error_log_bytes) = send_logs(frame, &mut link);

@@ -43,6 +43,7 @@ pub fn cuMemAlloc_v2(
     let (address, _) = acquire(session, frame, charged, |driver| {
         Ok((driver.allocate(request.bytes)?, request.bytes))
     })?;
+    frame.about(address, request.bytes);
     frame.reply(&wire::CuMemAllocV2Reply { address });
     Ok(())
 }
@@ -63,6 +64,7 @@ pub fn cuMemAllocPitch_v2(
         pitch = found;
         Ok((address, found.saturating_mul(height)))
     })?;
+    frame.about(address, pitch.saturating_mul(height));
     frame.reply(&wire::CuMemAllocPitchV2Reply { address, pitch });
     Ok(())
 }
@@ -72,12 +74,12 @@ fn acquire(
     session: &Session,
     frame: &Frame<'_>,
     charged: u64,
-    allocate: impl FnOnce(&crate::driver::Table) -> Result<(u64, u64), CUresult>,
+    mut allocate: impl FnMut(&crate::driver::Table) -> Result<(u64, u64), CUresult>,
 ) -> Result<(u64, u64), CUresult> {
     let key = session.context(frame)?;
     session.charge(charged)?;
-    let allocated = allocate(session.driver()).inspect_err(|_| session.refund(charged))?;
-    let (address, bytes) = allocated;
+    let allocated = session.past_scrub(|| allocate(session.driver()));
+    let (address, bytes) = allocated.inspect_err(|_| session.refund(charged))?;
     if bytes > charged {
         // A driver that rounds further than we thought.
         session.charge(bytes - charged).inspect_err(|_| {
@@ -146,11 +148,15 @@ pub fn cuMemGetInfo_v2(
     if let Err(error) = session.parts.credit.settle() {
         tracing::info!(%error, "the zone's use may be out of date");
     }
-    let (free, total) = session.driver().memory_info()?;
+    let (mut free, total) = session.driver().memory_info()?;
     let limit = session.parts.status.memory_limit();
     // Less than the quota leaves where neighbours fill the device, or have some of it set aside.
     let room = session.parts.status.memory_room();
     let own = room.saturating_add(session.parts.credit.unspent());
+    if free < own.min(limit) && session.parts.credit.barrier().is_ok() {
+        // A scrubber may have held it.
+        (free, _) = session.driver().memory_info()?;
+    }
     frame.reply(&wire::CuMemGetInfoV2Reply {
         free: free.min(own).min(limit),
         total: total.min(limit),
@@ -595,6 +601,8 @@ pub fn vgpuMemset(session: &Session, request: &wire::VgpuMemset, frame: &mut Fra
         element_bytes,
         ..
     } = request;
+    let elements = width.saturating_mul(height);
+    frame.about(destination, elements.saturating_mul(element_bytes.into()));
     let stream = session.resolve(frame, Kind::STREAM, request.stream)?;
     if !matches!(element_bytes, 1 | 2 | 4) {
         return Err(INVALID.into());

@@ -10,6 +10,7 @@ use idm_protocol::handle::Kind;
 use idm_protocol::record::Request;
 use idm_protocol::wire::{self, image_kind};
 
+use crate::calls::Names;
 use crate::code::Unit;
 use crate::driver::{JitOptions, Table};
 use crate::ranges::{Place, Range};
@@ -53,11 +54,11 @@ pub fn cuModuleLoadDataEx(
         wall_time: logs.wall_time,
         reserved: 0,
     });
-    session.bind_object(
-        Kind::MODULE,
-        request.module,
-        Ok(object(loaded?, frame.context(), 0)),
-    )
+    let module = Object {
+        names: frame.claim.names,
+        ..object(loaded?, frame.context(), 0)
+    };
+    session.bind_object(Kind::MODULE, request.module, Ok(module))
 }
 
 /// What loads of modules and libraries have in common.
@@ -87,8 +88,9 @@ impl Load {
         &self,
         session: &Session,
         frame: &mut Frame<'_>,
-        load: impl FnOnce(&Table, &[u8], &mut JitOptions) -> Result<usize, CUresult>,
+        load: impl Fn(&Table, &[u8], &mut JitOptions) -> Result<usize, CUresult>,
     ) -> Result<(Result<usize, CUresult>, Logs), Refusal> {
+        let _translation = session.translations.begin();
         let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
         if self.log_bytes > MOST_LOG_BYTES {
             return Err(invalid.into());
@@ -103,6 +105,11 @@ impl Load {
             let image = session.take_upload(frame.lane().index(), self.upload)?;
             (frame.tail::<T>(option_bytes)?, image)
         };
+        frame.claim.names.image = session.parts.calls.image(match self.kind {
+            // A text's terminator is none of it.
+            image_kind::PTX => image.strip_suffix(&[0]).unwrap_or(&image),
+            _ => &image,
+        });
         if self.kind == image_kind::PTX {
             // The driver compiles it.
             session.require(frame, Group::Jit)?;
@@ -125,7 +132,7 @@ impl Load {
             context: self.context,
         };
         let prepaid = session.charge_code(&unit)?;
-        let loaded = load(session.driver(), &image, &mut options);
+        let loaded = session.past_scrub(|| load(session.driver(), &image, &mut options));
         match loaded {
             Ok(_) => session.keep_code(self.handle, unit, prepaid),
             Err(_) => session.hand_in(prepaid),
@@ -244,8 +251,10 @@ pub fn cuModuleGetFunction(
     });
     let object = Object {
         counter: Some(session.parts.stats.kernel(&as_c(&name).to_string_lossy())),
+        names: kernel_names(session, &name, &module),
         ..object(function, module.context, request.module)
     };
+    frame.claim.names = object.names;
     session.bind_object(Kind::FUNCTION, request.function, Ok(object))
 }
 
@@ -295,6 +304,14 @@ pub(super) fn as_c(name: &[u8]) -> &CStr {
     CStr::from_bytes_until_nul(name).unwrap_or_default()
 }
 
+/// What the log calls a kernel of a module or library.
+pub(super) fn kernel_names(session: &Session, name: &[u8], owner: &Object) -> Names {
+    Names {
+        kernel: session.parts.calls.kernel(as_c(name).to_bytes()),
+        image: owner.names.image,
+    }
+}
+
 /// Puts offset and size of each parameter into the side buffer; tells how many there are.
 pub(super) fn send_parameters(
     frame: &Frame<'_>,
@@ -325,6 +342,7 @@ pub(super) const fn object(pointer: usize, context: Option<u16>, parent: u64) ->
         context,
         parent,
         counter: None,
+        names: Names::NONE,
     }
 }
 

@@ -10,6 +10,7 @@ use proxy_channel::bound::Bound;
 use proxy_channel::holdings::Holding;
 
 use super::vmm::entries;
+use crate::calls::Names;
 use crate::pools::Pools;
 use crate::ranges::{Place, Range};
 use crate::session::{Frame, Object, Outcome, Session};
@@ -71,6 +72,7 @@ pub fn cuMemAllocFromPoolAsync(
     let stats = &session.parts.stats;
     stats.hold(Holding::POOLED, address, share.charged);
     session.publish_memory();
+    frame.about(address, request.bytes);
     frame.reply(&wire::CuMemAllocFromPoolAsyncReply { address });
     Ok(())
 }
@@ -88,7 +90,7 @@ impl Share {
         let mut pools = session.pools();
         let shortage = pools.shortage(self.handle, self.charged);
         pay(session, &mut pools, self.handle, shortage)?;
-        let made = session.driver().allocate_async(self.pool, bytes, stream);
+        let made = session.past_scrub(|| session.driver().allocate_async(self.pool, bytes, stream));
         match made {
             Ok(_) => pools.taken(self.handle, self.charged),
             Err(_) => compare(session, &mut pools, self.handle, self.pool),
@@ -209,6 +211,7 @@ fn keep(session: &Session, handle: u64, pool: usize) -> Outcome {
         context: None,
         parent: 0,
         counter: None,
+        names: Names::NONE,
     };
     session.bind_object(Kind::POOL, handle, Ok(object))?;
     session.pools().keep(handle, pool);

@@ -34,6 +34,29 @@ pub fn vgpuRefused(
     Ok(())
 }
 
+/// Notes what the program says it did, as if it were a call: its kernel is the name and the shape, its size how many
+/// elements that makes, its duration what the program measured.
+pub fn vgpuLogOperation(
+    session: &Session,
+    request: &wire::VgpuLogOperation,
+    frame: &mut Frame<'_>,
+) -> Outcome {
+    let (dimensions, name) = (request.dimensions.min(8), request.name_bytes.min(128));
+    let numbers = dimensions as usize * size_of::<u64>();
+    let tail = frame.tail::<wire::VgpuLogOperation>(numbers + name as usize)?;
+    let (shape, name) = tail.split_at(numbers);
+    let (shape, _) = shape.as_chunks::<8>();
+    let shape: Vec<u64> = shape.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let text: Vec<String> = shape.iter().map(u64::to_string).collect();
+    let label = [name, b"[", text.join("x").as_bytes(), b"]"].concat();
+    frame.claim.names.kernel = session.parts.calls.kernel(&label);
+    frame.claim.size = shape
+        .iter()
+        .fold(1, |product, &of| product.saturating_mul(of));
+    frame.claim.lasted(request.device_ns);
+    Ok(())
+}
+
 /// Describes the devices.
 pub fn vgpuSnapshot(session: &Session, _: &wire::VgpuSnapshot, frame: &mut Frame<'_>) -> Outcome {
     let mut described = 0;

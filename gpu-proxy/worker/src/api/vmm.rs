@@ -11,6 +11,7 @@ use proxy_channel::bound::Bound;
 use proxy_channel::holdings::Holding;
 use zerocopy::FromBytes;
 
+use crate::calls::Names;
 use crate::contexts::Contexts;
 use crate::ranges::{Place, Range};
 use crate::session::{Frame, Object, Outcome, Refusal, Session};
@@ -49,6 +50,7 @@ pub fn cuMemAddressReserve(
         return Err(CUresult::CUDA_ERROR_UNKNOWN.into());
     }
     vmm.reserve(address, bytes);
+    frame.about(address, bytes);
     frame.reply(&wire::CuMemAddressReserveReply { address });
     Ok(())
 }
@@ -79,7 +81,7 @@ pub fn cuMemCreate(session: &Session, request: &wire::CuMemCreate, _: &mut Frame
     session.check_free(Kind::ALLOCATION, handle)?;
     session.charge(bytes)?;
     let driver = session.driver();
-    let made = driver.create_memory(request.device, bytes);
+    let made = session.past_scrub(|| driver.create_memory(request.device, bytes));
     let made = made.inspect_err(|_| session.refund(bytes))?;
     let give_back = || {
         // Whether or not the driver takes it back, the client never learns of it.
@@ -98,6 +100,7 @@ pub fn cuMemCreate(session: &Session, request: &wire::CuMemCreate, _: &mut Frame
         context: None,
         parent: 0,
         counter: None,
+        names: Names::NONE,
     };
     let allocation = Allocation {
         driver: Some(made),

@@ -47,6 +47,12 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Threads of the whole grid.
+    pub fn threads(&self) -> u64 {
+        let sizes = self.grid.iter().chain(&self.block);
+        sizes.fold(1, |all: u64, &size| all.saturating_mul(size.into()))
+    }
+
     /// As the driver takes it, with attributes that outlive the call.
     pub(super) fn config(
         &self,

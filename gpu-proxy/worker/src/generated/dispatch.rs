@@ -49,24 +49,37 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
             let request = frame.request::<wire::VgpuRefused>()?;
             api::session::vgpuRefused(session, &request, frame)
         }
+        7 => {
+            let request = frame.request::<wire::VgpuLogOperation>()?;
+            api::session::vgpuLogOperation(session, &request, frame)
+        }
         16 => {
             let request = frame.request::<wire::CuDevicePrimaryCtxRetain>()?;
+            frame.about(request.context, 0);
+            frame.about_device(request.device);
             api::context::cuDevicePrimaryCtxRetain(session, &request, frame)
         }
         17 => {
             let request = frame.request::<wire::CuDevicePrimaryCtxReleaseV2>()?;
+            frame.about(request.context, 0);
+            frame.about_device(request.device);
             api::context::cuDevicePrimaryCtxRelease_v2(session, &request, frame)
         }
         18 => {
             let request = frame.request::<wire::CuDevicePrimaryCtxResetV2>()?;
+            frame.about(request.context, 0);
+            frame.about_device(request.device);
             api::context::cuDevicePrimaryCtxReset_v2(session, &request, frame)
         }
         19 => {
             let request = frame.request::<wire::CuCtxCreateV2>()?;
+            frame.about(request.context, 0);
+            frame.about_device(request.device);
             api::context::cuCtxCreate_v2(session, &request, frame)
         }
         20 => {
             let request = frame.request::<wire::CuCtxDestroyV2>()?;
+            frame.about(request.context, 0);
             api::context::cuCtxDestroy_v2(session, &request, frame)
         }
         21 => {
@@ -107,106 +120,132 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         }
         30 => {
             let request = frame.request::<wire::CuFuncSetSharedMemConfig>()?;
+            frame.about(request.hfunc, 0);
             cuFuncSetSharedMemConfig(session, &request, frame)
         }
         32 => {
             let request = frame.request::<wire::CuModuleLoadDataEx>()?;
+            frame.about(request.module, request.image_bytes);
             api::module::cuModuleLoadDataEx(session, &request, frame)
         }
         33 => {
             let request = frame.request::<wire::CuModuleUnload>()?;
+            frame.about(request.module, 0);
             api::module::cuModuleUnload(session, &request, frame)
         }
         34 => {
             let request = frame.request::<wire::CuModuleGetFunction>()?;
+            frame.about(request.function, 0);
             api::module::cuModuleGetFunction(session, &request, frame)
         }
         35 => {
             let request = frame.request::<wire::CuModuleGetGlobalV2>()?;
+            frame.about(request.module, 0);
             api::module::cuModuleGetGlobal_v2(session, &request, frame)
         }
         36 => {
             let request = frame.request::<wire::CuFuncGetAttribute>()?;
+            frame.about(request.hfunc, 0);
             cuFuncGetAttribute(session, &request, frame)
         }
         37 => {
             let request = frame.request::<wire::CuFuncSetAttribute>()?;
+            frame.about(request.hfunc, 0);
             cuFuncSetAttribute(session, &request, frame)
         }
         38 => {
             let request = frame.request::<wire::CuFuncSetCacheConfig>()?;
+            frame.about(request.hfunc, 0);
             cuFuncSetCacheConfig(session, &request, frame)
         }
         39 => {
             let request = frame.request::<wire::CuModuleGetFunctionCount>()?;
+            frame.about(request.hmod, 0);
             cuModuleGetFunctionCount(session, &request, frame)
         }
         40 => {
             let request = frame.request::<wire::CuLinkCreateV2>()?;
+            frame.about(request.link, 0);
             api::linker::cuLinkCreate_v2(session, &request, frame)
         }
         41 => {
             let request = frame.request::<wire::CuLinkAddDataV2>()?;
+            frame.about(request.link, request.data_bytes);
             api::linker::cuLinkAddData_v2(session, &request, frame)
         }
         42 => {
             let request = frame.request::<wire::CuLinkComplete>()?;
+            frame.about(request.link, 0);
             api::linker::cuLinkComplete(session, &request, frame)
         }
         43 => {
             let request = frame.request::<wire::VgpuLinkRead>()?;
+            frame.about(request.link, request.bytes.into());
             api::linker::vgpuLinkRead(session, &request, frame)
         }
         44 => {
             let request = frame.request::<wire::CuLinkDestroy>()?;
+            frame.about(request.link, 0);
             api::linker::cuLinkDestroy(session, &request, frame)
         }
         48 => {
             let request = frame.request::<wire::CuLibraryLoadData>()?;
+            frame.about(request.library, request.image_bytes);
             api::library::cuLibraryLoadData(session, &request, frame)
         }
         49 => {
             let request = frame.request::<wire::CuLibraryUnload>()?;
+            frame.about(request.library, 0);
             api::library::cuLibraryUnload(session, &request, frame)
         }
         50 => {
             let request = frame.request::<wire::CuLibraryGetKernel>()?;
+            frame.about(request.kernel, 0);
             api::library::cuLibraryGetKernel(session, &request, frame)
         }
         51 => {
             let request = frame.request::<wire::CuLibraryGetModule>()?;
+            frame.about(request.module, 0);
             api::library::cuLibraryGetModule(session, &request, frame)
         }
         52 => {
             let request = frame.request::<wire::CuLibraryGetGlobal>()?;
+            frame.about(request.library, 0);
             api::library::cuLibraryGetGlobal(session, &request, frame)
         }
         53 => {
             let request = frame.request::<wire::CuLibraryGetKernelCount>()?;
+            frame.about(request.lib, 0);
             cuLibraryGetKernelCount(session, &request, frame)
         }
         54 => {
             let request = frame.request::<wire::CuKernelGetFunction>()?;
+            frame.about(request.function, 0);
             api::library::cuKernelGetFunction(session, &request, frame)
         }
         55 => {
             let request = frame.request::<wire::CuKernelGetAttribute>()?;
+            frame.about(request.kernel, 0);
             cuKernelGetAttribute(session, &request, frame)
         }
         56 => {
             let request = frame.request::<wire::CuKernelSetAttribute>()?;
+            frame.about(request.kernel, 0);
             cuKernelSetAttribute(session, &request, frame)
         }
         57 => {
             let request = frame.request::<wire::CuKernelSetCacheConfig>()?;
+            frame.about(request.kernel, 0);
             cuKernelSetCacheConfig(session, &request, frame)
         }
         58 => {
             let request = frame.request::<wire::VgpuCodeNames>()?;
+            frame.about(request.owner, 0);
             api::library::vgpuCodeNames(session, &request, frame)
         }
         64 => {
             let request = frame.request::<wire::CuMemAllocV2>()?;
+            frame.about(0, request.bytes);
             api::memory::cuMemAlloc_v2(session, &request, frame)
         }
         65 => {
@@ -215,6 +254,7 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         }
         66 => {
             let request = frame.request::<wire::CuMemFreeV2>()?;
+            frame.about(request.address, 0);
             api::memory::cuMemFree_v2(session, &request, frame)
         }
         67 => {
@@ -223,191 +263,238 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         }
         68 => {
             let request = frame.request::<wire::CuMemHostAlloc>()?;
+            frame.about(request.address, request.bytes);
             api::memory::cuMemHostAlloc(session, &request, frame)
         }
         69 => {
             let request = frame.request::<wire::CuMemFreeHost>()?;
+            frame.about(request.address, 0);
             api::memory::cuMemFreeHost(session, &request, frame)
         }
         72 => {
             let request = frame.request::<wire::VgpuCopy>()?;
+            frame.about(request.destination, request.bytes);
             api::memory::vgpuCopy(session, &request, frame)
         }
         73 => {
             let request = frame.request::<wire::VgpuCopyIn>()?;
+            frame.about(request.destination, request.bytes);
             api::memory::vgpuCopyIn(session, &request, frame)
         }
         74 => {
             let request = frame.request::<wire::VgpuCopyInBulk>()?;
+            frame.about(request.destination, request.bytes);
             api::memory::vgpuCopyInBulk(session, &request, frame)
         }
         75 => {
             let request = frame.request::<wire::VgpuCopyOut>()?;
+            frame.about(request.source, request.bytes);
             api::memory::vgpuCopyOut(session, &request, frame)
         }
         76 => {
             let request = frame.request::<wire::VgpuCopyOutBulk>()?;
+            frame.about(request.source, request.bytes);
             api::memory::vgpuCopyOutBulk(session, &request, frame)
         }
         77 => {
             let request = frame.request::<wire::VgpuMemset>()?;
+            frame.about(request.destination, 0);
             api::memory::vgpuMemset(session, &request, frame)
         }
         96 => {
             let request = frame.request::<wire::CuStreamCreate>()?;
+            frame.about(request.phStream, 0);
             cuStreamCreate(session, &request, frame)
         }
         97 => {
             let request = frame.request::<wire::CuStreamCreateWithPriority>()?;
+            frame.about(request.phStream, 0);
             cuStreamCreateWithPriority(session, &request, frame)
         }
         98 => {
             let request = frame.request::<wire::CuStreamDestroyV2>()?;
+            frame.about(request.hStream, 0);
             cuStreamDestroy_v2(session, &request, frame)
         }
         99 => {
             let request = frame.request::<wire::CuStreamSynchronize>()?;
+            frame.about(request.hStream, 0);
             api::stream::cuStreamSynchronize(session, &request, frame)
         }
         100 => {
             let request = frame.request::<wire::CuStreamQuery>()?;
+            frame.about(request.hStream, 0);
             cuStreamQuery(session, &request, frame)
         }
         101 => {
             let request = frame.request::<wire::CuStreamWaitEvent>()?;
+            frame.about(request.hStream, 0);
             api::stream::cuStreamWaitEvent(session, &request, frame)
         }
         102 => {
             let request = frame.request::<wire::CuStreamGetFlags>()?;
+            frame.about(request.hStream, 0);
             cuStreamGetFlags(session, &request, frame)
         }
         103 => {
             let request = frame.request::<wire::CuStreamGetPriority>()?;
+            frame.about(request.hStream, 0);
             cuStreamGetPriority(session, &request, frame)
         }
         104 => {
             let request = frame.request::<wire::CuStreamGetId>()?;
+            frame.about(request.hStream, 0);
             cuStreamGetId(session, &request, frame)
         }
         105 => {
             let request = frame.request::<wire::CuLaunchHostFunc>()?;
+            frame.about(request.stream, 0);
             api::stream::cuLaunchHostFunc(session, &request, frame)
         }
         106 => {
             let request = frame.request::<wire::CuStreamGetAttribute>()?;
+            frame.about(request.stream, 0);
             api::stream::cuStreamGetAttribute(session, &request, frame)
         }
         107 => {
             let request = frame.request::<wire::CuStreamSetAttribute>()?;
+            frame.about(request.stream, 0);
             api::stream::cuStreamSetAttribute(session, &request, frame)
         }
         108 => {
             let request = frame.request::<wire::CuStreamCopyAttributes>()?;
+            frame.about(request.dstStream, 0);
             cuStreamCopyAttributes(session, &request, frame)
         }
         112 => {
             let request = frame.request::<wire::CuEventCreate>()?;
+            frame.about(request.phEvent, 0);
             cuEventCreate(session, &request, frame)
         }
         113 => {
             let request = frame.request::<wire::CuEventDestroyV2>()?;
+            frame.about(request.hEvent, 0);
             cuEventDestroy_v2(session, &request, frame)
         }
         114 => {
             let request = frame.request::<wire::CuEventRecord>()?;
+            frame.about(request.hEvent, 0);
             cuEventRecord(session, &request, frame)
         }
         115 => {
             let request = frame.request::<wire::CuEventRecordWithFlags>()?;
+            frame.about(request.hEvent, 0);
             cuEventRecordWithFlags(session, &request, frame)
         }
         116 => {
             let request = frame.request::<wire::CuEventQuery>()?;
+            frame.about(request.hEvent, 0);
             cuEventQuery(session, &request, frame)
         }
         117 => {
             let request = frame.request::<wire::CuEventSynchronize>()?;
+            frame.about(request.hEvent, 0);
             cuEventSynchronize(session, &request, frame)
         }
         118 => {
             let request = frame.request::<wire::CuEventElapsedTime>()?;
+            frame.about(request.hStart, 0);
             cuEventElapsedTime(session, &request, frame)
         }
         119 => {
             let request = frame.request::<wire::CuEventElapsedTimeV2>()?;
+            frame.about(request.hStart, 0);
             cuEventElapsedTime_v2(session, &request, frame)
         }
         120 => {
             let request = frame.request::<wire::CuCtxRecordEvent>()?;
+            frame.about(request.event, 0);
             api::event::cuCtxRecordEvent(session, &request, frame)
         }
         121 => {
             let request = frame.request::<wire::CuCtxWaitEvent>()?;
+            frame.about(request.event, 0);
             api::event::cuCtxWaitEvent(session, &request, frame)
         }
         128 => {
             let request = frame.request::<wire::CuLaunchKernel>()?;
+            frame.about(request.function, 0);
             api::launch::cuLaunchKernel(session, &request, frame)
         }
         144 => {
             let request = frame.request::<wire::CuOccupancyMaxActiveBlocksPerMultiprocessor>()?;
+            frame.about(request.func, 0);
             cuOccupancyMaxActiveBlocksPerMultiprocessor(session, &request, frame)
         }
         145 => {
             let request =
                 frame.request::<wire::CuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags>()?;
+            frame.about(request.func, 0);
             cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(session, &request, frame)
         }
         146 => {
             let request = frame.request::<wire::CuOccupancyAvailableDynamicSMemPerBlock>()?;
+            frame.about(request.func, 0);
             cuOccupancyAvailableDynamicSMemPerBlock(session, &request, frame)
         }
         147 => {
             let request = frame.request::<wire::VgpuClusters>()?;
+            frame.about(request.function, 0);
             api::occupancy::vgpuClusters(session, &request, frame)
         }
         160 => {
             let request = frame.request::<wire::CuArray3DCreateV2>()?;
+            frame.about(request.array, 0);
             api::array::cuArray3DCreate_v2(session, &request, frame)
         }
         161 => {
             let request = frame.request::<wire::CuArrayDestroy>()?;
+            frame.about(request.array, 0);
             api::array::cuArrayDestroy(session, &request, frame)
         }
         162 => {
             let request = frame.request::<wire::CuMipmappedArrayCreate>()?;
+            frame.about(request.array, 0);
             api::array::cuMipmappedArrayCreate(session, &request, frame)
         }
         163 => {
             let request = frame.request::<wire::CuMipmappedArrayDestroy>()?;
+            frame.about(request.array, 0);
             api::array::cuMipmappedArrayDestroy(session, &request, frame)
         }
         164 => {
             let request = frame.request::<wire::CuMipmappedArrayGetLevel>()?;
+            frame.about(request.level_array, 0);
             api::array::cuMipmappedArrayGetLevel(session, &request, frame)
         }
         165 => {
             let request = frame.request::<wire::VgpuCopyBox>()?;
+            frame.about(request.to, 0);
             api::copy::vgpuCopyBox(session, &request, frame)
         }
         166 => {
             let request = frame.request::<wire::VgpuReadDown>()?;
+            frame.about(0, request.bytes.into());
             api::copy::vgpuReadDown(session, &request, frame)
         }
         167 => {
             let request = frame.request::<wire::CuTexObjectCreate>()?;
+            frame.about(request.resource, 0);
             api::texture::cuTexObjectCreate(session, &request, frame)
         }
         168 => {
             let request = frame.request::<wire::CuTexObjectDestroy>()?;
+            frame.about(request.object, 0);
             api::texture::cuTexObjectDestroy(session, &request, frame)
         }
         169 => {
             let request = frame.request::<wire::CuSurfObjectCreate>()?;
+            frame.about(request.array, 0);
             api::surface::cuSurfObjectCreate(session, &request, frame)
         }
         170 => {
             let request = frame.request::<wire::CuSurfObjectDestroy>()?;
+            frame.about(request.object, 0);
             api::surface::cuSurfObjectDestroy(session, &request, frame)
         }
         176 => {
@@ -420,94 +507,121 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         }
         192 => {
             let request = frame.request::<wire::CuMemGetAllocationGranularity>()?;
+            frame.about_device(request.device);
             api::vmm::cuMemGetAllocationGranularity(session, &request, frame)
         }
         193 => {
             let request = frame.request::<wire::CuMemAddressReserve>()?;
+            frame.about(0, request.bytes);
             api::vmm::cuMemAddressReserve(session, &request, frame)
         }
         194 => {
             let request = frame.request::<wire::CuMemAddressFree>()?;
+            frame.about(request.address, request.bytes);
             api::vmm::cuMemAddressFree(session, &request, frame)
         }
         195 => {
             let request = frame.request::<wire::CuMemCreate>()?;
+            frame.about(request.allocation, request.bytes);
+            frame.about_device(request.device);
             api::vmm::cuMemCreate(session, &request, frame)
         }
         196 => {
             let request = frame.request::<wire::CuMemRelease>()?;
+            frame.about(request.allocation, 0);
             api::vmm::cuMemRelease(session, &request, frame)
         }
         197 => {
             let request = frame.request::<wire::CuMemRetainAllocationHandle>()?;
+            frame.about(request.address, 0);
             api::vmm::cuMemRetainAllocationHandle(session, &request, frame)
         }
         198 => {
             let request = frame.request::<wire::CuMemMap>()?;
+            frame.about(request.address, request.bytes);
             api::vmm::cuMemMap(session, &request, frame)
         }
         199 => {
             let request = frame.request::<wire::CuMemUnmap>()?;
+            frame.about(request.address, request.bytes);
             api::vmm::cuMemUnmap(session, &request, frame)
         }
         200 => {
             let request = frame.request::<wire::CuMemSetAccess>()?;
+            frame.about(request.address, request.bytes);
             api::vmm::cuMemSetAccess(session, &request, frame)
         }
         208 => {
             let request = frame.request::<wire::CuMemAllocFromPoolAsync>()?;
+            frame.about(request.pool, request.bytes);
             api::pool::cuMemAllocFromPoolAsync(session, &request, frame)
         }
         209 => {
             let request = frame.request::<wire::CuMemFreeAsync>()?;
+            frame.about(request.address, 0);
             api::pool::cuMemFreeAsync(session, &request, frame)
         }
         210 => {
             let request = frame.request::<wire::CuDeviceGetDefaultMemPool>()?;
+            frame.about(request.pool, 0);
+            frame.about_device(request.device);
             api::pool::cuDeviceGetDefaultMemPool(session, &request, frame)
         }
         211 => {
             let request = frame.request::<wire::CuMemPoolCreate>()?;
+            frame.about(request.pool, 0);
+            frame.about_device(request.device);
             api::pool::cuMemPoolCreate(session, &request, frame)
         }
         212 => {
             let request = frame.request::<wire::CuMemPoolDestroy>()?;
+            frame.about(request.pool, 0);
             api::pool::cuMemPoolDestroy(session, &request, frame)
         }
         213 => {
             let request = frame.request::<wire::CuMemPoolTrimTo>()?;
+            frame.about(request.pool, 0);
             api::pool::cuMemPoolTrimTo(session, &request, frame)
         }
         214 => {
             let request = frame.request::<wire::CuMemPoolSetAttribute>()?;
+            frame.about(request.pool, 0);
             api::pool::cuMemPoolSetAttribute(session, &request, frame)
         }
         215 => {
             let request = frame.request::<wire::CuMemPoolGetAttribute>()?;
+            frame.about(request.pool, 0);
             api::pool::cuMemPoolGetAttribute(session, &request, frame)
         }
         216 => {
             let request = frame.request::<wire::CuMemPoolSetAccess>()?;
+            frame.about(request.pool, 0);
             api::pool::cuMemPoolSetAccess(session, &request, frame)
         }
         217 => {
             let request = frame.request::<wire::CuMemPoolGetAccess>()?;
+            frame.about(request.pool, 0);
+            frame.about_device(request.device);
             api::pool::cuMemPoolGetAccess(session, &request, frame)
         }
         320 => {
             let request = frame.request::<wire::VgpuBeginCapture>()?;
+            frame.about(request.stream, 0);
             api::capture::vgpuBeginCapture(session, &request, frame)
         }
         321 => {
             let request = frame.request::<wire::CuStreamEndCapture>()?;
+            frame.about(request.stream, 0);
             api::capture::cuStreamEndCapture(session, &request, frame)
         }
         322 => {
             let request = frame.request::<wire::VgpuCaptureInfo>()?;
+            frame.about(request.stream, 0);
             api::capture::vgpuCaptureInfo(session, &request, frame)
         }
         323 => {
             let request = frame.request::<wire::VgpuUpdateDependencies>()?;
+            frame.about(request.stream, 0);
             api::capture::vgpuUpdateDependencies(session, &request, frame)
         }
         324 => {
@@ -520,134 +634,167 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         }
         337 => {
             let request = frame.request::<wire::CuGraphDestroy>()?;
+            frame.about(request.hGraph, 0);
             cuGraphDestroy(session, &request, frame)
         }
         338 => {
             let request = frame.request::<wire::VgpuListNodes>()?;
+            frame.about(request.object, 0);
             api::graph::vgpuListNodes(session, &request, frame)
         }
         339 => {
             let request = frame.request::<wire::VgpuInstantiate>()?;
+            frame.about(request.exec, 0);
             api::graph::vgpuInstantiate(session, &request, frame)
         }
         340 => {
             let request = frame.request::<wire::CuGraphLaunch>()?;
+            frame.about(request.exec, 0);
             api::graph::cuGraphLaunch(session, &request, frame)
         }
         341 => {
             let request = frame.request::<wire::CuGraphUpload>()?;
+            frame.about(request.hGraph, 0);
             cuGraphUpload(session, &request, frame)
         }
         342 => {
             let request = frame.request::<wire::CuGraphExecDestroy>()?;
+            frame.about(request.exec, 0);
             api::graph::cuGraphExecDestroy(session, &request, frame)
         }
         343 => {
             let request = frame.request::<wire::CuGraphClone>()?;
+            frame.about(request.originalGraph, 0);
             api::graph::cuGraphClone(session, &request, frame)
         }
         344 => {
             let request = frame.request::<wire::CuGraphGetId>()?;
+            frame.about(request.hGraph, 0);
             cuGraphGetId(session, &request, frame)
         }
         345 => {
             let request = frame.request::<wire::VgpuEdges>()?;
+            frame.about(request.graph, 0);
             api::graph::vgpuEdges(session, &request, frame)
         }
         352 => {
             let request = frame.request::<wire::VgpuSetNode>()?;
+            frame.about(request.target, 0);
             api::node::vgpuSetNode(session, &request, frame)
         }
         353 => {
             let request = frame.request::<wire::VgpuNode>()?;
+            frame.about(request.node, 0);
             api::node::vgpuNode(session, &request, frame)
         }
         354 => {
             let request = frame.request::<wire::CuGraphKernelNodeGetAttribute>()?;
+            frame.about(request.node, 0);
             api::node::cuGraphKernelNodeGetAttribute(session, &request, frame)
         }
         355 => {
             let request = frame.request::<wire::CuGraphKernelNodeCopyAttributes>()?;
+            frame.about(request.dst, 0);
             cuGraphKernelNodeCopyAttributes(session, &request, frame)
         }
         356 => {
             let request = frame.request::<wire::CuGraphNodeGetType>()?;
+            frame.about(request.hNode, 0);
             cuGraphNodeGetType(session, &request, frame)
         }
         357 => {
             let request = frame.request::<wire::CuGraphNodeGetLocalId>()?;
+            frame.about(request.hNode, 0);
             cuGraphNodeGetLocalId(session, &request, frame)
         }
         358 => {
             let request = frame.request::<wire::CuGraphNodeGetToolsId>()?;
+            frame.about(request.hNode, 0);
             cuGraphNodeGetToolsId(session, &request, frame)
         }
         359 => {
             let request = frame.request::<wire::CuGraphNodeGetContainingGraph>()?;
+            frame.about(request.hNode, 0);
             api::node::cuGraphNodeGetContainingGraph(session, &request, frame)
         }
         360 => {
             let request = frame.request::<wire::CuGraphChildGraphNodeGetGraph>()?;
+            frame.about(request.hNode, 0);
             api::node::cuGraphChildGraphNodeGetGraph(session, &request, frame)
         }
         361 => {
             let request = frame.request::<wire::CuGraphNodeFindInClone>()?;
+            frame.about(request.hOriginalNode, 0);
             api::node::cuGraphNodeFindInClone(session, &request, frame)
         }
         362 => {
             let request = frame.request::<wire::CuGraphDestroyNode>()?;
+            frame.about(request.hNode, 0);
             cuGraphDestroyNode(session, &request, frame)
         }
         363 => {
             let request = frame.request::<wire::CuGraphKernelNodeSetAttribute>()?;
+            frame.about(request.node, 0);
             api::node::cuGraphKernelNodeSetAttribute(session, &request, frame)
         }
         368 => {
             let request = frame.request::<wire::CuGraphExecUpdateV2>()?;
+            frame.about(request.exec, 0);
             api::exec::cuGraphExecUpdate_v2(session, &request, frame)
         }
         369 => {
             let request = frame.request::<wire::CuGraphNodeGetEnabled>()?;
+            frame.about(request.hGraphExec, 0);
             cuGraphNodeGetEnabled(session, &request, frame)
         }
         370 => {
             let request = frame.request::<wire::CuGraphNodeSetEnabled>()?;
+            frame.about(request.hGraphExec, 0);
             cuGraphNodeSetEnabled(session, &request, frame)
         }
         371 => {
             let request = frame.request::<wire::CuGraphExecGetFlags>()?;
+            frame.about(request.hGraphExec, 0);
             cuGraphExecGetFlags(session, &request, frame)
         }
         372 => {
             let request = frame.request::<wire::CuGraphExecGetId>()?;
+            frame.about(request.hGraphExec, 0);
             cuGraphExecGetId(session, &request, frame)
         }
         384 => {
             let request = frame.request::<wire::CuUserObjectCreate>()?;
+            frame.about(request.object, 0);
             api::object::cuUserObjectCreate(session, &request, frame)
         }
         385 => {
             let request = frame.request::<wire::CuUserObjectRetain>()?;
+            frame.about(request.object, 0);
             api::object::cuUserObjectRetain(session, &request, frame)
         }
         386 => {
             let request = frame.request::<wire::CuUserObjectRelease>()?;
+            frame.about(request.object, 0);
             api::object::cuUserObjectRelease(session, &request, frame)
         }
         387 => {
             let request = frame.request::<wire::CuGraphRetainUserObject>()?;
+            frame.about(request.graph, 0);
             api::object::cuGraphRetainUserObject(session, &request, frame)
         }
         388 => {
             let request = frame.request::<wire::CuGraphReleaseUserObject>()?;
+            frame.about(request.graph, 0);
             api::object::cuGraphReleaseUserObject(session, &request, frame)
         }
         400 => {
             let request = frame.request::<wire::VgpuMemOps>()?;
+            frame.about(request.stream, 0);
             api::memop::vgpuMemOps(session, &request, frame)
         }
         416 => {
             let request = frame.request::<wire::CuIpcGetMemHandle>()?;
+            frame.about(request.address, 0);
             api::ipc::cuIpcGetMemHandle(session, &request, frame)
         }
         417 => {
@@ -656,22 +803,27 @@ pub fn dispatch(session: &Session, frame: &mut Frame<'_>) -> Outcome {
         }
         418 => {
             let request = frame.request::<wire::CuIpcCloseMemHandle>()?;
+            frame.about(request.address, 0);
             api::ipc::cuIpcCloseMemHandle(session, &request, frame)
         }
         419 => {
             let request = frame.request::<wire::CuIpcGetEventHandle>()?;
+            frame.about(request.event, 0);
             api::ipc::cuIpcGetEventHandle(session, &request, frame)
         }
         420 => {
             let request = frame.request::<wire::CuIpcOpenEventHandle>()?;
+            frame.about(request.event, 0);
             api::ipc::cuIpcOpenEventHandle(session, &request, frame)
         }
         432 => {
             let request = frame.request::<wire::VgpuTensorMap>()?;
+            frame.about(request.address, 0);
             api::tensor::vgpuTensorMap(session, &request, frame)
         }
         433 => {
             let request = frame.request::<wire::CuTensorMapReplaceAddress>()?;
+            frame.about(request.address, 0);
             api::tensor::cuTensorMapReplaceAddress(session, &request, frame)
         }
         _ => frame.unknown_opcode(),

@@ -24,8 +24,9 @@ const FOLDERS: [&str; 4] = ["/tmp", "/run", "/var", "/dev"];
 pub struct Wanted {
     /// An empty root, or why not.
     pub root: Result<(), &'static str>,
-    /// A network, or why not.
-    pub network: Result<(), &'static str>,
+    /// A network. Otherwise whoever started the worker answers for what it has: the software GPU passes memory between a
+    /// zone's workers over local sockets, so that they share one.
+    pub network: bool,
 }
 
 /// What was had.
@@ -43,7 +44,7 @@ pub struct Namespaces {
 pub fn enter(wanted: Wanted) -> Namespaces {
     let mut rest = CloneFlags::CLONE_NEWIPC;
     rest.set(CloneFlags::CLONE_NEWNS, wanted.root.is_ok());
-    rest.set(CloneFlags::CLONE_NEWNET, wanted.network.is_ok());
+    rest.set(CloneFlags::CLONE_NEWNET, wanted.network);
     let (uid, gid) = (Uid::effective(), Gid::effective());
     let user = unshare(CloneFlags::CLONE_NEWUSER | rest);
     let mut reports = vec![match user {
@@ -51,13 +52,14 @@ pub fn enter(wanted: Wanted) -> Namespaces {
         Err(errno) => missing(Layer::USER_NAMESPACE, errno),
     }];
     // Without one, whoever has the capability can have the others all the same.
+    let network = (CloneFlags::CLONE_NEWNET, Layer::NETWORK, Ok(()));
     let others = [
-        (CloneFlags::CLONE_NEWNS, Layer::ROOT, wanted.root),
-        (CloneFlags::CLONE_NEWNET, Layer::NETWORK, wanted.network),
-        (CloneFlags::CLONE_NEWIPC, Layer::IPC, Ok(())),
+        Some((CloneFlags::CLONE_NEWNS, Layer::ROOT, wanted.root)),
+        wanted.network.then_some(network),
+        Some((CloneFlags::CLONE_NEWIPC, Layer::IPC, Ok(()))),
     ];
     let mut root = None;
-    for (flag, layer, wanted) in others {
+    for (flag, layer, wanted) in others.into_iter().flatten() {
         let had = match wanted {
             Err(why) => {
                 reports.push(Report::new(layer, State::OFF, why));

@@ -13,6 +13,7 @@ use proxy_channel::message::Token;
 
 use super::{Session, SharedEvent, lock};
 use crate::code::{Code, Prepaid, Unit};
+use crate::errors::Refusal;
 use crate::pools::Pools;
 use crate::ranges::{Place, Range};
 
@@ -41,6 +42,25 @@ impl Session {
             return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         }
         Ok(())
+    }
+
+    /// Has the driver make something that takes memory of the device. A scrubber holds, for a moment, all that is
+    /// free there: a driver that has no more is asked again when the supervisor says that none is at work.
+    ///
+    /// # Errors
+    /// As `ask`.
+    pub fn past_scrub<T, E: Copy + Into<Refusal>>(
+        &self,
+        mut ask: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let full = Refusal::Driver(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        match ask() {
+            Err(refusal) if refusal.into() == full => match self.parts.credit.barrier() {
+                Ok(()) => ask(),
+                Err(_) => Err(refusal),
+            },
+            other => other,
+        }
     }
 
     /// Gives device memory of the zone's back.

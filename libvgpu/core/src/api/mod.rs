@@ -32,6 +32,7 @@ pub mod module;
 pub mod node;
 pub mod object;
 pub mod occupancy;
+pub mod operation;
 pub mod peer;
 pub mod pool;
 pub mod resolver;

@@ -169,6 +169,7 @@ fn code(error: &AttachError) -> nvmlReturn_t {
             RefusalCode::WRONG_VERSION | RefusalCode::MALFORMED => {
                 nvmlReturn_t::NVML_ERROR_LIB_RM_VERSION_MISMATCH
             }
+            RefusalCode::DEVICE_LOST => nvmlReturn_t::NVML_ERROR_GPU_IS_LOST,
             _ => nvmlReturn_t::NVML_ERROR_DRIVER_NOT_LOADED,
         },
         AttachError::Malformed(_) => nvmlReturn_t::NVML_ERROR_LIB_RM_VERSION_MISMATCH,
@@ -239,6 +240,10 @@ mod tests {
             (
                 refused(RefusalCode::WRONG_VERSION),
                 nvmlReturn_t::NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+            ),
+            (
+                refused(RefusalCode::DEVICE_LOST),
+                nvmlReturn_t::NVML_ERROR_GPU_IS_LOST,
             ),
             (
                 refused(RefusalCode::NO_WORKER),

@@ -17,8 +17,10 @@ use crate::ptx::ir::*;
 
 /// Instructions a warp executes before the next one has its turn.
 const WARP_FUEL: u64 = 1 << 13;
-/// Instructions of one of several diverged paths before another has its turn.
-const PATH_FUEL: u64 = 1 << 10;
+/// Instructions that the paths of a warp that are behind may execute until one that waits for them to catch up has
+/// its turn after all: they may be waiting for what it does. Code that counts on lanes meeting again, as they do on
+/// a GPU, computes wrong results where this is too short for what some lanes do alone.
+const PATIENCE: u64 = 1 << 15;
 /// Deepest call stack.
 const MAX_DEPTH: u32 = 4096;
 
@@ -160,8 +162,13 @@ impl Block {
             let module = shape.launch.module;
             let warp = &mut self.warps[index];
             let path = warp.paths[place];
-            let alone = warp.paths.len() == 1;
-            let granted = if alone { fuel } else { fuel.min(PATH_FUEL) };
+            // What waits at a barrier or for lanes that it names does not wait for a turn.
+            let ready = warp.paths.iter().filter(|path| path.state == State::Ready);
+            let alone = ready.count() == 1;
+            if alone {
+                warp.waited = 0;
+            }
+            let granted = fuel.min(PATIENCE - warp.waited);
             let stop = warp
                 .paths
                 .iter()
@@ -179,6 +186,7 @@ impl Block {
                 mask: path.mask,
                 live: warp.live,
                 fuel: granted,
+                charged: 0,
                 stop,
                 forced: path.forced,
                 clock: shape.launch.clock,
@@ -195,12 +203,16 @@ impl Block {
             let spent = granted - cursor.fuel;
             let (pc, forced) = (cursor.pc, cursor.forced);
             fuel = fuel.saturating_sub(spent.max(1));
-            self.instructions += spent;
+            self.instructions += spent - cursor.charged;
             let path = &mut warp.paths[place];
             path.pc = pc;
             path.forced = forced;
-            if !alone && spent == granted {
-                warp.turn = warp.turn.wrapping_add(1) | 1;
+            if !alone {
+                warp.waited += spent;
+                if warp.waited >= PATIENCE {
+                    warp.waited = 0;
+                    warp.turn = warp.turn.wrapping_add(1) | 1;
+                }
             }
             if matches!(event, Event::Yield) {
                 fuel = 0;
@@ -216,7 +228,7 @@ impl Block {
     }
 
     /// Joins paths that have met and picks the one to run: the deepest and, there, the one that is
-    /// furthest behind; every other time a path has used up its fuel, the next one in order.
+    /// furthest behind; when the others have waited long enough, the next one in order.
     fn choose(&mut self, index: usize) -> Option<usize> {
         let warp = &mut self.warps[index];
         if warp.paths.len() > 1 {

@@ -29,6 +29,10 @@ use super::warp::Frame;
 use super::wide;
 use crate::ptx::ir::*;
 
+/// What a round of a loop counts for that tries to take a lock or to see a change: other lanes or warps may be the ones
+/// to act.
+const ATTEMPT: u64 = 1 << 11;
+
 /// Where a path is, and what surrounds it.
 pub struct Cursor<'a> {
     pub code: &'a [Inst],
@@ -36,8 +40,10 @@ pub struct Cursor<'a> {
     pub mask: u32,
     /// Lanes of the warp that have not exited.
     pub live: u32,
-    /// Instructions the path may still execute.
+    /// Instructions the path may still execute, an [`ATTEMPT`] counting as many.
     pub fuel: u64,
+    /// What of the fuel went to no instruction.
+    pub charged: u64,
     /// Stop before the first instruction at or past this one after a step.
     pub stop: u32,
     /// Do not wait for lanes that are elsewhere.
@@ -162,6 +168,7 @@ fn run(
     let path = cursor.mask;
     // What every instruction changes stays out of memory.
     let (mut pc, mut fuel) = (cursor.pc, cursor.fuel);
+    let (mut tried, mut charged) = (false, 0);
     let event = 'path: loop {
         if fuel == 0 {
             break 'path Event::Pause;
@@ -531,6 +538,7 @@ fn run(
                     offset: offset.into(),
                 };
                 check!('path, atomic(cpu, frame, memory, f, target, (b, c, d), mask));
+                tried |= matches!(f, AtomOp::Exch | AtomOp::Cas);
             }
             Op::AtomD {
                 space,
@@ -549,18 +557,20 @@ fn run(
                     offset: offset.into(),
                 };
                 check!('path, atomic(cpu, frame, memory, f, target, (b, c, d), mask));
+                tried |= matches!(f, AtomOp::Exch | AtomOp::Cas);
             }
             Op::Wide { .. } | Op::Aligned { .. } => {
                 check!('path, wide::execute(inst.op, frame, memory, mask));
             }
-            // SYNC: pairs with the fences and atomics of other blocks and of the host program.
-            Op::Fence {
-                scope: FenceScope::SeqCst,
-            } => fence(Ordering::SeqCst),
-            // SYNC: as above.
-            Op::Fence {
-                scope: FenceScope::AcqRel,
-            } => fence(Ordering::AcqRel),
+            Op::Fence { scope } => {
+                // SYNC: pairs with the fences and atomics of other blocks and of the host program.
+                fence(match scope {
+                    FenceScope::SeqCst => Ordering::SeqCst,
+                    FenceScope::AcqRel => Ordering::AcqRel,
+                });
+                // Loads in loops that wait for a value have one.
+                tried = true;
+            }
             Op::LocalAddr { offset, d } => {
                 let address = u64::from(frame.local) + u64::from(offset);
                 put(cpu, &mut frame.d[d.index()], &[address; 32], mask);
@@ -592,6 +602,11 @@ fn run(
                         active: mask,
                         target,
                     };
+                }
+                if tried && target <= pc {
+                    tried = false;
+                    charged += fuel.min(ATTEMPT);
+                    fuel = fuel.saturating_sub(ATTEMPT);
                 }
                 pc = target;
                 if target >= cursor.stop {
@@ -691,6 +706,6 @@ fn run(
             break 'path Event::Pause;
         }
     };
-    (cursor.pc, cursor.fuel) = (pc, fuel);
+    (cursor.pc, cursor.fuel, cursor.charged) = (pc, fuel, charged);
     event
 }

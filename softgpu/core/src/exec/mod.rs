@@ -2,9 +2,10 @@
 //!
 //! [`run`] executes one grid and returns when it has finished or faulted. A warp of 32 lanes runs in
 //! lockstep over registers laid out lane by lane; diverged paths are scheduled by lowest program
-//! counter, with turns for the others so that none starves. The warps of a block share one OS thread
-//! and never block it; blocks are spread over several threads. Every access to memory is checked for
-//! alignment and against the ranges an [`AddressSpace`] vouches for.
+//! counter, by which they meet again (the front end orders blocks for that), with turns for the others
+//! so that none starves. The warps of a block share one OS thread and never block it; blocks are spread
+//! over several threads. Every access to memory is checked for alignment and against the ranges an
+//! [`AddressSpace`] vouches for.
 
 mod access;
 mod asynchronous;

@@ -73,6 +73,8 @@ pub struct Warp {
     pub tops: [u32; 32],
     /// Path to be preferred once, so that none starves.
     pub turn: usize,
+    /// Instructions since the lanes were together or another path had its turn.
+    pub waited: u64,
 }
 
 impl Warp {
@@ -92,6 +94,7 @@ impl Warp {
             stride,
             tops: [shape.local_bytes; 32],
             turn: 0,
+            waited: 0,
         };
         let mut frame = new_frame(shape, shape.launch.kernel.function);
         fill(&mut frame, shape, index);

@@ -10,7 +10,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::num::NonZeroU16;
 
-use super::ir::{Access, AnyReg, D, Inst, Op, P, Preload, RegisterCounts, W};
+use super::blocks::Blocks;
+use super::ir::{Access, AnyReg, D, Inst, P, Preload, RegisterCounts, W};
 
 /// Bits of liveness information above which a function is left as it is.
 const MAX_LIVENESS_BITS: usize = 1 << 30;
@@ -25,7 +26,7 @@ pub fn allocate(
     let sizes = [counts.w, counts.d, counts.p].map(usize::from);
     let total: usize = sizes.iter().sum();
     let blocks = Blocks::find(code, tables);
-    if blocks.starts.len().saturating_mul(total) > MAX_LIVENESS_BITS {
+    if blocks.count().saturating_mul(total) > MAX_LIVENESS_BITS {
         return counts;
     }
     let number = |register: AnyReg| match register {
@@ -105,75 +106,6 @@ pub fn allocate(
     }
 }
 
-/// Basic blocks.
-struct Blocks {
-    /// First instruction of each, and the end of the code.
-    starts: Vec<usize>,
-    successors: Vec<Vec<usize>>,
-}
-
-impl Blocks {
-    fn find(code: &[Inst], tables: &[Vec<u32>]) -> Self {
-        let targets = |inst: &Inst| -> Vec<usize> {
-            match inst.op {
-                Op::Bra { target } => usize::try_from(target).into_iter().collect(),
-                Op::BraTable { table, .. } => {
-                    let table = usize::try_from(table)
-                        .ok()
-                        .and_then(|table| tables.get(table));
-                    table
-                        .into_iter()
-                        .flatten()
-                        .filter_map(|&target| usize::try_from(target).ok())
-                        .collect()
-                }
-                _ => Vec::new(),
-            }
-        };
-        let ends = |inst: &Inst| {
-            matches!(
-                inst.op,
-                Op::Bra { .. } | Op::BraTable { .. } | Op::Ret {} | Op::Exit {} | Op::Trap {}
-            )
-        };
-        let mut leaders = BTreeSet::from([0]);
-        for (place, inst) in code.iter().enumerate() {
-            if ends(inst) {
-                leaders.insert(place + 1);
-                leaders.extend(targets(inst));
-            }
-        }
-        let starts: Vec<usize> = leaders
-            .into_iter()
-            .filter(|&leader| leader < code.len())
-            .collect();
-        let block_of = |place: usize| {
-            starts
-                .partition_point(|&start| start <= place)
-                .checked_sub(1)
-        };
-        let mut successors = Vec::with_capacity(starts.len());
-        for (block, _) in starts.iter().enumerate() {
-            let end = starts.get(block + 1).copied().unwrap_or(code.len());
-            let mut list = Vec::new();
-            if let Some(last) = code[..end].last() {
-                list.extend(
-                    targets(last)
-                        .into_iter()
-                        .filter(|&t| t < code.len())
-                        .filter_map(block_of),
-                );
-                let falls = !ends(last) || last.guard.predicate.is_some();
-                if falls && end < code.len() {
-                    list.push(block + 1);
-                }
-            }
-            successors.push(list);
-        }
-        Self { starts, successors }
-    }
-}
-
 /// First and last instruction at which each register is live; inverted if it is never.
 fn live_ranges(
     code: &[Inst],
@@ -182,17 +114,12 @@ fn live_ranges(
     number: &dyn Fn(AnyReg) -> usize,
 ) -> Vec<(usize, usize)> {
     let words = total.div_ceil(64);
-    let count = blocks.starts.len();
+    let count = blocks.count();
     let (mut uses, mut defines) = (vec![0u64; words * count], vec![0u64; words * count]);
     let mut ranges = vec![(usize::MAX, 0usize); total];
     for block in 0..count {
-        let start = blocks.starts[block];
-        let end = blocks.starts.get(block + 1).copied().unwrap_or(code.len());
-        for (place, inst) in code[start..end]
-            .iter()
-            .enumerate()
-            .map(|(i, inst)| (start + i, inst))
-        {
+        for place in blocks.range(block) {
+            let inst = &code[place];
             let (mut reads, mut writes) = (Vec::new(), Vec::new());
             let mut op = inst.op;
             op.visit(&mut |access, register| {
@@ -255,8 +182,7 @@ fn live_ranges(
         }
     }
     for block in 0..count {
-        let start = blocks.starts[block];
-        let end = blocks.starts.get(block + 1).copied().unwrap_or(code.len());
+        let range = blocks.range(block);
         let mut extend = |bits: &[u64], place: usize| {
             for (word, &bits) in bits.iter().enumerate() {
                 let mut bits = bits;
@@ -268,8 +194,11 @@ fn live_ranges(
                 }
             }
         };
-        extend(&live_in[block * words..][..words], start);
-        extend(&live_out[block * words..][..words], end.saturating_sub(1));
+        extend(&live_in[block * words..][..words], range.start);
+        extend(
+            &live_out[block * words..][..words],
+            range.end.saturating_sub(1),
+        );
     }
     ranges
 }

@@ -2,17 +2,20 @@
 //!
 //! [`compile`] runs three passes. The lexer and parser turn text into a syntax tree that borrows
 //! from it; lowering resolves names and types, selects operations of the intermediate representation
-//! for every instruction and removes what is not needed; register allocation packs virtual registers
-//! into as few real ones as their lifetimes allow. What is not supported is refused here with its line, never at
-//! run time. Text comes from untrusted programs: every pass is bounded in nesting, time and memory.
+//! for every instruction, puts blocks into an order in which lanes that part meet again and removes
+//! what is not needed; register allocation packs virtual registers into as few real ones as their
+//! lifetimes allow. What is not supported is refused here with its line, never at run time. Text comes
+//! from untrusted programs: every pass is bounded in nesting, time and memory.
 #![forbid(unsafe_code)]
 
 mod allocate;
 mod ast;
+mod blocks;
 mod fuse;
 pub mod ir;
 mod lexer;
 mod lower;
+mod order;
 mod parser;
 mod propagate;
 mod remove;

@@ -218,7 +218,13 @@ fn who_runs_alone_waits_for_what_runs_and_holds_back_what_was_submitted() {
     );
     let (tx, rx) = recorder();
     let (release, work) = held();
+    let (began, has_begun) = mpsc::channel();
+    let work: Work = Box::new(move || {
+        began.send(()).unwrap();
+        work();
+    });
     scheduler.submit(stream, &[], work);
+    has_begun.recv().unwrap();
     let alone = {
         let (scheduler, tx) = (Arc::clone(&scheduler), tx.clone());
         std::thread::spawn(move || {

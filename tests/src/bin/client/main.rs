@@ -23,6 +23,8 @@ fn main() {
             text.parse().expect("an argument is a number")
         })
     };
+    let argument = |index: usize| arguments.get(index).map_or("", String::as_str);
+    let size = |index, default| usize::try_from(number(index, default)).expect("a size fits");
     let verdict = match scenario {
         "devices" => work::devices(),
         "init" => work::init(),
@@ -32,17 +34,21 @@ fn main() {
         "host-quota" => memory::host_quota(number(1, 1 << 20)),
         "load" => work::load(),
         "until-error" => work::until_error(),
+        "tell-until-error" => work::tell_until_error(argument(1), size(2, 4)),
         "cycles" => life::cycles(number(1, 10)),
         "fork" => life::fork_after_init(),
         "fork-first" => life::fork_before_init(),
         "exit-busy" => life::exit_busy(),
         "exit-late" => life::exit_late(),
         "thread-exit" => life::thread_exit(number(1, 200)),
+        "operations" => work::operations(),
         "threads" => work::threads(number(1, 8), number(2, 200)),
         "interrupted" => work::interrupted(number(1, 400)),
         "reopen" => life::reopen(),
         "endless" => wrong::endless(),
         "fault" => wrong::fault(),
+        "reach" => wrong::reach(number(1, 0)),
+        "endless-code" => wrong::endless_code(),
         "bad-calls" => wrong::bad_calls(),
         "poll" => work::poll(),
         "host-function" => work::host_function(),

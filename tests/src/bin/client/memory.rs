@@ -7,7 +7,7 @@ use e2e::driver::{Gpu, peek, poke};
 
 use crate::support::*;
 
-/// Holds device memory until its input ends.
+/// Holds device memory until its input ends; then it still holds what was put there.
 pub fn hold_memory(bytes: u64) -> Verdict {
     let ready = Ready::new()?;
     let bytes = usize::try_from(bytes).map_err(|error| error.to_string())?;
@@ -17,8 +17,16 @@ pub fn hold_memory(bytes: u64) -> Verdict {
         .fill(address, 0x5a5a_5a5a, bytes / 4)
         .named("cuMemsetD32")?;
     ready.gpu.synchronize().named("cuCtxSynchronize")?;
-    say(&format!("holds {bytes}"));
+    say(&format!("holds {bytes} at {address}"));
     wait_for_input_end();
+    let mut found = vec![0; bytes / 4 * 4];
+    ready
+        .gpu
+        .download(&mut found, address)
+        .named("cuMemcpyDtoH")?;
+    if found.iter().any(|byte| *byte != 0x5a) {
+        return Err("the memory holds something else".to_owned());
+    }
     ready.gpu.free(address).named("cuMemFree")
 }
 

@@ -1,5 +1,7 @@
 //! Scenarios that do a tenant's ordinary work.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -102,6 +104,50 @@ pub fn until_error() -> Verdict {
     if later.contains(&0) {
         return Err(format!("a call succeeded after the end: {later:?}"));
     }
+    Ok(())
+}
+
+/// Works until a call fails, and keeps in a file how many launches it has seen finished. What it allocates is so long
+/// that it can be told from others.
+pub fn tell_until_error(path: &str, bytes: usize) -> Verdict {
+    let ready = Ready::new()?;
+    let gpu = ready.gpu;
+    let count = ready.function("count")?;
+    let word = gpu.allocate(bytes).named("cuMemAlloc")?;
+    let file = File::create(path).map_err(|error| format!("{path}: {error}"))?;
+    for seen in 1_u64.. {
+        let outcome = gpu
+            .launch(count, 1, 32, &[Argument::Word(word)], null_mut())
+            .and_then(|()| gpu.synchronize());
+        if outcome.is_err() {
+            break;
+        }
+        file.write_at(&seen.to_le_bytes(), 0)
+            .map_err(|error| format!("{path}: {error}"))?;
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    Ok(())
+}
+
+/// Has what it does logged under names of its own.
+pub fn operations() -> Verdict {
+    let ready = Ready::new()?;
+    let gpu = ready.gpu;
+    let add = ready.function("add")?;
+    for round in 1..=3 {
+        vgpu_log::log_operation("sums", &[round, 10_000], || {
+            (0..round).try_for_each(|_| add_once(gpu, add, 10_000, null_mut()))
+        })?;
+    }
+    let stream = gpu.create_stream().named("cuStreamCreate")?;
+    let on = vgpu_log::Stream(stream.addr());
+    vgpu_log::log_operation_on(on, "two\nlines", &[], || add_once(gpu, add, 100, stream))?;
+    // More than wait for the device at a time.
+    for _ in 0..300 {
+        vgpu_log::log_operation_on(on, "many", &[1], || ());
+    }
+    vgpu_log::flush();
+    say(&format!("logged {}", vgpu_log::is_logged()));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Scenarios that do wrong: faulting kernels, bad arguments, bytes in shared memory.
 
+use std::fmt::Write as _;
 use std::ptr::null_mut;
 use std::time::Duration;
 
@@ -30,6 +31,46 @@ pub fn fault() -> Verdict {
         lost,
     )?;
     say("the fault is reported and stays");
+    Ok(())
+}
+
+/// Reaches for memory that is another process's: a copy is refused, a kernel finds nothing there.
+pub fn reach(address: u64) -> Verdict {
+    let ready = Ready::new()?;
+    let gpu = ready.gpu;
+    let poke_kernel = ready.function("poke")?;
+    let refused = CUresult::CUDA_ERROR_INVALID_VALUE;
+    let copied = gpu.download(&mut [0; 4], address);
+    expect("cuMemcpyDtoH", copied, refused)?;
+    expect("cuMemFree", gpu.free(address), refused)?;
+    gpu.launch(poke_kernel, 1, 1, &[Argument::Word(address)], null_mut())
+        .named("cuLaunchKernel")?;
+    let lost = CUresult::CUDA_ERROR_ILLEGAL_ADDRESS;
+    expect("cuCtxSynchronize", gpu.synchronize(), lost)
+}
+
+/// Code that takes longer to translate than its zone allows.
+pub fn endless_code() -> Verdict {
+    let ready = Ready::new()?;
+    let mut text = String::from(".version 7.0\n.target sm_70\n.address_size 64\n");
+    // Long enough for any machine: it is given up on long before its end.
+    for number in 0..40_000 {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            ".visible .entry k{number}() {{ .reg .b32 %r<4>; mov.u32 %r1, %tid.x;"
+        );
+        for _ in 0..20 {
+            text.push_str(" mad.lo.s32 %r2, %r1, %r1, %r2; xor.b32 %r1, %r1, %r2;");
+        }
+        text.push_str(" ret; }\n");
+    }
+    text.push('\0');
+    say("has it translated");
+    let ended = CUresult::CUDA_ERROR_LAUNCH_TIMEOUT;
+    expect("cuModuleLoadData", ready.gpu.load(&text), ended)?;
+    expect("cuMemAlloc", ready.gpu.allocate(4096), ended)?;
+    say("and was ended");
     Ok(())
 }
 

@@ -14,13 +14,17 @@ use idm_protocol::attach::survey::{Device, MAX_DEVICES};
 use idm_protocol::wire::TABLE_HASH;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use proxy_channel::args::WorkerArgs;
+use proxy_channel::bound::{Bound, Denied};
 use proxy_channel::jail::{Layer, MAX_LAYERS, Report};
 use proxy_channel::message::{
     Assign, CHANNEL_VERSION, Charge, Ending, FromWorker, MAX_PACKET_LEN, Open, Outcome, Ready,
-    Refused, Share, Sharing, ToWorker, Withdraw,
+    Refused, Scrubbed, Share, Sharing, Suspect, ToWorker, Withdraw,
 };
 use proxy_channel::worker::WorkerChannel;
 use proxy_channel::{DriverKind, Text};
+use softgpu_core::config::Config;
+use softgpu_core::memory::GRANULE;
+use softgpu_core::shared::{Pool, device_folder};
 use zerocopy::FromZeros;
 
 /// The channel, with nothing of the real worker's restraint.
@@ -65,9 +69,13 @@ impl Channel {
     /// Waits for a client as an honest worker does.
     fn assigned(&self) -> (Assign, Vec<std::os::fd::OwnedFd>) {
         self.ready(0);
-        match self.hear() {
-            Some((ToWorker::Assign(assign), descriptors)) => (assign, descriptors),
-            _ => std::process::exit(0),
+        loop {
+            match self.hear() {
+                Some((ToWorker::Assign(assign), descriptors)) => return (assign, descriptors),
+                // It keeps no record.
+                Some((ToWorker::Record, _)) => {}
+                _ => std::process::exit(0),
+            }
         }
     }
 
@@ -94,7 +102,8 @@ impl Channel {
 
 fn main() -> ExitCode {
     let args = WorkerArgs::from_args(std::env::args_os().skip(1)).expect("arguments of a worker");
-    if args.zone == "honest" {
+    // Whoever scrubs is of no zone.
+    if args.zone == "honest" || args.zone.is_empty() {
         let worker = std::env::current_exe().expect("/proc is mounted");
         let error = Command::new(worker.with_file_name("vgpu-worker"))
             .args(std::env::args_os().skip(1))
@@ -114,7 +123,7 @@ fn main() -> ExitCode {
 type Behaviour = fn(&Channel);
 
 /// What it can do, by the name of the zone.
-const BEHAVIOURS: [(&str, Behaviour); 27] = [
+const BEHAVIOURS: [(&str, Behaviour); 31] = [
     // Before any client is there.
     ("garbage", |channel| {
         channel.bytes(&[0xa5; 100]);
@@ -193,6 +202,39 @@ const BEHAVIOURS: [(&str, Behaviour); 27] = [
         channel.say(&FromWorker::Release { bytes: 1 << 60 });
         channel.stay();
     }),
+    ("denies-nonsense", |channel| {
+        channel.serve();
+        for bound in [u64::MAX, 0].into_iter().chain(0..20_000) {
+            channel.say(&FromWorker::Denied(Denied {
+                bound: Bound(bound),
+                asked: u64::MAX,
+                times: u64::MAX,
+            }));
+        }
+        channel.stay();
+    }),
+    ("scrubs-uninvited", |channel| {
+        channel.serve();
+        channel.say(&FromWorker::Scrubbed(Scrubbed {
+            status: 0,
+            reserved: 0,
+            total: 1 << 30,
+            free: 1 << 30,
+            zeroed: 1 << 30,
+            left: 0,
+        }));
+        channel.stay();
+    }),
+    ("cries-wolf", |channel| {
+        channel.serve();
+        for status in (0..20_000).chain([u32::MAX]) {
+            let reserved = status;
+            channel.say(&FromWorker::Suspect(Suspect { status, reserved }));
+        }
+        // It is heard all the same, and nobody believes it.
+        eprintln!("served after all: {}", channel.charge(1, 1 << 20));
+        channel.stay();
+    }),
     ("withdraws-anothers", |channel| {
         channel.serve();
         channel.say(&FromWorker::Withdraw(Withdraw {
@@ -243,6 +285,20 @@ const BEHAVIOURS: [(&str, Behaviour); 27] = [
         let more = channel.charge(1, u64::MAX) || channel.charge(2, piece);
         let all = had == assign.memory_limit;
         eprintln!("granted all: {all}, more: {more}");
+        channel.stay();
+    }),
+    // Of a device that processes share: memory that nobody granted.
+    ("helps-itself", |channel| {
+        channel.serve();
+        let config = Config::from_env().expect("what the software GPU understands");
+        let folder = config.shared.expect("a shared device");
+        let pool = Pool::join(&device_folder(&folder, 0), config.memory).expect("a device");
+        let most = config.memory / GRANULE / 2;
+        // A scrubber may have it for a while.
+        while pool.take(most).expect("a table").is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        eprintln!("helped itself to {}", most * GRANULE);
         channel.stay();
     }),
     ("guesses-tokens", |channel| {

@@ -15,7 +15,7 @@ pub struct Target {
 
 type Attempt = fn(&Target) -> io::Result<()>;
 
-pub const ATTEMPTS: [(&str, Attempt); 20] = [
+pub const ATTEMPTS: [(&str, Attempt); 21] = [
     ("read-a-file", |_| File::open("/etc/passwd").map(drop)),
     ("list-the-root", |_| fs::read_dir("/").map(drop)),
     ("create-a-file", |_| {
@@ -93,6 +93,11 @@ pub const ATTEMPTS: [(&str, Attempt); 20] = [
     }),
     ("local-socket", |target| {
         UnixStream::connect(&target.socket).map(drop)
+    }),
+    ("abstract-socket", |_| {
+        // The test listens there, in the host's network.
+        let name = std::env::var("PROBED_SOCKET").map_err(io::Error::other)?;
+        UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?).map(drop)
     }),
     ("new-namespace", |_| {
         Ok(nix::sched::unshare(CloneFlags::CLONE_NEWUSER)?)

@@ -10,7 +10,8 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::UdpSocket;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::exit;
 
@@ -124,6 +125,24 @@ fn in_child(attempt: impl FnOnce() -> io::Result<()>) -> String {
     }
 }
 
+/// Whether this process may make a control group in which threads are counted.
+fn groups_can_be_made() -> bool {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    own.lines().any(|line| {
+        let path = line.rsplit(':').next().unwrap_or_default();
+        let root = match line.contains(":pids:") {
+            true => "/sys/fs/cgroup/pids",
+            false if line.starts_with("0::") => "/sys/fs/cgroup",
+            false => return false,
+        };
+        let group = format!("{root}{path}/vgpu-test-probe-{}", std::process::id());
+        let made = fs::create_dir(&group).is_ok();
+        let counts = fs::exists(format!("{group}/pids.max")).unwrap_or(false);
+        let _ = fs::remove_dir(&group);
+        made && counts
+    })
+}
+
 /// Prints the names of the layers that this machine offers to this user.
 fn host() {
     let root = nix::unistd::geteuid().is_root();
@@ -147,7 +166,10 @@ fn host() {
         ("user-namespace", user),
         ("root", with_user(CloneFlags::CLONE_NEWNS)),
         ("ipc", with_user(CloneFlags::CLONE_NEWIPC)),
+        // Shared by a zone's workers, so that only a supervisor that may can make it.
+        ("network", root && can(CloneFlags::CLONE_NEWNET)),
         ("processes", root && can(CloneFlags::CLONE_NEWPID)),
+        ("cgroup", groups_can_be_made()),
         ("landlock", landlock >= 1),
         (
             "calls",

@@ -8,7 +8,7 @@ use super::super::ast::{self, Instruction, Operand, Statement, StatementKind};
 use super::super::ir::{self, AnyReg, Constant, D, Guard, Inst, Module, Op, P, Preload, W};
 use super::super::lexer::Pos;
 use super::super::requirements::Needs;
-use super::super::{CompileError, allocate, fuse, propagate, types::Ty};
+use super::super::{CompileError, allocate, fuse, order, propagate, types::Ty};
 use super::layout::{self, Layout};
 use super::{Context, Result, failure};
 
@@ -645,6 +645,12 @@ impl<'a> Builder<'_, 'a> {
             .collect();
         preloads.sort_unstable_by_key(|preload| preload.register);
         let tables: Vec<usize> = self.tables.iter().map(|(table, _)| *table).collect();
+        order::order(
+            &mut self.code,
+            &mut self.lines,
+            &mut self.module.tables,
+            &tables,
+        );
         propagate::propagate(
             &mut self.code,
             &mut self.lines,

@@ -1,0 +1,229 @@
+//! What the monitor tells the supervisor: how much device memory each process has, by the driver's word (D18).
+//!
+//! Packets of one size. First [`FromMonitor::Watching`], or `Failed` and the end; then sweep after sweep: one
+//! [`FromMonitor::Holds`] for each process on each device, and [`FromMonitor::Swept`]. The monitor links a library that
+//! is not ours, so what it says is checked like a worker's word. It is told nothing; the end of the channel ends it.
+
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use idm_protocol::attach::Text;
+use idm_protocol::attach::socket::{receive, send};
+use nix::errno::Errno;
+use thiserror::Error;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of these packets; both ends are built together.
+pub const MONITOR_VERSION: u32 = 1;
+
+/// Processes in one sweep, over all devices: a driver that tells of more is not asked further, and a monitor that does
+/// breaks the protocol.
+pub const MAX_PROCESSES: u32 = 4096;
+
+/// What the monitor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromMonitor {
+    /// It will sweep.
+    Watching {
+        /// Devices that it looks at.
+        devices: u32,
+        /// The driver's version, as it tells it.
+        driver: Text<160>,
+    },
+    /// It cannot, and exits.
+    Failed {
+        /// Why, in one line.
+        text: Text<160>,
+    },
+    /// A process has memory on a device.
+    Holds {
+        /// The device, as NVML numbers it.
+        device: u32,
+        /// The process.
+        pid: u32,
+        /// How much, in bytes.
+        bytes: u64,
+    },
+    /// These were all.
+    Swept {
+        /// Processes that the driver did not tell the memory of.
+        untold: u32,
+    },
+}
+
+/// What no monitor of ours sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a packet that no monitor of this version sends")]
+pub struct Malformed;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Packet {
+    kind: u32,
+    version: u32,
+    first: u32,
+    second: u32,
+    bytes: u64,
+    text: Text<160>,
+}
+
+const WATCHING: u32 = 1;
+const FAILED: u32 = 2;
+const HOLDS: u32 = 3;
+const SWEPT: u32 = 4;
+
+/// Length of every packet.
+pub const PACKET_LEN: usize = size_of::<Packet>();
+
+impl FromMonitor {
+    fn packet(&self) -> Packet {
+        let packet = |kind| Packet {
+            kind,
+            version: MONITOR_VERSION,
+            first: 0,
+            second: 0,
+            bytes: 0,
+            text: Text::new(""),
+        };
+        match *self {
+            Self::Watching { devices, driver } => Packet {
+                first: devices,
+                text: driver,
+                ..packet(WATCHING)
+            },
+            Self::Failed { text } => Packet {
+                text,
+                ..packet(FAILED)
+            },
+            Self::Holds { device, pid, bytes } => Packet {
+                first: device,
+                second: pid,
+                bytes,
+                ..packet(HOLDS)
+            },
+            Self::Swept { untold } => Packet {
+                first: untold,
+                ..packet(SWEPT)
+            },
+        }
+    }
+
+    /// The packet.
+    #[must_use]
+    pub fn encode(&self) -> [u8; PACKET_LEN] {
+        zerocopy::transmute!(self.packet())
+    }
+
+    /// Reads a packet.
+    ///
+    /// # Errors
+    /// [`Malformed`], also if anything stands where nothing belongs.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let packet = Packet::read_from_bytes(bytes).map_err(|_| Malformed)?;
+        let Packet {
+            kind,
+            first,
+            second,
+            bytes,
+            text,
+            ..
+        } = packet;
+        let message = match kind {
+            WATCHING => Self::Watching {
+                devices: first,
+                driver: text,
+            },
+            FAILED => Self::Failed { text },
+            HOLDS => Self::Holds {
+                device: first,
+                pid: second,
+                bytes,
+            },
+            SWEPT => Self::Swept { untold: first },
+            _ => return Err(Malformed),
+        };
+        // The version, and all that is not used, in one.
+        (message.packet() == packet)
+            .then_some(message)
+            .ok_or(Malformed)
+    }
+
+    /// Sends it; waits for room if the channel blocks.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn send(&self, channel: BorrowedFd<'_>) -> Result<(), Errno> {
+        send(channel.as_fd(), &self.encode(), &[])
+    }
+
+    /// The next message of a channel that does not block; none if there is nothing now.
+    ///
+    /// # Errors
+    /// Why the monitor must end.
+    pub fn receive(channel: BorrowedFd<'_>) -> Result<Option<Self>, MonitorFault> {
+        let mut buffer = [0; PACKET_LEN + 1];
+        match receive(channel, &mut buffer) {
+            Ok(packet) if packet.descriptors_dropped || packet.truncated => Err(Malformed.into()),
+            Ok(packet) if packet.len > 0 => {
+                let bytes = buffer.get(..packet.len).unwrap_or_default();
+                Ok(Some(Self::decode(bytes)?))
+            }
+            Ok(_) | Err(Errno::ECONNRESET) => Err(MonitorFault::Gone),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(errno) => Err(MonitorFault::Broken(errno)),
+        }
+    }
+}
+
+/// Why a monitor must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum MonitorFault {
+    /// It sent what no monitor of ours sends.
+    #[error("protocol violation: {0}")]
+    Malformed(#[from] Malformed),
+    /// It closed its channel.
+    #[error("it has gone")]
+    Gone,
+    /// A system call on its channel failed.
+    #[error("its channel broke: {0}")]
+    Broken(Errno),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [fn() -> FromMonitor; 4] = [
+        || FromMonitor::Watching {
+            devices: 2,
+            driver: Text::new("580.95.05"),
+        },
+        || FromMonitor::Failed {
+            text: Text::new("no library"),
+        },
+        || FromMonitor::Holds {
+            device: 1,
+            pid: 7,
+            bytes: u64::MAX,
+        },
+        || FromMonitor::Swept { untold: 3 },
+    ];
+
+    #[test]
+    fn messages_survive_and_anything_else_is_malformed() {
+        for message in ALL.map(|make| make()) {
+            let packet = message.encode();
+            assert_eq!(FromMonitor::decode(&packet), Ok(message));
+            assert!(FromMonitor::decode(&packet[1..]).is_err());
+            for at in [0, 4] {
+                let mut other = packet;
+                other[at] ^= 0x40;
+                assert!(FromMonitor::decode(&other).is_err(), "{message:?}");
+            }
+        }
+        let mut packet = FromMonitor::Swept { untold: 0 }.encode();
+        packet[12] = 1;
+        assert!(FromMonitor::decode(&packet).is_err());
+    }
+}
