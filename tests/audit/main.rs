@@ -6,7 +6,7 @@ mod kills;
 use std::fs;
 use std::time::Duration;
 
-use e2e::{Finished, Program, Proxy, Setup, Zone, place};
+use e2e::{Finished, Proxy, Setup, Zone, place};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -24,19 +24,12 @@ fn vgpuctl(proxy: &Proxy, arguments: &[&str]) -> Finished {
     program.run().expect_success()
 }
 
-/// The log holds, by both verifiers.
+/// The log holds, in the spool and as lines.
 fn verify(proxy: &Proxy) {
-    let key = proxy.directory().join("audit.key.pub");
     proxy.verify(&proxy.spool()).run().expect_success();
     let log = proxy.directory().join("log");
     fs::write(&log, vgpuctl(proxy, &["export"]).stdout).expect("the directory is ours");
-    let key = fs::read_to_string(key).expect("it is there");
-    Program::new("/usr/bin/env")
-        .arg("python3")
-        .arg(place::repository().join("tests/audit/verify.py"))
-        .args([key.trim(), &log.display().to_string()])
-        .run()
-        .expect_success();
+    proxy.expect_verified(&log);
 }
 
 /// The lines of the zone's log, once its last record is that a client has gone.

@@ -80,6 +80,7 @@ pub struct Setup {
     audit: Option<String>,
     spool: Option<PathBuf>,
     monitor: Option<String>,
+    api: Option<String>,
     watchdog: Watchdog,
 }
 
@@ -165,6 +166,13 @@ impl Setup {
         self
     }
 
+    /// Has metrics served, with the lines of the section `[api]`.
+    #[must_use]
+    pub fn api(mut self, lines: &str) -> Self {
+        self.api = Some(lines.to_owned());
+        self
+    }
+
     /// Another patience with what the proxy is waited for.
     #[must_use]
     pub fn watchdog(mut self, limit: Duration) -> Self {
@@ -219,6 +227,9 @@ impl Setup {
         if let Some(lines) = &self.monitor {
             let library = quoted(&place::softgpu_nvml());
             let _ = writeln!(text, "\n[monitor]\nlibrary = {library}\n{lines}");
+        }
+        if let Some(lines) = &self.api {
+            let _ = writeln!(text, "\n[api]\n{lines}");
         }
         for (ordinal, memory) in &self.devices {
             let _ = writeln!(
@@ -418,6 +429,23 @@ impl Proxy {
     pub fn verify(&self, log: &Path) -> Program {
         let key = self.directory.path().join("audit.key.pub");
         self.audit("verify", log).arg("--key").arg(key)
+    }
+
+    /// Whether lines of the log hold, by `vgpuctl` and by the verifier that was written from the documentation alone.
+    ///
+    /// # Panics
+    /// If one of them finds fault.
+    pub fn expect_verified(&self, lines: &Path) {
+        self.verify(lines).run().expect_success();
+        let key = self.directory.path().join("audit.key.pub");
+        let key = fs::read_to_string(key).expect("the auditor has published it");
+        Program::new("/usr/bin/env")
+            .arg("python3")
+            .arg(place::repository().join("tests/audit/verify.py"))
+            .arg(key.trim())
+            .arg(lines)
+            .run()
+            .expect_success();
     }
 
     /// The audit log's folder, where the proxy was set up with one and no other place for it.
