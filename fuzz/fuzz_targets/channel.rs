@@ -1,9 +1,10 @@
-//! Packets of arbitrary content on the worker channel, in both directions, and on the monitor's: whatever is understood encodes to
-//! the same bytes again.
+//! Packets of arbitrary content on the worker channel, in both directions, and on those of monitor and api: whatever is
+//! understood encodes to the same bytes again.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use proxy_channel::api::FromApi;
 use proxy_channel::message::{FromWorker, ToWorker};
 use proxy_channel::monitor::FromMonitor;
 
@@ -13,6 +14,10 @@ fuzz_target!(|packet: &[u8]| {
         let _ = format!("{message:?}");
     }
     if let Ok(message) = FromMonitor::decode(packet) {
+        assert_eq!(message.encode(), packet);
+        let _ = format!("{message:?}");
+    }
+    if let Ok(message) = FromApi::decode(packet) {
         assert_eq!(message.encode(), packet);
         let _ = format!("{message:?}");
     }

@@ -7,6 +7,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +32,24 @@ pub const MAX_REQUEST_LEN: usize = 64;
 /// No reply is longer; whoever reads one may stop there.
 pub const MAX_REPLY_LEN: u64 = 64 << 20;
 
+/// How long [`ask`] waits for the proxy.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks at a socket; the document that answers, as it came.
+///
+/// # Errors
+/// The system's: `NotFound` where there is no socket, `ConnectionRefused` where nobody listens any more,
+/// `PermissionDenied` where this user may not ask.
+pub fn ask(socket: &Path, request: &str) -> io::Result<Vec<u8>> {
+    let mut socket = UnixStream::connect(socket)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.write_all(request.as_bytes())?;
+    let mut reply = Vec::new();
+    socket.take(MAX_REPLY_LEN).read_to_end(&mut reply)?;
+    Ok(reply)
+}
+
 /// Everything there is to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -44,8 +66,24 @@ pub struct Status {
     /// Who compares what workers hold with what the driver says.
     #[serde(default)]
     pub monitor: Option<Monitor>,
+    /// Who serves metrics; null where nobody is to.
+    #[serde(default)]
+    pub api: Option<Api>,
     /// In the order of the configuration.
     pub zones: Vec<Zone>,
+}
+
+/// Who serves metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Api {
+    /// Where it is to listen.
+    pub listen: String,
+    /// Where it does; null while it does not.
+    pub address: Option<String>,
+    /// Its process; null while there is none.
+    pub pid: Option<u32>,
+    /// Why the last one ended, if none has served since.
+    pub failure: Option<String>,
 }
 
 /// Who compares what workers hold with what the driver says.
@@ -175,6 +213,9 @@ pub struct Zone {
     pub attached_total: u64,
     /// Clients refused since the supervisor started.
     pub refused_total: u64,
+    /// What its clients have done since the supervisor started, those who have left among them.
+    #[serde(default)]
+    pub totals: Totals,
     /// Why the software GPU serves its new clients instead of a device, if so.
     #[serde(default)]
     pub fallback: Option<String>,
@@ -185,6 +226,19 @@ pub struct Zone {
     pub jail: Vec<Layer>,
     /// By id.
     pub clients: Vec<Client>,
+}
+
+/// What clients have done, by the claims of their workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Forwarded calls.
+    pub calls: u64,
+    /// Kernel launches.
+    pub launches: u64,
+    /// Calls that the driver answered with an error.
+    pub errors: u64,
+    /// How long clients were made to wait by the zone's rates, in microseconds.
+    pub paced_micros: u64,
 }
 
 /// One layer of a worker's jail.

@@ -12,7 +12,8 @@
 //! - [`stats`]: counters that a worker publishes and the supervisor reads;
 //! - [`holdings`]: what a worker's client holds, piece by piece, read in the same way;
 //! - [`args`]: the command line a worker is started with;
-//! - [`monitor`]: what the monitor tells of device memory;
+//! - [`monitor`]: what the monitor tells of device memory; [`api`]: where the api listens; [`companion`]: how either is
+//!   heard;
 //! - [`jail`]: the layers of a worker's jail, and whether they are on;
 //! - `admin` (feature): the reply of the admin socket.
 
@@ -21,9 +22,11 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
+pub mod api;
 pub mod args;
 pub mod bound;
 pub mod calls;
+pub mod companion;
 pub mod credit;
 pub mod holdings;
 pub mod jail;

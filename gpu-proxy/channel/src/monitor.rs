@@ -9,10 +9,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use idm_protocol::attach::Text;
-use idm_protocol::attach::socket::{receive, send};
+use idm_protocol::attach::socket::send;
 use nix::errno::Errno;
-use thiserror::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::companion::{Fault, Malformed, receive_packet};
 
 /// Version of these packets; both ends are built together.
 pub const MONITOR_VERSION: u32 = 1;
@@ -51,11 +52,6 @@ pub enum FromMonitor {
         untold: u32,
     },
 }
-
-/// What no monitor of ours sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a packet that no monitor of this version sends")]
-pub struct Malformed;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -161,33 +157,9 @@ impl FromMonitor {
     ///
     /// # Errors
     /// Why the monitor must end.
-    pub fn receive(channel: BorrowedFd<'_>) -> Result<Option<Self>, MonitorFault> {
-        let mut buffer = [0; PACKET_LEN + 1];
-        match receive(channel, &mut buffer) {
-            Ok(packet) if packet.descriptors_dropped || packet.truncated => Err(Malformed.into()),
-            Ok(packet) if packet.len > 0 => {
-                let bytes = buffer.get(..packet.len).unwrap_or_default();
-                Ok(Some(Self::decode(bytes)?))
-            }
-            Ok(_) | Err(Errno::ECONNRESET) => Err(MonitorFault::Gone),
-            Err(Errno::EAGAIN) => Ok(None),
-            Err(errno) => Err(MonitorFault::Broken(errno)),
-        }
+    pub fn receive(channel: BorrowedFd<'_>) -> Result<Option<Self>, Fault> {
+        receive_packet(channel, &mut [0; PACKET_LEN + 1], Self::decode)
     }
-}
-
-/// Why a monitor must end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum MonitorFault {
-    /// It sent what no monitor of ours sends.
-    #[error("protocol violation: {0}")]
-    Malformed(#[from] Malformed),
-    /// It closed its channel.
-    #[error("it has gone")]
-    Gone,
-    /// A system call on its channel failed.
-    #[error("its channel broke: {0}")]
-    Broken(Errno),
 }
 
 #[cfg(test)]

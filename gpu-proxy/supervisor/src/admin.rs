@@ -1,4 +1,5 @@
-//! The admin socket: tells an administrator how things are, and has the policy read again.
+//! The admin socket: tells an administrator how things are, and has the policy read again. The status socket: tells the
+//! api how things are, and does nothing else.
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Admin {
     listener: Listener,
+    /// Whom it answers beside root and the proxy's own user.
+    reader: Option<u32>,
+    /// It answers nothing but [`Request::Status`].
+    is_status_only: bool,
     conversations: BTreeMap<u64, Conversation>,
     next_id: u64,
 }
@@ -101,14 +106,27 @@ pub enum Source {
 impl Admin {
     /// Listens, for root and the proxy's own user only.
     pub fn open(path: &Path) -> Result<Self, ListenError> {
+        Self::listen(path, None, false)
+    }
+
+    /// Listens for one more user, root or not, and answers nothing but [`Request::Status`].
+    pub fn open_status(path: &Path, reader: Option<u32>) -> Result<Self, ListenError> {
+        Self::listen(path, reader, true)
+    }
+
+    fn listen(path: &Path, reader: Option<u32>, is_status_only: bool) -> Result<Self, ListenError> {
+        // Only root can give the socket to somebody else.
+        let reader = reader.filter(|_| Uid::effective().is_root());
         let access = Access {
             mode: 0o600,
-            uid: None,
+            uid: reader,
             gid: None,
         };
         let listener = Listener::open(path, SockType::Stream, access)?;
         Ok(Self {
             listener,
+            reader,
+            is_status_only,
             conversations: BTreeMap::new(),
             next_id: 0,
         })
@@ -156,7 +174,7 @@ impl Admin {
                 let Some(conversation) = self.conversations.get_mut(&id) else {
                     return;
                 };
-                if !conversation.hear(answer) {
+                if !conversation.hear(self.is_status_only, answer) {
                     self.conversations.remove(&id);
                 }
             }
@@ -180,12 +198,15 @@ impl Admin {
             uid: peer.uid(),
             pid: peer.pid(),
         });
-        let is_allowed = |peer: &Peer| peer.uid == 0 || peer.uid == Uid::effective().as_raw();
+        let is_allowed = |peer: &Peer| {
+            let own = Uid::effective().as_raw();
+            peer.uid == 0 || peer.uid == own || Some(peer.uid) == self.reader
+        };
         let Some(peer) = peer.ok().filter(is_allowed) else {
             let uid = peer.map(|peer| peer.uid);
             warn!(
                 ?uid,
-                "a user that is not the administrator connected to the admin socket"
+                "a user that is not the administrator connected to a socket for administrators"
             );
             return;
         };
@@ -204,7 +225,11 @@ impl Admin {
 
 impl Conversation {
     /// Reads the request; false if the conversation is over.
-    fn hear(&mut self, answer: impl FnOnce(Request, Peer) -> Vec<u8>) -> bool {
+    fn hear(
+        &mut self,
+        is_status_only: bool,
+        answer: impl FnOnce(Request, Peer) -> Vec<u8>,
+    ) -> bool {
         let mut buffer = [0; MAX_REQUEST_LEN];
         match read(&self.socket, &mut buffer) {
             Ok(0) => return false,
@@ -214,8 +239,14 @@ impl Conversation {
         }
         if self.request.ends_with(b"\n") {
             let reply = match Request::of(&self.request) {
-                Some(request) => answer(request, self.peer),
-                None => {
+                Some(request) if !is_status_only || request == Request::Status => {
+                    answer(request, self.peer)
+                }
+                _ if is_status_only => {
+                    br#"{"error":"this socket answers only 'status 1'; ask at the admin socket"}"#
+                        .to_vec()
+                }
+                _ => {
                     br#"{"error":"this proxy understands only 'status 1', 'policy reload 1' and 'allocations 1 ZONE'"}"#
                         .to_vec()
                 }

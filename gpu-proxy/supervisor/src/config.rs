@@ -14,11 +14,13 @@ use std::time::Duration;
 use proxy_channel::DriverKind;
 use proxy_channel::jail::Mode;
 
+mod api;
 mod audit;
 mod kafka;
 mod monitor;
 mod read;
 
+pub use api::ApiConfig;
 pub use audit::{AuditConfig, JsonLines};
 pub use kafka::KafkaConfig;
 pub use monitor::{MonitorConfig, MonitorMode};
@@ -43,6 +45,8 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// `[monitor]`
     pub monitor: MonitorConfig,
+    /// `[api]`, if there is one.
+    pub api: Option<ApiConfig>,
     /// Each `[[zone]]`, in the order of the file.
     pub zones: Vec<ZoneConfig>,
 }
@@ -232,6 +236,7 @@ impl fmt::Display for Config {
             devices,
             audit,
             monitor,
+            api,
             zones,
         } = self;
         writeln!(f, "[proxy]")?;
@@ -313,6 +318,9 @@ impl fmt::Display for Config {
             write!(f, "\n{audit}")?;
         }
         write!(f, "\n{monitor}")?;
+        if let Some(api) = api {
+            write!(f, "\n{api}")?;
+        }
         zones.iter().try_for_each(|zone| write!(f, "\n{zone}"))
     }
 }

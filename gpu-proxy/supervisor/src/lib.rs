@@ -9,7 +9,7 @@
 //! - [`devices`]: whether their memory is clean; [`scrub`]: who cleans it;
 //! - [`ledger`]: device memory granted; [`reservations`]: whether what is set aside adds up; [`shares`]: memory that
 //!   clients of a zone share; [`audit`]: what is recorded, and by whom;
-//! - [`monitor`]: what the driver says that each worker holds;
+//! - [`monitor`]: what the driver says that each worker holds; [`api`]: who serves metrics;
 //! - [`launch`], [`listener`], [`process`], [`relay`], [`admin`], [`signals`]: what they stand on; [`namespaces`], [`cgroups`]: the
 //!   parts of a worker's jail that only its parent can make.
 //!
@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod api;
 pub mod audit;
 mod backoff;
 pub mod cgroups;

@@ -7,16 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::{Child, Stdio};
+use std::os::fd::BorrowedFd;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use proxy_channel::admin;
-use proxy_channel::monitor::{FromMonitor, MAX_PROCESSES, MonitorFault};
+use proxy_channel::monitor::{FromMonitor, MAX_PROCESSES};
 use tracing::{error, info, warn};
 
-use crate::backoff::Backoff;
-use crate::companion::Companion;
+use crate::companion::{Companion, Keeper};
 use crate::config::{MonitorConfig, MonitorMode, name_of};
 use crate::driver::Driver;
 
@@ -45,17 +44,13 @@ pub struct Monitor {
     mode: MonitorMode,
     library: OsString,
     environment: Vec<(String, String)>,
-    running: Option<Running>,
-    /// Those that were killed and have not been seen to end.
-    remains: Vec<Child>,
-    backoff: Backoff,
-    is_stopping: bool,
+    keeper: Keeper,
+    /// Of the one that runs.
+    progress: Progress,
 }
 
 #[derive(Debug)]
-struct Running {
-    child: Child,
-    channel: OwnedFd,
+struct Progress {
     /// Of the sweep that is under way.
     sums: Sweep,
     told: u32,
@@ -70,15 +65,14 @@ impl Monitor {
     /// One that is started at the first [`Monitor::tick`], if there is to be one.
     #[must_use]
     pub fn new(config: MonitorConfig, driver: &Driver, environment: Vec<(String, String)>) -> Self {
+        let mode = config.mode(driver.kind);
         Self {
-            mode: config.mode(driver.kind),
             library: config.library(driver),
             config,
             environment,
-            running: None,
-            remains: Vec::new(),
-            backoff: Backoff::default(),
-            is_stopping: false,
+            keeper: Keeper::new(mode != MonitorMode::Off),
+            progress: Progress::new(Instant::now()),
+            mode,
         }
     }
 
@@ -94,31 +88,25 @@ impl Monitor {
     /// What to poll.
     #[must_use]
     pub fn source(&self) -> Option<BorrowedFd<'_>> {
-        let running = self.running.as_ref()?;
-        Some(running.channel.as_fd())
+        self.keeper.channel()
     }
 
     /// When [`Monitor::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        match &self.running {
-            Some(running) => Some(running.heard + self.patience()),
-            None if self.is_wanted() => Some(self.backoff.blocked_until(now).unwrap_or(now)),
-            None => None,
+        match self.keeper.channel() {
+            Some(_) => Some(self.progress.heard + self.patience()),
+            None => self.keeper.start_at(now),
         }
     }
 
     /// Starts it, again if need be, and ends one that hangs.
     pub fn tick(&mut self, now: Instant) {
-        match &self.running {
-            Some(running) if running.heard + self.patience() <= now => {
-                let waited = now.saturating_duration_since(running.heard);
-                self.lose(now, &format!("it has finished no sweep for {waited:.0?}"));
-            }
-            None if self.is_wanted() && self.backoff.blocked_until(now).is_none() => {
-                self.start(now);
-            }
-            _ => {}
+        if self.keeper.channel().is_some() && self.progress.heard + self.patience() <= now {
+            let waited = now.saturating_duration_since(self.progress.heard);
+            self.lose(now, &format!("it has finished no sweep for {waited:.0?}"));
+        } else if self.keeper.start_at(now).is_some_and(|at| at <= now) {
+            self.start(now);
         }
     }
 
@@ -126,64 +114,53 @@ impl Monitor {
     pub fn hear(&mut self, now: Instant) -> Option<Sweep> {
         let mut whole = None;
         for _ in 0..PACKETS_AT_ONCE {
-            let running = self.running.as_mut()?;
-            match FromMonitor::receive(running.channel.as_fd()) {
-                Ok(Some(message)) => match running.obey(message, now) {
-                    Ok(sweep) => whole = sweep.or(whole),
-                    Err(why) => {
-                        self.lose(now, &why);
-                        return None;
-                    }
-                },
+            let message = FromMonitor::receive(self.keeper.channel()?);
+            let heard = match message.map_err(|fault| fault.to_string()) {
                 Ok(None) => break,
-                Err(fault) => {
-                    let why = match fault {
-                        MonitorFault::Gone => "it has ended".to_owned(),
-                        fault => fault.to_string(),
-                    };
+                Ok(Some(message)) => self.progress.obey(message, self.keeper.pid(), now),
+                Err(why) => Err(why),
+            };
+            match heard {
+                Ok(sweep) => whole = sweep.or(whole),
+                Err(why) => {
                     self.lose(now, &why);
                     return None;
                 }
             }
         }
         if whole.is_some() {
-            self.backoff.succeeded();
+            self.keeper.works();
         }
         whole
     }
 
     /// Looks after those that have ended.
     pub fn reap(&mut self) {
-        self.remains
-            .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        self.keeper.reap();
     }
 
     /// Ends it, and starts none any more.
     pub fn stop(&mut self) {
-        self.is_stopping = true;
-        self.end();
+        self.keeper.stop();
     }
 
     /// How things are, for an administrator.
     #[must_use]
     pub fn status(&self, now: Instant) -> admin::Monitor {
-        let running = self.running.as_ref();
-        let swept = running.filter(|running| running.has_swept);
+        let pid = self.keeper.pid();
+        let progress = pid.map(|_| &self.progress);
+        let swept = progress.filter(|progress| progress.has_swept);
         admin::Monitor {
             mode: name_of(&MonitorMode::NAMES, self.mode).into(),
             library: self.library.to_string_lossy().into_owned(),
-            pid: running.map(|running| running.child.id()),
-            devices: running.and_then(|running| running.devices),
-            swept_millis_ago: swept.map(|running| {
-                let since = now.saturating_duration_since(running.heard).as_millis();
+            pid,
+            devices: progress.and_then(|progress| progress.devices),
+            swept_millis_ago: swept.map(|progress| {
+                let since = now.saturating_duration_since(progress.heard).as_millis();
                 u64::try_from(since).unwrap_or(u64::MAX)
             }),
-            failure: self.backoff.reason().map(str::to_owned),
+            failure: self.keeper.failure().map(str::to_owned),
         }
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.mode != MonitorMode::Off && !self.is_stopping
     }
 
     fn patience(&self) -> Duration {
@@ -205,58 +182,48 @@ impl Monitor {
             uid: self.config.uid,
             gid: self.config.gid,
         };
-        match companion.start(&[]) {
-            Ok((channel, child)) => {
-                self.running = Some(Running {
-                    child,
-                    channel,
-                    sums: Sweep::new(),
-                    told: 0,
-                    devices: None,
-                    heard: now,
-                    has_swept: false,
-                });
-            }
-            Err(error) => {
-                let path = self.config.monitor.display();
-                let why = format!("cannot start {path}: {error}");
-                self.failed(now, &why);
-            }
+        self.progress = Progress::new(now);
+        if let Err((again, why)) = self.keeper.start(companion, now) {
+            tell_away(again, &why);
         }
     }
 
     fn lose(&mut self, now: Instant, why: &str) {
-        self.end();
-        self.failed(now, why);
-    }
-
-    fn failed(&mut self, now: Instant, why: &str) {
-        let again = self.backoff.failed(now, why);
-        error!(
-            alert = "monitor_away",
-            ?again,
-            "what workers hold is not compared with the driver: the monitor is away: {why}"
-        );
-    }
-
-    fn end(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            // It has nothing to lose, and nobody waits for one that the driver holds in the kernel.
-            let _ = running.child.kill();
-            self.remains.push(running.child);
-            self.reap();
-        }
+        tell_away(self.keeper.lose(now, why), why);
     }
 }
 
-impl Running {
+fn tell_away(again: Duration, why: &str) {
+    error!(
+        alert = "monitor_away",
+        ?again,
+        "what workers hold is not compared with the driver: the monitor is away: {why}"
+    );
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self {
+            sums: Sweep::new(),
+            told: 0,
+            devices: None,
+            heard: now,
+            has_swept: false,
+        }
+    }
+
     /// Takes one message; a sweep if it was the last of one.
-    fn obey(&mut self, message: FromMonitor, now: Instant) -> Result<Option<Sweep>, String> {
+    fn obey(
+        &mut self,
+        message: FromMonitor,
+        pid: Option<u32>,
+        now: Instant,
+    ) -> Result<Option<Sweep>, String> {
         match message {
             FromMonitor::Watching { devices, driver } if self.devices.is_none() => {
                 let driver = driver.to_string();
                 info!(
-                    monitor = self.child.id(),
+                    monitor = pid,
                     devices, driver, "what workers hold is compared with what the driver says"
                 );
                 self.devices = Some(devices);

@@ -26,6 +26,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
+use crate::api::Api;
 use crate::audit::{AuditError, Recorder};
 use crate::cgroups::Cgroups;
 use crate::config::{
@@ -53,7 +54,9 @@ pub struct Server {
     scrubbers: Scrubbers,
     monitor: Monitor,
     policy: Option<Policy>,
-    admin: Admin,
+    /// The administrator's socket, and the api's.
+    admin: Vec<Admin>,
+    api: Option<Api>,
     signals: Signals,
     started: Instant,
     stop: Option<Stop>,
@@ -96,6 +99,11 @@ pub enum ServeError {
         "there is no monitor to start: {0}; install vgpu-monitor beside gpu-proxy, set monitor.monitor, or set monitor.mode = \"off\""
     )]
     Monitor(String),
+    /// There is no api to start.
+    #[error(
+        "there is no api to start: {0}; install vgpu-api beside gpu-proxy, set api.api, or remove [api]"
+    )]
+    Api(String),
     /// The auditor cannot be started.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -112,9 +120,13 @@ enum Source {
     Signals,
     Zone(usize, zone::Source),
     Scrub(scrub::Source),
-    Admin(admin::Source),
-    Audit { is_blocked: bool },
+    /// Which of the sockets.
+    Admin(usize, admin::Source),
+    Audit {
+        is_blocked: bool,
+    },
     Monitor,
+    Api,
 }
 
 impl Server {
@@ -128,6 +140,7 @@ impl Server {
             devices,
             audit,
             monitor,
+            api,
             zones,
         } = config;
         let policy = read_policy(&proxy, &devices, &zones)?;
@@ -154,7 +167,7 @@ impl Server {
                 "no policy is configured: every zone may call everything (proxy.policy names a file)"
             );
         }
-        let admin = Admin::open(&proxy.admin_socket)?;
+        let mut admin = vec![Admin::open(&proxy.admin_socket)?];
         if let Some(audit) = &audit {
             process::executable(&audit.auditor).map_err(ServeError::Auditor)?;
         }
@@ -162,6 +175,15 @@ impl Server {
             process::executable(&monitor.monitor).map_err(ServeError::Monitor)?;
         }
         let monitor = Monitor::new(monitor, &driver, environment.clone());
+        let api = match api {
+            Some(api) => {
+                process::executable(&api.api).map_err(ServeError::Api)?;
+                let socket = proxy.runtime_dir.join("status.sock");
+                admin.push(Admin::open_status(&socket, api.uid)?);
+                Some(Api::new(api, socket, environment.clone()))
+            }
+            None => None,
+        };
         let recorder = Recorder::start(audit.as_ref())?;
         record_start(&recorder, &proxy, &driver, configured.kind);
         let is_shared =
@@ -201,6 +223,7 @@ impl Server {
             monitor,
             policy,
             admin,
+            api,
             signals,
             started: Instant::now(),
             stop: None,
@@ -223,7 +246,8 @@ impl Server {
             }
             self.scrubbers.tick(&self.shared, now);
             self.monitor.tick(now);
-            self.admin.expire(now);
+            self.api.iter_mut().for_each(|api| api.tick(now));
+            self.admin.iter_mut().for_each(|admin| admin.expire(now));
             self.shared.recorder.tick(now);
             if let Some(stop) = self.stop {
                 if self.is_empty() && self.is_written_down() {
@@ -250,10 +274,11 @@ impl Server {
         });
         let scrubbers = self.scrubbers.sources();
         let scrubbers = scrubbers.map(|(source, fd)| (Source::Scrub(source), fd));
-        let admin = self
-            .admin
-            .sources()
-            .map(|(source, fd)| (Source::Admin(source), fd));
+        let admin = self.admin.iter().enumerate().flat_map(|(index, admin)| {
+            let sources = admin.sources();
+            sources.map(move |(source, fd)| (Source::Admin(index, source), fd))
+        });
+        let api = self.api.as_ref().and_then(Api::source);
         let signals = [(Source::Signals, self.signals.as_fd())];
         let audit = self.shared.recorder.source();
         let audit = audit.iter().map(|(fd, is_blocked)| {
@@ -271,12 +296,13 @@ impl Server {
             .chain(admin)
             .chain(audit)
             .chain(self.monitor.source().map(|fd| (Source::Monitor, fd)))
+            .chain(api.map(|fd| (Source::Api, fd)))
             .collect();
         let mut fds: Vec<PollFd<'_>> = watched
             .iter()
             .map(|&(source, fd)| {
                 let flags = match source {
-                    Source::Admin(admin::Source::Reply(_)) => PollFlags::POLLOUT,
+                    Source::Admin(_, admin::Source::Reply(_)) => PollFlags::POLLOUT,
                     Source::Audit { is_blocked: true } => PollFlags::POLLIN | PollFlags::POLLOUT,
                     _ => PollFlags::POLLIN,
                 };
@@ -287,7 +313,9 @@ impl Server {
         let deadlines = zones.filter_map(|zone| zone.next_deadline(&self.shared, now));
         let deadlines = deadlines.chain(self.scrubbers.next_deadline(&self.shared, now));
         let deadlines = deadlines.chain(self.monitor.next_deadline(now));
-        let deadlines = deadlines.chain(self.admin.next_deadline());
+        let api = self.api.iter();
+        let deadlines = deadlines.chain(api.filter_map(|api| api.next_deadline(now)));
+        let deadlines = deadlines.chain(self.admin.iter().filter_map(Admin::next_deadline));
         let deadlines = deadlines.chain(self.shared.recorder.next_deadline());
         let deadline = deadlines.chain(self.stop.map(|stop| stop.give_up_at)).min();
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
@@ -328,18 +356,20 @@ impl Server {
                     }
                 }
             }
+            Source::Api => self.api.iter_mut().for_each(|api| api.hear(now)),
             Source::Zone(index, source) => {
                 if let Some(zone) = self.zones.get_mut(index) {
                     zone.on(source, &self.shared, now);
                 }
             }
-            Source::Admin(source) => {
+            Source::Admin(index, source) => {
                 let Self {
                     shared,
                     zones,
                     monitor,
                     policy,
                     admin,
+                    api,
                     started,
                     stop,
                     ..
@@ -348,10 +378,10 @@ impl Server {
                 let answer = |request, who: admin::Peer| match request {
                     admin::Request::Status => {
                         let stopping = stop.is_some();
-                        let monitor = monitor.status(now);
+                        let companions = (monitor.status(now), api.as_ref().map(Api::status));
                         let policy = policy.as_ref();
                         let status =
-                            status(shared, zones, monitor, policy, *started, stopping, now);
+                            status(shared, zones, companions, policy, *started, stopping, now);
                         serde_json::to_vec(&status).unwrap_or_default()
                     }
                     admin::Request::Allocations(name) => {
@@ -373,7 +403,9 @@ impl Server {
                         serde_json::to_vec(&reload(shared, zones, policy, now)).unwrap_or_default()
                     }
                 };
-                admin.on(source, now, answer);
+                if let Some(admin) = admin.get_mut(index) {
+                    admin.on(source, now, answer);
+                }
             }
         }
     }
@@ -398,6 +430,7 @@ impl Server {
         if arrived.child {
             self.shared.recorder.reap();
             self.monitor.reap();
+            self.api.iter_mut().for_each(Api::reap);
             for zone in &mut self.zones {
                 zone.reap(&self.shared, now);
             }
@@ -422,6 +455,7 @@ impl Server {
                     });
                     self.scrubbers.stop();
                     self.monitor.stop();
+                    self.api.iter_mut().for_each(Api::stop);
                     for zone in &mut self.zones {
                         zone.stop(&self.shared, now);
                     }
@@ -583,7 +617,7 @@ fn record_start(
 fn status(
     shared: &Shared,
     zones: &[Zone],
-    monitor: report::Monitor,
+    (monitor, api): (report::Monitor, Option<report::Api>),
     policy: Option<&Policy>,
     started: Instant,
     stopping: bool,
@@ -609,6 +643,7 @@ fn status(
         devices: shared.states.borrow().status(now),
         audit: shared.recorder.status(now),
         monitor: Some(monitor),
+        api,
         zones: zones.iter().map(|zone| zone.status(now)).collect(),
     }
 }

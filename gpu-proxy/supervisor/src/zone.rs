@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::sys::socket::SockType;
 use proxy_channel::admin;
 use proxy_channel::jail::{Mode, Report};
+use proxy_channel::stats::Snapshot;
 use proxy_policy::{Policy, group_names};
 use tracing::{info, warn};
 
@@ -158,6 +159,8 @@ pub struct Zone {
     denied: Throttle,
     attached_total: u64,
     refused_total: u64,
+    /// What clients did that have left.
+    left: admin::Totals,
 }
 
 impl Zone {
@@ -226,6 +229,7 @@ impl Zone {
             denied: Throttle::new(MAX_REFUSAL_LINES),
             attached_total: 0,
             refused_total: 0,
+            left: admin::Totals::default(),
             grant,
             recorder: shared.recorder.clone(),
             suspended: false,
@@ -368,7 +372,11 @@ impl Zone {
                     // Its calls first, then its end.
                     self.recorder.finish_page(client);
                     session.record_left(zone);
-                    let Snapshot { calls, launches } = Snapshot::of(session);
+                    let claims = session.snapshot();
+                    let Snapshot {
+                        calls, launches, ..
+                    } = claims;
+                    count(&mut self.left, &claims);
                     let named = session.audit_client(pid);
                     audit::detached(
                         &self.recorder,
@@ -471,10 +479,12 @@ impl Zone {
     /// The zone, for an administrator.
     #[must_use]
     pub fn status(&self, now: Instant) -> admin::Zone {
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let mut totals = self.left;
         let clients = self.workers.iter().filter_map(|(&id, worker)| {
             let session = worker.session.as_ref()?;
             let claims = session.snapshot();
+            count(&mut totals, &claims);
             Some(admin::Client {
                 id: session.client_id,
                 pid: session.peer.pid,
@@ -501,6 +511,7 @@ impl Zone {
                     .collect(),
             })
         });
+        let clients = clients.collect();
         admin::Zone {
             name: self.config.name.clone(),
             socket: self.socket_path.display().to_string(),
@@ -514,14 +525,15 @@ impl Zone {
                 .map(|group| group.name().to_owned())
                 .collect(),
             rule: self.grant.rule.clone(),
-            warm_workers: count(self.count(|phase| matches!(phase, Phase::Ready { .. }))),
-            starting_workers: count(self.count(|phase| matches!(phase, Phase::Starting { .. }))),
+            warm_workers: number(self.count(|phase| matches!(phase, Phase::Ready { .. }))),
+            starting_workers: number(self.count(|phase| matches!(phase, Phase::Starting { .. }))),
             attached_total: self.attached_total,
             refused_total: self.refused_total,
+            totals,
             fallback: self.fallback_reason(),
             worker_failure: self.backoff.reason().map(str::to_owned),
             jail: self.jail_status(),
-            clients: clients.collect(),
+            clients,
         }
     }
 
@@ -554,18 +566,11 @@ impl Zone {
     }
 }
 
-/// The two numbers that a worker's end is logged with.
-struct Snapshot {
-    calls: u64,
-    launches: u64,
-}
-
-impl Snapshot {
-    fn of(session: &Session) -> Self {
-        let claims = session.snapshot();
-        Self {
-            calls: claims.calls,
-            launches: claims.launches,
-        }
-    }
+/// Adds what a worker claims to what others did.
+fn count(totals: &mut admin::Totals, claims: &Snapshot) {
+    let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+    add(&mut totals.calls, claims.calls);
+    add(&mut totals.launches, claims.launches);
+    add(&mut totals.errors, claims.errors);
+    add(&mut totals.paced_micros, claims.paced_micros);
 }

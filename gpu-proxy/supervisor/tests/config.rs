@@ -314,6 +314,13 @@ fn each_mistake_is_named_with_line_key_and_remedy() {
             "such as \"1GiB\"",
         ),
         (
+            "[api]\nlisten = \"localhost:9464\"",
+            5,
+            "api.listen",
+            "\"localhost:9464\" is no address with a port",
+            "names are not looked up",
+        ),
+        (
             "[audit.kafka]\ntopic = \"a\"",
             4,
             "audit.kafka.brokers",
@@ -556,6 +563,9 @@ library = \"/opt/libnvidia-ml.so.1\"
 interval = \"50ms\"
 allowance = \"64MiB\"
 uid = 8
+[api]
+listen = \"[::1]:80\"
+gid = 9
 [[zone]]
 name = \"a\"
 memory = \"512MiB\"

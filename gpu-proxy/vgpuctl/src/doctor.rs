@@ -1,5 +1,5 @@
 //! `vgpuctl doctor`: which layers of the workers' jail are on, whether the audit log is kept and the ledger compared with
-//! the driver, and what to do about it.
+//! the driver, whether metrics are served, and what to do about it.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use proxy_audit::block::Block;
 use proxy_audit::event::Event;
 use proxy_audit::load::{self, Piece};
-use proxy_channel::admin::{Audit, Layer, Monitor, Status};
+use proxy_channel::admin::{Api, Audit, Layer, Monitor, Status};
 
 /// What a layer is for, and how to get it.
 struct Advice {
@@ -128,7 +128,7 @@ fn topics(audit: &Audit) -> Result<Vec<Topic>, String> {
     Ok(audit.topics.iter().map(of).collect())
 }
 
-/// Lays out the jail of every zone, the log and the monitor.
+/// Lays out the jail of every zone, the log, the monitor and the api.
 fn render(status: &Status, topics: Result<Vec<Topic>, String>) -> String {
     let mut text = String::new();
     render_audit(status.audit.as_ref(), topics, &mut text);
@@ -136,6 +136,7 @@ fn render(status: &Status, topics: Result<Vec<Topic>, String>) -> String {
     if let Some(monitor) = &status.monitor {
         render_monitor(monitor, &mut text);
     }
+    render_api(status.api.as_ref(), &mut text);
     for zone in &status.zones {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "zone {}", zone.name);
@@ -191,6 +192,22 @@ fn render_monitor(monitor: &Monitor, text: &mut String) {
         ),
     };
     item(text, state, "monitor", does, why, remedy);
+}
+
+fn render_api(api: Option<&Api>, text: &mut String) {
+    let Some(api) = api else {
+        let remedy = "add [api] to the configuration (docs/metrics.md)";
+        return item(text, "off", "api", "nobody serves metrics", "", remedy);
+    };
+    let does = |at: &str| format!("serves metrics at http://{at}/metrics");
+    match &api.address {
+        Some(address) => item(text, "on", "api", &does(address), "", ""),
+        None => {
+            let why = api.failure.as_deref().unwrap_or("it has not started yet");
+            let remedy = "see that nothing else listens there, or set another api.listen";
+            item(text, "away", "api", &does(&api.listen), why, remedy);
+        }
+    }
 }
 
 fn render_audit(audit: Option<&Audit>, topics: Result<Vec<Topic>, String>, text: &mut String) {
@@ -309,8 +326,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
-        // One for the log that there is not.
-        assert_eq!(text.matches("to do").count(), 2);
+        // One for the log and one for the metrics that there are not.
+        assert_eq!(text.matches("to do").count(), 3);
     }
 
     #[test]
@@ -360,6 +377,25 @@ mod tests {
         assert!(away.contains("  away     monitor ") && away.contains("it has ended\n"));
         assert!(monitor("report", Some(10), None).contains("  log      monitor "));
         assert!(monitor("enforce", Some(10), None).contains("  on       monitor "));
+    }
+
+    #[test]
+    fn an_api_that_is_off_or_away_is_told_with_something_to_do() {
+        let api = |api: Option<(Option<&str>, Option<&str>)>| {
+            let mut status = status();
+            status.api = api.map(|(address, failure)| Api {
+                listen: "127.0.0.1:0".into(),
+                address: address.map(str::to_owned),
+                pid: None,
+                failure: failure.map(str::to_owned),
+            });
+            render(&status, Ok(Vec::new()))
+        };
+        assert!(api(None).contains("to do: add [api] to the configuration"));
+        let on = api(Some((Some("127.0.0.1:7"), None)));
+        assert!(on.contains("  on       api             serves metrics at http://127.0.0.1:7/"));
+        let away = api(Some((None, Some("Address already in use"))));
+        assert!(away.contains("  away     api ") && away.contains("already in use\n"));
     }
 
     #[test]

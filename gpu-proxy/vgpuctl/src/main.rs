@@ -2,14 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use proxy_channel::admin::{MAX_REPLY_LEN, SCHEMA, STATUS_REQUEST, Status};
+use proxy_channel::admin::{self, SCHEMA, STATUS_REQUEST, Status};
 use proxy_policy::{UnknownCall, Unusable};
 use thiserror::Error;
 
@@ -23,9 +21,6 @@ mod table;
 
 /// Where a proxy with a default configuration listens.
 const ADMIN_SOCKET: &str = "/run/vgpu/admin.sock";
-
-/// How long the proxy may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks a running gpu-proxy how things are, minds its policy, and checks what was recorded.
 #[derive(Debug, Parser)]
@@ -173,23 +168,14 @@ fn print(socket: &Path, render: fn(&Status) -> String) -> Result<(), Failure> {
 }
 
 fn ask(path: &Path, request: &str) -> Result<Vec<u8>, Failure> {
-    let talk = |error| Failure::Talk {
-        path: path.to_owned(),
-        error,
-    };
-    let mut socket = UnixStream::connect(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::Absent(path.to_owned()),
-        io::ErrorKind::ConnectionRefused => Failure::NotRunning(path.to_owned()),
-        io::ErrorKind::PermissionDenied => Failure::NotAllowed(path.to_owned()),
-        _ => talk(error),
-    })?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(talk)?;
-    socket.set_write_timeout(Some(PATIENCE)).map_err(talk)?;
-    socket.write_all(request.as_bytes()).map_err(talk)?;
-    let mut reply = Vec::new();
-    socket
-        .take(MAX_REPLY_LEN)
-        .read_to_end(&mut reply)
-        .map_err(talk)?;
-    Ok(reply)
+    let owned = || path.to_owned();
+    admin::ask(path, request).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::Absent(owned()),
+        io::ErrorKind::ConnectionRefused => Failure::NotRunning(owned()),
+        io::ErrorKind::PermissionDenied => Failure::NotAllowed(owned()),
+        _ => Failure::Talk {
+            path: owned(),
+            error,
+        },
+    })
 }

@@ -252,7 +252,7 @@ pub(crate) fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use proxy_channel::admin::{Driver, Kernel, Layer, Proxy, SCHEMA};
+    use proxy_channel::admin::{Driver, Kernel, Layer, Proxy, SCHEMA, Totals};
 
     use super::*;
 
@@ -296,6 +296,7 @@ pub(crate) mod tests {
             devices: Vec::new(),
             audit: None,
             monitor: None,
+            api: None,
             zones: vec![Zone {
                 name: "a".into(),
                 socket: "/run/vgpu/a/gpu.sock".into(),
@@ -311,6 +312,7 @@ pub(crate) mod tests {
                 starting_workers: 1,
                 attached_total: 1,
                 refused_total: 0,
+                totals: Totals::default(),
                 fallback: None,
                 worker_failure: Some("no such device".into()),
                 jail: Vec::new(),

@@ -16,7 +16,7 @@ use toml::de::DeValue;
 
 use super::{
     Config, DriverConfig, DriverSelection, Installation, LogFormat, LogLevel, ProxyConfig,
-    ZoneConfig, audit, monitor,
+    ZoneConfig, api, audit, monitor,
 };
 use crate::reservations::{self, Capacity, Claim};
 use crate::zone::grant::Grant;
@@ -43,6 +43,9 @@ pub(super) fn config(
     let audit = root.took("audit").then_some(audit);
     let section = reader.table(&mut root, "monitor");
     let monitor = monitor::read(&mut reader, section, installation);
+    let section = reader.table(&mut root, "api");
+    let api = api::read(&mut reader, section, installation);
+    let api = root.took("api").then_some(api);
     let sections = reader.tables(&mut root, "zone");
     if sections.is_empty() && !root.took("zone") {
         reader.missing(
@@ -89,6 +92,7 @@ pub(super) fn config(
             devices,
             audit,
             monitor,
+            api,
             zones,
         },
     )

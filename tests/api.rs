@@ -1,0 +1,224 @@
+//! Metrics: what they say is so, whoever listens on a network can do nothing, and one that dies comes back.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use e2e::{Proxy, Setup, Zone, place, system};
+
+const MIB: u64 = 1 << 20;
+
+/// A user that nothing else runs as; it counts where the tests are root.
+const UID: u32 = 64_321;
+
+fn setup() -> Setup {
+    let lines = format!("listen = \"127.0.0.1:0\"\nuid = {UID}\ngid = {UID}");
+    Setup::new().api(&lines)
+}
+
+/// Where it listens, once it does.
+fn address(proxy: &Proxy) -> String {
+    // The folder of a test is closed to other users, and a runtime folder is not.
+    let open = fs::Permissions::from_mode(0o711);
+    fs::set_permissions(proxy.directory(), open).expect("it is ours");
+    let mut address = None;
+    proxy.wait_until("an api that listens", |proxy| {
+        address = proxy.status()["api"]["address"].as_str().map(str::to_owned);
+        address.is_some()
+    });
+    address.expect("it listens")
+}
+
+/// The head and the body of what it answers.
+fn ask(address: &str, request: &str) -> (String, String) {
+    let mut socket = TcpStream::connect(address).expect("it listens");
+    let request = format!("{request}\r\nHost: test\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).expect("it takes it");
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).expect("text");
+    let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
+    (head.to_owned(), body.to_owned())
+}
+
+/// What every metric is, by its name and labels.
+fn metrics(address: &str) -> BTreeMap<String, f64> {
+    let (head, body) = ask(address, "GET /metrics HTTP/1.1");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    let samples = body.lines().filter(|line| !line.starts_with('#'));
+    samples
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("a value");
+            (name.to_owned(), value.parse().expect("a number"))
+        })
+        .collect()
+}
+
+#[test]
+fn metrics_tell_what_zones_hold_and_have_done() {
+    let folder = tempfile::tempdir().expect("the temporary directory is writable");
+    let proxy = setup()
+        .zone(Zone::new("a"))
+        .zone(Zone::new("b"))
+        .audit("")
+        .monitor("mode = \"report\"\ninterval = \"20ms\"")
+        .driver_env("SOFTGPU_SHARED", folder.path().to_str().expect("plain"))
+        .driver_env("SOFTGPU_MEMORY", "256M")
+        .start();
+    let address = address(&proxy);
+    proxy.client("vector-add").run().expect_success();
+    proxy.wait_until("nobody", |proxy| {
+        let clients = proxy.status()["zones"][0]["clients"].clone();
+        clients.as_array().is_some_and(Vec::is_empty)
+    });
+    let holder = proxy
+        .program_in("b", place::client())
+        .arg("hold-memory")
+        .arg((50 * MIB).to_string());
+    let mut holder = holder.start();
+    holder.wait_for_line("holds");
+    proxy.wait_until("a sweep", |proxy| {
+        proxy.status()["monitor"]["swept_millis_ago"].is_u64()
+    });
+    let told = metrics(&address);
+    let status = proxy.status();
+    let metric = |name: &str| told.get(name).copied();
+    let limit = status["zones"][1]["memory_limit"].as_f64();
+    assert_eq!(metric("vgpu_zone_memory_limit_bytes{zone=\"b\"}"), limit);
+    let used = status["zones"][1]["memory_used"].as_f64();
+    assert!(used >= Some(50.0 * 1_048_576.0), "{used:?}");
+    assert_eq!(metric("vgpu_zone_memory_used_bytes{zone=\"b\"}"), used);
+    for (name, value) in [
+        ("vgpu_auditor_up", 1.0),
+        ("vgpu_monitor_up", 1.0),
+        ("vgpu_driver_info{kind=\"softgpu\"}", 1.0),
+        ("vgpu_zone_clients{zone=\"a\",state=\"running\"}", 0.0),
+        ("vgpu_zone_clients{zone=\"b\",state=\"running\"}", 1.0),
+        ("vgpu_zone_attached_total{zone=\"a\"}", 1.0),
+        ("vgpu_zone_refused_total{zone=\"a\"}", 0.0),
+        ("vgpu_zone_launches_total{zone=\"a\"}", 1.0),
+        ("vgpu_zone_call_errors_total{zone=\"a\"}", 0.0),
+        ("vgpu_zone_audit_closed{zone=\"b\"}", 0.0),
+        ("vgpu_device_stuck_workers{device=\"0\"}", 0.0),
+    ] {
+        assert_eq!(metric(name), Some(value), "{name} in {told:#?}");
+    }
+    // The client has gone, and what it did still counts.
+    let calls = status["zones"][0]["totals"]["calls"].as_f64();
+    assert!(calls > Some(5.0));
+    assert_eq!(metric("vgpu_zone_calls_total{zone=\"a\"}"), calls);
+    let states = told.iter().filter(|(name, _)| {
+        name.starts_with("vgpu_device_state{device=\"0\"") || name.starts_with("vgpu_build_info{")
+    });
+    assert_eq!(states.map(|(_, value)| value).sum::<f64>(), 2.0);
+
+    // The page in the book lists them, and nothing else.
+    let book = fs::read_to_string(place::repository().join("docs/metrics.md")).expect("it is ours");
+    let listed: BTreeSet<&str> = book
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `vgpu_")?.split('`').next())
+        .collect();
+    let named = told.keys().map(|name| name.split('{').next());
+    let named: BTreeSet<&str> = named
+        .filter_map(|name| name?.strip_prefix("vgpu_"))
+        .collect();
+    assert_eq!(named, listed);
+    holder.kill();
+    proxy.stop();
+}
+
+#[test]
+fn whoever_listens_on_the_network_has_no_rights() {
+    let proxy = setup().start();
+    let address = address(&proxy);
+    let mut family = proxy.family().into_iter();
+    let api = family.find(|process| process.name.starts_with("vgpu-api"));
+    let api = api.expect("it runs");
+    assert_eq!(system::network_sockets(proxy.pid()), Vec::<String>::new());
+    assert_eq!(system::network_sockets(api.pid).len(), 1);
+    if nix::unistd::Uid::effective().is_root() {
+        let status = fs::read_to_string(format!("/proc/{}/status", api.pid)).expect("it runs");
+        let ids = format!("Uid:\t{UID}\t{UID}\t{UID}\t{UID}\nGid:\t{UID}\t{UID}\t{UID}\t{UID}\n");
+        assert!(status.contains(&ids), "{status}");
+    }
+    // Where it asks nothing can be changed, nor seen that is not in the status.
+    for request in ["policy reload 1\n", "allocations 1 default\n", "status 2\n"] {
+        let socket = proxy.directory().join("run/status.sock");
+        let mut socket = UnixStream::connect(socket).expect("it is there");
+        socket.write_all(request.as_bytes()).expect("it is taken");
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).expect("text");
+        assert!(reply.contains("answers only 'status 1'"), "{reply}");
+    }
+    let code = |request: &str| {
+        let (head, body) = ask(&address, request);
+        let code = head.split(' ').nth(1).map(str::to_owned);
+        (code.expect("a code"), body)
+    };
+    for (request, expected, words) in [
+        ("GET /healthz HTTP/1.1", "200", "the api serves"),
+        ("GET /readyz HTTP/1.1", "200", "gpu-proxy serves"),
+        ("HEAD /metrics HTTP/1.1", "200", ""),
+        ("GET / HTTP/1.1", "404", "/metrics"),
+        ("GET /metrics/../../etc/passwd HTTP/1.1", "404", "/metrics"),
+        ("POST /metrics HTTP/1.1", "405", "GET"),
+        ("GET /metrics?a=b HTTP/1.1", "200", "# EOF"),
+        ("nonsense", "400", ""),
+    ] {
+        let (found, body) = code(request);
+        assert_eq!(found, expected, "{request}: {body}");
+        assert!(body.contains(words), "{request}: {body}");
+    }
+    // Those who connect and say nothing are in nobody's way for long.
+    let silent: Vec<TcpStream> = (0..40)
+        .map(|_| TcpStream::connect(&address).expect("the kernel takes them"))
+        .collect();
+    assert_eq!(code("GET /healthz HTTP/1.1").0, "200");
+    drop(silent);
+    proxy.stop();
+}
+
+#[test]
+fn an_api_that_dies_is_started_again_and_one_that_cannot_listen_is_told() {
+    let proxy = setup().start();
+    address(&proxy);
+    let pid = |proxy: &Proxy| proxy.status()["api"]["pid"].as_u64();
+    let first = pid(&proxy).and_then(|pid| u32::try_from(pid).ok());
+    let first = first.and_then(system::Identity::of).expect("it runs");
+    first.kill();
+    proxy.wait_until("another", |proxy| {
+        pid(proxy).is_some_and(|pid| pid != u64::from(first.pid))
+    });
+    metrics(&address(&proxy));
+    proxy.stop();
+
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a loopback");
+    let listen = taken.local_addr().expect("it listens");
+    let proxy = Setup::new().api(&format!("listen = \"{listen}\"")).start();
+    let why = format!("cannot listen on {listen}: Address already in use");
+    proxy.wait_until("what is the matter", |proxy| {
+        let failure = proxy.status()["api"]["failure"].clone();
+        failure
+            .as_str()
+            .is_some_and(|failure| failure.contains(&why))
+    });
+    // Clients are served all the same.
+    proxy.client("vector-add").run().expect_success();
+    let doctor = proxy.vgpuctl(&["doctor"]).expect_success().stdout;
+    assert!(
+        doctor.contains(&why) && doctor.contains("another api.listen"),
+        "{doctor}"
+    );
+    // Once the port is free it is served there.
+    drop(taken);
+    assert_eq!(address(&proxy), listen.to_string());
+    proxy.stop();
+}
