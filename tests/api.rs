@@ -144,8 +144,15 @@ fn whoever_listens_on_the_network_has_no_rights() {
     let api = api.expect("it runs");
     assert_eq!(system::network_sockets(proxy.pid()), Vec::<String>::new());
     assert_eq!(system::network_sockets(api.pid).len(), 1);
+    let status = fs::read_to_string(format!("/proc/{}/status", api.pid)).expect("it runs");
+    for (name, value) in [
+        ("CapPrm", "0000000000000000"),
+        ("CapInh", "0000000000000000"),
+        ("NoNewPrivs", "1"),
+    ] {
+        assert!(status.contains(&format!("{name}:\t{value}\n")), "{status}");
+    }
     if nix::unistd::Uid::effective().is_root() {
-        let status = fs::read_to_string(format!("/proc/{}/status", api.pid)).expect("it runs");
         let ids = format!("Uid:\t{UID}\t{UID}\t{UID}\t{UID}\nGid:\t{UID}\t{UID}\t{UID}\t{UID}\n");
         assert!(status.contains(&ids), "{status}");
     }

@@ -4,12 +4,13 @@
 //! change nothing, and knows only what the status socket tells.
 //!
 //! - [`metrics`]: the supervisor's status as metrics;
-//! - [`serve`]: the pages.
+//! - [`serve`]: the pages; [`confine`]: what it gives up before it serves them.
 //!
 //! A library only so that tests reach it; the program is `vgpu-api`.
 
 #![forbid(unsafe_code)]
 
+pub mod confine;
 pub mod metrics;
 pub mod serve;
 

@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::confine::{ConfineError, confine};
 use crate::{Arguments, metrics};
 
 /// Connections at one time; more wait in the kernel's queue.
@@ -50,6 +51,9 @@ pub enum ServeError {
     /// The system does not give what it needs.
     #[error("cannot start: {0}")]
     Start(io::Error),
+    /// It keeps rights that it should not have.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// The channel does not take what it is told.
     #[error("the channel: {0}")]
     Channel(#[from] Errno),
@@ -61,6 +65,11 @@ pub enum ServeError {
 /// [`ServeError`].
 pub fn run(arguments: &Arguments, channel: BorrowedFd<'_>) -> Result<(), ServeError> {
     let end = channel.try_clone_to_owned().map_err(ServeError::Start)?;
+    let listen = |error| ServeError::Listen(arguments.listen, error);
+    let listener = std::net::TcpListener::bind(arguments.listen).map_err(listen)?;
+    listener.set_nonblocking(true).map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    confine()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -68,9 +77,7 @@ pub fn run(arguments: &Arguments, channel: BorrowedFd<'_>) -> Result<(), ServeEr
         .build()
         .map_err(ServeError::Start)?;
     let served = runtime.block_on(async {
-        let listen = |error| ServeError::Listen(arguments.listen, error);
-        let listener = TcpListener::bind(arguments.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let listener = TcpListener::from_std(listener).map_err(ServeError::Start)?;
         FromApi::Listening { address }.send(channel)?;
         let (ended, end_of_channel) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
