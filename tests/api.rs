@@ -7,8 +7,11 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use e2e::{Proxy, Setup, Zone, place, system};
+use e2e::{Program, Proxy, Setup, Zone, place, system};
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 
@@ -97,6 +100,7 @@ fn metrics_tell_what_zones_hold_and_have_done() {
     assert!(used >= Some(50.0 * 1_048_576.0), "{used:?}");
     assert_eq!(metric("vgpu_zone_memory_used_bytes{zone=\"b\"}"), used);
     for (name, value) in [
+        ("vgpu_stopping", 0.0),
         ("vgpu_auditor_up", 1.0),
         ("vgpu_monitor_up", 1.0),
         ("vgpu_driver_info{kind=\"softgpu\"}", 1.0),
@@ -228,4 +232,124 @@ fn an_api_that_dies_is_started_again_and_one_that_cannot_listen_is_told() {
     drop(taken);
     assert_eq!(address(&proxy), listen.to_string());
     proxy.stop();
+}
+
+/// What a real Prometheus makes of it, with our settings, our rules and what our dashboard asks.
+#[test]
+fn prometheus_takes_them_and_the_dashboard_shows_them() {
+    let deploy = place::repository().join("deploy");
+    let folder = tempfile::tempdir().expect("the temporary directory is writable");
+    let shared = folder.path().join("device");
+    fs::create_dir(&shared).expect("the directory is ours");
+    let proxy = setup()
+        .audit("")
+        .monitor("mode = \"report\"\ninterval = \"20ms\"")
+        .driver_env("SOFTGPU_SHARED", shared.to_str().expect("plain"))
+        .start();
+    let Some(prometheus) = Prometheus::start(&address(&proxy), folder.path()) else {
+        eprintln!("not run: there is no prometheus; install what Debian calls prometheus");
+        return;
+    };
+    proxy.client("vector-add").run().expect_success();
+    proxy.wait_until("all metrics in Prometheus", |_| {
+        // Rates need two samples.
+        let rate = "rate(vgpu_zone_launches_total[1m])";
+        let age = "vgpu_monitor_sweep_age_seconds and on (job) vgpu_device_state";
+        !prometheus.ask(rate).is_empty() && !prometheus.ask(age).is_empty()
+    });
+    let targets = prometheus.ask("up{job=\"vgpu\"}");
+    assert_eq!(targets[0]["value"][1], "1", "{targets:?}");
+    let dashboard = fs::read_to_string(deploy.join("grafana/dashboards/vgpu.json"));
+    let dashboard: Value = serde_json::from_str(&dashboard.expect("it is ours")).expect("JSON");
+    let mut questions = 0;
+    for target in panels(&dashboard).flat_map(|panel| list(&panel["targets"])) {
+        let question = target["expr"].as_str().expect("a question");
+        let plain = question
+            .replace("$zone", ".+")
+            .replace("$__rate_interval", "1m");
+        let answer = prometheus.ask(&plain);
+        // Those have something to show when something is wrong.
+        let is_quiet = question.contains("ALERTS") || question.ends_with("> 0");
+        assert!(is_quiet || !answer.is_empty(), "nothing for {question}");
+        questions += 1;
+    }
+    assert!(questions > 30, "{questions}");
+    proxy.stop();
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// The panels of a dashboard, those in folded rows among them.
+fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
+    list(&dashboard["panels"]).flat_map(|panel| list(&panel["panels"]).chain([panel]))
+}
+
+/// A Prometheus with our settings, but for the address and its pace.
+struct Prometheus {
+    address: String,
+    _process: e2e::Running,
+}
+
+impl Prometheus {
+    /// None where it is not installed; what is wrong with our files fails the test.
+    fn start(target: &str, folder: &Path) -> Option<Self> {
+        let ours = place::repository().join("deploy/prometheus");
+        let promtool = |words: &[&str], file: &str| {
+            let program = Program::new("/usr/bin/env").arg("promtool").args(words);
+            program.arg(ours.join(file)).run().expect_success();
+        };
+        let is_there = |name: &str| Path::new("/usr/bin").join(name).exists();
+        if !is_there("prometheus") || !is_there("promtool") {
+            return None;
+        }
+        promtool(&["check", "config"], "prometheus.yml");
+        promtool(&["test", "rules"], "rules-test.yml");
+        let settings = fs::read_to_string(ours.join("prometheus.yml")).expect("it is ours");
+        let rules = ours.join("rules.yml").display().to_string();
+        let settings = settings
+            .replace("127.0.0.1:9464", target)
+            .replace("interval: 5s", "interval: 200ms")
+            .replace("rules.yml", &rules);
+        let file = folder.join("prometheus.yml");
+        fs::write(&file, settings).expect("the directory is ours");
+        // A port that was free a moment ago.
+        let free = TcpListener::bind("127.0.0.1:0").expect("a loopback");
+        let address = free.local_addr().expect("it listens").to_string();
+        drop(free);
+        let process = Program::new("/usr/bin/prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.join("data").display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .start();
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(&address).is_err() {
+            assert!(Instant::now() < give_up, "Prometheus does not come up");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(Self {
+            address,
+            _process: process,
+        })
+    }
+
+    /// The series that answer a question.
+    fn ask(&self, question: &str) -> Vec<Value> {
+        let escape = |byte: u8| format!("%{byte:02x}");
+        let question: String = question.bytes().map(escape).collect();
+        let (head, body) = ask(
+            &self.address,
+            &format!("GET /api/v1/query?query={question} HTTP/1.0"),
+        );
+        assert!(
+            head.contains(" 200 ") || head.contains(" 503 "),
+            "{head}\n{body}"
+        );
+        let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+        list(&answer["data"]["result"]).cloned().collect()
+    }
 }

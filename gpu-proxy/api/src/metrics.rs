@@ -150,6 +150,11 @@ fn of_proxy(status: &Status) -> Vec<Family> {
             alone(Some(float(proxy.uptime_seconds))),
         )
         .in_unit(Unit::Seconds),
+        gauge(
+            "vgpu_stopping",
+            "Whether the proxy waits for its workers to end, and lets nobody attach",
+            alone(Some(flag(proxy.state == "stopping"))),
+        ),
     ]
 }
 

@@ -251,12 +251,14 @@ impl Server {
             self.shared.recorder.tick(now);
             if let Some(stop) = self.stop {
                 if self.is_empty() && self.is_written_down() {
+                    self.api.iter_mut().for_each(Api::stop);
                     self.shared.recorder.finish(UNKILLABLE);
                     info!("all workers have ended; bye");
                     return Ok(());
                 }
                 if now >= stop.give_up_at {
                     warn!("a killed worker or the auditor does not go on; leaving without it");
+                    self.api.iter_mut().for_each(Api::stop);
                     self.shared.recorder.finish(Duration::ZERO);
                     return Ok(());
                 }
@@ -455,7 +457,6 @@ impl Server {
                     });
                     self.scrubbers.stop();
                     self.monitor.stop();
-                    self.api.iter_mut().for_each(Api::stop);
                     for zone in &mut self.zones {
                         zone.stop(&self.shared, now);
                     }
