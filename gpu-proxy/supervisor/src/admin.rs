@@ -203,10 +203,15 @@ impl Admin {
             peer.uid == 0 || peer.uid == own || Some(peer.uid) == self.reader
         };
         let Some(peer) = peer.ok().filter(is_allowed) else {
-            let uid = peer.map(|peer| peer.uid);
+            let uid = peer.map(|peer| peer.uid).ok();
+            let which = if self.is_status_only {
+                "status"
+            } else {
+                "admin"
+            };
             warn!(
-                ?uid,
-                "a user that is not the administrator connected to a socket for administrators"
+                uid,
+                "a user that is not the administrator connected to the {which} socket"
             );
             return;
         };
