@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use proxy_channel::api::FromApi;
+use proxy_channel::companion::Message;
 use proxy_channel::message::{FromWorker, ToWorker};
 use proxy_channel::monitor::FromMonitor;
 

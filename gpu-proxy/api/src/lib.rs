@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use proxy_channel::Text;
 use proxy_channel::api::FromApi;
+use proxy_channel::companion::Message;
 
 /// The command line, which the supervisor builds.
 #[derive(Clone, Debug, Parser)]

@@ -124,6 +124,19 @@ fn alone(value: Option<f64>) -> Vec<Sample> {
         .collect()
 }
 
+/// A sample of each.
+fn one_each<T>(
+    all: &[T],
+    label: impl Fn(&T) -> (&'static str, String),
+    value: fn(&T) -> f64,
+) -> Vec<Sample> {
+    let sample = |one| Sample {
+        labels: vec![label(one)],
+        value: value(one),
+    };
+    all.iter().map(sample).collect()
+}
+
 fn flag(is_so: bool) -> f64 {
     f64::from(u8::from(is_so))
 }
@@ -191,13 +204,7 @@ fn of_companions(status: &Status) -> Vec<Family> {
 fn of_devices(devices: &[Device]) -> Vec<Family> {
     const STATES: [&str; 5] = ["clean", "dirty", "scrubbing", "quarantined", "lost"];
     let label = |device: &Device| ("device", device.ordinal.to_string());
-    let each = |value: fn(&Device) -> f64| {
-        let sample = |device| Sample {
-            labels: vec![label(device)],
-            value: value(device),
-        };
-        devices.iter().map(sample).collect::<Vec<_>>()
-    };
+    let each = |value: fn(&Device) -> f64| one_each(devices, label, value);
     let states = devices.iter().flat_map(|device| {
         STATES.map(|state| Sample {
             labels: vec![label(device), ("state", state.to_owned())],
@@ -243,13 +250,7 @@ fn of_devices(devices: &[Device]) -> Vec<Family> {
 fn of_zones(status: &Status) -> Vec<Family> {
     let zones = &status.zones;
     let label = |zone: &Zone| ("zone", zone.name.clone());
-    let each = |value: fn(&Zone) -> f64| {
-        let sample = |zone| Sample {
-            labels: vec![label(zone)],
-            value: value(zone),
-        };
-        zones.iter().map(sample).collect::<Vec<_>>()
-    };
+    let each = |value: fn(&Zone) -> f64| one_each(zones, label, value);
     let by_state = |count: fn(&Zone) -> BTreeMap<&str, u64>| {
         let of_zone = |zone| {
             let counts = count(zone).into_iter();

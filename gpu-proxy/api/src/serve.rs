@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,9 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
 use proxy_channel::admin::{self, SCHEMA, STATUS_REQUEST, Status};
 use proxy_channel::api::FromApi;
+use proxy_channel::companion::Message;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
 use crate::confine::{ConfineError, confine};
@@ -35,6 +36,9 @@ const HEADERS: Duration = Duration::from_secs(5);
 
 /// How long a connection may last: a scraper connects again.
 const CONNECTION: Duration = Duration::from_secs(600);
+
+/// How long what the supervisor said is shown before it is asked again.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// Before the next connection is taken where the system has no room for one.
 const REST: Duration = Duration::from_millis(100);
@@ -87,7 +91,11 @@ pub fn run(arguments: &Arguments, channel: BorrowedFd<'_>) -> Result<(), ServeEr
                 let _ = ended.send(());
             })
             .map_err(ServeError::Start)?;
-        tokio::spawn(accept(listener, arguments.socket.as_path().into()));
+        let supervisor = Supervisor {
+            socket: arguments.socket.clone(),
+            last: Mutex::new(None),
+        };
+        tokio::spawn(accept(listener, supervisor.into()));
         // The thread says so, or has gone.
         let _ = end_of_channel.await;
         Ok(())
@@ -97,7 +105,7 @@ pub fn run(arguments: &Arguments, channel: BorrowedFd<'_>) -> Result<(), ServeEr
     served
 }
 
-async fn accept(listener: TcpListener, socket: Arc<Path>) {
+async fn accept(listener: TcpListener, supervisor: Arc<Supervisor>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(seat) = Arc::clone(&room).acquire_owned().await else {
@@ -108,9 +116,9 @@ async fn accept(listener: TcpListener, socket: Arc<Path>) {
             tokio::time::sleep(REST).await;
             continue;
         };
-        let socket = Arc::clone(&socket);
+        let supervisor = Arc::clone(&supervisor);
         tokio::spawn(async move {
-            let pages = service_fn(|request| page(request, Arc::clone(&socket)));
+            let pages = service_fn(|request| page(request, Arc::clone(&supervisor)));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADERS)
@@ -124,7 +132,7 @@ async fn accept(listener: TcpListener, socket: Arc<Path>) {
 
 async fn page(
     request: Request<Incoming>,
-    socket: Arc<Path>,
+    supervisor: Arc<Supervisor>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut reply = reply(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD\n");
@@ -133,7 +141,7 @@ async fn page(
         return Ok(reply);
     }
     Ok(match request.uri().path() {
-        "/metrics" => match status(&socket).await {
+        "/metrics" => match supervisor.status().await {
             Ok(status) => match metrics::render(&status) {
                 Ok(text) => reply(StatusCode::OK, OPEN_METRICS, text),
                 Err(error) => reply(
@@ -144,7 +152,7 @@ async fn page(
             },
             Err(why) => reply(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{why}\n")),
         },
-        "/readyz" => match status(&socket).await {
+        "/readyz" => match supervisor.status().await {
             Ok(_) => reply(StatusCode::OK, PLAIN, "gpu-proxy serves\n"),
             Err(why) => reply(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{why}\n")),
         },
@@ -165,16 +173,41 @@ fn reply(code: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respon
     reply
 }
 
-/// What the supervisor says.
-async fn status(socket: &Arc<Path>) -> Result<Status, StatusError> {
-    let socket = Arc::clone(socket);
-    let answer = tokio::task::spawn_blocking(move || {
-        admin::ask(&socket, STATUS_REQUEST).map_err(|error| StatusError::Ask {
-            path: socket.to_path_buf(),
-            error,
-        })
-    });
-    let answer = answer.await.unwrap_or(Err(StatusError::Ended))?;
+/// The supervisor's status, asked for once however many want it: whoever reaches the address could otherwise keep the
+/// supervisor busy.
+#[derive(Debug)]
+struct Supervisor {
+    socket: PathBuf,
+    last: Mutex<Option<(Instant, Answer)>>,
+}
+
+/// What it said, or why it did not.
+type Answer = Result<Arc<Status>, Arc<StatusError>>;
+
+impl Supervisor {
+    /// What it says, or said a moment ago.
+    async fn status(&self) -> Answer {
+        // Others wait for the answer that is on its way.
+        let mut last = self.last.lock().await;
+        if let Some((since, answer)) = &*last
+            && since.elapsed() < FRESH
+        {
+            return answer.clone();
+        }
+        let socket = self.socket.clone();
+        let asked = tokio::task::spawn_blocking(move || ask(&socket)).await;
+        let answer = asked.unwrap_or(Err(StatusError::Ended));
+        let answer = answer.map(Arc::new).map_err(Arc::new);
+        *last = Some((Instant::now(), answer.clone()));
+        answer
+    }
+}
+
+fn ask(socket: &Path) -> Result<Status, StatusError> {
+    let answer = admin::ask(socket, STATUS_REQUEST).map_err(|error| StatusError::Ask {
+        path: socket.to_owned(),
+        error,
+    })?;
     let status: Status = serde_json::from_slice(&answer)?;
     match status.schema {
         SCHEMA => Ok(status),

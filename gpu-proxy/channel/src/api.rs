@@ -7,14 +7,11 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use idm_protocol::attach::Text;
-use idm_protocol::attach::socket::send;
-use nix::errno::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::companion::{Fault, Malformed, receive_packet};
+use crate::companion::{Malformed, Message};
 
 /// Version of these packets; both ends are built together.
 pub const API_VERSION: u32 = 1;
@@ -45,13 +42,10 @@ struct Packet {
 const LISTENING: u32 = 1;
 const FAILED: u32 = 2;
 
-/// Length of every packet.
-pub const PACKET_LEN: usize = size_of::<Packet>();
+impl Message for FromApi {
+    type Packet = [u8; size_of::<Packet>()];
 
-impl FromApi {
-    /// The packet.
-    #[must_use]
-    pub fn encode(&self) -> [u8; PACKET_LEN] {
+    fn encode(&self) -> Self::Packet {
         let (kind, text) = match *self {
             Self::Listening { address } => (LISTENING, Text::new(&address.to_string())),
             Self::Failed { text } => (FAILED, text),
@@ -64,11 +58,7 @@ impl FromApi {
         })
     }
 
-    /// Reads a packet.
-    ///
-    /// # Errors
-    /// [`Malformed`], also if an address is written in another way than ours.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let Packet { kind, text, .. } = Packet::read_from_bytes(bytes).map_err(|_| Malformed)?;
         let message = match kind {
             LISTENING => Self::Listening {
@@ -81,22 +71,6 @@ impl FromApi {
         (message.encode() == bytes)
             .then_some(message)
             .ok_or(Malformed)
-    }
-
-    /// Sends it; waits for room if the channel blocks.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn send(&self, channel: BorrowedFd<'_>) -> Result<(), Errno> {
-        send(channel.as_fd(), &self.encode(), &[])
-    }
-
-    /// The next message of a channel that does not block; none if there is nothing now.
-    ///
-    /// # Errors
-    /// Why the api must end.
-    pub fn receive(channel: BorrowedFd<'_>) -> Result<Option<Self>, Fault> {
-        receive_packet(channel, &mut [0; PACKET_LEN + 1], Self::decode)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use idm_protocol::attach::socket::receive;
+use idm_protocol::attach::socket::{receive, send};
 use nix::errno::Errno;
 use thiserror::Error;
 
@@ -27,21 +27,53 @@ pub enum Fault {
     Broken(Errno),
 }
 
-/// The next packet of a channel that does not block, by `decode`; none if there is nothing now. `buffer` is longer than
-/// any packet.
-pub(crate) fn receive_packet<M>(
-    channel: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    decode: impl FnOnce(&[u8]) -> Result<M, Malformed>,
-) -> Result<Option<M>, Fault> {
-    match receive(channel.as_fd(), buffer) {
-        Ok(packet) if packet.descriptors_dropped || packet.truncated => Err(Malformed.into()),
-        Ok(packet) if packet.len > 0 => {
-            let bytes = buffer.get(..packet.len).unwrap_or_default();
-            Ok(Some(decode(bytes)?))
+/// What one of them says: packets of one size, both ends built together.
+pub trait Message: Sized {
+    /// The packet.
+    type Packet: AsRef<[u8]>;
+
+    /// Length of every packet.
+    const LEN: usize = size_of::<Self::Packet>();
+
+    /// The packet.
+    #[must_use]
+    fn encode(&self) -> Self::Packet;
+
+    /// Reads a packet.
+    ///
+    /// # Errors
+    /// [`Malformed`], also if anything stands where nothing belongs.
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed>;
+
+    /// Sends it; waits for room if the channel blocks.
+    ///
+    /// # Errors
+    /// The system's.
+    fn send(&self, channel: BorrowedFd<'_>) -> Result<(), Errno> {
+        send(channel.as_fd(), self.encode().as_ref(), &[])
+    }
+
+    /// The next message of a channel that does not block; none if there is nothing now.
+    ///
+    /// # Errors
+    /// Why the one that sends must end.
+    fn receive(channel: BorrowedFd<'_>) -> Result<Option<Self>, Fault> {
+        const { assert!(Self::LEN <= MAX_LEN, "MAX_LEN is too small") };
+        // One more, so that a longer packet shows.
+        let mut buffer = [0; MAX_LEN + 1];
+        let buffer = &mut buffer[..=Self::LEN];
+        match receive(channel.as_fd(), buffer) {
+            Ok(packet) if packet.descriptors_dropped || packet.truncated => Err(Malformed.into()),
+            Ok(packet) if packet.len > 0 => {
+                let bytes = buffer.get(..packet.len).unwrap_or_default();
+                Ok(Some(Self::decode(bytes)?))
+            }
+            Ok(_) | Err(Errno::ECONNRESET) => Err(Fault::Gone),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(errno) => Err(Fault::Broken(errno)),
         }
-        Ok(_) | Err(Errno::ECONNRESET) => Err(Fault::Gone),
-        Err(Errno::EAGAIN) => Ok(None),
-        Err(errno) => Err(Fault::Broken(errno)),
     }
 }
+
+/// No packet is longer.
+const MAX_LEN: usize = 256;

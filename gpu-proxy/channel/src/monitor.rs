@@ -6,14 +6,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd};
-
 use idm_protocol::attach::Text;
-use idm_protocol::attach::socket::send;
-use nix::errno::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::companion::{Fault, Malformed, receive_packet};
+use crate::companion::{Malformed, Message};
 
 /// Version of these packets; both ends are built together.
 pub const MONITOR_VERSION: u32 = 1;
@@ -69,9 +65,6 @@ const FAILED: u32 = 2;
 const HOLDS: u32 = 3;
 const SWEPT: u32 = 4;
 
-/// Length of every packet.
-pub const PACKET_LEN: usize = size_of::<Packet>();
-
 impl FromMonitor {
     fn packet(&self) -> Packet {
         let packet = |kind| Packet {
@@ -104,18 +97,16 @@ impl FromMonitor {
             },
         }
     }
+}
 
-    /// The packet.
-    #[must_use]
-    pub fn encode(&self) -> [u8; PACKET_LEN] {
+impl Message for FromMonitor {
+    type Packet = [u8; size_of::<Packet>()];
+
+    fn encode(&self) -> Self::Packet {
         zerocopy::transmute!(self.packet())
     }
 
-    /// Reads a packet.
-    ///
-    /// # Errors
-    /// [`Malformed`], also if anything stands where nothing belongs.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let packet = Packet::read_from_bytes(bytes).map_err(|_| Malformed)?;
         let Packet {
             kind,
@@ -143,22 +134,6 @@ impl FromMonitor {
         (message.packet() == packet)
             .then_some(message)
             .ok_or(Malformed)
-    }
-
-    /// Sends it; waits for room if the channel blocks.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn send(&self, channel: BorrowedFd<'_>) -> Result<(), Errno> {
-        send(channel.as_fd(), &self.encode(), &[])
-    }
-
-    /// The next message of a channel that does not block; none if there is nothing now.
-    ///
-    /// # Errors
-    /// Why the monitor must end.
-    pub fn receive(channel: BorrowedFd<'_>) -> Result<Option<Self>, Fault> {
-        receive_packet(channel, &mut [0; PACKET_LEN + 1], Self::decode)
     }
 }
 

@@ -20,6 +20,7 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use proxy_channel::Text;
+use proxy_channel::companion::Message;
 use proxy_channel::monitor::{FromMonitor, MAX_PROCESSES};
 use thiserror::Error;
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use proxy_channel::admin;
 use proxy_channel::api::FromApi;
+use proxy_channel::companion::Message;
 use tracing::{error, info};
 
 use crate::companion::{Companion, Keeper};

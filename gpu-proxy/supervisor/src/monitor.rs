@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use proxy_channel::admin;
+use proxy_channel::companion::Message;
 use proxy_channel::monitor::{FromMonitor, MAX_PROCESSES};
 use tracing::{error, info, warn};
 

@@ -161,7 +161,7 @@ fn render(status: &Status, topics: Result<Vec<Topic>, String>) -> String {
     text
 }
 
-/// One thing that protects all zones: its state, its name, what it does, what is the matter and what to do, if anything.
+/// One thing: its state, its name, what it does, what is the matter and what to do, if anything.
 fn item(text: &mut String, state: &str, name: &str, does: &str, why: &str, remedy: &str) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  {state:7}  {name:14}  {does}");
@@ -269,10 +269,6 @@ fn render_audit(audit: Option<&Audit>, topics: Result<Vec<Topic>, String>, text:
 fn render_layer(layer: &Layer, text: &mut String) {
     let advice = ADVICE.iter().find(|advice| advice.layer == layer.name);
     let stops = advice.map_or("", |advice| advice.stops);
-    let _ = writeln!(text, "  {:7}  {:14}  {stops}", layer.state, layer.name);
-    if !layer.why.is_empty() {
-        let _ = writeln!(text, "{:27}{}", "", layer.why);
-    }
     let remedy = match layer.state.as_str() {
         "missing" => advice.map(|advice| advice.remedy),
         "off" if layer.name == "user" => advice.map(|advice| advice.remedy),
@@ -281,9 +277,8 @@ fn render_layer(layer: &Layer, text: &mut String) {
         ),
         _ => None,
     };
-    if let Some(remedy) = remedy {
-        let _ = writeln!(text, "{:27}to do: {remedy}", "");
-    }
+    let remedy = remedy.unwrap_or_default();
+    item(text, &layer.state, &layer.name, stops, &layer.why, remedy);
 }
 
 #[cfg(test)]
