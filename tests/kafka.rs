@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use e2e::kafka::{Brokers, Message};
+use e2e::load::beside;
 use e2e::{Finished, Program, Proxy, Setup, Zone, place, system};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -132,42 +133,23 @@ fn check_order(messages: &[Message]) -> usize {
 
 /// Clients come and go in both zones while `meanwhile` runs, and some before and after it.
 fn under_load(proxy: &Proxy, meanwhile: impl FnOnce(&dyn Fn())) {
-    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let done = AtomicUsize::new(0);
     let some_more = || {
         let from = done.load(Ordering::Relaxed);
         proxy.wait_until("clients that come and go", |_| {
             done.load(Ordering::Relaxed) >= from + 4
         });
     };
-    std::thread::scope(|scope| {
-        let stop_at_end = StopAtEnd(&stop);
-        for zone in ["a", "b"] {
-            let (stop, done) = (&stop, &done);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    proxy
-                        .program_in(zone, place::client())
-                        .arg("vector-add")
-                        .run()
-                        .expect_success();
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
+    let client_of = |zone: &str| {
+        let client = proxy.program_in(zone, place::client());
+        client.arg("vector-add").run().expect_success();
+        done.fetch_add(1, Ordering::Relaxed);
+    };
+    beside(&[&|| client_of("a"), &|| client_of("b")], || {
         some_more();
         meanwhile(&some_more);
         some_more();
-        drop(stop_at_end);
     });
-}
-
-/// Ends the load also where a check fails, so that the failure is told.
-struct StopAtEnd<'s>(&'s AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn auditor(proxy: &Proxy) -> system::Identity {

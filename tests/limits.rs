@@ -1,7 +1,11 @@
 //! Quotas: what a zone may have, that it gets it, and that it gets no more.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use e2e::{Proxy, Running, Setup, Zone, place};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const MIB: u64 = 1 << 20;
 
@@ -99,6 +103,36 @@ fn memory_of_a_client_that_ended_can_be_had_again() {
     let (client, second) = fill(&proxy, "a");
     end(client);
     assert_eq!(first, second, "--- log\n{}", proxy.log());
+}
+
+#[test]
+fn memory_of_a_client_that_was_just_killed_is_waited_for() {
+    let proxy = Setup::new()
+        .zone(Zone::new("a").memory("64MiB").warm(2))
+        .start();
+    let hold = || {
+        let client = proxy.client("hold-memory");
+        client.arg((40 * MIB).to_string()).start()
+    };
+    let mut first = hold();
+    first.wait_for_line("holds");
+    let worker = proxy.status()["zones"][0]["clients"][0]["worker_pid"].as_i64();
+    let worker = Pid::from_raw(worker.and_then(|pid| pid.try_into().ok()).unwrap());
+    kill(worker, Signal::SIGSTOP).unwrap();
+    first.kill();
+    let mut second = hold();
+    proxy.wait_until("a second client", |proxy| {
+        proxy.status()["zones"][0]["attached_total"] == 2
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(second.is_running());
+    // More than there can be is refused whatever comes back.
+    let third = proxy.client("hold-memory").arg((100 * MIB).to_string());
+    assert_ne!(third.run().code, Some(0));
+    // It may have been killed meanwhile, for it did not stop in time.
+    let _ = kill(worker, Signal::SIGCONT);
+    second.wait_for_line("holds");
+    end(second);
 }
 
 #[test]

@@ -6,9 +6,10 @@
 #![forbid(unsafe_code)]
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use e2e::load::beside;
 use e2e::{Program, Proxy, Setup, Zone, place, proxy};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -230,18 +231,13 @@ fn a_kernel_that_reaches_for_another_tenants_memory_finds_nothing_there() {
 fn a_tenant_that_allocates_over_and_over_finds_no_byte_of_one_that_is_killed_at_any_time() {
     let folder = tempfile::tempdir().unwrap();
     let proxy = two_zones(folder.path());
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let (proxy, done) = (&proxy, &done);
-        let neighbour = scope.spawn(move || {
-            let mut rounds = 0;
-            while !done.load(Ordering::Relaxed) {
-                let client = proxy.program_in("b", place::client());
-                client.arg("zeroed").arg("64").run().expect_success();
-                rounds += 1;
-            }
-            rounds
-        });
+    let rounds = AtomicU64::new(0);
+    let neighbour = || {
+        let client = proxy.program_in("b", place::client());
+        client.arg("zeroed").arg("64").run().expect_success();
+        rounds.fetch_add(1, Ordering::Relaxed);
+    };
+    beside(&[&neighbour], || {
         for round in 0..8_u64 {
             let client = proxy.program_in("a", place::client());
             let mut client = client
@@ -265,9 +261,8 @@ fn a_tenant_that_allocates_over_and_over_finds_no_byte_of_one_that_is_killed_at_
             }
             client.kill();
         }
-        done.store(true, Ordering::Relaxed);
-        assert!(neighbour.join().unwrap() > 0);
     });
+    assert!(rounds.into_inner() > 0);
     let status = device_in_state(&proxy, "clean");
     assert!(status["scrubs"].as_u64() > Some(1), "{status}");
     proxy.client("leftover").run().expect_success();

@@ -6,9 +6,9 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use e2e::load::beside;
 use e2e::random::Random;
 use e2e::{Proxy, Running, Setup, Zone, system};
 use idm_protocol::attach::client::{AttachError, Attachment, Lifeline, attach};
@@ -60,6 +60,16 @@ impl Scene {
             &hello,
             Duration::from_secs(30),
         )
+    }
+
+    /// Attaches when it can: the zone may be full for a moment while the last one's worker ends.
+    fn attach_in_time(&self) -> Attachment {
+        let mut attached = None;
+        self.proxy.wait_until("a place in the zone", |_| {
+            attached = self.attach().ok();
+            attached.is_some()
+        });
+        attached.expect("waited for it")
     }
 
     /// A worker ends itself by name when its client lies; it does not crash.
@@ -341,30 +351,19 @@ fn what_a_tenant_shares_keeps_its_size_and_what_it_may_only_read_stays_as_it_is(
 #[test]
 fn holes_punched_into_shared_memory_end_at_most_that_client() {
     let scene = Scene::new();
-    let (mut babbler, mut served) = (Babbler::new(0x401e), 0);
-    while served < 4 {
-        // The zone may be full for a moment while the last one's worker ends.
-        let Ok(attached) = scene.attach() else {
-            std::thread::sleep(Duration::from_millis(5));
-            continue;
+    let mut babbler = Babbler::new(0x401e);
+    for _ in 0..4 {
+        let attached = scene.attach_in_time();
+        let punch = || {
+            for file in [&attached.control, &attached.arena] {
+                let hole =
+                    FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                let size = file.byte_len().get().try_into().unwrap();
+                fallocate(file.as_fd(), hole, 0, size).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(3));
         };
-        served += 1;
-        let talks = AtomicBool::new(true);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while talks.load(Ordering::Relaxed) {
-                    for file in [&attached.control, &attached.arena] {
-                        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE
-                            | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                        let size = file.byte_len().get().try_into().unwrap();
-                        fallocate(file.as_fd(), hole, 0, size).unwrap();
-                    }
-                    std::thread::sleep(Duration::from_millis(3));
-                }
-            });
-            babbler.talk(&attached, 500);
-            talks.store(false, Ordering::Relaxed);
-        });
+        beside(&[&punch], || babbler.talk(&attached, 500));
     }
     scene.expect_no_crash();
     scene.end();
@@ -522,11 +521,7 @@ fn babble(seed: u64, records: usize) {
     // A worker that is slow under load answers less before it is given up; then there are more clients.
     let has_enough = |babbler: &Babbler| babbler.answers.len() > REQUESTS.len() * 9 / 10;
     while clients < records / 10 && (sent < records || !has_enough(&babbler)) {
-        // The zone may be full for a moment while the last one's worker ends.
-        let Ok(attached) = scene.attach() else {
-            std::thread::sleep(Duration::from_millis(5));
-            continue;
-        };
+        let attached = scene.attach_in_time();
         clients += 1;
         babbler.learned.clear();
         sent += babbler.talk(&attached, 2000);

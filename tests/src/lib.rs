@@ -5,7 +5,9 @@
 //! and then shows every log there is.
 
 pub mod driver;
+mod hang;
 pub mod kafka;
+pub mod load;
 pub mod orders;
 pub mod place;
 pub mod process;

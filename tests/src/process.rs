@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::system;
+use crate::{hang, system};
 
 /// When a run counts as hung. Generous: it never decides a test that makes progress.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +119,7 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        hang::expect_progress(self.watchdog.0);
         let mut child = self
             .command
             .spawn()
@@ -217,7 +218,8 @@ impl Running {
     /// # Panics
     /// If it hangs, with all it wrote and where its threads wait.
     pub fn finish(mut self) -> Finished {
-        let deadline = self.started + self.watchdog.0;
+        // From now: it may have run for long before, as it should.
+        let deadline = Instant::now() + self.watchdog.0;
         let mut pause = Duration::from_micros(200);
         let status = loop {
             if let Some(status) = self.try_reap() {

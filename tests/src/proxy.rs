@@ -13,9 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::place;
 use crate::process::{Finished, Program, Watchdog};
 use crate::system::{self, Identity};
+use crate::{hang, place};
 
 /// One zone of the configuration.
 #[derive(Clone, Debug)]
@@ -495,6 +495,7 @@ impl Proxy {
     /// # Panics
     /// If it never does, with `what` and the log.
     pub fn wait_until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        hang::expect_progress(self.watchdog.0);
         let deadline = Instant::now() + self.watchdog.0;
         while !condition(self) {
             assert!(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proxy_channel::message::{Charge, Outcome};
 use tracing::{debug, info, warn};
 
-use super::worker::{Phase, Worker};
+use super::worker::{Held, Phase, Worker};
 use super::{Shared, Zone};
 use crate::backoff::Backoff;
 use crate::devices::Leave;
@@ -127,7 +127,7 @@ impl Zone {
                     bytes = charge.bytes,
                     "charge waits for a scrub"
                 );
-                worker.held = Some(charge);
+                worker.held = Some(Held::UntilScrubbed(charge));
             }
             Leave::Denied { .. } => {
                 let refused = Outcome::Refused {
@@ -144,7 +144,7 @@ impl Zone {
         let held: Vec<(WorkerId, Charge)> = self
             .workers
             .iter_mut()
-            .filter_map(|(&id, worker)| Some((id, worker.held.take()?)))
+            .filter_map(|(&id, worker)| Some((id, worker.held.take()?.charge())))
             .collect();
         for (id, charge) in held {
             self.charge(id, charge, shared, now);
@@ -155,7 +155,10 @@ impl Zone {
     pub(super) fn next_dirt(&self, shared: &Shared, now: Instant) -> Option<Instant> {
         let states = shared.states.borrow();
         let held = self.workers.values().filter_map(|worker| {
-            let charge = worker.held.as_ref()?;
+            // What workers return that end, is looked at when they have.
+            let Some(Held::UntilScrubbed(charge)) = worker.held else {
+                return None;
+            };
             match states.leave(&worker.sees, &self.config.name, charge.bytes, now) {
                 Leave::Wait(until) => Some(until),
                 Leave::Given | Leave::Denied { .. } => Some(now),

@@ -49,14 +49,31 @@ pub(super) struct Worker {
     pub(super) sees: Vec<u32>,
     /// What the driver says that its process holds.
     pub(super) measured: Measured,
-    /// The charge of its that waits for a clean device.
-    pub(super) held: Option<Charge>,
+    /// The charge of its that waits.
+    pub(super) held: Option<Held>,
     /// It was killed and does not go.
     pub(super) is_stuck: bool,
     /// It failed its zone or its client, or somebody had to end it.
     pub(super) is_at_fault: bool,
     /// The zone's back-off knows how this one fared.
     pub(super) judged: bool,
+}
+
+/// A charge that is neither granted nor refused yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Held {
+    /// The devices are dirty.
+    UntilScrubbed(Charge),
+    /// Workers of the zone are ending, and what they hold will do.
+    UntilReturned(Charge),
+}
+
+impl Held {
+    pub(super) fn charge(self) -> Charge {
+        match self {
+            Self::UntilScrubbed(charge) | Self::UntilReturned(charge) => charge,
+        }
+    }
 }
 
 /// Where a worker is in its life.

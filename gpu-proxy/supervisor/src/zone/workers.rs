@@ -20,7 +20,7 @@ use super::jail::user;
 use super::reconcile::Measured;
 use super::survey::Devices;
 use super::view::{self, View};
-use super::worker::{Phase, Worker};
+use super::worker::{Held, Phase, Worker};
 use super::{MESSAGES_AT_ONCE, SETTLED, Shared, Zone};
 use crate::launch::{Launched, Wanted};
 use crate::ledger::WorkerId;
@@ -289,11 +289,19 @@ impl Zone {
         }
     }
 
-    /// Grants a charge or refuses it.
+    /// Grants a charge or refuses it, or has it wait for memory that is on its way back: a program that is started
+    /// again when it has ended finds what it held free, as it does where the driver frees it.
     pub(super) fn decide(&mut self, id: WorkerId, charge: Charge, shared: &Shared, now: Instant) {
         let outcome = match self.ledger.charge(id, charge.bytes) {
             Ok(()) => Outcome::Granted,
             Err(refused) => {
+                let lacking = charge.bytes.saturating_sub(self.returning());
+                let will_fit = lacking < charge.bytes && self.ledger.refusal(lacking).is_none();
+                if let Some(worker) = self.workers.get_mut(&id).filter(|_| will_fit) {
+                    debug!(zone = self.config.name, worker = id.0, %refused, "charge waits for workers that end");
+                    worker.held = Some(Held::UntilReturned(charge));
+                    return;
+                }
                 // Worth a record once its worker gives up: it may still ask for less.
                 debug!(zone = self.config.name, worker = id.0, %refused, "charge refused");
                 Outcome::Refused {
@@ -303,6 +311,15 @@ impl Zone {
             }
         };
         self.answer_charge(id, charge, outcome, shared, now);
+    }
+
+    /// Bytes that come back to the zone soon, since whoever holds them is ending: in good time, or by force.
+    fn returning(&self) -> u64 {
+        self.workers
+            .iter()
+            .filter(|(_, worker)| matches!(worker.phase, Phase::Ending { .. }) && !worker.is_stuck)
+            .map(|(&id, _)| self.ledger.granted(id))
+            .sum()
     }
 
     pub(super) fn answer_charge(
