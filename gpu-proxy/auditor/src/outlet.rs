@@ -104,6 +104,11 @@ impl Outlet {
         self.failed.as_ref().map(|failed| failed.again)
     }
 
+    /// When it is to be pumped again although nothing woke the loop.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.again().or_else(|| self.sink.next_look())
+    }
+
     /// What to poll for its news.
     pub(crate) fn news(&self) -> Option<BorrowedFd<'_>> {
         self.sink.news()

@@ -181,7 +181,8 @@ impl Service {
             }
             if !busy {
                 let news = self.outlets.iter().filter_map(Outlet::news);
-                wait_for(news, Some(give_up))?;
+                let looks = self.outlets.iter().filter_map(Outlet::next_look);
+                wait_for(news, looks.chain([give_up]).min())?;
             }
         }
         info!(
@@ -250,10 +251,10 @@ impl Service {
         let due = self
             .unsigned_since
             .map(|since| since + self.checkpoint_after);
-        let again = self.outlets.iter().filter_map(Outlet::again);
+        let looks = self.outlets.iter().filter_map(Outlet::next_look);
         let deadline = match busy {
             true => Some(Instant::now()),
-            false => again.chain(due).chain(self.collector.next_look()).min(),
+            false => looks.chain(due).chain(self.collector.next_look()).min(),
         };
         let news = self.outlets.iter().filter_map(Outlet::news);
         let own = [self.session.as_fd()].into_iter();

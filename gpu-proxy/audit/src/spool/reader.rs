@@ -201,12 +201,24 @@ impl Cursor {
         if self.next >= end {
             return Ok(None);
         }
-        let follower = Segment::of(self.next);
-        if self.open.is_none() || self.folder.join(&follower.name).exists() {
-            self.seek()?;
+        if let Some(block) = self.read()? {
+            return Ok(Some(block));
         }
+        // It was the segment's last, or nothing was read yet.
+        self.seek()?;
+        match self.read()? {
+            Some(block) => Ok(Some(block)),
+            None => {
+                let at = self.open.as_ref().map_or(0, |(_, offset)| *offset);
+                Err(self.damaged(at, "there is no block where one was written"))
+            }
+        }
+    }
+
+    /// The next block of the open segment; none at its end.
+    fn read(&mut self) -> Result<Option<Vec<u8>>, CursorError> {
         let Some((file, offset)) = &mut self.open else {
-            return Err(self.damaged(0, "there is no segment"));
+            return Ok(None);
         };
         let at = *offset;
         match read_at(file, at) {
@@ -215,7 +227,8 @@ impl Cursor {
                 self.next += 1;
                 Ok(Some(frame.payload))
             }
-            Ok(_) => Err(self.damaged(at, "there is no block where one was written")),
+            Ok(Some(_)) => Err(self.damaged(at, "a head is in the place of a block")),
+            Ok(None) => Ok(None),
             Err(error) => Err(self.damaged(at, &error.to_string())),
         }
     }

@@ -6,6 +6,7 @@ mod position;
 mod stream;
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use proxy_audit::chain::Chain;
 use proxy_audit::event::Event;
@@ -43,6 +44,11 @@ pub trait Sink {
 
     /// What can be read when it has more safely, room again, or a report. None where that never happens by itself.
     fn news(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// When it is to be settled again although nothing could be read. None where that is of no use.
+    fn next_look(&self) -> Option<Instant> {
         None
     }
 }

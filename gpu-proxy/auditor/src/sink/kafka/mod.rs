@@ -11,6 +11,7 @@ mod witness;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use proxy_audit::chain::Chain;
@@ -22,7 +23,7 @@ use proxy_audit::text::Text;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord};
 use tracing::info;
 
 use self::flight::Flight;
@@ -33,6 +34,17 @@ use super::{Sink, SinkError, Taken};
 
 /// The file in the spool's folder that says what has arrived.
 const POSITION: &str = "sent-to-kafka";
+
+/// How often deliveries are asked for while there are some to come. To hear of each the moment it comes, by a thread
+/// that waits for them, would cost more than anything else here.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The same while there are none: the client may have something to say of brokers.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
+/// What an operator may set otherwise. Brokers and client work by the batch, so few and large ones cost the least; a
+/// block may be so much later in the topic.
+const DEFAULTS: [(&str, &str); 1] = [("linger.ms", "100")];
 
 /// What the log depends on. Nothing is given up while the auditor runs: what has not arrived stays in the spool.
 const FIXED: [(&str, &str); 8] = [
@@ -90,7 +102,9 @@ pub struct Kafka {
     arguments: KafkaArguments,
     position: Position,
     /// None before the first block, and after a failure.
-    producer: Option<ThreadedProducer<Witness>>,
+    producer: Option<BaseProducer<Witness>>,
+    /// When the client was asked last what has arrived.
+    looked: Instant,
     flight: Flight,
     news: Arc<News>,
 }
@@ -120,6 +134,7 @@ impl Kafka {
             arguments: arguments.clone(),
             position: Position::open(spool.folder(), POSITION, log, to)?,
             producer: None,
+            looked: Instant::now(),
             flight: Flight::default(),
             news,
         }))
@@ -127,7 +142,7 @@ impl Kafka {
 
     /// A connection to brokers is made in the background; this fails for wrong settings only. They are read each
     /// time, so that mending the file is enough.
-    fn connect(&mut self) -> Result<&ThreadedProducer<Witness>, SinkError> {
+    fn connect(&mut self) -> Result<&BaseProducer<Witness>, SinkError> {
         if self.producer.is_none() {
             let config = client(&self.brokers, self.arguments.settings.as_deref(), &FIXED)?;
             let witness = Witness::new(self.news.clone());
@@ -168,6 +183,22 @@ impl Kafka {
                 Ok(Taken::Later)
             }
             Err(error) => Err(self.fail(&format!("{name}: {}", harmless(&error)))),
+        }
+    }
+
+    /// Has the client say what it has to say.
+    fn look(&mut self, now: Instant) {
+        self.looked = now;
+        let Some(producer) = &self.producer else {
+            return;
+        };
+        // One event at a time, each with as many deliveries as came together.
+        loop {
+            let heard = self.news.heard();
+            producer.poll(Duration::ZERO);
+            if self.news.heard() == heard {
+                return;
+            }
         }
     }
 
@@ -214,6 +245,10 @@ impl Sink for Kafka {
     }
 
     fn settle(&mut self) -> Result<u64, SinkError> {
+        let now = Instant::now();
+        if self.next_look().is_some_and(|next| next <= now) {
+            self.look(now);
+        }
         for (number, result) in self.news.take() {
             match result {
                 Ok(()) => self.flight.confirm(number),
@@ -240,6 +275,16 @@ impl Sink for Kafka {
     fn news(&self) -> Option<BorrowedFd<'_>> {
         Some(self.news.fd())
     }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.producer.as_ref()?;
+        let pause = if self.flight.is_empty() {
+            IDLE_LOOK
+        } else {
+            LOOK
+        };
+        Some(self.looked + pause)
+    }
 }
 
 /// A client's configuration: what an operator's file says, and over it what is fixed.
@@ -255,6 +300,9 @@ fn client(
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers);
     config.set("client.id", "vgpu-auditor");
+    for (key, value) in DEFAULTS {
+        config.set(key, value);
+    }
     for (key, value) in own {
         config.set(key, value);
     }
@@ -282,9 +330,10 @@ mod tests {
     fn what_the_log_depends_on_wins_and_no_message_has_a_value() {
         let config = client("127.0.0.1:1", None, &FIXED).unwrap();
         assert_eq!(config.get("acks"), Some("all"));
+        assert_eq!(config.get("linger.ms"), Some("100"));
         let mut wrong = config.clone();
         wrong.set("security.protocol", "hunter2");
-        let made = wrong.create_with_context::<_, ThreadedProducer<_>>(Witness::new(Arc::new(
+        let made = wrong.create_with_context::<_, BaseProducer<_>>(Witness::new(Arc::new(
             News::new().unwrap(),
         )));
         let text = harmless(&made.err().unwrap());

@@ -1,8 +1,8 @@
-//! What the client's own threads tell: what arrived, what did not, what is wrong with brokers.
+//! What is heard of brokers: what arrived, what did not, what is wrong with them and with their topics.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,10 +23,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// A message's number, and whether it arrived or why not.
 pub(super) type Delivery = (usize, Result<(), String>);
 
-/// Deliveries, and something to poll for them.
+/// Deliveries, what was seen of topics, and something to poll for the latter: what arrived is asked for.
 #[derive(Debug)]
 pub(super) struct News {
     deliveries: Mutex<Vec<Delivery>>,
+    /// Grows with whatever the client says.
+    heard: AtomicUsize,
     topics: Mutex<Vec<(String, State)>>,
     bell: EventFd,
 }
@@ -37,6 +39,7 @@ impl News {
         let bell = EventFd::from_value_and_flags(0, flags);
         Ok(Self {
             deliveries: Mutex::default(),
+            heard: AtomicUsize::new(0),
             topics: Mutex::default(),
             bell: bell.map_err(|errno| SinkError(format!("no event descriptor: {errno}")))?,
         })
@@ -46,10 +49,18 @@ impl News {
         self.bell.as_fd()
     }
 
-    /// What there is, once.
+    /// Changes whenever the client says something.
+    pub(super) fn heard(&self) -> usize {
+        // SYNC: none; who asks has just had the client speak, on the same thread.
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What arrived or did not, once.
     pub(super) fn take(&self) -> Vec<Delivery> {
-        // Before the list is emptied: what comes in between rings again. It fails only where nobody rang.
-        let _ = self.bell.read();
         let mut deliveries = self
             .deliveries
             .lock()
@@ -59,6 +70,8 @@ impl News {
 
     /// What was seen of topics, once.
     pub(super) fn topics(&self) -> Vec<(String, State)> {
+        // Before the list is emptied: what comes in between rings again. It fails only where nobody rang.
+        let _ = self.bell.read();
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *topics)
     }
@@ -76,10 +89,7 @@ impl News {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         deliveries.push(delivery);
-        if deliveries.len() == 1 {
-            // It fails only where it has rung already.
-            let _ = self.bell.write(1);
-        }
+        self.hear();
     }
 }
 
@@ -110,6 +120,7 @@ impl ClientContext for Witness {
     fn error(&self, error: KafkaError, reason: &str) {
         // SYNC: none; only what the log says depends on it.
         self.troubled.store(true, Ordering::Relaxed);
+        self.news.hear();
         let what = error.to_string();
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,14 +157,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn news_ring_once_and_are_taken_once() {
+    fn news_are_taken_once_and_topics_ring() {
         let news = News::new().unwrap();
         assert!(news.take().is_empty());
         news.add((1, Ok(())));
         news.add((2, Err("no".into())));
+        assert_eq!(news.heard(), 2);
         assert_eq!(news.take(), [(1, Ok(())), (2, Err("no".into()))]);
+        assert!(news.take().is_empty());
         assert!(news.bell.read().is_err());
-        news.add((3, Ok(())));
+        news.add_topic("t".into(), State::Good);
+        assert_eq!(news.topics(), [("t".into(), State::Good)]);
+        assert!(news.bell.read().is_err());
+        news.add_topic("t".into(), State::Good);
         assert_eq!(news.bell.read(), Ok(1));
     }
 }
