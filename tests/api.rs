@@ -108,6 +108,12 @@ fn metrics_tell_what_zones_hold_and_have_done() {
         ("vgpu_zone_clients{zone=\"b\",state=\"running\"}", 1.0),
         ("vgpu_zone_attached_total{zone=\"a\"}", 1.0),
         ("vgpu_zone_refused_total{zone=\"a\"}", 0.0),
+        ("vgpu_zone_ended_total{zone=\"a\",reason=\"detached\"}", 1.0),
+        (
+            "vgpu_zone_ended_total{zone=\"a\",reason=\"worker_died\"}",
+            0.0,
+        ),
+        ("vgpu_zone_ended_total{zone=\"b\",reason=\"detached\"}", 0.0),
         ("vgpu_zone_launches_total{zone=\"a\"}", 1.0),
         ("vgpu_zone_call_errors_total{zone=\"a\"}", 0.0),
         ("vgpu_zone_audit_closed{zone=\"b\"}", 0.0),

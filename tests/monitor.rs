@@ -109,6 +109,11 @@ fn a_worker_that_takes_more_than_it_was_granted_ends_alone() {
     });
     proxy.wait_until_recorded("fault", RECORDED);
     proxy.wait_until("its client is gone", |proxy| client(proxy, 1).is_null());
+    let ended = proxy.status()["zones"][1]["ended_total"].clone();
+    assert_eq!(
+        (&ended["overdrawn"], &ended["detached"]),
+        (&1.into(), &0.into())
+    );
     drop(thief);
     assert!(honest.is_running(), "{}", proxy.log());
     honest.kill();

@@ -251,11 +251,11 @@ fn of_zones(status: &Status) -> Vec<Family> {
     let zones = &status.zones;
     let label = |zone: &Zone| ("zone", zone.name.clone());
     let each = |value: fn(&Zone) -> f64| one_each(zones, label, value);
-    let by_state = |count: fn(&Zone) -> BTreeMap<&str, u64>| {
+    let by = |what: &'static str, count: fn(&Zone) -> BTreeMap<&str, u64>| {
         let of_zone = |zone| {
             let counts = count(zone).into_iter();
-            counts.map(move |(state, count)| Sample {
-                labels: vec![label(zone), ("state", state.to_owned())],
+            counts.map(move |(which, count)| Sample {
+                labels: vec![label(zone), (what, which.to_owned())],
                 value: float(count),
             })
         };
@@ -295,12 +295,12 @@ fn of_zones(status: &Status) -> Vec<Family> {
         gauge(
             "vgpu_zone_clients",
             "Clients, by state; stuck is one whose worker was killed and does not go",
-            by_state(clients),
+            by("state", clients),
         ),
         gauge(
             "vgpu_zone_workers",
             "Workers without a client, by state",
-            by_state(|zone| {
+            by("state", |zone| {
                 let [warm, starting] = [zone.warm_workers, zone.starting_workers].map(u64::from);
                 BTreeMap::from([("warm", warm), ("starting", starting)])
             }),
@@ -308,7 +308,7 @@ fn of_zones(status: &Status) -> Vec<Family> {
         gauge(
             "vgpu_zone_jail_layers",
             "Layers of its workers' jail, by state",
-            by_state(layers),
+            by("state", layers),
         ),
         gauge(
             "vgpu_zone_worker_failing",
@@ -334,6 +334,16 @@ fn of_zones(status: &Status) -> Vec<Family> {
             "vgpu_zone_refused",
             "Clients that were refused",
             each(|zone| float(zone.refused_total)),
+        ),
+        counter(
+            "vgpu_zone_ended",
+            "Clients that had a worker and ended, by the reason",
+            by("reason", |zone| {
+                let ended = zone.ended_total.iter();
+                ended
+                    .map(|(reason, &count)| (reason.as_str(), count))
+                    .collect()
+            }),
         ),
     ];
     families.extend(of_work(each));

@@ -213,6 +213,10 @@ pub struct Zone {
     pub attached_total: u64,
     /// Clients refused since the supervisor started.
     pub refused_total: u64,
+    /// Clients that had a worker and ended since the supervisor started, by the reason: `detached` (they left by
+    /// themselves, or died), `worker_died`, `violation` (of the protocol), `overdrawn`, `stuck`, `policy`, `shutdown`.
+    #[serde(default)]
+    pub ended_total: BTreeMap<String, u64>,
     /// What its clients have done since the supervisor started, those who have left among them.
     #[serde(default)]
     pub totals: Totals,

@@ -159,6 +159,7 @@ pub struct Zone {
     denied: Throttle,
     attached_total: u64,
     refused_total: u64,
+    ended: Ended,
     /// What clients did that have left.
     left: admin::Totals,
 }
@@ -229,6 +230,7 @@ impl Zone {
             denied: Throttle::new(MAX_REFUSAL_LINES),
             attached_total: 0,
             refused_total: 0,
+            ended: Ended::default(),
             left: admin::Totals::default(),
             grant,
             recorder: shared.recorder.clone(),
@@ -410,7 +412,10 @@ impl Zone {
                             "worker died"
                         );
                     }
-                    session.finish(EndReason::WORKER_DIED, &format!("its worker died ({how})"));
+                    let text = format!("its worker died ({how})");
+                    if session.finish(EndReason::WORKER_DIED, &text) {
+                        self.ended.count(EndReason::WORKER_DIED);
+                    }
                     if matches!(worker.phase, Phase::Attaching { .. }) {
                         self.judge(
                             &mut worker,
@@ -529,6 +534,7 @@ impl Zone {
             starting_workers: number(self.count(|phase| matches!(phase, Phase::Starting { .. }))),
             attached_total: self.attached_total,
             refused_total: self.refused_total,
+            ended_total: self.ended.list(),
             totals,
             fallback: self.fallback_reason(),
             worker_failure: self.backoff.reason().map(str::to_owned),
@@ -563,6 +569,26 @@ impl Zone {
             .values()
             .filter(|worker| which(&worker.phase))
             .count()
+    }
+}
+
+/// Clients that had a worker and are over, by the reason, in the order of [`EndReason::NAMES`].
+#[derive(Debug, Default)]
+struct Ended([u64; EndReason::NAMES.len()]);
+
+impl Ended {
+    fn count(&mut self, reason: EndReason) {
+        let counts = EndReason::NAMES.iter().zip(&mut self.0);
+        for (_, count) in counts.filter(|((name, _), _)| *name == reason) {
+            *count += 1;
+        }
+    }
+
+    fn list(&self) -> BTreeMap<String, u64> {
+        let counts = EndReason::NAMES.iter().zip(self.0);
+        counts
+            .map(|((_, name), count)| ((*name).to_owned(), count))
+            .collect()
     }
 }
 

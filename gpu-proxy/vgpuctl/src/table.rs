@@ -312,6 +312,7 @@ pub(crate) mod tests {
                 starting_workers: 1,
                 attached_total: 1,
                 refused_total: 0,
+                ended_total: [("detached".into(), 1)].into(),
                 totals: Totals::default(),
                 fallback: None,
                 worker_failure: Some("no such device".into()),

@@ -50,6 +50,17 @@ impl EndReason {
     pub const DETACHED: Self = Self(6);
     /// Its work stood still for longer than its zone allows.
     pub const STUCK: Self = Self(7);
+
+    /// All of them but none, with a word for each.
+    pub const NAMES: [(Self, &'static str); 7] = [
+        (Self::DETACHED, "detached"),
+        (Self::WORKER_DIED, "worker_died"),
+        (Self::VIOLATION, "violation"),
+        (Self::OVERDRAWN, "overdrawn"),
+        (Self::STUCK, "stuck"),
+        (Self::POLICY, "policy"),
+        (Self::SHUTDOWN, "shutdown"),
+    ];
 }
 
 impl std::fmt::Display for EndReason {

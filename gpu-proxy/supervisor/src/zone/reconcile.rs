@@ -73,7 +73,7 @@ impl Zone {
             "it holds {held} bytes of device memory by the driver's word, was granted {granted} and is allowed {allowance} more"
         );
         if rule.ends {
-            self.end(id, EndReason::VIOLATION, &text, shared, now);
+            self.end(id, EndReason::OVERDRAWN, &text, shared, now);
             self.kill_now(id);
         } else {
             audit::failed(&self.recorder, &self.config.name, worker, &text);

@@ -197,19 +197,22 @@ impl Session {
         send(socket.as_fd(), handover.welcome.as_bytes(), &memory)
     }
 
-    /// The client is over: one that still waits is told why, one that runs finds it on its status page.
-    pub(super) fn finish(&mut self, reason: EndReason, text: &str) {
+    /// The client is over: one that still waits is told why, one that runs finds it on its status page. False if it
+    /// was over before.
+    pub(super) fn finish(&mut self, reason: EndReason, text: &str) -> bool {
         self.status.end(reason);
         let waiting = self.handover.take().is_some();
-        if let Some(socket) = self.socket.take()
-            && waiting
-        {
+        let Some(socket) = self.socket.take() else {
+            return false;
+        };
+        if waiting {
             let code = match reason {
                 EndReason::SHUTDOWN => RefusalCode::SHUTTING_DOWN,
                 _ => RefusalCode::NO_WORKER,
             };
             turn_away(&socket, code, text);
         }
+        true
     }
 
     /// What its worker claims.

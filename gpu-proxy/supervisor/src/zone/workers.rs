@@ -531,8 +531,10 @@ impl Zone {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        if let Some(session) = &mut worker.session {
-            session.finish(reason, text);
+        if let Some(session) = &mut worker.session
+            && session.finish(reason, text)
+        {
+            self.ended.count(reason);
         }
         if matches!(worker.phase, Phase::Ending { .. }) {
             return;
