@@ -11,6 +11,9 @@ MIRI_EXTENT ?= short
 SEED ?= 1
 CHAOS_SECONDS ?= 120
 
+# A test program that hangs is ended, and the others still run. The longest takes minutes.
+LIMITED := --config 'target."cfg(unix)".runner = ["timeout", "--foreground", "--verbose", "--kill-after=10", "1500"]'
+
 .PHONY: help all-kernels clients client-suites kafka demo test test-full soak chaos bench lint loom miri fuzz docs device-check programs build clean
 
 help: ## This list
@@ -35,7 +38,7 @@ client-suites: programs clients build ## The tests that those programs ship, bot
 	$(CARGO) test -p e2e --test client_suites -- --ignored --nocapture
 
 test: programs clients kafka build ## Run the tests
-	$(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test $(LIMITED) --workspace --no-fail-fast
 	$(CARGO) test -p cuda-abi -p vgpu-core --no-default-features
 	@echo "make test: all tests passed"
 
