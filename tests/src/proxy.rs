@@ -388,6 +388,8 @@ impl Proxy {
         Program::new(program)
             .env("LD_LIBRARY_PATH", self.library_directory())
             .env("VGPU_SOCKET", self.socket(zone))
+            // A host that stalls for a while fails no test.
+            .env("VGPU_ATTACH_TIMEOUT", "60")
             .log(&self.log_path)
     }
 
