@@ -413,9 +413,7 @@ impl Zone {
                         );
                     }
                     let text = format!("its worker died ({how})");
-                    if session.finish(EndReason::WORKER_DIED, &text) {
-                        self.ended.count(EndReason::WORKER_DIED);
-                    }
+                    self.ended.finish(session, EndReason::WORKER_DIED, &text);
                     if matches!(worker.phase, Phase::Attaching { .. }) {
                         self.judge(
                             &mut worker,
@@ -577,7 +575,11 @@ impl Zone {
 struct Ended([u64; EndReason::NAMES.len()]);
 
 impl Ended {
-    fn count(&mut self, reason: EndReason) {
+    /// Has the client be over, and counts it once.
+    fn finish(&mut self, session: &mut Session, reason: EndReason, text: &str) {
+        if !session.finish(reason, text) {
+            return;
+        }
         let counts = EndReason::NAMES.iter().zip(&mut self.0);
         for (_, count) in counts.filter(|((name, _), _)| *name == reason) {
             *count += 1;

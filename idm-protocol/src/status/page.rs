@@ -211,6 +211,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_reason_that_can_be_told_has_a_word() {
+        for reason in (1..16).map(EndReason) {
+            let is_known = reason.to_string() != format!("reason {}", reason.0);
+            let words = EndReason::NAMES
+                .iter()
+                .filter(|(named, _)| *named == reason);
+            assert_eq!(words.count(), usize::from(is_known), "{reason}");
+        }
+    }
+
+    #[test]
     fn what_the_supervisor_writes_is_read_and_nobody_else_can_write() {
         let (writer, file) = StatusWriter::create().unwrap();
         let reader = StatusPage::open(&file).unwrap();

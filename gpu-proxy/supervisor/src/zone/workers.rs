@@ -531,10 +531,8 @@ impl Zone {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        if let Some(session) = &mut worker.session
-            && session.finish(reason, text)
-        {
-            self.ended.count(reason);
+        if let Some(session) = &mut worker.session {
+            self.ended.finish(session, reason, text);
         }
         if matches!(worker.phase, Phase::Ending { .. }) {
             return;
