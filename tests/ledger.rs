@@ -14,7 +14,11 @@ fn start(proxy: &Proxy, zone: &str) -> Orders {
 }
 
 fn one_zone(zone: Zone) -> (Proxy, Orders) {
-    let proxy = Setup::new().zone(zone).start();
+    with_client(Setup::new().zone(zone))
+}
+
+fn with_client(setup: Setup) -> (Proxy, Orders) {
+    let proxy = setup.start();
     let client = start(&proxy, "a");
     (proxy, client)
 }
@@ -25,6 +29,13 @@ fn wait_for_record(proxy: &Proxy, parts: &[&str]) {
         let has = |line: &str| parts.iter().all(|part| line.contains(part));
         proxy.log().lines().any(has)
     });
+}
+
+/// Waits until the audit log says that a limit refused something.
+fn wait_for_denial(proxy: &Proxy, limit: &str, words: &[&str]) {
+    let limit = format!("\"limit\":\"{limit}\"");
+    let words: Vec<&str> = words.iter().copied().chain([limit.as_str()]).collect();
+    proxy.wait_until_recorded("denial", &words);
 }
 
 /// How long the first client was made to wait, in microseconds.
@@ -101,6 +112,7 @@ fn a_device_that_is_full_is_told_apart_from_a_quota_that_is_spent() {
     let proxy = Setup::new()
         .zone(Zone::new("a").memory("1GiB"))
         .driver_env("SOFTGPU_MEMORY", "64MiB")
+        .audit("")
         .start();
     let mut client = start(&proxy, "a");
     assert_eq!(
@@ -108,16 +120,18 @@ fn a_device_that_is_full_is_told_apart_from_a_quota_that_is_spent() {
         OUT_OF_MEMORY
     );
     wait_for_record(&proxy, &["soft=false", "limit=\"device\""]);
+    wait_for_denial(&proxy, "device", &["\"rule\":\"\""]);
     assert!(!proxy.log().contains("soft=true"));
     client.finish();
 }
 
 #[test]
 fn handles_are_limited_by_kind_and_each_limit_is_on_record() {
-    let (proxy, mut client) = one_zone(Zone::new("a").set(
+    let zone = Zone::new("a").set(
         "handles",
         "{ stream = 5, event = 7, module = 3, array = 1 }",
-    ));
+    );
+    let (proxy, mut client) = with_client(Setup::new().zone(zone).audit(""));
     // One slot of the streams is that of the default streams.
     let streams = client.order("streams");
     assert!(["4 2 0", "5 2 0"].contains(&streams.as_str()), "{streams}");
@@ -134,6 +148,11 @@ fn handles_are_limited_by_kind_and_each_limit_is_on_record() {
     for kind in ["stream", "event", "module", "array"] {
         let limit = format!("limit=\"handles.{kind}\"");
         wait_for_record(&proxy, &[&limit, "refused by a limit", "client="]);
+        wait_for_denial(
+            &proxy,
+            &format!("handles.{kind}"),
+            &["\"program\":\"vgpu-test-client\"", "\"times\":1"],
+        );
     }
     let limits = &proxy.status()["zones"][0]["limits"];
     assert_eq!(limits["handles.event"], 7);
@@ -142,13 +161,15 @@ fn handles_are_limited_by_kind_and_each_limit_is_on_record() {
 
 #[test]
 fn images_are_limited_by_their_bytes() {
-    let (proxy, mut client) = one_zone(Zone::new("a").set("images", "\"1MiB\""));
+    let zone = Zone::new("a").set("images", "\"1MiB\"");
+    let (proxy, mut client) = with_client(Setup::new().zone(zone).audit(""));
     let load = format!("module 16 {}", 200 << 10);
     let loaded = (0..9).take_while(|_| client.order(&load) == DONE).count();
     assert_eq!(loaded, 5, "of 200 KiB each");
     assert_eq!(client.order("back"), DONE);
     assert_eq!(client.order(&load), DONE);
     wait_for_record(&proxy, &["limit=\"images\"", "refused by a limit"]);
+    wait_for_denial(&proxy, "images", &[]);
     client.finish();
 }
 

@@ -457,8 +457,12 @@ impl Proxy {
 
     /// What the audit log has so far, a line each.
     pub fn recorded(&self) -> String {
-        let told = self.audit("tail", &self.spool()).args(["-n", "1000000"]);
-        told.run().expect_success().stdout
+        self.tail().expect_success().stdout
+    }
+
+    fn tail(&self) -> Finished {
+        let tail = self.audit("tail", &self.spool());
+        tail.args(["-n", "1000000"]).run()
     }
 
     /// Waits until the audit log has an event of this name that holds all of `words`.
@@ -467,7 +471,8 @@ impl Proxy {
     /// If it never does.
     pub fn wait_until_recorded(&self, event: &str, words: &[&str]) {
         self.wait_until(&format!("{event} {words:?} in the log"), |proxy| {
-            let recorded = proxy.recorded();
+            // An auditor that just starts has no log yet.
+            let recorded = proxy.tail().stdout;
             let mut lines = recorded.lines();
             lines.any(|line| {
                 line.contains(&format!(" {event} {{"))

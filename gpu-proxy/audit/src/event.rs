@@ -131,6 +131,20 @@ pub enum Event {
         /// How often so far.
         times: u64,
     },
+    /// A limit refused a client something: what it asked for and how often is its worker's word. Memory that was asked
+    /// of the supervisor is a refused grant, too.
+    Denial {
+        /// Whose.
+        client: Client,
+        /// Which: `memory`, `scrub`, `device`, `images`, `handles.KIND`, `objects without a handle`.
+        limit: Text,
+        /// How much or which number was asked for, in the limit's unit; 0 where the driver was asked.
+        asked: u64,
+        /// The rule that sets it, empty where none does.
+        rule: Text,
+        /// How often so far.
+        times: u64,
+    },
     /// Device memory was granted to a worker, or refused to it.
     Grant {
         /// Whose.

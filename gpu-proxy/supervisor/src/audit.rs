@@ -355,7 +355,7 @@ impl Recorder {
 impl Auditor {
     fn record(&mut self, zone: &Zone, event: Event) {
         let passes = match event {
-            Event::Grant { .. } | Event::Verdict { .. } => {
+            Event::Grant { .. } | Event::Verdict { .. } | Event::Denial { .. } => {
                 let noise = self.noise.entry(zone.clone());
                 let noise = noise.or_insert_with(|| Throttle::new(MAX_NOISE));
                 noise.pass(Instant::now()).is_some()

@@ -251,7 +251,10 @@ fn what_was_refused_to_a_client_is_on_record_although_it_left_first() {
     let mut events = events(&proxy);
     events.retain(|(zone, name, _)| zone == "a" && name != "grant");
     let names: Vec<&str> = events.iter().map(|(_, name, _)| name.as_str()).collect();
-    assert_eq!(names, ["attach", "verdict", "detach"]);
+    assert_eq!(names, ["attach", "verdict", "denial", "detach"]);
+    assert_eq!(events[2].2["limit"], "device");
+    assert_eq!(events[2].2["rule"], "");
+    assert_eq!(events[2].2["client"], events[0].2["client"]);
     assert_eq!(events[1].2["call"], "cuModuleLoadDataEx");
     assert_eq!(events[1].2["groups"], "jit");
     assert_eq!(events[1].2["client"], events[0].2["client"]);

@@ -5,6 +5,7 @@
 use idm_protocol::attach::Hello;
 use proxy_audit::event::{Client, Event};
 use proxy_audit::text::Text;
+use proxy_channel::bound::Denied;
 use proxy_channel::message::{Charge, Outcome, Refused};
 use proxy_policy::group_names;
 
@@ -130,6 +131,25 @@ pub(super) fn refused_call(
         groups: Text::new(group_names(refused.groups)),
         rule: Text::new(&grant.rule),
         times: refused.times,
+    };
+    recorder.record(zone, event);
+}
+
+/// A limit refused something, as often as the worker tells.
+pub(super) fn denied(
+    recorder: &Recorder,
+    zone: &str,
+    worker: &Worker,
+    denied: &Denied,
+    limit: &str,
+    rule: &str,
+) {
+    let event = Event::Denial {
+        client: client_of(worker),
+        limit: Text::new(limit),
+        asked: denied.asked,
+        rule: Text::new(rule),
+        times: denied.times,
     };
     recorder.record(zone, event);
 }

@@ -9,7 +9,7 @@ use proxy_policy::limits::handle_name;
 use tracing::{info, warn};
 
 use super::worker::Session;
-use super::{Shared, Zone};
+use super::{Shared, Zone, audit};
 use crate::devices::Leave;
 use crate::ledger::{Refused, WorkerId};
 
@@ -39,9 +39,6 @@ impl Zone {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        let Some(suppressed) = self.denied.pass(now) else {
-            return;
-        };
         let (zone, pid) = (self.config.name.as_str(), worker.process.pid());
         let client = worker.session.as_ref().map(|session| session.client_id);
         let &Denied {
@@ -49,24 +46,38 @@ impl Zone {
             asked,
             times,
         } = denied;
-        let (limit, used) = (self.ledger.limit(), self.ledger.used());
-        let rule = self.grant.rule.as_str();
+        let (most, used) = (self.ledger.limit(), self.ledger.used());
         let full = match self.ledger.refusal(asked) {
             Some(Refused::Device(full)) => Some(full),
             _ => None,
         };
         let leave = shared.states.borrow().leave(&worker.sees, zone, asked, now);
+        // A rule sets what is not the device's own affair.
+        let own = self.grant.rule.as_str();
+        let (limit, rule) = match (bound, full, leave) {
+            (Bound::MEMORY, _, Leave::Denied { .. }) => ("scrub".into(), ""),
+            (Bound::MEMORY, Some(_), _) => (bound.to_string(), ""),
+            (Bound::DRIVER, ..) => ("device".into(), ""),
+            _ => (name(bound), own),
+        };
+        // Who is faster than its rate waits; nothing is refused.
+        if !matches!(bound, Bound::CALLS | Bound::LAUNCHES) {
+            audit::denied(&self.recorder, zone, worker, denied, &limit, rule);
+        }
+        let Some(suppressed) = self.denied.pass(now) else {
+            return;
+        };
         match (bound, full) {
             (Bound::MEMORY, _) if let Leave::Denied { device } = leave => {
                 warn!(
                     zone,
                     client,
                     worker = pid,
-                    limit = "scrub",
+                    limit,
                     soft = true,
                     asked,
                     device,
-                    most = limit,
+                    most,
                     used,
                     times,
                     suppressed,
@@ -84,13 +95,13 @@ impl Zone {
                     zone,
                     client,
                     worker = pid,
-                    limit = "memory",
+                    limit,
                     soft = true,
                     asked,
                     device = full.map(|full| full.device),
                     capacity = full.map(|full| full.capacity),
                     set_aside = full.map(|full| full.set_aside),
-                    most = limit,
+                    most,
                     used,
                     rule = full.is_none().then_some(rule),
                     times,
@@ -103,9 +114,9 @@ impl Zone {
                     zone,
                     client,
                     worker = pid,
-                    limit = "device",
+                    limit,
                     soft = false,
-                    most = limit,
+                    most,
                     used,
                     times,
                     suppressed,
@@ -113,14 +124,10 @@ impl Zone {
                 );
             }
             (Bound::CALLS | Bound::LAUNCHES, _) => {
-                info!(zone, client, worker = pid, limit = %bound, share = asked, rule, times, suppressed,
+                info!(zone, client, worker = pid, limit = %limit, share = asked, rule, times, suppressed,
                     "client is faster than its share of the zone's rate and waits");
             }
-            (other, _) => {
-                let limit = match other.kind().and_then(handle_name) {
-                    Some(name) => format!("handles.{name}"),
-                    None => other.to_string(),
-                };
+            _ => {
                 warn!(
                     zone,
                     client,
@@ -134,5 +141,13 @@ impl Zone {
                 );
             }
         }
+    }
+}
+
+/// A limit's name in records.
+fn name(bound: Bound) -> String {
+    match bound.kind().and_then(handle_name) {
+        Some(kind) => format!("handles.{kind}"),
+        None => bound.to_string(),
     }
 }
