@@ -137,7 +137,8 @@ fn memory_of_a_client_that_was_just_killed_is_waited_for() {
 
 #[test]
 fn pinned_memory_ends_with_out_of_memory_and_can_be_had_again() {
-    let proxy = Setup::new().zone(Zone::new("a").pinned("64MiB")).start();
+    let zone = Zone::new("a").pinned("64MiB");
+    let proxy = Setup::new().zone(zone).audit("").start();
     let finished = proxy
         .client("host-quota")
         .arg(MIB.to_string())
@@ -151,6 +152,8 @@ fn pinned_memory_ends_with_out_of_memory_and_can_be_had_again() {
         .expect("a number of bytes");
     assert!(got <= 64 * MIB, "got {got} pinned bytes of 64 MiB");
     assert!(got >= 16 * MIB, "got only {got} pinned bytes of 64 MiB");
+    let asked = format!("\"asked\":{MIB}");
+    proxy.wait_until_recorded("denial", &["\"limit\":\"pinned\"", &asked]);
 }
 
 #[test]

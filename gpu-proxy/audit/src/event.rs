@@ -136,7 +136,7 @@ pub enum Event {
     Denial {
         /// Whose.
         client: Client,
-        /// Which: `memory`, `scrub`, `device`, `images`, `handles.KIND`, `objects without a handle`.
+        /// Which: `memory`, `scrub`, `device`, `images`, `pinned`, `handles.KIND`, `objects without a handle`.
         limit: Text,
         /// How much or which number was asked for, in the limit's unit; 0 where the driver was asked.
         asked: u64,

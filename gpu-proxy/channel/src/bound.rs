@@ -38,6 +38,9 @@ impl Bound {
     /// Objects that have no handle of ours, such as textures.
     pub const OBJECTS: Self = Self(6);
 
+    /// Pinned memory of the client, in bytes, by its own word.
+    pub const PINNED: Self = Self(7);
+
     const FIRST_HANDLE: u64 = 64;
 
     /// Handles of a kind.
@@ -64,6 +67,7 @@ impl fmt::Display for Bound {
             Self::CALLS => "calls_per_second",
             Self::LAUNCHES => "launches_per_second",
             Self::OBJECTS => "objects without a handle",
+            Self::PINNED => "pinned",
             other => match other.kind() {
                 Some(kind) => return write!(f, "handles of kind {}", kind.number()),
                 None => return write!(f, "bound {}", other.0),

@@ -846,7 +846,7 @@ pub struct VgpuOutputReply {
 }
 const _: () = assert!(size_of::<VgpuOutputReply>() == 8);
 
-/// Request of `vgpuRefused`. The client refused a call itself, and tells for the operator's record. Kind 0: going by the capability page; the tail is the call's exported name, so many bytes. Else: there may be no more handles of this kind.
+/// Request of `vgpuRefused`. The client refused a call itself, and tells for the operator's record. Kind 0: going by the capability page; the tail is the call's exported name, so many bytes. Else what there may be no more of, handles of this kind or (256) pinned memory, so many bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VgpuRefused {

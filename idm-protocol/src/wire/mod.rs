@@ -21,6 +21,14 @@ pub mod flags {
     pub const SIDE: u8 = Flags::SIDE.0;
 }
 
+/// What [`VgpuRefused`] tells of, where it is not handles of a kind.
+pub mod refused {
+    /// A call, by the capability page.
+    pub const CALL: u32 = 0;
+    /// Pinned memory: the client's arena has no room. No kind of handle has this number.
+    pub const PINNED: u32 = 256;
+}
+
 /// Requests of the callback ring, worker to client (D8).
 pub mod callback {
     use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

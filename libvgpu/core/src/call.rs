@@ -353,7 +353,7 @@ impl Call {
             .mint(kind, Object { context, detail });
         let handle = minted.map_err(|error| {
             if matches!(error, HandleError::OverLimit { .. }) {
-                crate::policy::limited(kind);
+                crate::policy::limited(kind.number().into(), 0);
             }
             objects::refusal(kind, &error)
         })?;

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cuda_abi::function::{Function, Group};
 use cuda_abi::types::CUresult;
-use idm_protocol::handle::Kind;
-use idm_protocol::wire;
+use idm_protocol::wire::{self, refused};
 
 use crate::call::{Call, Outcome};
 use crate::log::say;
@@ -39,19 +38,20 @@ fn report(name: &str) -> Outcome {
     let bytes = u64::try_from(name.len()).unwrap_or(0);
     let request = wire::VgpuRefused {
         bytes,
-        kind: 0,
+        kind: refused::CALL,
         reserved: 0,
     };
     call.post_with(&request, &[name.as_bytes()])
 }
 
-/// There may be no more handles of a kind: the operator hears of it, as of other limits.
+/// There may be no more of something, of which `asked` bytes were asked for: the operator hears of it, as of other
+/// limits. `kind` is that of handles, or one of [`refused`].
 #[cold]
-pub(crate) fn limited(kind: Kind) {
+pub(crate) fn limited(kind: u32, asked: u64) {
     let told = Call::begin_anywhere(Function::vgpuRefused).and_then(|mut call| {
         let request = wire::VgpuRefused {
-            bytes: 0,
-            kind: kind.number().into(),
+            bytes: asked,
+            kind,
             reserved: 0,
         };
         call.post_with(&request, &[])

@@ -5,7 +5,8 @@
 use cuda_abi::types::{CUdevice_attribute, CUresult};
 use idm_protocol::bulk::{Breach, Drainer, Plan};
 use idm_protocol::memory::Mapped;
-use idm_protocol::wire::{self, credit, snapshot};
+use idm_protocol::wire::{self, credit, refused, snapshot};
+use proxy_channel::bound::Bound;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::errors::Violation;
@@ -25,10 +26,12 @@ pub fn vgpuRefused(
     request: &wire::VgpuRefused,
     frame: &mut Frame<'_>,
 ) -> Outcome {
-    let len = usize::try_from(request.bytes).unwrap_or(usize::MAX);
-    let name = frame.tail::<wire::VgpuRefused>(len)?;
     match request.kind {
-        0 => session.hear_of_refusal(name),
+        refused::CALL => {
+            let len = usize::try_from(request.bytes).unwrap_or(usize::MAX);
+            session.hear_of_refusal(frame.tail::<wire::VgpuRefused>(len)?);
+        }
+        refused::PINNED => session.deny(Bound::PINNED, request.bytes),
         kind => session.hear_of_limit(kind),
     }
     Ok(())

@@ -15,7 +15,7 @@ use std::sync::PoisonError;
 use cuda_abi::function::Function;
 use cuda_abi::resolver::DefaultStream;
 use cuda_abi::types::{CUdeviceptr, CUresult};
-use idm_protocol::wire;
+use idm_protocol::wire::{self, refused};
 
 use super::managed;
 use crate::call::{Call, Outcome, accepted};
@@ -215,7 +215,10 @@ pub(super) fn allocate_pinned(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take(bytesize);
-    let (offset, len) = piece.ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+    let Some((offset, len)) = piece else {
+        crate::policy::limited(refused::PINNED, bytesize as u64);
+        return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+    };
     let address = session
         .arena
         .address_of(offset, len)
