@@ -72,14 +72,17 @@ fn spool(proxy: &Proxy) -> Vec<String> {
         log = read.stdout;
         read.code == Some(0)
     });
-    let blocks = log.lines().filter(|line| line.starts_with("{\"v\":"));
+    let is_block = |line: &&str| line.starts_with("{\"v\":") || line.starts_with("{\"calls\":");
+    let blocks = log.lines().filter(is_block);
     blocks.map(str::to_owned).collect()
 }
 
-/// Waits until everything that the spool holds by now has arrived.
-fn wait_until_arrived(proxy: &Proxy) {
-    let end = u64::try_from(spool(proxy).len()).expect("a count fits");
+/// Waits until everything that the spool holds by now has arrived, and tells what that is.
+fn wait_until_arrived(proxy: &Proxy) -> Vec<String> {
+    let blocks = spool(proxy);
+    let end = u64::try_from(blocks.len()).expect("a count fits");
     proxy.wait_until("all records in Kafka", |proxy| acknowledged(proxy) >= end);
+    blocks
 }
 
 fn vgpuctl(arguments: &[&str]) -> Finished {
@@ -152,20 +155,31 @@ fn under_load(proxy: &Proxy, meanwhile: impl FnOnce(&dyn Fn())) {
     });
 }
 
-fn auditor(proxy: &Proxy) -> system::Identity {
+/// Kills the auditor.
+fn kill_auditor(proxy: &Proxy) {
     let mut found = None;
     proxy.wait_until("an auditor", |proxy| {
         let mut family = proxy.family().into_iter();
         found = family.find(|process| process.name.starts_with("vgpu-auditor"));
         found.is_some()
     });
-    found.expect("waited for it")
+    let auditor = found.expect("waited for it");
+    let pid = i32::try_from(auditor.pid).expect("a process id fits");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is the proxy's");
+    proxy.wait_until("the end of the auditor", |_| !auditor.is_alive());
+}
+
+/// Waits until an auditor takes what the supervisor has recorded.
+fn wait_for_auditor(proxy: &Proxy) {
+    proxy.wait_until("an auditor that works", |proxy| {
+        let doctor = proxy.vgpuctl(&["doctor"]).expect_success();
+        doctor.stdout.contains("  on       audit ")
+    });
 }
 
 /// Everything that was recorded is in the topics, and holds. Tells how many blocks are there again.
 fn check_all_arrived(brokers: &Brokers, proxy: Proxy) -> usize {
-    wait_until_arrived(&proxy);
-    let expected = spool(&proxy);
+    let expected = wait_until_arrived(&proxy);
     let messages = brokers.read(BLOCKS);
     let notes = brokers.read(NOTES);
     let again = check_order(&messages);
@@ -226,7 +240,11 @@ fn others_read_back_what_was_recorded_in_order_over_tls_with_a_password() {
         assert!(doctor.contains(line), "{line:?} in\n{doctor}");
     }
     proxy.wait_until("the end of all clients", |proxy| {
-        proxy.log().matches(" calls=").count() >= 3
+        let log = spool(proxy);
+        let ends = log
+            .iter()
+            .filter(|line| line.contains("\"event\":\"detach\""));
+        ends.count() >= 3
     });
     wait_until_arrived(&proxy);
     // Only the auditor has connections.
@@ -313,10 +331,9 @@ fn nothing_is_lost_when_the_auditor_is_killed_and_a_broker_is_away() {
     let proxy = proxy(&brokers.bootstrap(), "");
     under_load(&proxy, |some_more| {
         for _ in 0..3 {
-            let auditor = auditor(&proxy);
-            let pid = i32::try_from(auditor.pid).expect("a process id fits");
-            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is the proxy's");
-            proxy.wait_until("the end of the auditor", |_| !auditor.is_alive());
+            wait_for_auditor(&proxy);
+            some_more();
+            kill_auditor(&proxy);
             some_more();
         }
         brokers.stop(1);
@@ -324,13 +341,17 @@ fn nothing_is_lost_when_the_auditor_is_killed_and_a_broker_is_away() {
         some_more();
         // Clients go on, and so does the auditor; what it records waits.
         let waiting = spool(&proxy).len();
-        assert!(u64::try_from(waiting).expect("a count fits") > before);
-        let auditor = auditor(&proxy);
-        let pid = i32::try_from(auditor.pid).expect("a process id fits");
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is the proxy's");
+        let waiting = u64::try_from(waiting).expect("a count fits");
+        assert!(
+            waiting > before,
+            "{waiting} in the spool, {before} of them sent"
+        );
+        wait_for_auditor(&proxy);
+        kill_auditor(&proxy);
         some_more();
         brokers.resume(1);
     });
+    assert_eq!(gaps(&proxy), 0);
     let again = check_all_arrived(&brokers, proxy);
     println!("{again} blocks were sent again after a kill, and are the same");
 }
@@ -365,6 +386,7 @@ fn nothing_is_lost_when_one_of_three_brokers_is_killed() {
         brokers.resume(2);
         some_more();
     });
+    assert_eq!(gaps(&proxy), 0);
     check_all_arrived(&brokers, proxy);
 }
 

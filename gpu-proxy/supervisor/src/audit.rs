@@ -37,13 +37,12 @@ use crate::throttle::Throttle;
 /// else.
 const MAX_WAITING: usize = 512;
 
-/// With so many waiting, and the first of all for longer than the auditor takes, a zone that is to fail closed stops.
-const CLOSING: usize = MAX_WAITING / 2;
-const PATIENCE: Duration = Duration::from_secs(3);
+/// With so many waiting, a zone that is to fail closed lets nobody new in: what they did would soon be lost.
+const CROWDED: usize = MAX_WAITING / 2;
 
-/// Without an auditor for so long, a zone that is to fail closed stops if it has clients: their calls have room for a
-/// while, and then they wait.
-const AWAY: Duration = Duration::from_millis(1500);
+/// Without an auditor for so long, or with one that does not take what waits, a zone that is to fail closed stops: calls
+/// have room for a while, and then they wait.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two looks at a page that was found full.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -51,7 +50,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Events in ten seconds of those that a worker can cause as fast as it can write.
 const MAX_NOISE: u32 = 500;
 
-/// How long an auditor that has ended is left alone before another is started.
+/// How long an auditor must have worked for another to be started at once when it ends, and how long it takes otherwise.
 const REST: Duration = Duration::from_secs(1);
 
 /// A handle to have things recorded by; without an auditor it does nothing.
@@ -91,8 +90,8 @@ struct Entry {
 #[derive(Debug)]
 struct Link {
     socket: Arc<OwnedFd>,
-    /// The auditor has said what it has; before that nothing is sent.
-    greeted: bool,
+    /// When the auditor said what it has; before that nothing is sent.
+    greeted: Option<Instant>,
     /// The socket is full.
     blocked: bool,
 }
@@ -248,19 +247,29 @@ impl Recorder {
             return Some("the zone's share of the audit spool is full");
         }
         let zone = zone.parse().ok()?;
-        let away = |since: Instant| now.saturating_duration_since(since) >= AWAY;
-        if auditor.away_since.is_some_and(away)
-            && (auditor.pages.has_live(&zone) || auditor.pages.is_full(&zone))
+        let is_long = |since: Instant| now.saturating_duration_since(since) >= PATIENCE;
+        let is_crowded = auditor.is_crowded(&zone);
+        if auditor.away_since.is_some_and(is_long) && (is_crowded || auditor.pages.has_live(&zone))
         {
             return Some("calls cannot be recorded: the auditor is away");
         }
         if auditor.pages.is_behind(&zone) {
             return Some("calls are not recorded: the auditor does not take them");
         }
-        let first = auditor.queue.front()?;
-        let late = now.saturating_duration_since(first.since) >= PATIENCE;
-        (late && auditor.waiting(&zone) >= CLOSING)
-            .then_some("what happens cannot be recorded: the auditor is away")
+        let is_late = auditor
+            .queue
+            .front()
+            .is_some_and(|first| is_long(first.since));
+        (is_late && is_crowded).then_some("what happens cannot be recorded: the auditor is away")
+    }
+
+    /// Whether who comes to a zone waits until the auditor has taken what is kept of those before.
+    #[must_use]
+    pub fn is_crowded(&self, zone: &str) -> bool {
+        let (Some(auditor), Ok(zone)) = (self.auditor(), zone.parse()) else {
+            return false;
+        };
+        auditor.config.when_full == WhenFull::FailClosed && auditor.is_crowded(&zone)
     }
 
     /// The channel to poll, and whether something waits to be sent.
@@ -275,7 +284,7 @@ impl Recorder {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let auditor = self.auditor()?;
-        let away = auditor.away_since.map(|since| since + AWAY);
+        let away = auditor.away_since.map(|since| since + PATIENCE);
         // Once it has come it changes nothing more.
         let away = away.filter(|away| *away > Instant::now());
         let behind = auditor.pages.any_behind();
@@ -383,6 +392,11 @@ impl Auditor {
         }
     }
 
+    /// Whether as much of a zone is kept as may be without losing some of what clients do who are there.
+    fn is_crowded(&self, zone: &Zone) -> bool {
+        self.waiting(zone) >= CROWDED || self.pages.is_full(zone)
+    }
+
     fn waiting(&self, zone: &Zone) -> usize {
         self.waiting.get(zone).copied().unwrap_or(0)
     }
@@ -435,7 +449,7 @@ impl Auditor {
         self.sent = 0;
         self.link = Some(Link {
             socket: Arc::new(near),
-            greeted: false,
+            greeted: None,
             blocked: false,
         });
         Ok(())
@@ -484,12 +498,12 @@ impl Auditor {
                 continue;
             };
             *waiting = waiting.saturating_sub(1);
-            if *waiting < CLOSING {
+            if *waiting < CROWDED {
                 self.push_lost(&entry.zone);
             }
         }
         if let Some(link) = &mut self.link {
-            link.greeted = true;
+            link.greeted.get_or_insert_with(Instant::now);
             self.away_since = None;
         }
         Ok(())
@@ -500,7 +514,7 @@ impl Auditor {
             return Ok(());
         };
         link.blocked = false;
-        while link.greeted {
+        while link.greeted.is_some() {
             let entry = self.queue.get(self.sent);
             // In the order in which it happened, also where an auditor comes late: attach, calls, detach.
             let page = self.pages.next(entry.map(|entry| entry.n));
@@ -527,7 +541,9 @@ impl Auditor {
     }
 
     fn lose(&mut self, why: &LinkError, now: Instant) {
-        self.link = None;
+        let worked_from = self.link.take().and_then(|link| link.greeted);
+        let has_worked =
+            worked_from.is_some_and(|from| now.saturating_duration_since(from) >= REST);
         self.away_since = Some(now);
         self.pages.forget_told();
         self.closed.clear();
@@ -539,7 +555,7 @@ impl Auditor {
         if !self.stopping {
             let waiting = self.queue.len();
             error!(%why, waiting, "the auditor is away; another is started");
-            self.start_at = Some(now + REST);
+            self.start_at = Some(if has_worked { now } else { now + REST });
         }
     }
 }
@@ -588,8 +604,9 @@ mod tests {
             assert_eq!((auditor.waiting(&a), auditor.waiting(&b)), (MAX_WAITING, 1));
             assert_eq!(auditor.lost.get(&a), Some(&88));
         }
-        // A moment's wait is no reason to stop anybody.
+        // A moment's wait is no reason to stop anybody, but new ones wait.
         assert_eq!(recorder.objection("a", now), None);
+        assert!(recorder.is_crowded("a") && !recorder.is_crowded("b"));
         let later = Instant::now() + PATIENCE;
         assert!(recorder.objection("a", later).is_some());
         assert_eq!(recorder.objection("b", later), None);

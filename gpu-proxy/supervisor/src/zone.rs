@@ -132,6 +132,8 @@ pub struct Zone {
     recorder: Recorder,
     /// What happens here cannot be recorded, and the configuration says that then nothing may happen.
     suspended: bool,
+    /// As much of its clients is kept for the auditor as may be: new ones wait.
+    crowded: bool,
     grant: Grant,
     socket_path: PathBuf,
     listener: Option<Listener>,
@@ -235,6 +237,7 @@ impl Zone {
             grant,
             recorder: shared.recorder.clone(),
             suspended: false,
+            crowded: false,
             config,
         })
     }

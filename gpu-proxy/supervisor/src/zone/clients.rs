@@ -159,6 +159,10 @@ impl Zone {
             })
             .collect();
         for (id, hello) in waiting {
+            // Asked again for each: every one that comes in leaves more to be recorded.
+            if self.recorder.is_crowded(&self.config.name) {
+                return;
+            }
             // One whose worker still ends counts: its memory is not free yet.
             while self.occupied() < self.grant.clients as usize {
                 let ready: Vec<(WorkerId, Ready)> = self

@@ -206,12 +206,19 @@ impl Zone {
     /// Nothing is acquired or run where nothing can be recorded, if that is the operator's choice. What frees, waits
     /// or ends is not in any group that could be missing.
     pub(super) fn heed_recorder(&mut self, now: Instant) {
-        let objection = self.recorder.objection(&self.config.name, now);
+        let zone = self.config.name.as_str();
+        let was_crowded = std::mem::replace(&mut self.crowded, self.recorder.is_crowded(zone));
+        if self.crowded && !was_crowded {
+            warn!(
+                zone,
+                "new clients wait: the auditor has to take what is kept of those before"
+            );
+        }
+        let objection = self.recorder.objection(zone, now);
         if objection.is_some() == self.suspended {
             return;
         }
         self.suspended = objection.is_some();
-        let zone = self.config.name.as_str();
         match objection {
             Some(why) => warn!(zone, "the zone may acquire and run nothing: {why}"),
             None => info!(zone, "the zone may go on: what happens is recorded again"),
