@@ -425,6 +425,8 @@ fn a_zone_stops_while_the_broker_is_away_for_too_long_and_loses_nothing() {
     // It works until it may not.
     let ended = proxy.client("until-error").run();
     assert!(ended.stdout.contains("failed 800"), "{}", ended.describe());
+    let said = "because it cannot be recorded";
+    assert!(ended.stderr.contains(said), "{}", ended.describe());
     let refused = proxy.client("vector-add").run();
     assert_ne!(refused.code, Some(0), "{}", refused.describe());
     // Another zone has its own share.
@@ -441,6 +443,8 @@ fn a_zone_stops_while_the_broker_is_away_for_too_long_and_loses_nothing() {
         proxy.client("vector-add").run().code == Some(0)
     });
     assert_eq!(gaps(&proxy), 0);
+    let reason = "the zone's share of the audit spool is full";
+    proxy.wait_until_recorded("verdict", &[reason]);
     check_all_arrived(&brokers, proxy);
 }
 

@@ -130,8 +130,8 @@ pub enum Source {
 pub struct Zone {
     config: ZoneConfig,
     recorder: Recorder,
-    /// What happens here cannot be recorded, and the configuration says that then nothing may happen.
-    suspended: bool,
+    /// Why what happens here cannot be recorded, where the configuration says that then nothing may happen.
+    suspended: Option<&'static str>,
     /// As much of its clients is kept for the auditor as may be: new ones wait.
     crowded: bool,
     grant: Grant,
@@ -236,7 +236,7 @@ impl Zone {
             left: admin::Totals::default(),
             grant,
             recorder: shared.recorder.clone(),
-            suspended: false,
+            suspended: None,
             crowded: false,
             config,
         })

@@ -15,18 +15,26 @@ use idm_protocol::wire::{self, refused};
 use crate::call::{Call, Outcome};
 use crate::log::say;
 
-/// Refuses a call; says so once for each group.
+/// Refuses a call; says so once for each group. `is_stopped` says that the zone may call nothing of any group.
 #[cold]
-pub(crate) fn refused(group: Group, call: &'static str) -> CUresult {
+pub(crate) fn refused(group: Group, call: &'static str, is_stopped: bool) -> CUresult {
     static SAID: AtomicU64 = AtomicU64::new(0);
     if SAID.fetch_or(group.bit(), Ordering::Relaxed) & group.bit() == 0 {
-        say!(
-            Warn,
-            "{call} is refused: the operator's policy does not grant this zone {} ({}): {:?}",
-            group.name(),
-            group.about(),
-            CUresult::CUDA_ERROR_NOT_PERMITTED
-        );
+        let code = CUresult::CUDA_ERROR_NOT_PERMITTED;
+        if is_stopped {
+            say!(
+                Warn,
+                "{call} is refused: the operator has this zone acquire and run nothing at the moment, by policy or \
+                 because it cannot be recorded: {code:?}"
+            );
+        } else {
+            say!(
+                Warn,
+                "{call} is refused: the operator's policy does not grant this zone {} ({}): {code:?}",
+                group.name(),
+                group.about(),
+            );
+        }
     }
     // The answer is the same if the worker cannot be told: it is gone, and so is what there was to refuse.
     let _ = report(call);

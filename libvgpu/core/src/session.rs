@@ -389,6 +389,11 @@ impl Session {
         self.status.capabilities() & group.bit() != 0
     }
 
+    /// Whether the zone may acquire and run nothing at this moment.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.status.capabilities() == 0
+    }
+
     /// The attach socket's number.
     pub(crate) fn lifeline_descriptor(&self) -> i32 {
         self.lifeline.as_fd().as_raw_fd()

@@ -57,7 +57,9 @@ pub(crate) fn ready() -> Outcome<&'static Session> {
 #[inline]
 pub(crate) fn granted(group: Group, call: &'static str) -> Outcome {
     match ready() {
-        Ok(session) if !session.is_granted(group) => Err(policy::refused(group, call)),
+        Ok(session) if !session.is_granted(group) => {
+            Err(policy::refused(group, call, session.is_stopped()))
+        }
         _ => Ok(()),
     }
 }

@@ -122,14 +122,14 @@ pub(super) fn refused_call(
     recorder: &Recorder,
     zone: &str,
     worker: &Worker,
-    grant: &Grant,
+    rule: &str,
     refused: &Refused,
 ) {
     let event = Event::Verdict {
         client: client_of(worker),
         call: Text::new(refused.call.to_string()),
         groups: Text::new(group_names(refused.groups)),
-        rule: Text::new(&grant.rule),
+        rule: Text::new(rule),
         times: refused.times,
     };
     recorder.record(zone, event);

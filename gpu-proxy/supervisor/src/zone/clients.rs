@@ -85,9 +85,8 @@ impl Zone {
                 let text = "the operator's policy grants this zone nothing";
                 self.refuse(id, RefusalCode::NOT_GRANTED, text, now);
             }
-            Step::Greeted(_) if self.suspended => {
-                let why = self.recorder.objection(&self.config.name, now);
-                let why = why.unwrap_or("what happens cannot be recorded");
+            Step::Greeted(_) if self.suspended.is_some() => {
+                let why = self.suspended.unwrap_or_default();
                 let text = format!("nobody new may come in: {why}");
                 self.refuse(id, RefusalCode::NOT_GRANTED, &text, now);
             }
@@ -147,7 +146,7 @@ impl Zone {
 
     /// Assigns waiting arrivals to ready workers, first come first served.
     pub(super) fn match_up(&mut self, shared: &Shared, now: Instant) {
-        if self.suspended || self.unrest.blocked_until(now).is_some() {
+        if self.suspended.is_some() || self.unrest.blocked_until(now).is_some() {
             return;
         }
         let waiting: Vec<(u64, Hello)> = self

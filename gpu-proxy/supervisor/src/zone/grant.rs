@@ -215,10 +215,10 @@ impl Zone {
             );
         }
         let objection = self.recorder.objection(zone, now);
-        if objection.is_some() == self.suspended {
+        let before = std::mem::replace(&mut self.suspended, objection);
+        if before.is_some() == objection.is_some() {
             return;
         }
-        self.suspended = objection.is_some();
         match objection {
             Some(why) => warn!(zone, "the zone may acquire and run nothing: {why}"),
             None => info!(zone, "the zone may go on: what happens is recorded again"),
@@ -227,7 +227,10 @@ impl Zone {
     }
 
     fn publish_groups(&self) {
-        let groups = if self.suspended { 0 } else { self.grant.groups };
+        let groups = match self.suspended {
+            Some(_) => 0,
+            None => self.grant.groups,
+        };
         for worker in self.workers.values() {
             if let Some(session) = &worker.session {
                 let known = session.known_groups;
@@ -301,7 +304,9 @@ impl Zone {
         };
         let lacks = group_names(refused.groups);
         let client = worker.session.as_ref().map(|session| session.client_id);
-        audit::refused_call(&self.recorder, zone, worker, &self.grant, refused);
+        // While the zone is stopped it is no rule that refuses.
+        let rule = self.suspended.unwrap_or(&self.grant.rule);
+        audit::refused_call(&self.recorder, zone, worker, rule, refused);
         if let Some(suppressed) = self.refused_calls.pass(now) {
             warn!(
                 zone,
@@ -310,7 +315,7 @@ impl Zone {
                 call,
                 group = lacks,
                 audit = info.audit,
-                rule = self.grant.rule,
+                rule,
                 times = refused.times,
                 suppressed,
                 "call refused by policy: the zone is not granted {lacks}"
