@@ -284,12 +284,13 @@ impl Recorder {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let auditor = self.auditor()?;
-        let away = auditor.away_since.map(|since| since + PATIENCE);
+        let now = Instant::now();
+        let first = auditor.queue.front().map(|first| first.since);
+        let waits = auditor.away_since.into_iter().chain(first);
         // Once it has come it changes nothing more.
-        let away = away.filter(|away| *away > Instant::now());
-        let behind = auditor.pages.any_behind();
-        let behind = behind.then(|| Instant::now() + LOOK_AGAIN);
-        auditor.start_at.into_iter().chain(away).chain(behind).min()
+        let late = waits.map(|since| since + PATIENCE).filter(|at| *at > now);
+        let behind = auditor.pages.any_behind().then(|| now + LOOK_AGAIN);
+        auditor.start_at.into_iter().chain(late).chain(behind).min()
     }
 
     /// Starts an auditor again.
@@ -607,7 +608,10 @@ mod tests {
         // A moment's wait is no reason to stop anybody, but new ones wait.
         assert_eq!(recorder.objection("a", now), None);
         assert!(recorder.is_crowded("a") && !recorder.is_crowded("b"));
+        // Somebody looks again when it has been too long, also where an auditor is there and says nothing.
+        recorder.auditor().unwrap().away_since = None;
         let later = Instant::now() + PATIENCE;
+        assert!(recorder.next_deadline().is_some_and(|next| next <= later));
         assert!(recorder.objection("a", later).is_some());
         assert_eq!(recorder.objection("b", later), None);
     }
